@@ -1,0 +1,75 @@
+// Text to token ids and back, as a model's own tokenizer.json defines it.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace lowbit {
+
+// Bytes [begin, end) of a text.
+struct TextRange {
+  size_t begin = 0, end = 0;
+};
+
+struct EncodeOptions {
+  bool add_special_tokens = false;    // run the post-processor (BOS, [CLS] ...), as transformers does by default
+  bool parse_special_tokens = false;  // "<|im_end|>" in the text becomes the special token; otherwise it stays text
+  std::span<const TextRange> literal = {};  // with parse_special_tokens: ranges (sorted) in which nothing is special
+};
+
+struct DecodeOptions {
+  bool skip_special_tokens = false;
+};
+
+class Tokenizer {
+ public:
+  // Reads tokenizer.json of a model folder, and tokenizer_config.json beside it where present.
+  // Errors: kNotFound, kCorruptFile, kUnsupported (names the component that is not known).
+  static Tokenizer load(const std::filesystem::path& model_folder);
+  // `where` names the source in messages. An empty tokenizer_config_json is allowed.
+  static Tokenizer from_json(std::string_view tokenizer_json, std::string_view tokenizer_config_json,
+                             std::string_view where);
+
+  // Linear in the length of the text. Text that is not UTF-8: each invalid byte becomes U+FFFD.
+  std::vector<int32_t> encode(std::string_view text, const EncodeOptions& options = {}) const;
+  // Ids outside the vocabulary throw kInvalidArgument.
+  std::string decode(std::span<const int32_t> ids, const DecodeOptions& options = {}) const;
+
+  // The token as it stands in the vocabulary ("Ġthe", "▁the", "##ing"); empty when the id has no token.
+  std::string token(int32_t id) const;
+  std::optional<int32_t> find_token(std::string_view token) const;
+  bool is_special(int32_t id) const;
+  int32_t vocab_size() const;  // largest id + 1, added tokens included
+
+  std::optional<int32_t> bos_id() const;  // of tokenizer_config.json
+  std::optional<int32_t> eos_id() const;
+  std::optional<int32_t> pad_id() const;
+  std::optional<int32_t> unk_id() const;
+
+ private:
+  friend class StreamDecoder;
+  struct State;
+  std::shared_ptr<const State> state_;
+};
+
+// Turns ids into text one by one; never returns half a character. Concatenated results plus finish() equal
+// Tokenizer::decode of all ids.
+class StreamDecoder {
+ public:
+  StreamDecoder(const Tokenizer& tokenizer, const DecodeOptions& options = {});
+  ~StreamDecoder();
+  std::string push(int32_t id);
+  std::string finish();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace lowbit
