@@ -1,0 +1,41 @@
+// A weight matrix as layers hold it: dense, or codes of some format. A layer does not know which.
+#pragma once
+
+#include <cstdint>
+#include <variant>
+
+#include "tensor/tensor.h"
+
+namespace lowbit {
+
+enum class Format : uint8_t { kAffine };
+
+// A matrix [out_features, in_features] of codes. Columns are packed along in_features, and out_features run fastest,
+// so that one vector load holds the same columns of neighbouring rows, and files of the GPTQ dialect are used in place:
+//
+//   codes        I32 [packed_words(in, bits), out]   word w of row n: bits of columns 32*w/bits ... (format/bits.h)
+//   scales       F16 [groups, out]
+//   zero_points  U8  [groups, out]; empty when symmetric (then 2^(bits-1) everywhere)
+//   column_order I32 [in]; empty when columns stand in their own order. Otherwise position p of the packed codes
+//                holds column column_order[p]: inputs are gathered before the product (act-order files).
+struct QuantizedTensor {
+  Format format = Format::kAffine;
+  int bits = 4;
+  int64_t group_size = 128;  // columns (positions) per group; > 0, the last group may be short
+  int64_t out_features = 0, in_features = 0;
+  Tensor codes, scales, zero_points, column_order;
+
+  int64_t groups() const { return (in_features + group_size - 1) / group_size; }
+  size_t byte_count() const;  // all tensors
+};
+
+using Weight = std::variant<Tensor, QuantizedTensor>;  // Tensor: floating [out, in]
+
+int64_t out_features(const Weight& weight);
+int64_t in_features(const Weight& weight);
+size_t weight_bytes(const Weight& weight);
+
+// The dense matrix F32 [out, in], columns in their own order; value = scale * (code - zero_point) in float.
+Tensor dequantized(const QuantizedTensor& weight);
+
+}  // namespace lowbit

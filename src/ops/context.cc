@@ -1,0 +1,45 @@
+#include "ops/context.h"
+
+#include <cstdlib>
+
+#include "base/fail.h"
+
+namespace lowbit {
+
+Scratch::~Scratch() {
+  if (!data_) return;
+  std::lock_guard lock(owner_->mutex_);
+  owner_->idle_.emplace_back(capacity_, data_);
+}
+
+Workspace::~Workspace() { release(); }
+
+void Workspace::release() {
+  std::lock_guard lock(mutex_);
+  for (auto& [capacity, data] : idle_) std::free(data);
+  idle_.clear();
+}
+
+Scratch Workspace::take(size_t bytes) {
+  constexpr size_t kAlignment = 64;
+  const size_t capacity = (bytes + kAlignment) / kAlignment * kAlignment;
+  {
+    // The smallest idle buffer that is large enough, but not one many times too large: that would be missing later.
+    std::lock_guard lock(mutex_);
+    size_t best = idle_.size();
+    for (size_t i = 0; i < idle_.size(); ++i) {
+      const size_t size = idle_[i].first;
+      if (size >= capacity && size / 4 <= capacity && (best == idle_.size() || size < idle_[best].first)) best = i;
+    }
+    if (best < idle_.size()) {
+      Scratch scratch(this, idle_[best].second, idle_[best].first);
+      idle_.erase(idle_.begin() + static_cast<std::ptrdiff_t>(best));
+      return scratch;
+    }
+  }
+  void* data = std::aligned_alloc(kAlignment, capacity);
+  if (!data) fail(ErrorCode::kOutOfMemory, "{} bytes of scratch memory are not to be had", capacity);
+  return Scratch(this, data, capacity);
+}
+
+}  // namespace lowbit

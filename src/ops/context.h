@@ -1,0 +1,61 @@
+// What an op needs beside its tensors: threads, scratch memory, and which kernels are wanted. Two models with two
+// contexts live side by side; nothing here is global.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/threads.h"
+
+namespace lowbit {
+
+// Scratch memory that is handed back to its workspace at the end of its life; 64-byte aligned, not initialised.
+class Workspace;
+class Scratch {
+ public:
+  Scratch(Workspace* owner, void* data, size_t capacity) : owner_(owner), data_(data), capacity_(capacity) {}
+  Scratch(Scratch&& other) noexcept : owner_(other.owner_), data_(std::exchange(other.data_, nullptr)), capacity_(other.capacity_) {}
+  Scratch& operator=(Scratch&&) = delete;
+  ~Scratch();
+
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+
+ private:
+  Workspace* owner_;
+  void* data_;
+  size_t capacity_;
+};
+
+// Keeps buffers between ops, so that a decode step allocates nothing.
+class Workspace {
+ public:
+  ~Workspace();
+  Scratch take(size_t bytes);  // kOutOfMemory
+  void release();              // frees all idle buffers
+
+ private:
+  friend class Scratch;
+  std::mutex mutex_;
+  std::vector<std::pair<size_t, void*>> idle_;
+};
+
+// Kernels forced by name: for every op that has one of that name, or per op. Empty: the first that fits.
+struct KernelChoice {
+  std::string all;                                          // "ref", "avx2", ...
+  std::vector<std::pair<std::string, std::string>> by_op;  // {"matmul_dense", "avx2"}
+};
+
+struct OpContext {
+  const ThreadPool* threads = nullptr;
+  Workspace* workspace = nullptr;
+  const KernelChoice* kernels = nullptr;  // may be null
+};
+
+}  // namespace lowbit

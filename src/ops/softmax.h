@@ -1,0 +1,20 @@
+// Row statistics of logits: [rows, vocab] F32.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "ops/context.h"
+
+namespace lowbit {
+
+// log(sum(exp(x[r]))), accumulated in double over blocks.
+void log_sum_exp(const OpContext& context, const float* x, int64_t rows, int64_t vocab, double* out);
+
+// The index of the largest element of each row; of equal ones the first. NaN never wins; -1 when all are NaN.
+void argmax(const OpContext& context, const float* x, int64_t rows, int64_t vocab, int32_t* out);
+
+// KL(reference || x) of the two softmax distributions, per row, in nats.
+void divergence(const OpContext& context, const float* reference, const float* x, int64_t rows, int64_t vocab, double* out);
+
+}  // namespace lowbit

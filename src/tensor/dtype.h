@@ -1,0 +1,18 @@
+// Element types, under the names that safetensors uses.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+namespace lowbit {
+
+enum class DType : uint8_t { kF64, kF32, kF16, kBF16, kI64, kI32, kI16, kI8, kU64, kU32, kU16, kU8, kBool };
+
+size_t dtype_size(DType dtype);            // bytes of one element
+std::string_view dtype_name(DType dtype);  // "BF16"
+std::optional<DType> parse_dtype(std::string_view name);
+bool is_floating(DType dtype);
+
+}  // namespace lowbit

@@ -1,0 +1,120 @@
+#include "tensor/tensor.h"
+
+#include <cstdlib>
+#include <cstring>
+
+#include "tensor/half.h"
+
+namespace lowbit {
+namespace {
+
+constexpr size_t kAlignment = 64;
+
+int64_t count_elements(const Shape& shape) {
+  int64_t count = 1;
+  for (int64_t extent : shape) {
+    if (extent < 0 || __builtin_mul_overflow(count, extent, &count)) {
+      fail(ErrorCode::kInvalidArgument, "a tensor of shape {} cannot exist", shape_text(shape));
+    }
+  }
+  return count;
+}
+
+float load(const void* data, DType dtype, int64_t i) {
+  switch (dtype) {
+    case DType::kF64: return static_cast<float>(static_cast<const double*>(data)[i]);
+    case DType::kF32: return static_cast<const float*>(data)[i];
+    case DType::kF16: return f16_to_float(static_cast<const uint16_t*>(data)[i]);
+    case DType::kBF16: return bf16_to_float(static_cast<const uint16_t*>(data)[i]);
+    default: fail(ErrorCode::kInternal, "a tensor of type {} is not floating", dtype_name(dtype));
+  }
+}
+
+void store(void* data, DType dtype, int64_t i, float value) {
+  switch (dtype) {
+    case DType::kF64: static_cast<double*>(data)[i] = value; return;
+    case DType::kF32: static_cast<float*>(data)[i] = value; return;
+    case DType::kF16: static_cast<uint16_t*>(data)[i] = float_to_f16(value); return;
+    case DType::kBF16: static_cast<uint16_t*>(data)[i] = float_to_bf16(value); return;
+    default: fail(ErrorCode::kInternal, "a tensor of type {} is not floating", dtype_name(dtype));
+  }
+}
+
+}  // namespace
+
+std::string shape_text(const Shape& shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); ++i) text += fmt::format("{}{}", i ? ", " : "", shape[i]);
+  return text + "]";
+}
+
+int64_t Tensor::element_count() const {
+  int64_t count = 1;
+  for (int64_t extent : shape_) count *= extent;
+  return data_ ? count : 0;
+}
+
+Tensor Tensor::allocate(DType dtype, Shape shape) {
+  const int64_t count = count_elements(shape);
+  int64_t bytes;
+  if (__builtin_mul_overflow(count, static_cast<int64_t>(dtype_size(dtype)), &bytes)) {
+    fail(ErrorCode::kOutOfMemory, "a tensor of shape {} does not fit in memory", shape_text(shape));
+  }
+  const size_t rounded = (static_cast<size_t>(bytes) + kAlignment) / kAlignment * kAlignment;
+  void* memory = std::aligned_alloc(kAlignment, rounded);
+  if (!memory) {
+    fail(ErrorCode::kOutOfMemory, "{} bytes for a tensor of shape {} are not to be had", bytes, shape_text(shape));
+  }
+  Tensor tensor;
+  tensor.owner_ = std::shared_ptr<const void>(memory, [](const void* p) { std::free(const_cast<void*>(p)); });
+  tensor.data_ = memory;
+  tensor.dtype_ = dtype;
+  tensor.shape_ = std::move(shape);
+  tensor.writable_ = true;
+  return tensor;
+}
+
+Tensor Tensor::zeros(DType dtype, Shape shape) {
+  Tensor tensor = allocate(dtype, std::move(shape));
+  std::memset(tensor.mutable_bytes(), 0, tensor.byte_count());
+  return tensor;
+}
+
+Tensor Tensor::borrow(std::shared_ptr<const void> owner, const void* data, DType dtype, Shape shape) {
+  count_elements(shape);
+  static const char kNothing = 0;  // an empty tensor of a file still has an address
+  Tensor tensor;
+  tensor.owner_ = std::move(owner);
+  tensor.data_ = data ? data : &kNothing;
+  tensor.dtype_ = dtype;
+  tensor.shape_ = std::move(shape);
+  return tensor;
+}
+
+Tensor Tensor::rows(int64_t begin, int64_t count) const {
+  LOWBIT_ASSERT(!shape_.empty() && begin >= 0 && count >= 0 && begin + count <= shape_[0]);
+  Tensor part = *this;
+  const int64_t row_elements = shape_[0] == 0 ? 0 : element_count() / shape_[0];
+  part.data_ = static_cast<const char*>(data_) + static_cast<size_t>(begin * row_elements) * dtype_size(dtype_);
+  part.shape_[0] = count;
+  return part;
+}
+
+Tensor Tensor::reshaped(Shape shape) const {
+  LOWBIT_ASSERT(count_elements(shape) == element_count());
+  Tensor other = *this;
+  other.shape_ = std::move(shape);
+  return other;
+}
+
+Tensor converted(const Tensor& tensor, DType dtype) {
+  if (tensor.dtype() == dtype) return tensor;
+  Tensor out = Tensor::allocate(dtype, tensor.shape());
+  const int64_t count = tensor.element_count();
+  for (int64_t i = 0; i < count; ++i) store(out.mutable_bytes(), dtype, i, load(tensor.bytes(), tensor.dtype(), i));
+  return out;
+}
+
+float float_at(const Tensor& tensor, int64_t index) { return load(tensor.bytes(), tensor.dtype(), index); }
+
+}  // namespace lowbit

@@ -1,0 +1,70 @@
+#include "tensor/tensor.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "support.h"
+#include "tensor/half.h"
+
+namespace lowbit {
+namespace {
+
+TEST(Half, EveryF16RoundTripsAndMatchesTheCompilersConversion) {
+  for (uint32_t bits = 0; bits < 65536; ++bits) {
+    const float value = f16_to_float(static_cast<uint16_t>(bits));
+    if (std::isnan(value)) {
+      EXPECT_TRUE(std::isnan(f16_to_float(float_to_f16(value))));
+      continue;
+    }
+    ASSERT_EQ(float_to_f16(value), bits);
+  }
+}
+
+TEST(Half, F16RoundsToNearestEven) {
+  // Halfway between each two neighbours the even one wins; a hair to either side decides otherwise.
+  for (uint32_t bits = 0; bits < 0x7bffu; ++bits) {
+    const float low = f16_to_float(static_cast<uint16_t>(bits)), high = f16_to_float(static_cast<uint16_t>(bits + 1));
+    const float middle = low + (high - low) / 2;
+    ASSERT_EQ(float_to_f16(middle), bits + (bits & 1u));
+    ASSERT_EQ(float_to_f16(std::nextafter(middle, 0.0f)), bits);
+    ASSERT_EQ(float_to_f16(std::nextafter(middle, INFINITY)), bits + 1);
+  }
+  EXPECT_EQ(float_to_f16(65519.9f), 0x7bffu);
+  EXPECT_EQ(float_to_f16(65520.0f), 0x7c00u);
+  EXPECT_EQ(float_to_f16(-1e30f), 0xfc00u);
+}
+
+TEST(Half, Bf16RoundsToNearestEven) {
+  EXPECT_EQ(bf16_to_float(float_to_bf16(1.0f + 0x1p-8f)), 1.0f);
+  EXPECT_EQ(bf16_to_float(float_to_bf16(1.0f + 0x1.8p-7f)), 1.0f + 0x1p-6f);
+  EXPECT_TRUE(std::isnan(bf16_to_float(float_to_bf16(NAN))));
+  EXPECT_EQ(float_to_bf16(3.4e38f), 0x7f80u);
+}
+
+TEST(Tensor, RowsShareStorage) {
+  Tensor tensor = Tensor::zeros(DType::kF32, {3, 2});
+  tensor.mutable_data<float>()[4] = 7;
+  const Tensor last = tensor.rows(2, 1);
+  EXPECT_EQ(last.data<float>()[0], 7);
+  EXPECT_EQ(last.shape(), (Shape{1, 2}));
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(tensor.bytes()) % 64, 0u);
+}
+
+TEST(Tensor, ImpossibleShapesAreErrors) {
+  testing::error_of(ErrorCode::kInvalidArgument, [] { Tensor::allocate(DType::kF32, {-1}); });
+  testing::error_of(ErrorCode::kInvalidArgument, [] { Tensor::allocate(DType::kF32, {int64_t{1} << 40, int64_t{1} << 40}); });
+  testing::error_of(ErrorCode::kOutOfMemory, [] { Tensor::allocate(DType::kF64, {int64_t{1} << 61}); });
+}
+
+TEST(DType, NamesRoundTrip) {
+  for (int i = 0; i <= static_cast<int>(DType::kBool); ++i) {
+    const DType dtype = static_cast<DType>(i);
+    EXPECT_EQ(parse_dtype(dtype_name(dtype)), dtype);
+  }
+  EXPECT_FALSE(parse_dtype("F8"));
+}
+
+}  // namespace
+}  // namespace lowbit
