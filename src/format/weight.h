@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <string>
 #include <variant>
 
 #include "tensor/tensor.h"
@@ -30,6 +32,10 @@ struct QuantizedTensor {
 };
 
 using Weight = std::variant<Tensor, QuantizedTensor>;  // Tensor: floating [out, in]
+
+// A model's weights by their Hugging Face names ("model.layers.0.self_attn.q_proj.weight"), whatever dialect they came
+// from. Biases and norms are dense entries of their own.
+using NamedWeights = std::map<std::string, Weight, std::less<>>;
 
 int64_t out_features(const Weight& weight);
 int64_t in_features(const Weight& weight);
