@@ -1,0 +1,71 @@
+// A transformer block as a list of stages. A stage is one or more linear layers that read the same input, with what
+// comes before them (norm) and after them (attention, activation, residual). runtime/ runs the stages through;
+// quantize/ looks at the input of each, replaces its weights, and goes on.
+//
+// Between stages a block carries `hidden` [tokens, hidden_size] and, after some stages, `carry` [tokens, carry_width]:
+//
+//   qkv      input = norm(hidden)   carry  = attention(...)
+//   o        input = carry          hidden += o(input)
+//   gate_up  input = norm(hidden)   carry  = silu(gate) * up
+//   down     input = carry          hidden += down(input)
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "format/weight.h"
+#include "ops/attention.h"
+#include "ops/elementwise.h"
+#include "ops/matmul.h"
+
+namespace lowbit {
+
+struct Linear {
+  std::string module;  // "model.layers.0.self_attn.q_proj"
+  Weight weight;       // [out, in]
+  Tensor bias;         // floating [out], or empty
+};
+
+struct Stage {
+  std::string_view name;     // "qkv"
+  std::vector<int> linears;  // indices into Block::linears
+  int64_t input_width = 0;
+  bool reads_hidden = false;  // prepare() computes the input from hidden; otherwise the carry is the input
+  int64_t carry_width = 0;    // of what finish() leaves in carry; 0: it adds to hidden
+};
+
+// The tokens of one step: ragged sequences whose rows stand one after the other.
+struct StepInput {
+  const OpContext* ops = nullptr;
+  int64_t tokens = 0;
+  const int32_t* positions = nullptr;              // [tokens]
+  const RopeTable* rope = nullptr;                 // covers all positions
+  std::span<const AttentionSequence> sequences;    // with this block's caches
+  DType cache_dtype = DType::kF32;
+  MatmulMode mode = MatmulMode::kPrefill;
+};
+
+class Block {
+ public:
+  virtual ~Block() = default;
+
+  // input [tokens, input_width] from hidden; only for stages that read hidden.
+  virtual void prepare(int stage, const StepInput& step, const float* hidden, float* input) const = 0;
+  // Runs the stage's linears on input and what follows them. carry may not overlap input.
+  virtual void finish(int stage, const StepInput& step, const float* input, float* hidden, float* carry) const = 0;
+
+  const std::vector<Stage>& stages() const { return stages_; }
+  std::vector<Linear>& linears() { return linears_; }
+  const std::vector<Linear>& linears() const { return linears_; }
+
+  // All stages. hidden: [tokens, hidden_size], in and out.
+  void run(const StepInput& step, float* hidden) const;
+
+ protected:
+  std::vector<Stage> stages_;
+  std::vector<Linear> linears_;
+};
+
+}  // namespace lowbit

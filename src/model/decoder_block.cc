@@ -1,0 +1,138 @@
+#include "model/decoder_block.h"
+
+#include <cmath>
+
+#include "base/fail.h"
+
+namespace lowbit {
+namespace {
+
+enum LinearIndex { kQ, kK, kV, kO, kGate, kUp, kDown };
+enum StageIndex { kQkvStage, kOStage, kGateUpStage, kDownStage };
+
+const Tensor* bias_of(const Linear& linear) { return linear.bias.empty() ? nullptr : &linear.bias; }
+
+}  // namespace
+
+Weight WeightReader::matrix(const std::string& name, int64_t out, int64_t in) const {
+  const auto found = weights_.find(name);
+  if (found == weights_.end()) {
+    fail(ErrorCode::kCorruptFile, "the tensor {} is missing, config.json asks for [{}, {}]", name, out, in);
+  }
+  if (const Tensor* dense = std::get_if<Tensor>(&found->second)) {
+    if (!is_floating(dense->dtype())) {
+      fail(ErrorCode::kCorruptFile, "{} is {}, expected a floating type", name, dtype_name(dense->dtype()));
+    }
+    if (dense->shape() != Shape{out, in}) {
+      fail(ErrorCode::kCorruptFile, "{} has shape {}, config.json asks for [{}, {}]", name, shape_text(dense->shape()), out, in);
+    }
+  } else if (out_features(found->second) != out || in_features(found->second) != in) {
+    fail(ErrorCode::kCorruptFile, "{} is [{}, {}], config.json asks for [{}, {}]", name, out_features(found->second),
+         in_features(found->second), out, in);
+  }
+  return found->second;
+}
+
+Tensor WeightReader::vector(const std::string& name, int64_t length) const {
+  const auto found = weights_.find(name);
+  const Tensor* tensor = found == weights_.end() ? nullptr : std::get_if<Tensor>(&found->second);
+  if (!tensor) fail(ErrorCode::kCorruptFile, "the tensor {} is missing, config.json asks for [{}]", name, length);
+  if (!is_floating(tensor->dtype()) || tensor->shape() != Shape{length}) {
+    fail(ErrorCode::kCorruptFile, "{} is {} {}, config.json asks for a floating [{}]", name, dtype_name(tensor->dtype()),
+         shape_text(tensor->shape()), length);
+  }
+  return *tensor;
+}
+
+Linear WeightReader::linear(const std::string& module, int64_t out, int64_t in, bool needs_bias) const {
+  Linear linear{module, matrix(module + ".weight", out, in), {}};
+  if (needs_bias || has(module + ".bias")) linear.bias = vector(module + ".bias", out);
+  return linear;
+}
+
+DecoderBlock::DecoderBlock(const ModelConfig& config, const WeightReader& weights, int64_t layer,
+                           const std::string& prefix)
+    : hidden_size_(config.hidden_size),
+      intermediate_size_(config.intermediate_size),
+      rotary_dim_(config.rotary_dim),
+      epsilon_(config.rms_norm_eps) {
+  attention_ = {.heads = config.heads,
+                .kv_heads = config.kv_heads,
+                .head_dim = config.head_dim,
+                .scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim)),
+                .window = config.windows[static_cast<size_t>(layer)]};
+  const int64_t q_width = config.heads * config.head_dim, kv_width = config.kv_heads * config.head_dim;
+  const std::string attention = prefix + "self_attn.", mlp = prefix + "mlp.";
+  linears_ = {weights.linear(attention + "q_proj", q_width, hidden_size_, config.qkv_bias),
+              weights.linear(attention + "k_proj", kv_width, hidden_size_, config.qkv_bias),
+              weights.linear(attention + "v_proj", kv_width, hidden_size_, config.qkv_bias),
+              weights.linear(attention + "o_proj", hidden_size_, q_width, config.o_bias),
+              weights.linear(mlp + "gate_proj", intermediate_size_, hidden_size_, config.mlp_bias),
+              weights.linear(mlp + "up_proj", intermediate_size_, hidden_size_, config.mlp_bias),
+              weights.linear(mlp + "down_proj", hidden_size_, intermediate_size_, config.mlp_bias)};
+  input_norm_ = weights.vector(prefix + "input_layernorm.weight", hidden_size_);
+  post_attention_norm_ = weights.vector(prefix + "post_attention_layernorm.weight", hidden_size_);
+  if (config.qk_norm) {
+    q_norm_ = weights.vector(attention + "q_norm.weight", config.head_dim);
+    k_norm_ = weights.vector(attention + "k_norm.weight", config.head_dim);
+  }
+  stages_ = {{"qkv", {kQ, kK, kV}, hidden_size_, true, q_width},
+             {"o", {kO}, q_width, false, 0},
+             {"gate_up", {kGate, kUp}, hidden_size_, true, intermediate_size_},
+             {"down", {kDown}, intermediate_size_, false, 0}};
+}
+
+void DecoderBlock::prepare(int stage, const StepInput& step, const float* hidden, float* input) const {
+  const Tensor& norm = stage == kQkvStage ? input_norm_ : post_attention_norm_;
+  rms_norm(*step.ops, hidden, step.tokens, norm, epsilon_, input);
+}
+
+void DecoderBlock::finish(int stage, const StepInput& step, const float* input, float* hidden, float* carry) const {
+  switch (stage) {
+    case kQkvStage: attend(step, input, carry); return;
+    case kOStage: add_product(step, linears_[kO], input, hidden); return;
+    case kGateUpStage: {
+      const size_t count = static_cast<size_t>(step.tokens * intermediate_size_);
+      const Scratch up = step.ops->workspace->take(count * sizeof(float));
+      const MatmulOutput outputs[] = {{&linears_[kGate].weight, bias_of(linears_[kGate]), carry},
+                                      {&linears_[kUp].weight, bias_of(linears_[kUp]), up.as<float>()}};
+      matmul(*step.ops, input, step.tokens, outputs, step.mode);
+      swiglu(*step.ops, carry, up.as<float>(), static_cast<int64_t>(count), carry);
+      return;
+    }
+    case kDownStage: add_product(step, linears_[kDown], input, hidden); return;
+    default: fail(ErrorCode::kInternal, "a decoder block has no stage {}", stage);
+  }
+}
+
+void DecoderBlock::attend(const StepInput& step, const float* input, float* out) const {
+  const int64_t q_width = attention_.heads * attention_.head_dim, kv_width = attention_.kv_heads * attention_.head_dim;
+  const Scratch scratch =
+      step.ops->workspace->take(static_cast<size_t>(step.tokens * (q_width + 2 * kv_width)) * sizeof(float));
+  float* q = scratch.as<float>();
+  float* k = q + step.tokens * q_width;
+  float* v = k + step.tokens * kv_width;
+  const MatmulOutput outputs[] = {{&linears_[kQ].weight, bias_of(linears_[kQ]), q},
+                                  {&linears_[kK].weight, bias_of(linears_[kK]), k},
+                                  {&linears_[kV].weight, bias_of(linears_[kV]), v}};
+  matmul(*step.ops, input, step.tokens, outputs, step.mode);
+  if (!q_norm_.empty()) {
+    rms_norm(*step.ops, q, step.tokens * attention_.heads, q_norm_, epsilon_, q);
+    rms_norm(*step.ops, k, step.tokens * attention_.kv_heads, k_norm_, epsilon_, k);
+  }
+  rope(*step.ops, q, step.tokens, attention_.heads, attention_.head_dim, step.positions, *step.rope);
+  rope(*step.ops, k, step.tokens, attention_.kv_heads, attention_.head_dim, step.positions, *step.rope);
+  AttentionShape shape = attention_;
+  shape.cache_dtype = step.cache_dtype;
+  kv_append(*step.ops, shape, step.sequences, k, v);
+  attention(*step.ops, shape, step.sequences, q, out);
+}
+
+void DecoderBlock::add_product(const StepInput& step, const Linear& linear, const float* input, float* hidden) const {
+  const size_t count = static_cast<size_t>(step.tokens * hidden_size_);
+  const Scratch product = step.ops->workspace->take(count * sizeof(float));
+  matmul(*step.ops, input, step.tokens, linear.weight, bias_of(linear), product.as<float>(), step.mode);
+  add(*step.ops, hidden, product.as<float>(), static_cast<int64_t>(count));
+}
+
+}  // namespace lowbit

@@ -1,0 +1,46 @@
+// The pre-norm decoder block that Llama, Mistral, Qwen2 and Qwen3 share: grouped-query attention with RoPE and a SwiGLU
+// MLP. What differs (biases, norms of q and k, windows) is in ModelConfig.
+#pragma once
+
+#include "model/block.h"
+#include "model/config.h"
+
+namespace lowbit {
+
+// Takes tensors from named weights and checks them against the config.
+class WeightReader {
+ public:
+  explicit WeightReader(const NamedWeights& weights) : weights_(weights) {}
+
+  // Each throws kCorruptFile naming the tensor, the shape found and the shape expected from config.json.
+  Weight matrix(const std::string& name, int64_t out_features, int64_t in_features) const;
+  Tensor vector(const std::string& name, int64_t length) const;
+  bool has(std::string_view name) const { return weights_.find(name) != weights_.end(); }
+
+  // "<module>.weight" and, where the file has one, "<module>.bias". A bias that is required but absent is an error.
+  Linear linear(const std::string& module, int64_t out_features, int64_t in_features, bool needs_bias) const;
+
+ private:
+  const NamedWeights& weights_;
+};
+
+class DecoderBlock : public Block {
+ public:
+  // prefix: "model.layers.0."
+  DecoderBlock(const ModelConfig& config, const WeightReader& weights, int64_t layer, const std::string& prefix);
+
+  void prepare(int stage, const StepInput& step, const float* hidden, float* input) const override;
+  void finish(int stage, const StepInput& step, const float* input, float* hidden, float* carry) const override;
+
+ private:
+  void attend(const StepInput& step, const float* input, float* out) const;
+  void add_product(const StepInput& step, const Linear& linear, const float* input, float* hidden) const;
+
+  int64_t hidden_size_, intermediate_size_, rotary_dim_;
+  AttentionShape attention_;
+  float epsilon_;
+  Tensor input_norm_, post_attention_norm_;
+  Tensor q_norm_, k_norm_;  // [head_dim], or empty
+};
+
+}  // namespace lowbit

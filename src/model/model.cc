@@ -1,0 +1,84 @@
+#include "model/model.h"
+
+#include <cmath>
+
+#include "base/fail.h"
+#include "model/decoder_block.h"
+
+namespace lowbit {
+namespace {
+
+const Architecture& find_architecture(const Json& config) {
+  std::string type;
+  if (const Json* value = config.find("model_type"); value && value->is_string()) type = value->as_string();
+  std::string known;
+  for (const Architecture& architecture : architectures()) {
+    if (architecture.model_type == type) return architecture;
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", architecture.model_type);
+  }
+  fail(ErrorCode::kUnsupported, "config.json: model_type is \"{}\"; lowbit knows {}", type, known);
+}
+
+}  // namespace
+
+Model Model::create(const Json& config, const NamedWeights& weights) {
+  const Architecture& architecture = find_architecture(config);
+  Model model;
+  model.config_ = architecture.read_config(config);
+  const ModelConfig& shape = model.config_;
+  const WeightReader reader(weights);
+  const std::string head = architecture.head;
+  if (!reader.has(architecture.embedding) && shape.tie_word_embeddings && reader.has(head + ".weight")) {
+    model.embedding_ = reader.matrix(head + ".weight", shape.vocab_size, shape.hidden_size);
+  } else {
+    model.embedding_ = reader.matrix(architecture.embedding, shape.vocab_size, shape.hidden_size);
+  }
+  for (int64_t layer = 0; layer < shape.layers; ++layer) {
+    model.blocks_.push_back(architecture.make_block(shape, weights, layer));
+  }
+  model.norm_ = reader.vector(architecture.final_norm, shape.hidden_size);
+  model.is_tied_ = shape.tie_word_embeddings;
+  if (model.is_tied_) {
+    model.head_ = {head, model.embedding_, {}};
+  } else {
+    model.head_ = reader.linear(head, shape.vocab_size, shape.hidden_size, false);
+  }
+  return model;
+}
+
+void Model::embed(const OpContext& ops, std::span<const int32_t> ids, float* hidden) const {
+  for (int32_t id : ids) {
+    if (id < 0 || id >= config_.vocab_size) {
+      fail(ErrorCode::kInvalidArgument, "token id {} is outside of the model's vocabulary of {}", id, config_.vocab_size);
+    }
+  }
+  embedding(ops, embedding_, ids, hidden);
+}
+
+void Model::final_norm(const OpContext& ops, const float* hidden, int64_t rows, float* normed) const {
+  rms_norm(ops, hidden, rows, norm_, config_.rms_norm_eps, normed);
+}
+
+void Model::logits(const OpContext& ops, const float* hidden, int64_t rows, MatmulMode mode, float* logits) const {
+  const Scratch normed = ops.workspace->take(static_cast<size_t>(rows * config_.hidden_size) * sizeof(float));
+  final_norm(ops, hidden, rows, normed.as<float>());
+  matmul(ops, normed.as<float>(), rows, head_.weight, head_.bias.empty() ? nullptr : &head_.bias, logits, mode);
+}
+
+RopeTable Model::rope_table(int64_t positions) const {
+  const RopeFrequencies frequencies = rope_frequencies(config_);
+  const int64_t pairs = static_cast<int64_t>(frequencies.inverse.size());
+  RopeTable table{Tensor::allocate(DType::kF32, {positions, pairs}), Tensor::allocate(DType::kF32, {positions, pairs})};
+  float* cosines = table.cosines.mutable_data<float>();
+  float* sines = table.sines.mutable_data<float>();
+  for (int64_t position = 0; position < positions; ++position) {
+    for (int64_t i = 0; i < pairs; ++i) {
+      const double angle = static_cast<double>(position) * frequencies.inverse[static_cast<size_t>(i)];
+      cosines[position * pairs + i] = static_cast<float>(std::cos(angle) * frequencies.attention_factor);
+      sines[position * pairs + i] = static_cast<float>(std::sin(angle) * frequencies.attention_factor);
+    }
+  }
+  return table;
+}
+
+}  // namespace lowbit

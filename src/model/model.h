@@ -1,0 +1,58 @@
+// A language model: embedding, blocks, final norm, head. Built from a config and named weights; checks all of them
+// first. Knows no files and no quantization.
+#pragma once
+
+#include <memory>
+
+#include "model/block.h"
+#include "model/config.h"
+
+namespace lowbit {
+
+struct Architecture;
+
+class Model {
+ public:
+  // Errors: kUnsupported (model_type not known; lists those that are), kCorruptFile (config and tensors disagree).
+  static Model create(const Json& config, const NamedWeights& weights);
+
+  const ModelConfig& config() const { return config_; }
+  int64_t layer_count() const { return static_cast<int64_t>(blocks_.size()); }
+  Block& block(int64_t layer) { return *blocks_[static_cast<size_t>(layer)]; }
+  const Block& block(int64_t layer) const { return *blocks_[static_cast<size_t>(layer)]; }
+
+  const Weight& embedding_table() const { return embedding_; }
+  Linear& head() { return head_; }  // shares the embedding's storage when tied
+  const Linear& head() const { return head_; }
+  bool is_tied() const { return is_tied_; }
+
+  // hidden: [ids.size(), hidden_size]. Ids outside the vocabulary throw kInvalidArgument.
+  void embed(const OpContext& ops, std::span<const int32_t> ids, float* hidden) const;
+  // normed: [rows, hidden_size], what the head reads; may be hidden.
+  void final_norm(const OpContext& ops, const float* hidden, int64_t rows, float* normed) const;
+  // logits: [rows, vocab_size]; final norm and head.
+  void logits(const OpContext& ops, const float* hidden, int64_t rows, MatmulMode mode, float* logits) const;
+
+  RopeTable rope_table(int64_t positions) const;
+
+ private:
+  ModelConfig config_;
+  std::vector<std::unique_ptr<Block>> blocks_;
+  Weight embedding_;
+  Tensor norm_;
+  Linear head_;
+  bool is_tied_ = false;
+};
+
+// One row per architecture (registry.cc).
+struct Architecture {
+  std::string_view model_type;  // of config.json
+  ModelConfig (*read_config)(const Json& config);
+  std::unique_ptr<Block> (*make_block)(const ModelConfig& config, const NamedWeights& weights, int64_t layer);
+  const char* embedding;   // tensor names
+  const char* final_norm;
+  const char* head;        // module name; used when not tied
+};
+std::span<const Architecture> architectures();
+
+}  // namespace lowbit

@@ -1,0 +1,26 @@
+// Qwen3: RMS norms over each head of q and k, no biases by default. Yang et al., arXiv 2505.09388.
+#include "model/decoder_block.h"
+#include "model/model.h"
+
+namespace lowbit {
+namespace {
+
+ModelConfig read_config(const Json& config) {
+  ModelConfig model = read_decoder_config(config);
+  model.qk_norm = true;
+  if (const Json* bias = config.find("attention_bias"); bias && bias->is_bool()) {
+    model.qkv_bias = model.o_bias = bias->as_bool();
+  }
+  return model;
+}
+
+std::unique_ptr<Block> make_block(const ModelConfig& config, const NamedWeights& weights, int64_t layer) {
+  return std::make_unique<DecoderBlock>(config, WeightReader(weights), layer, fmt::format("model.layers.{}.", layer));
+}
+
+}  // namespace
+
+extern const Architecture kQwen3;
+const Architecture kQwen3 = {"qwen3", read_config, make_block, "model.embed_tokens.weight", "model.norm.weight", "lm_head"};
+
+}  // namespace lowbit

@@ -1,0 +1,89 @@
+#include "runtime/forward.h"
+
+#include <algorithm>
+
+#include "base/fail.h"
+
+namespace lowbit {
+
+KvCache::KvCache(const ModelConfig& config, int64_t sequences, int64_t capacity, DType dtype)
+    : sequences_(sequences), capacity_(capacity), dtype_(dtype), lengths_(static_cast<size_t>(sequences), 0) {
+  const int64_t part = config.kv_heads * capacity * config.head_dim;
+  part_bytes_ = part * static_cast<int64_t>(dtype_size(dtype));
+  storage_ = Tensor::allocate(dtype, {config.layers, sequences, 2, part});
+}
+
+void* KvCache::keys(int64_t layer, int64_t sequence) {
+  return static_cast<char*>(storage_.mutable_bytes()) + (layer * sequences_ + sequence) * 2 * part_bytes_;
+}
+
+void* KvCache::values(int64_t layer, int64_t sequence) {
+  return static_cast<char*>(keys(layer, sequence)) + part_bytes_;
+}
+
+void forward(const Model& model, const OpContext& ops, const RopeTable& rope, std::span<const SequenceTokens> batch,
+             MatmulMode mode, KvCache& cache, float* hidden) {
+  const int64_t width = model.config().hidden_size;
+  std::vector<AttentionSequence> sequences;
+  std::vector<int32_t> positions;
+  int64_t row = 0;
+  for (const SequenceTokens& tokens : batch) {
+    const int64_t count = static_cast<int64_t>(tokens.ids.size()), start = cache.length(tokens.sequence);
+    if (start + count > cache.capacity()) {
+      fail(ErrorCode::kInternal, "a KV cache of {} positions cannot take {} more behind {}", cache.capacity(), count, start);
+    }
+    model.embed(ops, tokens.ids, hidden + row * width);
+    sequences.push_back({row, count, start, cache.capacity(), nullptr, nullptr});
+    for (int64_t i = 0; i < count; ++i) positions.push_back(static_cast<int32_t>(start + i));
+    row += count;
+  }
+  StepInput step{.ops = &ops,
+                 .tokens = row,
+                 .positions = positions.data(),
+                 .rope = &rope,
+                 .sequences = sequences,
+                 .cache_dtype = cache.dtype(),
+                 .mode = mode};
+  for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      sequences[i].keys = cache.keys(layer, batch[i].sequence);
+      sequences[i].values = cache.values(layer, batch[i].sequence);
+    }
+    model.block(layer).run(step, hidden);
+  }
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    cache.set_length(batch[i].sequence, sequences[i].position + sequences[i].count);
+  }
+}
+
+void forward_windows(const Model& model, const OpContext& ops, std::span<const std::vector<int32_t>> windows,
+                     int64_t batch_size, DType cache_dtype,
+                     const std::function<void(size_t window, const float* hidden)>& rows) {
+  size_t longest = 0;
+  for (const auto& window : windows) longest = std::max(longest, window.size());
+  if (longest == 0) return;
+  const RopeTable rope = model.rope_table(static_cast<int64_t>(longest));
+  const int64_t width = model.config().hidden_size;
+  batch_size = std::clamp<int64_t>(batch_size, 1, static_cast<int64_t>(windows.size()));
+  // One layer's caches would do; a whole cache keeps this the same code as generation.
+  KvCache cache(model.config(), batch_size, static_cast<int64_t>(longest), cache_dtype);
+  for (size_t first = 0; first < windows.size(); first += static_cast<size_t>(batch_size)) {
+    const size_t count = std::min(static_cast<size_t>(batch_size), windows.size() - first);
+    std::vector<SequenceTokens> batch;
+    int64_t tokens = 0;
+    for (size_t i = 0; i < count; ++i) {
+      cache.set_length(static_cast<int64_t>(i), 0);
+      batch.push_back({static_cast<int64_t>(i), windows[first + i]});
+      tokens += static_cast<int64_t>(windows[first + i].size());
+    }
+    const Scratch hidden = ops.workspace->take(static_cast<size_t>(tokens * width) * sizeof(float));
+    forward(model, ops, rope, batch, MatmulMode::kPrefill, cache, hidden.as<float>());
+    int64_t row = 0;
+    for (size_t i = 0; i < count; ++i) {
+      rows(first + i, hidden.as<float>() + row * width);
+      row += static_cast<int64_t>(windows[first + i].size());
+    }
+  }
+}
+
+}  // namespace lowbit

@@ -1,0 +1,49 @@
+// Runs ragged batches of tokens through a model, with or without a KV cache that lasts.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "model/model.h"
+
+namespace lowbit {
+
+// Keys and values of `sequences` sequences for all layers: per layer and sequence [kv_heads, capacity, head_dim].
+class KvCache {
+ public:
+  KvCache(const ModelConfig& config, int64_t sequences, int64_t capacity, DType dtype);
+
+  int64_t capacity() const { return capacity_; }
+  DType dtype() const { return dtype_; }
+  int64_t length(int64_t sequence) const { return lengths_[static_cast<size_t>(sequence)]; }
+  void set_length(int64_t sequence, int64_t length) { lengths_[static_cast<size_t>(sequence)] = length; }
+  size_t byte_count() const { return storage_.byte_count(); }
+  void* keys(int64_t layer, int64_t sequence);
+  void* values(int64_t layer, int64_t sequence);
+
+ private:
+  Tensor storage_;
+  int64_t sequences_, capacity_, part_bytes_;  // part: keys or values of one layer and sequence
+  DType dtype_;
+  std::vector<int64_t> lengths_;
+};
+
+// New tokens of one sequence of the cache.
+struct SequenceTokens {
+  int64_t sequence = 0;
+  std::span<const int32_t> ids;
+};
+
+// Appends the tokens to the cache and leaves the last block's output in `hidden` [sum of ids, hidden_size], rows in
+// the order of `batch`. The rope table must cover all positions.
+void forward(const Model& model, const OpContext& ops, const RopeTable& rope, std::span<const SequenceTokens> batch,
+             MatmulMode mode, KvCache& cache, float* hidden);
+
+// Batches of whole token windows without history, as evaluation needs them: calls `rows` for each window with its last
+// hidden states [window size, hidden_size]. Windows are taken `batch_size` at a time.
+void forward_windows(const Model& model, const OpContext& ops, std::span<const std::vector<int32_t>> windows,
+                     int64_t batch_size, DType cache_dtype,
+                     const std::function<void(size_t window, const float* hidden)>& rows);
+
+}  // namespace lowbit

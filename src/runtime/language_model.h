@@ -1,0 +1,34 @@
+// The parts of a loaded model that other rooms above runtime/ work with.
+#pragma once
+
+#include <optional>
+
+#include "base/threads.h"
+#include "checkpoint/checkpoint.h"
+#include "lowbit/generate.h"
+#include "model/model.h"
+
+namespace lowbit {
+
+// "ref" or "matmul_affine=avx2,attention=ref"; kInvalidArgument names a kernel that no op has.
+KernelChoice parse_kernel_choice(std::string_view text);
+
+struct LanguageModel::State {
+  std::filesystem::path folder;
+  Checkpoint checkpoint;
+  std::unique_ptr<ThreadPool> threads;
+  mutable Workspace workspace;
+  KernelChoice kernels;
+  DType cache_dtype = DType::kBF16;
+  Model model;
+  std::optional<Tokenizer> tokenizer;
+  std::string tokenizer_error;  // why there is none
+  std::optional<ChatTemplate> chat_template;
+  std::string chat_template_error;
+  GenerateOptions sampling_defaults;
+  std::vector<int32_t> eos_ids;
+
+  OpContext ops() const { return {threads.get(), &workspace, &kernels}; }
+};
+
+}  // namespace lowbit
