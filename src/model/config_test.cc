@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "base/files.h"
 #include "support.h"
 
 namespace lowbit {
@@ -75,6 +76,26 @@ TEST(Rope, FrequenciesFallFromOneByTheta) {
   EXPECT_EQ(frequencies.inverse[0], 1.0);
   EXPECT_NEAR(frequencies.inverse[6], std::pow(10000.0, -0.5), 1e-15);
   EXPECT_EQ(frequencies.attention_factor, 1.0);
+}
+
+// Made by tests/golden/make_rope_golden.py; float32 there.
+TEST(Rope, ScalingsMatchTransformers) {
+  const Json golden = parse_json(read_file(LOWBIT_SOURCE_DIR "/tests/golden/rope.json"), "rope.json");
+  for (const Json& example : golden.get("cases").as_array()) {
+    SCOPED_TRACE(example.get("name").as_string());
+    Json json = small_config();
+    json.erase("rope_theta");
+    json.set("head_dim", example.get("head_dim"));
+    json.set("max_position_embeddings", example.get("max_position_embeddings"));
+    json.set("rope_parameters", example.get("rope_parameters"));
+    const RopeFrequencies frequencies = rope_frequencies(read_decoder_config(json));
+    const auto& expected = example.get("inverse").as_array();
+    ASSERT_EQ(frequencies.inverse.size(), expected.size());
+    for (size_t i = 0; i < expected.size(); ++i) {
+      EXPECT_NEAR(frequencies.inverse[i] / expected[i].as_number(), 1.0, 1e-5) << i;
+    }
+    EXPECT_NEAR(frequencies.attention_factor, example.get("attention_factor").as_number(), 1e-6);
+  }
 }
 
 }  // namespace
