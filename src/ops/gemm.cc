@@ -62,8 +62,7 @@ void pack_b(const OpContext& context, const T* b, int64_t stride, int64_t column
 
 template <class T>
 void multiply_packed(const OpContext& context, const GemmArgs& args) {
-  const int64_t tiles = round_up(args.rows, kGemmTileRows) / kGemmTileRows *
-                        (round_up(args.columns, GemmPanels<T>::kTileColumns) / GemmPanels<T>::kTileColumns);
+  const int64_t tiles = gemm_tiles<T>(args.rows, args.columns);
   if constexpr (sizeof(T) == sizeof(float)) {
     run_kernel(context, choose_kernel<GemmArgs>(context, "gemm", kTable, args), args, tiles, 1);
   } else {
