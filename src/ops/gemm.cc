@@ -8,8 +8,16 @@
 namespace lowbit {
 namespace {
 
-constexpr Kernel<GemmArgs> kTable[] = {{"ref", Isa::kRef, nullptr, gemm_ref}};
-constexpr Kernel<GemmArgs> kDoubleTable[] = {{"ref", Isa::kRef, nullptr, gemm_double_ref}};
+constexpr Kernel<GemmArgs> kTable[] = {
+    {"avx512", Isa::kAvx512, nullptr, gemm_avx512},
+    {"avx2", Isa::kAvx2, nullptr, gemm_avx2},
+    {"ref", Isa::kRef, nullptr, gemm_ref},
+};
+constexpr Kernel<GemmArgs> kDoubleTable[] = {
+    {"avx512", Isa::kAvx512, nullptr, gemm_double_avx512},
+    {"avx2", Isa::kAvx2, nullptr, gemm_double_avx2},
+    {"ref", Isa::kRef, nullptr, gemm_double_ref},
+};
 
 }  // namespace
 

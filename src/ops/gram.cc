@@ -6,7 +6,11 @@ namespace lowbit {
 namespace {
 
 // The FP32 kernels are those of ops/gemm.h: they touch the upper triangle alone when told so.
-constexpr Kernel<GemmArgs> kTable[] = {{"ref", Isa::kRef, nullptr, gemm_ref}};
+constexpr Kernel<GemmArgs> kTable[] = {
+    {"avx512", Isa::kAvx512, nullptr, gemm_avx512},
+    {"avx2", Isa::kAvx2, nullptr, gemm_avx2},
+    {"ref", Isa::kRef, nullptr, gemm_ref},
+};
 
 }  // namespace
 void gram_accumulate(const OpContext& context, const float* x, int64_t tokens, int64_t width, float* h) {
