@@ -20,8 +20,9 @@ constexpr double kSecondsPerText = 5, kSecondsPerMegabyte = 2;
 // White_Space without U+180E, which PCRE2's \s has and Oniguruma's has not.
 constexpr std::string_view kSpaces =
     "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}";
+// Oniguruma's \w: it has the superscripts and fractions of Latin-1 and lacks the joiners.
 constexpr std::string_view kWords =
-    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{200c}\\x{200d}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}"
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}"
     "\\x{1f170}-\\x{1f189}";
 constexpr std::string_view kHexDigits = "0-9a-fA-F";
 

@@ -78,6 +78,7 @@ class BpeModel : public TokenizerModel {
 
  private:
   static constexpr uint32_t kDirectCharacters = 0x800;
+  static constexpr size_t kMaxSpacedMerge = 1024;  // bytes
 
   struct Scratch {
     std::vector<Symbol> symbols;
@@ -86,6 +87,7 @@ class BpeModel : public TokenizerModel {
   };
 
   void read_merges(Json& merges);
+  size_t find_separator(std::string_view merge) const;
   void add_merge(std::string_view left, std::string_view right, int32_t rank, std::string& joined);
   void split_into_symbols(std::string_view word, Scratch& scratch) const;
   int32_t find_character(std::string_view word, size_t begin, size_t end, uint32_t code_point, std::string& scratch) const;
@@ -147,14 +149,31 @@ void BpeModel::read_merges(Json& merges) {
     } else {
       const std::string_view text = merge.as_string();
       if (text.starts_with("#version")) continue;
-      const size_t space = text.find(' ');
-      if (space == text.npos || text.find(' ', space + 1) != text.npos) {
+      const size_t space = find_separator(text);
+      if (space == text.npos) {
         fail(ErrorCode::kCorruptFile, "merge {} is \"{}\", expected two tokens with one space between", rank, text.substr(0, 100));
       }
       add_merge(text.substr(0, space), text.substr(space + 1), rank, joined);
     }
     ++rank;
   }
+}
+
+// The space between the two tokens of a merge. Tokens may contain spaces in files that write merges as strings; then
+// the one way to cut that gives three known tokens counts. npos: there is none, or more than one.
+size_t BpeModel::find_separator(std::string_view merge) const {
+  const size_t first = merge.find(' ');
+  if (first == merge.npos || merge.find(' ', first + 1) == merge.npos) return first;
+  if (merge.size() > kMaxSpacedMerge) return merge.npos;
+  size_t found = merge.npos;
+  for (size_t at = first; at != merge.npos; at = merge.find(' ', at + 1)) {
+    const std::string left(merge.substr(0, at)), right(merge.substr(at + 1));
+    if (!right.starts_with(prefix_) || vocabulary_.find(left) < 0 || vocabulary_.find(right) < 0) continue;
+    if (vocabulary_.find(left + right.substr(prefix_.size())) < 0) continue;
+    if (found != merge.npos) return merge.npos;
+    found = at;
+  }
+  return found;
 }
 
 void BpeModel::add_merge(std::string_view left, std::string_view right, int32_t rank, std::string& joined) {

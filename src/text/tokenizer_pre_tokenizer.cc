@@ -58,10 +58,7 @@ void PreTokenizer::add(const Json& json) {
   } else if (type == "Metaspace") {
     add_metaspace(json);
   } else if (type == "Whitespace") {
-    steps_.push_back({.kind = Kind::kSplit,
-                      .pattern = Pattern::from_regex("\\w+|[^\\w\\s]+"),
-                      .invert = true,
-                      .behavior = Behavior::kRemoved});
+    steps_.push_back({.kind = Kind::kWords, .invert = true, .behavior = Behavior::kRemoved});
   } else if (type == "WhitespaceSplit") {
     add_characters(is_space, Behavior::kRemoved);
   } else if (type == "BertPreTokenizer") {
@@ -108,7 +105,8 @@ void PreTokenizer::apply(TextPieces& pieces) const {
     if (pieces.pieces.empty()) return;
     switch (step.kind) {
       case Kind::kSplit:
-      case Kind::kSplitCharacters: apply_split(step, pieces); break;
+      case Kind::kSplitCharacters:
+      case Kind::kWords: apply_split(step, pieces); break;
       case Kind::kMetaspace: apply_metaspace(step, pieces); break;
       case Kind::kPrefixSpace: apply_prefix_space(pieces); break;
       case Kind::kByteLevel: apply_byte_level(pieces); break;
@@ -130,6 +128,15 @@ void PreTokenizer::find_matches(const Step& step, std::string_view text, std::ve
       const CodePoint c = decode_utf8(text, at);
       if (step.is_delimiter(c.value)) add_match({at, at + c.length});
       at += c.length;
+    }
+  } else if (step.kind == Kind::kWords) {  // \w+|[^\w\s]+
+    const auto kind_of = [](uint32_t c) { return is_word(c) ? 1 : is_space(c) ? 0 : 2; };
+    for (size_t at = 0; at < text.size();) {
+      const int kind = kind_of(decode_utf8(text, at).value);
+      size_t end = at;
+      while (end < text.size() && kind_of(decode_utf8(text, end).value) == kind) end += decode_utf8(text, end).length;
+      if (kind != 0) add_match({at, end});
+      at = end;
     }
   } else {
     std::vector<TextRange> ranges;

@@ -25,7 +25,7 @@ class PreTokenizer {
   void apply(TextPieces& pieces) const;
 
  private:
-  enum class Kind { kSplit, kSplitCharacters, kMetaspace, kPrefixSpace, kByteLevel };
+  enum class Kind { kSplit, kSplitCharacters, kWords, kMetaspace, kPrefixSpace, kByteLevel };
   enum class Behavior { kRemoved, kIsolated, kMergedWithPrevious, kMergedWithNext, kContiguous };
   enum class Prepend { kAlways, kNever, kFirst };
   struct Match {

@@ -2,7 +2,6 @@
 #include <algorithm>
 
 #include "base/fail.h"
-#include "lowbit/log.h"
 #include "text/tokenizer_state.h"
 
 namespace lowbit {
@@ -69,7 +68,6 @@ class Reader {
     state_->added_texts[id] = token.content;
     state_->added_ids[token.content] = id;
     largest_added_ = std::max(largest_added_, id);
-    all_.push_back(token);
   }
 
   bool has(const AddedToken& token) const {
@@ -111,9 +109,8 @@ class Reader {
         const int32_t id = known >= 0 ? known : next_id();
         if (id > Vocabulary::kMaxId) fail(ErrorCode::kCorruptFile, "more than {} tokens", Vocabulary::kMaxId);
         if (id != written) {
-          log_message(LogLevel::kWarning,
-                      fmt::format("{}: tokenizer_config.json gives \"{}\" id {}, the tokenizer gives it id {}, which counts",
-                                  where_, token.content.substr(0, 100), written, id));
+          fail(ErrorCode::kCorruptFile, "added_tokens_decoder gives \"{}\" id {}, but in the tokenizer it has id {}",
+               token.content.substr(0, 100), written, id);
         }
         add(token, id);
       }
@@ -174,7 +171,6 @@ class Reader {
   const Json& map_;
   std::string_view where_;
   std::shared_ptr<Tokenizer::State> state_;
-  std::vector<AddedToken> all_;
   int32_t largest_added_ = -1;
 };
 

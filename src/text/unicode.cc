@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/fail.h"
+#include "text/unicode_versions.h"
 
 namespace lowbit {
 namespace {
@@ -83,18 +84,18 @@ std::string to_utf8(uint32_t code_point) {
 bool is_letter(uint32_t c) {
   if (c < 0x80) return (c | 0x20) >= 'a' && (c | 0x20) <= 'z';
   const auto k = category(c);
-  return k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_LO;
+  return (k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_LO) || (k == UTF8PROC_CATEGORY_CN && is_newer_letter(c));
 }
 
 bool is_number(uint32_t c) {
   if (c < 0x80) return c >= '0' && c <= '9';
   const auto k = category(c);
-  return k >= UTF8PROC_CATEGORY_ND && k <= UTF8PROC_CATEGORY_NO;
+  return (k >= UTF8PROC_CATEGORY_ND && k <= UTF8PROC_CATEGORY_NO) || (k == UTF8PROC_CATEGORY_CN && is_newer_number(c));
 }
 
 bool is_mark(uint32_t c) {
   const auto k = category(c);
-  return k >= UTF8PROC_CATEGORY_MN && k <= UTF8PROC_CATEGORY_ME;
+  return (k >= UTF8PROC_CATEGORY_MN && k <= UTF8PROC_CATEGORY_ME) || (k == UTF8PROC_CATEGORY_CN && is_newer_mark(c));
 }
 
 bool is_nonspacing_mark(uint32_t c) { return category(c) == UTF8PROC_CATEGORY_MN; }
@@ -119,6 +120,7 @@ bool is_word(uint32_t c) {
     case UTF8PROC_CATEGORY_ND:
     case UTF8PROC_CATEGORY_NL:
     case UTF8PROC_CATEGORY_PC: return true;
+    case UTF8PROC_CATEGORY_CN: return is_newer_letter(c) || is_newer_number(c) || is_newer_mark(c);
     default:
       // Join_Control, and the symbols that are Other_Alphabetic (letters in circles and squares).
       return c == 0x200C || c == 0x200D || is_between(c, 0x24B6, 0x24E9) || is_between(c, 0x1F130, 0x1F149) ||
@@ -165,6 +167,11 @@ void append_normalized(std::string& out, std::string_view text, NormalForm form)
   points.reserve(text.size());
   for (size_t at = 0; at < text.size();) {
     const CodePoint c = decode_utf8(text, at);
+    if (is_newer_decomposition(c.value)) {
+      points.push_back(static_cast<utf8proc_int32_t>(c.value));
+      at += c.length;
+      continue;
+    }
     utf8proc_int32_t parts[32];  // the longest decomposition has 18 (U+FDFA)
     int last_boundclass = 0;
     const auto count = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c.value), parts, 32, decompose, &last_boundclass);
