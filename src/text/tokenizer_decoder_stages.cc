@@ -15,7 +15,7 @@ using Kind = Decoder::Kind;
 using Step = Decoder::Step;
 
 constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";
-constexpr size_t kMaxTokenBytes = size_t{16} << 20;
+constexpr size_t kMaxTokenBytes = size_t{1} << 20;
 
 void replace_all(std::string& text, std::string_view from, std::string_view to) {
   if (from.empty() || text.find(from) == text.npos) return;
