@@ -12,7 +12,6 @@
 
 namespace lowbit {
 
-Fields option_fields(AffineOptions& options);
 // Throws kInvalidArgument: bits not in {2, 3, 4, 8}, group_size neither -1 nor positive.
 void validate(const AffineOptions& options);
 

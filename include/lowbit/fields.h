@@ -1,0 +1,45 @@
+// One list of fields per options struct feeds the command line, JSON, the report and the Python keywords.
+// A field is a name (snake_case, the ecosystem's word), a pointer to the member, and one sentence of help with unit
+// and range. The default is the member's own.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+namespace lowbit {
+
+struct Field {
+  std::string_view name;
+  std::variant<bool*, int*, int64_t*, uint64_t*, float*, double*, std::string*, std::vector<std::string>*,
+               std::optional<bool>*>
+      value;
+  std::string_view help;
+};
+
+using Fields = std::vector<Field>;
+
+struct AffineOptions;
+struct GptqOptions;
+struct CalibrationOptions;
+struct QuantizeOptions;
+struct RuntimeOptions;
+struct GenerateOptions;
+struct ClassifyOptions;
+struct PerplexityOptions;
+struct DivergenceOptions;
+
+Fields option_fields(AffineOptions& options);
+Fields option_fields(GptqOptions& options);
+Fields option_fields(CalibrationOptions& options);  // all but `data`, which is a path
+Fields option_fields(QuantizeOptions& options);     // its own members; affine, gptq, calibration have lists of their own
+Fields option_fields(RuntimeOptions& options);
+Fields option_fields(GenerateOptions& options);
+Fields option_fields(ClassifyOptions& options);
+Fields option_fields(PerplexityOptions& options);
+Fields option_fields(DivergenceOptions& options);
+
+}  // namespace lowbit

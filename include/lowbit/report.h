@@ -1,0 +1,33 @@
+// Results as tables for people. Reads result structs and the JSON of inspect, plan and doctor; knows no model.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "lowbit/evaluate.h"
+#include "lowbit/quantize.h"
+
+namespace lowbit {
+
+// One line of the table that matters: a model beside the one it came from.
+struct ComparisonRow {
+  std::string name;               // "source", "int8", "int4"
+  uint64_t bytes = 0;             // of the safetensors files
+  double decode_tokens_per_second = 0;
+  ClassifyResult classification;
+  PerplexityResult perplexity;    // tokens == 0: not measured
+  DivergenceResult divergence;    // tokens == 0: not measured (the source itself)
+};
+std::string comparison_text(const std::vector<ComparisonRow>& rows);
+std::string comparison_json(const std::vector<ComparisonRow>& rows);
+
+std::string classification_text(const ClassifyResult& result);
+std::string perplexity_text(const PerplexityResult& result);
+std::string divergence_text(const DivergenceResult& result);
+std::string quantize_text(const QuantizeResult& result);
+std::string inspection_text(std::string_view inspect_json);
+std::string plan_text(std::string_view plan_json);
+std::string doctor_text(std::string_view doctor_json);
+
+}  // namespace lowbit
