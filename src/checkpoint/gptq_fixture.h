@@ -101,7 +101,9 @@ inline bool equal_bytes(const Tensor& a, const Tensor& b) {
          std::memcmp(a.bytes(), b.bytes(), a.byte_count()) == 0;
 }
 
-inline bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+inline bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 inline bool has_note(const Checkpoint& checkpoint, const std::string& part) {
   for (const std::string& note : checkpoint.notes) {
@@ -112,4 +114,5 @@ inline bool has_note(const Checkpoint& checkpoint, const std::string& part) {
 
 }  // namespace lowbit::testing
 
-#define EXPECT_CONTAINS(text, part) EXPECT_PRED2(::lowbit::testing::contains, std::string(text), std::string(part))
+#define EXPECT_CONTAINS(text, part) \
+  EXPECT_PRED2(::lowbit::testing::contains, std::string(text), std::string(part))

@@ -2,12 +2,9 @@
 #include "checkpoint/gptq.h"
 #include "checkpoint/reorder.h"
 #include "format/bits.h"
+#include "lowbit/version.h"
 
 #include <cstring>
-
-#ifndef LOWBIT_VERSION
-#error "LOWBIT_VERSION is set by src/checkpoint/CMakeLists.txt"
-#endif
 
 namespace lowbit {
 namespace {
@@ -68,7 +65,7 @@ std::vector<NamedTensor> gptq_tensors(const std::string& module, const Quantized
 Json gptq_config_json(const GptqConfig& config) {
   const char* format = config.version == GptqVersion::kV1 ? "gptq" : "gptq_v2";
   Json meta = Json::object();
-  meta.set("quantizer", Json::Array{std::string("lowbit:") + LOWBIT_VERSION});
+  meta.set("quantizer", Json::Array{std::string("lowbit:") + version()});
   if (config.meta.is_object()) {
     for (const auto& [key, value] : config.meta.as_object()) {
       if (key != "quantizer") meta.set(key, value);
