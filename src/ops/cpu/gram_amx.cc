@@ -79,13 +79,14 @@ void gram_amx_pack(const float* x, int64_t tokens, int64_t width, void* a, void*
 }
 
 void gram_amx_bf16(const GemmArgs& args, int64_t begin, int64_t end, void*) noexcept {
-  const int64_t steps = (args.depth + 31) / 32, column_tiles = (args.columns + kGramTile - 1) / kGramTile;
+  const int64_t steps = (args.depth + 31) / 32, size = gram_tile(args.columns);
+  const int64_t column_tiles = (args.columns + size - 1) / size;
   alignas(64) float sums[32 * 32];
   _tile_loadconfig(&kTiles);
   for (int64_t tile = begin; tile < end; ++tile) {
-    const int64_t first_row = tile / column_tiles * kGramTile, first_column = tile % column_tiles * kGramTile;
-    for (int64_t row = first_row; row < args.rows && row < first_row + kGramTile; row += 32) {
-      for (int64_t column = row > first_column ? row : first_column; column < args.columns && column < first_column + kGramTile;
+    const int64_t first_row = tile / column_tiles * size, first_column = tile % column_tiles * size;
+    for (int64_t row = first_row; row < args.rows && row < first_row + size; row += 32) {
+      for (int64_t column = row > first_column ? row : first_column; column < args.columns && column < first_column + size;
            column += 32) {
         multiply_block(args, row, column, steps, sums);
       }
