@@ -3,6 +3,7 @@
 #include "base/files.h"
 #include "base/json.h"
 #include "support.h"
+#include "text/jinja_interpreter.h"
 
 #include <algorithm>
 #include <gtest/gtest.h>
@@ -17,6 +18,24 @@ const char* const kChatMl =
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
 ChatTemplate chat_ml() { return ChatTemplate::from_source(kChatMl, "", "chatml"); }
+
+// The bare language: no variables but those of the context.
+std::string render_plainly(const std::string& source, const Json& context) {
+  const jinja::Limits limits;
+  const auto parsed = jinja::parse_template(source, "template", limits);
+  jinja::Interpreter interpreter(*parsed, limits, 0);
+  for (const auto& [name, value] : context.as_object()) {
+    interpreter.define(name, jinja::from_json(interpreter.heap(), value, jinja::Trust::kUser));
+  }
+  jinja::TextBuilder out(interpreter.heap());
+  interpreter.render(out);
+  return std::string(out.finish().text());
+}
+
+std::string unescape_quotes(std::string text) {
+  for (size_t at = 0; (at = text.find("&#34;", at)) != text.npos;) text.replace(at, 5, 1, '"');
+  return text;
+}
 
 // The text with everything that users wrote replaced by dots.
 std::string template_only(const RenderedChat& chat) {
@@ -42,25 +61,42 @@ std::string template_only(const std::string& source, const std::string& content,
 TEST(ChatTemplate, MinjaGoldensAreEqualByteForByte) {
   LOWBIT_SKIP_WITHOUT_MATERIAL(material);
   const fs::path folder = material / "templates/minja-goldens";
-  size_t count = 0;
+  size_t count = 0, as_chat = 0;
   for (const auto& entry : fs::directory_iterator(folder / "third_party/templates")) {
     if (entry.path().extension() != ".jinja") continue;
-    const ChatTemplate chat =
-        ChatTemplate::from_source(read_file(entry.path()), "", entry.path().filename().string());
-    for (const char* name : {"simple", "system", "tool_use"}) {
-      const fs::path golden = folder / "tests/goldens" / (entry.path().stem().string() + "-" + name + ".txt");
+    const std::string stem = entry.path().stem().string(), source = read_file(entry.path());
+    const ChatTemplate chat = ChatTemplate::from_source(source, "", stem);
+    for (const std::string name : {"simple", "system", "tool_use"}) {
+      const fs::path golden = folder / "tests/goldens" / (stem + "-" + name + ".txt");
       if (!fs::exists(golden)) continue;
       const std::string expected = read_file(golden);
-      Json context = parse_json(read_file(folder / "tests/contexts" / (std::string(name) + ".json")), name);
+      Json context = parse_json(read_file(folder / "tests/contexts" / (name + ".json")), name);
+      std::string plain = render_plainly(source, context);
+      if (stem == "meetkai-functionary-medium-v3.1" && name == "tool_use") {
+        // It adds JSON to `safe` text. The golden's JSON was safe itself; transformers' is not, and is
+        // escaped there.
+        EXPECT_EQ(unescape_quotes(plain), expected) << golden.filename();
+        ++count;
+        continue;
+      }
+      EXPECT_EQ(plain, expected) << golden.filename();
+      ++count;
       const std::string messages = context.get("messages").dump();
+      const bool has_tools = context.find("tools") != nullptr;
       context.erase("messages");
       ChatOptions options;
       options.extra_json = context.dump();
+      if (stem.find("-tool_use") != stem.npos && !has_tools) {
+        // Where transformers sets `tools` to None these templates walk over it and fail, in Python too.
+        testing::error_of(ErrorCode::kInvalidArgument, [&] { chat.render_json(messages, options); });
+        continue;
+      }
       EXPECT_EQ(chat.render_json(messages, options).text, expected) << golden.filename();
-      ++count;
+      ++as_chat;
     }
   }
   EXPECT_EQ(count, 63u);
+  EXPECT_EQ(as_chat, 56u);
 }
 
 TEST(ChatTemplate, LlamaCppCasesEqualWhatPythonRenders) {
@@ -134,7 +170,7 @@ TEST(ChatTemplate, LiteralBytesAreFollowedThroughEveryOperation) {
             ".......");
   EXPECT_EQ(template_only("{{ (" + c + "|safe) + '<' }}", "ab"), "..&lt;");
   EXPECT_EQ(template_only("{{ " + c + ".rjust(4, '*') }}{{ " + c + ".partition('b')|join('-') }}", "abc"),
-            "*...-.-.");
+            "*....-.-.");
 }
 
 TEST(ChatTemplate, ToolsAndUnknownRolesAreLiteralToo) {
@@ -182,7 +218,7 @@ TEST(ChatTemplate, WhatATemplateRefusesIsAnErrorWithItsWords) {
       "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}";
   EXPECT_EQ(
       refuses(system, R"([{"role": "system", "content": "x"}])"),
-      "template: line 1 column 58: the chat template refuses this conversation: System role not supported");
+      "template: line 1 column 56: the chat template refuses this conversation: System role not supported");
   refuses("{{ messages[0].role }}", "[]");
   refuses("{{ 'a' + messages[0].content }}", R"([{"role": "user", "content": null}])");
   refuses("{{ 'a' + messages[0].content }}",
