@@ -8,6 +8,7 @@
 #include "quantize/options.h"
 #include "quantize/out_folder.h"
 #include "quantize/result_json.h"
+#include "quantize/run.h"
 #include "runtime/options.h"
 
 #include <algorithm>
@@ -69,7 +70,8 @@ class Run {
         source_(load_source(model)),
         settings_(resolve_settings(source_.model, options_)) {}
 
-  QuantizeResult run() {
+  // given: null to read options.calibration.data.
+  QuantizeResult run(const Calibration* given) {
     for (const std::string& note : source_.checkpoint.notes) log_.info(note);
     warn(source_.warnings);
     warn(settings_.warnings);
@@ -78,7 +80,7 @@ class Run {
           "model_file_base_name \"{}\": transformers and vLLM look for \"model\" and may not find the files",
           options_.model_file_base_name)});
     }
-    calibrate();
+    calibrate(given);
     {
       WorkFolder work(partial_folder(out_), fingerprint(), options_.resume);
       if (!work.fresh_reason().empty()) warn({"earlier layers are not taken up: " + work.fresh_reason()});
@@ -103,10 +105,11 @@ class Run {
     }
   }
 
-  void calibrate() {
-    if (options_.calibration.data.empty()) return;
+  void calibrate(const Calibration* given) {
+    if (!given && options_.calibration.data.empty()) return;
     calibration_ =
-        load_calibration(model_folder_, options_.calibration, source_.model.config().max_positions);
+        given ? *given
+              : load_calibration(model_folder_, options_.calibration, source_.model.config().max_positions);
     has_calibration_ = true;
     warn(calibration_.warnings);
     log_.info(fmt::format("calibration: {} {} samples, {} tokens; {} held back for the check",
@@ -242,12 +245,19 @@ class Run {
 
 }  // namespace
 
+QuantizeResult quantize_tokens(const fs::path& model, const fs::path& out, const QuantizeOptions& options,
+                               const Calibration& calibration, const Log& log) {
+  validate(options);
+  check_out_folder(model, out, options.overwrite);
+  return Run(model, out, options, log).run(&calibration);
+}
+
 QuantizeResult quantize(const fs::path& model, const fs::path& out, const QuantizeOptions& options,
                         const Log& log) {
   validate(options);
   require_calibration(options);
   check_out_folder(model, out, options.overwrite);
-  return Run(model, out, options, log).run();
+  return Run(model, out, options, log).run(nullptr);
 }
 
 }  // namespace lowbit

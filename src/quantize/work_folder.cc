@@ -17,13 +17,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-void remove_all(const fs::path& path) {
+void remove_tree(const fs::path& path) {
   std::error_code error;
   fs::remove_all(path, error);
   if (error) fail(ErrorCode::kInvalidArgument, "cannot remove {}: {}", path.string(), error.message());
 }
 
-void rename(const fs::path& from, const fs::path& to) {
+void move_folder(const fs::path& from, const fs::path& to) {
   std::error_code error;
   fs::rename(from, to, error);
   if (error)
@@ -158,7 +158,7 @@ WorkFolder::WorkFolder(fs::path partial, const Json& fingerprint, bool resume) :
   for (const auto& entry : fs::directory_iterator(folder_)) {
     if (entry.path().filename() != "lock") old.push_back(entry.path());
   }
-  for (const fs::path& path : old) remove_all(path);
+  for (const fs::path& path : old) remove_tree(path);
   write_file_atomically(state, fingerprint.dump(2));
 }
 
@@ -196,18 +196,18 @@ FinishedLayer WorkFolder::save(int64_t layer, const FinishedLayer& finished) con
 
 fs::path WorkFolder::make_checkpoint_folder() const {
   const fs::path folder = folder_ / "checkpoint";
-  remove_all(folder);
+  remove_tree(folder);
   fs::create_directories(folder);
   return folder;
 }
 
 void WorkFolder::publish(const fs::path& out) {
   const fs::path replaced = folder_ / "replaced";
-  remove_all(replaced);
-  if (fs::exists(out)) rename(out, replaced);
-  rename(folder_ / "checkpoint", out);
+  remove_tree(replaced);
+  if (fs::exists(out)) move_folder(out, replaced);
+  move_folder(folder_ / "checkpoint", out);
   sync_folder(out.has_parent_path() ? out.parent_path() : fs::path("."));
-  remove_all(folder_);
+  remove_tree(folder_);
 }
 
 }  // namespace lowbit
