@@ -3,13 +3,13 @@
 
 #include <string>
 
+#include "lowbit/version.h"
+
 namespace lowbit {
 
 // A JSON object: version, processor, instruction_sets [{name, available}], processors, threads, memory bytes,
 // limits {read_gbps_1, read_gbps_all, fp32_gflops_all, bf16_gflops_all, int8_gops_all}, kernels [{op, kernel, available,
 // chosen, requirement}]. Measuring takes about two seconds.
 std::string doctor_json(int threads = 0);
-
-const char* version();  // "0.1.0"
 
 }  // namespace lowbit

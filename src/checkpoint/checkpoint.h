@@ -1,11 +1,6 @@
-// Model folders as people have them, read into named weights and written back. After reading nothing foreign is left:
-// no zero point offsets, no packing orders, no quantization keys of a config.
+// Model folders as people have them, read into named weights and written back. After reading nothing foreign
+// is left: no zero point offsets, no packing orders, no quantization keys of a config.
 #pragma once
-
-#include <filesystem>
-#include <optional>
-#include <string>
-#include <vector>
 
 #include "base/json.h"
 #include "format/weight.h"
@@ -13,36 +8,44 @@
 #include "lowbit/format.h"
 #include "lowbit/log.h"
 
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
 namespace lowbit {
 
 // What the quantization_config of a checkpoint says, and what its tensors say.
 struct QuantizationInfo {
-  std::string dialect;            // "gptq"
-  std::string declared_version;   // "gptq", "gptq_v2", ...: the config's word
-  std::string found_version;      // by the values of the zero points: "gptq", "gptq_v2", or "" when they do not tell
-  AffineOptions affine;           // the default of all modules
+  std::string dialect;           // "gptq"
+  std::string declared_version;  // "gptq", "gptq_v2", ...: the config's word
+  std::string
+      found_version;     // by the values of the zero points: "gptq", "gptq_v2", or "" when they do not tell
+  AffineOptions affine;  // the default of all modules
   bool desc_act = false;
-  std::string group_order;        // "sequential" or "act-order" (some g_idx is not column / group_size)
-  Json config;                    // the object itself, as read
+  std::string group_order;  // "sequential" or "act-order" (some g_idx is not column / group_size)
+  Json config;              // the object itself, as read
 };
 
 struct Checkpoint {
   std::filesystem::path folder;
-  Json config;            // config.json without quantization_config
+  Json config;  // config.json without quantization_config
   std::optional<QuantizationInfo> quantization;
-  NamedWeights weights;   // mapped; quantized modules under "<module>.weight"
-  TensorFolder files;     // the raw tensors, for inspection
+  NamedWeights weights;            // mapped; quantized modules under "<module>.weight"
+  TensorFolder files;              // the raw tensors, for inspection
   std::vector<std::string> notes;  // "all-zero bias of model.layers.0.self_attn.o_proj ignored", ...
 };
 
-// Reads and checks a folder of any known dialect: plain Hugging Face, or GPTQ v1 and v2 as AutoGPTQ, GPTQModel, optimum
-// and lowbit write them. Errors: kNotFound, kCorruptFile, kUnsupported (gptq_p, other methods: by name).
+// Reads and checks a folder of any known dialect: plain Hugging Face, or GPTQ v1 and v2 as AutoGPTQ,
+// GPTQModel, optimum and lowbit write them. Errors: kNotFound, kCorruptFile, kUnsupported (gptq_p, other
+// methods: by name).
 Checkpoint read_checkpoint(const std::filesystem::path& folder);
 
 // How a quantized model is written. Tensors are streamed from `tensors`, which may be mapped.
 struct CheckpointFiles {
-  std::filesystem::path source;      // its tokenizer, template, generation config and licence are copied byte for byte
-  Json config;                       // config.json, complete
+  std::filesystem::path
+      source;   // its tokenizer, template, generation config and licence are copied byte for byte
+  Json config;  // config.json, complete
   std::optional<Json> quantize_config;  // quantize_config.json beside it
   std::vector<NamedTensor> tensors;
   std::string base_name = "model";
@@ -50,7 +53,8 @@ struct CheckpointFiles {
   std::vector<std::pair<std::string, std::string>> metadata;  // of the safetensors files
 };
 
-// Writes all files into `folder`, which must exist and be empty of model files. The caller renames the folder.
+// Writes all files into `folder`, which must exist and be empty of model files. The caller renames the
+// folder.
 void write_checkpoint(const std::filesystem::path& folder, const CheckpointFiles& files);
 
 }  // namespace lowbit

@@ -125,7 +125,8 @@ void DecoderBlock::attend(const StepInput& step, const float* input, float* out)
   AttentionShape shape = attention_;
   shape.cache_dtype = step.cache_dtype;
   kv_append(*step.ops, shape, step.sequences, k, v);
-  attention(*step.ops, shape, step.sequences, q, out);
+  attention(*step.ops, shape, step.sequences, q, out,
+            step.mode == MatmulMode::kDecode ? AttentionMode::kDecode : AttentionMode::kPrefill);
 }
 
 void DecoderBlock::add_product(const StepInput& step, const Linear& linear, const float* input, float* hidden) const {

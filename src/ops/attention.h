@@ -3,23 +3,14 @@
 #pragma once
 
 #include <span>
+#include <vector>
 
+#include "ops/attention_args.h"
 #include "ops/context.h"
+#include "ops/kernel_table.h"
 #include "tensor/dtype.h"
 
 namespace lowbit {
-
-// One sequence of a ragged batch. Its new tokens are rows [row, row + count) of q, k, v and out; their positions
-// begin at `position`, and keys 0 ... position + count - 1 are in the cache once kv_append ran.
-//   keys, values: [kv_heads, capacity, head_dim] of the cache's dtype
-struct AttentionSequence {
-  int64_t row = 0;
-  int64_t count = 0;
-  int64_t position = 0;
-  int64_t capacity = 0;
-  void* keys = nullptr;
-  void* values = nullptr;
-};
 
 struct AttentionShape {
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
@@ -28,13 +19,24 @@ struct AttentionShape {
   int64_t window = 0;               // > 0: a token sees itself and the window - 1 before it
 };
 
+// Chosen by the phase, not by the number of tokens, like MatmulMode:
+enum class AttentionMode {
+  kPrefill,  // may round q, k, v and the softmax's weights to BF16 (AMX)
+  kDecode,   // FP32 arithmetic
+};
+
 // Writes the rows of k and v ([tokens, kv_heads * head_dim], after RoPE) behind the cached ones.
+// kInvalidArgument when a sequence does not fit its capacity, or the cache is neither F32 nor BF16.
 void kv_append(const OpContext& context, const AttentionShape& shape, std::span<const AttentionSequence> sequences,
                const float* k, const float* v);
 
 // out[t, h] = softmax(scale * q[t, h] K^T) V over the keys that token t may see. q, out: [tokens, heads * head_dim].
-// A row's result does not depend on the other rows of the call, on `count`, or on the number of threads.
+// A row's result does not depend on the other rows of the call, on `count`, or on the number of threads; with an FP32
+// kernel not on the mode either. (A value that is not finite may spoil rows of the same call before its token.)
+// kInvalidArgument as kv_append, and when heads is no multiple of kv_heads.
 void attention(const OpContext& context, const AttentionShape& shape, std::span<const AttentionSequence> sequences,
-               const float* q, float* out);
+               const float* q, float* out, AttentionMode mode);
+
+std::vector<KernelListing> attention_kernels();
 
 }  // namespace lowbit

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <span>
+#include <vector>
 
 #include "format/weight.h"
 #include "ops/context.h"
+#include "ops/kernel_table.h"
 
 namespace lowbit {
 
@@ -28,7 +30,10 @@ void swiglu(const OpContext& context, const float* gate, const float* up, int64_
 // x += y
 void add(const OpContext& context, float* x, const float* y, int64_t count);
 
-// out[t] = table[ids[t]]; table: floating [vocab, width] or quantized; out: [tokens, width]. Ids must be in range.
+// out[t] = table[ids[t]]; table: floating [vocab, width] or quantized; out: [tokens, width]. An id
+// outside [0, vocab) is kInvalidArgument.
 void embedding(const OpContext& context, const Weight& table, std::span<const int32_t> ids, float* out);
+
+std::vector<KernelListing> elementwise_kernels();
 
 }  // namespace lowbit

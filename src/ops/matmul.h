@@ -5,6 +5,7 @@
 
 #include "format/weight.h"
 #include "ops/context.h"
+#include "ops/kernel_table.h"
 
 namespace lowbit {
 
@@ -30,5 +31,7 @@ inline void matmul(const OpContext& context, const float* x, int64_t tokens, con
   const MatmulOutput output{&weight, bias, y};
   matmul(context, x, tokens, std::span(&output, 1), mode);
 }
+
+std::vector<KernelListing> matmul_kernels();
 
 }  // namespace lowbit

@@ -10,8 +10,6 @@
 
 namespace lowbit {
 
-// "ref" or "matmul_affine=avx2,attention=ref"; kInvalidArgument names a kernel that no op has.
-KernelChoice parse_kernel_choice(std::string_view text);
 
 struct LanguageModel::State {
   std::filesystem::path folder;

@@ -1,0 +1,141 @@
+#include "ops/attention.h"
+
+#include <cstring>
+
+#include "ops/parallel.h"
+#include "tensor/half.h"
+
+namespace lowbit {
+namespace {
+
+constexpr Kernel<AttentionArgs> kTable[] = {
+    {"ref", Isa::kRef, nullptr, attention_ref},
+};
+
+void check(const AttentionShape& shape, std::span<const AttentionSequence> sequences) {
+  if (shape.kv_heads <= 0 || shape.head_dim <= 0 || shape.heads <= 0 || shape.heads % shape.kv_heads != 0) {
+    fail(ErrorCode::kInvalidArgument, "attention: {} heads of {} elements over {} KV heads are not possible", shape.heads,
+         shape.head_dim, shape.kv_heads);
+  }
+  if (shape.cache_dtype != DType::kF32 && shape.cache_dtype != DType::kBF16) {
+    fail(ErrorCode::kInvalidArgument, "attention: the cache is {}, expected F32 or BF16", dtype_name(shape.cache_dtype));
+  }
+  for (const AttentionSequence& sequence : sequences) {
+    if (sequence.count < 0 || sequence.position < 0 || sequence.position > sequence.capacity - sequence.count) {
+      fail(ErrorCode::kInvalidArgument, "attention: {} tokens from position {} do not fit into a cache of {}", sequence.count,
+           sequence.position, sequence.capacity);
+    }
+  }
+}
+
+void store_row(const float* from, int64_t count, DType dtype, void* cache, int64_t offset) {
+  if (dtype == DType::kF32) {
+    std::memcpy(static_cast<float*>(cache) + offset, from, static_cast<size_t>(count) * sizeof(float));
+    return;
+  }
+  uint16_t* to = static_cast<uint16_t*>(cache) + offset;
+  for (int64_t i = 0; i < count; ++i) to[i] = float_to_bf16(from[i]);
+}
+
+// The rows of one KV head in blocks, and the chunks of keys that a block sees.
+template <class Visit>
+void for_each_block(const AttentionShape& shape, std::span<const AttentionSequence> sequences, Visit visit) {
+  const int64_t group = shape.heads / shape.kv_heads;
+  for (size_t s = 0; s < sequences.size(); ++s) {
+    const AttentionSequence& sequence = sequences[s];
+    const int64_t rows = sequence.count * group;
+    for (int64_t first = 0; first < rows; first += kAttentionRows) {
+      AttentionItem item;
+      item.sequence = static_cast<int64_t>(s);
+      item.first_row = first;
+      item.rows = std::min(kAttentionRows, rows - first);
+      const int64_t last_key = sequence.position + (first + item.rows - 1) / group;
+      const int64_t first_token = sequence.position + first / group;
+      const int64_t first_key = shape.window > 0 ? std::max<int64_t>(0, first_token - shape.window + 1) : 0;
+      item.first_chunk = first_key / kAttentionChunk;
+      item.chunks = last_key / kAttentionChunk - item.first_chunk + 1;
+      for (item.kv_head = 0; item.kv_head < shape.kv_heads; ++item.kv_head) visit(item);
+    }
+  }
+}
+
+}  // namespace
+
+void kv_append(const OpContext& context, const AttentionShape& shape, std::span<const AttentionSequence> sequences,
+               const float* k, const float* v) {
+  check(shape, sequences);
+  const int64_t width = shape.kv_heads * shape.head_dim;
+  for (const AttentionSequence& sequence : sequences) {
+    split_work(context, sequence.count, chunk_for(width, 1 << 15), [&](int64_t begin, int64_t end, int) {
+      for (int64_t token = begin; token < end; ++token) {
+        for (int64_t head = 0; head < shape.kv_heads; ++head) {
+          const int64_t from = (sequence.row + token) * width + head * shape.head_dim;
+          const int64_t to = (head * sequence.capacity + sequence.position + token) * shape.head_dim;
+          store_row(k + from, shape.head_dim, shape.cache_dtype, sequence.keys, to);
+          store_row(v + from, shape.head_dim, shape.cache_dtype, sequence.values, to);
+        }
+      }
+    });
+  }
+}
+
+void attention(const OpContext& context, const AttentionShape& shape, std::span<const AttentionSequence> sequences,
+               const float* q, float* out, AttentionMode mode) {
+  check(shape, sequences);
+  int64_t whole = 0, pieces = 0, partial_rows = 0;
+  for_each_block(shape, sequences, [&](const AttentionItem& item) {
+    ++whole;
+    pieces += item.chunks;
+    if (item.chunks > 1) partial_rows += item.chunks * item.rows;
+  });
+  if (whole == 0) return;
+  // Few items: the chunks of an item go to several threads. The arithmetic is the same.
+  const int64_t workers = worker_count(context);
+  const bool split = workers > 1 && whole < 4 * workers && pieces > whole;
+  if (!split) pieces = whole, partial_rows = 0;
+
+  const int64_t partial_width = shape.head_dim + 2;
+  const OpScratch item_memory(context, static_cast<size_t>(pieces + whole) * sizeof(AttentionItem));
+  const OpScratch partials(context, static_cast<size_t>(partial_rows * partial_width) * sizeof(float) + 64);
+  AttentionItem* items = item_memory.as<AttentionItem>();
+  AttentionItem* merges = items + pieces;
+  int64_t item_count = 0, merge_count = 0;
+  float* partial = partials.as<float>();
+  for_each_block(shape, sequences, [&](const AttentionItem& item) {
+    if (!split || item.chunks == 1) {
+      items[item_count++] = item;
+      return;
+    }
+    AttentionItem merge = item;
+    merge.partial = partial;
+    merges[merge_count++] = merge;
+    for (int64_t chunk = 0; chunk < item.chunks; ++chunk) {
+      AttentionItem piece = item;
+      piece.first_chunk += chunk;
+      piece.chunks = 1;
+      piece.partial = partial;
+      items[item_count++] = piece;
+      partial += item.rows * partial_width;
+    }
+  });
+
+  AttentionArgs args{sequences.data(), items,        q,           out,
+                     shape.heads,      shape.kv_heads, shape.head_dim, shape.window,
+                     shape.scale,      shape.cache_dtype == DType::kBF16, mode == AttentionMode::kPrefill, false};
+  const auto& kernel = choose_kernel<AttentionArgs>(context, "attention", kTable, args);
+  const size_t scratch = static_cast<size_t>(attention_scratch_floats(shape.head_dim)) * sizeof(float);
+  run_kernel(context, kernel, args, item_count, 1, scratch);
+  if (merge_count > 0) {
+    args.items = merges;
+    args.combine = true;
+    run_kernel(context, kernel, args, merge_count, 1, scratch);
+  }
+}
+
+std::vector<KernelListing> attention_kernels() {
+  std::vector<KernelListing> list;
+  append_listing<AttentionArgs>(list, "attention", kTable);
+  return list;
+}
+
+}  // namespace lowbit

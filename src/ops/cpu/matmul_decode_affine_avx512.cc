@@ -1,0 +1,19 @@
+#include "ops/cpu/matmul_kernels.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+namespace lowbit {
+namespace {
+#include "ops/cpu/vec_avx512.inc"
+}  // namespace
+
+namespace {
+#include "ops/cpu/affine_decode.inc"
+}  // namespace
+
+void matmul_decode_affine_avx512(const MatmulArgs& args, int64_t begin, int64_t end, void*) noexcept {
+  run(args, begin, end);
+}
+
+}  // namespace lowbit

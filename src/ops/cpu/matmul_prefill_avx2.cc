@@ -1,0 +1,21 @@
+#include "ops/cpu/matmul_kernels.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+namespace lowbit {
+namespace {
+#include "ops/cpu/vec_avx2.inc"
+}  // namespace
+
+namespace {
+constexpr int64_t kRowBlock = 6;  // rows of x whose sums fit the registers
+#include "ops/cpu/prefill.inc"
+static_assert(sizeof(float) * kDepth * (kPanel + kStrip) <= kMatmulScratchBytes);
+}  // namespace
+
+void matmul_prefill_avx2(const MatmulArgs& args, int64_t begin, int64_t end, void* scratch) noexcept {
+  run(args, begin, end, static_cast<float*>(scratch));
+}
+
+}  // namespace lowbit

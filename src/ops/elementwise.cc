@@ -1,0 +1,133 @@
+#include "ops/elementwise.h"
+
+#include <cstring>
+
+#include "format/bits.h"
+#include "ops/elementwise_args.h"
+#include "ops/parallel.h"
+#include "tensor/half.h"
+
+namespace lowbit {
+namespace {
+
+constexpr Kernel<RmsNormArgs> kRmsNormTable[] = {{"ref", Isa::kRef, nullptr, rms_norm_ref}};
+constexpr Kernel<RopeArgs> kRopeTable[] = {{"ref", Isa::kRef, nullptr, rope_ref}};
+constexpr Kernel<SwigluArgs> kSwigluTable[] = {{"ref", Isa::kRef, nullptr, swiglu_ref}};
+constexpr Kernel<AddArgs> kAddTable[] = {{"ref", Isa::kRef, nullptr, add_ref}};
+
+// Elementary steps below which a second thread does not pay.
+constexpr int64_t kChunk = 1 << 14;
+
+void to_float(const Tensor& tensor, int64_t offset, int64_t count, float* out) {
+  switch (tensor.dtype()) {
+    case DType::kF32: std::memcpy(out, tensor.data<float>() + offset, static_cast<size_t>(count) * sizeof(float)); return;
+    case DType::kBF16: {
+      const uint16_t* from = tensor.data<uint16_t>() + offset;
+      for (int64_t i = 0; i < count; ++i) out[i] = bf16_to_float(from[i]);
+      return;
+    }
+    case DType::kF16: {
+      const uint16_t* from = tensor.data<uint16_t>() + offset;
+      for (int64_t i = 0; i < count; ++i) out[i] = f16_to_float(from[i]);
+      return;
+    }
+    default:
+      fail(ErrorCode::kInvalidArgument, "a weight of type {} cannot be used here, expected F32, F16 or BF16",
+           dtype_name(tensor.dtype()));
+  }
+}
+
+// One row of codes in the order of the columns.
+void decode_row(const QuantizedTensor& table, int64_t row, uint8_t* codes, float* out) {
+  const int64_t rows = table.out_features, columns = table.in_features;
+  unpack_bits(table.codes.data<uint32_t>() + row, rows, columns, table.bits, codes, 1);
+  const uint16_t* scales = table.scales.data<uint16_t>();
+  const uint8_t* zeros = table.zero_points.empty() ? nullptr : table.zero_points.data<uint8_t>();
+  const int32_t* order = table.column_order.empty() ? nullptr : table.column_order.data<int32_t>();
+  for (int64_t group = 0, position = 0; position < columns; ++group) {
+    const float scale = f16_to_float(scales[group * rows + row]);
+    const int zero_point = zeros ? zeros[group * rows + row] : 1 << (table.bits - 1);
+    const int64_t end = std::min(columns, position + table.group_size);
+    for (; position < end; ++position) {
+      out[order ? order[position] : position] = scale * static_cast<float>(codes[position] - zero_point);
+    }
+  }
+}
+
+}  // namespace
+
+void rms_norm(const OpContext& context, const float* x, int64_t rows, const Tensor& weight, float epsilon, float* y) {
+  const int64_t width = weight.element_count();
+  const float* scale = nullptr;
+  const OpScratch converted(context, static_cast<size_t>(width) * sizeof(float));
+  if (weight.dtype() == DType::kF32) {
+    scale = weight.data<float>();
+  } else {
+    to_float(weight, 0, width, converted.as<float>());
+    scale = converted.as<float>();
+  }
+  const RmsNormArgs args{x, scale, y, width, epsilon};
+  const auto& kernel = choose_kernel<RmsNormArgs>(context, "rms_norm", kRmsNormTable, args);
+  run_kernel(context, kernel, args, rows, chunk_for(width, kChunk));
+}
+
+void rope(const OpContext& context, float* x, int64_t tokens, int64_t heads, int64_t head_dim, const int32_t* positions,
+          const RopeTable& table) {
+  const int64_t length = table.cosines.size(0), half = table.cosines.size(1);
+  if (2 * half > head_dim || table.sines.shape() != table.cosines.shape()) {
+    fail(ErrorCode::kInvalidArgument, "rope: cosines {} and sines {} do not fit heads of {} elements",
+         shape_text(table.cosines.shape()), shape_text(table.sines.shape()), head_dim);
+  }
+  for (int64_t token = 0; token < tokens; ++token) {
+    if (positions[token] < 0 || positions[token] >= length) {
+      fail(ErrorCode::kInvalidArgument, "rope: position {} of token {} is outside the table of {} positions",
+           positions[token], token, length);
+    }
+  }
+  const RopeArgs args{x, positions, table.cosines.data<float>(), table.sines.data<float>(), heads, head_dim, half};
+  const auto& kernel = choose_kernel<RopeArgs>(context, "rope", kRopeTable, args);
+  run_kernel(context, kernel, args, tokens, chunk_for(heads * head_dim, kChunk));
+}
+
+void swiglu(const OpContext& context, const float* gate, const float* up, int64_t count, float* out) {
+  const SwigluArgs args{gate, up, out};
+  const auto& kernel = choose_kernel<SwigluArgs>(context, "swiglu", kSwigluTable, args);
+  run_kernel(context, kernel, args, count, kChunk / 2);
+}
+
+void add(const OpContext& context, float* x, const float* y, int64_t count) {
+  const AddArgs args{x, y};
+  const auto& kernel = choose_kernel<AddArgs>(context, "add", kAddTable, args);
+  run_kernel(context, kernel, args, count, 4 * kChunk);
+}
+
+void embedding(const OpContext& context, const Weight& table, std::span<const int32_t> ids, float* out) {
+  const int64_t vocab = out_features(table), width = in_features(table);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || ids[i] >= vocab) {
+      fail(ErrorCode::kInvalidArgument, "embedding: token id {} at place {} is outside the vocabulary of {}", ids[i], i, vocab);
+    }
+  }
+  const OpScratch codes(context, static_cast<size_t>(width) * static_cast<size_t>(worker_count(context)));
+  split_work(context, static_cast<int64_t>(ids.size()), chunk_for(width, kChunk), [&](int64_t begin, int64_t end, int worker) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t row = ids[static_cast<size_t>(i)];
+      if (const auto* quantized = std::get_if<QuantizedTensor>(&table)) {
+        decode_row(*quantized, row, codes.as<uint8_t>() + worker * width, out + i * width);
+      } else {
+        to_float(std::get<Tensor>(table), row * width, width, out + i * width);
+      }
+    }
+  });
+}
+
+std::vector<KernelListing> elementwise_kernels() {
+  std::vector<KernelListing> list;
+  append_listing<RmsNormArgs>(list, "rms_norm", kRmsNormTable);
+  append_listing<RopeArgs>(list, "rope", kRopeTable);
+  append_listing<SwigluArgs>(list, "swiglu", kSwigluTable);
+  append_listing<AddArgs>(list, "add", kAddTable);
+  return list;
+}
+
+}  // namespace lowbit

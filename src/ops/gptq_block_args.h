@@ -1,0 +1,33 @@
+// What GPTQ's inner loop gets. Plain data only: files of special instruction sets include this.
+#pragma once
+
+#include <cstdint>
+
+namespace lowbit {
+
+// Matrices are [columns][rows], rows fastest, with `stride` floats (bytes for codes) between columns. Units: rows.
+struct GptqBlockArgs {
+  float* w;
+  int64_t w_stride;
+  uint8_t* codes;
+  int64_t codes_stride;
+  float* errors;
+  int64_t errors_stride;
+  const float* u;  // element (i, j) of the block at u[i * u_stride + j], i <= j
+  int64_t u_stride;
+  const float* const* scales;  // [columns] pointers to [rows]; only those of [begin, end) are read
+  const float* const* zero_points;
+  int64_t columns;  // at most kGptqBlockColumns
+  int64_t begin, end;
+  int max_code;
+};
+
+constexpr int64_t kGptqBlockColumns = 256;
+constexpr int64_t kGptqBlockRows = 32;  // rows that a kernel takes at a time, in scratch
+constexpr int64_t kGptqBlockScratchBytes = 2 * kGptqBlockColumns * kGptqBlockRows * 4;
+
+void gptq_block_ref(const GptqBlockArgs& args, int64_t begin, int64_t end, void* scratch) noexcept;
+void gptq_block_avx2(const GptqBlockArgs& args, int64_t begin, int64_t end, void* scratch) noexcept;
+void gptq_block_avx512(const GptqBlockArgs& args, int64_t begin, int64_t end, void* scratch) noexcept;
+
+}  // namespace lowbit

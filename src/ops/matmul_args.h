@@ -1,0 +1,62 @@
+// What a matmul kernel gets: pointers and sizes. Files of every instruction set include this, so it holds no
+// code.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace lowbit {
+
+enum class WeightKind : uint8_t { kBF16, kF16, kF32, kAffine };
+
+// How a kernel wants x (ops/matmul_prepare.h makes it; columns are already in the order of the weight's
+// positions).
+enum class XForm : uint8_t {
+  kPlain,      // F32 [rows, in]
+  kPadded,     // F32 [rows, x_stride], zeros behind column `in`; for kernels that work on whole vectors
+  kEvenOdd,    // the same, per row first the even columns, then (from x_stride / 2 on) the odd ones
+  kInt16,      // x_codes, x_scales, x_sums
+  kBf16Tiles,  // x_tiles
+};
+
+// Columns of x that share a scale in kInt16; a block never crosses a group. 128 products of a 15-bit and an
+// 8-bit number fit 32 bits.
+constexpr int64_t kXBlock = 128;
+
+// The part that a kernel computes is split over the output columns [0, out). Nothing it writes for one
+// element depends on the split or on the other rows. Pointers into weights have any alignment.
+struct MatmulArgs {
+  int64_t rows = 0, in = 0, out = 0;
+
+  WeightKind kind = WeightKind::kF32;
+  const void* weight = nullptr;  // dense: [out, in]
+  int bits = 0;                  // affine: see format/weight.h; a symmetric weight has no zero_points
+  int64_t group_size = 0;        // at most `in`
+  const void* codes = nullptr;
+  const void* scales = nullptr;
+  const void* zero_points = nullptr;
+
+  const float* bias = nullptr;  // [out] or null
+  float* y = nullptr;           // [rows, out]
+
+  const float* x = nullptr;  // kPlain, kPadded, kEvenOdd
+  int64_t x_stride = 0;      // elements from row to row, of x or x_codes
+
+  // kInt16: x = x_scales * x_codes. The blocks of a group follow each other, the last of a group may be
+  // short. Within the columns of `bits` words (32 columns for 3 bits, else 32 / bits) the codes stand in the
+  // order of kernel lanes (position_order in ops/matmul_prepare.h); zeros behind column `in`.
+  const int16_t* x_codes = nullptr;  // [rows, x_stride]
+  const float* x_scales = nullptr;   // [rows, x_blocks]; NaN when the block has a value that is not finite
+  const int32_t* x_sums = nullptr;   // [rows, x_blocks]: sum of the block's codes
+  int64_t x_blocks = 0;
+
+  // kBf16Tiles: BF16 [ceil(rows / 16), x_depth, 16 rows, 32 columns], columns in the order of kInt16 (dense:
+  // their own); zeros in padding.
+  const uint16_t* x_tiles = nullptr;
+  int64_t x_depth = 0;  // ceil(in / 32)
+};
+
+// Scratch bytes that a kernel may use: this, and 4 * in more.
+constexpr size_t kMatmulScratchBytes = size_t{640} << 10;
+
+}  // namespace lowbit

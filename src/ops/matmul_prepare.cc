@@ -1,0 +1,188 @@
+#include "ops/matmul_prepare.h"
+
+#include "base/fail.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <limits>
+
+namespace lowbit {
+namespace {
+
+constexpr std::array<uint8_t, 32> pair_order(int bits) {
+  std::array<uint8_t, 32> order{};
+  if (bits == 3) {
+    int at = 0;
+    for (int word = 0; word < 3; ++word) {
+      for (int i = 0; i < 5; ++i) {
+        order[at++] = static_cast<uint8_t>(11 * word + i);
+        order[at++] = static_cast<uint8_t>(11 * word + 5 + i);
+      }
+    }
+    order[30] = 10;
+    order[31] = 21;
+    return order;
+  }
+  // Repeated up to 32 columns, so that all widths fill a tile of AMX alike.
+  const int unit = bits == 0 ? 2 : 32 / bits;
+  for (int i = 0; i < 32; ++i) {
+    const int in_unit = i % unit;
+    order[i] = static_cast<uint8_t>(i - in_unit + in_unit / 2 + (in_unit % 2) * (unit / 2));
+  }
+  return order;
+}
+
+constexpr std::array<uint8_t, 32> kOrderDense = pair_order(0), kOrder2 = pair_order(2),
+                                  kOrder3 = pair_order(3), kOrder4 = pair_order(4), kOrder8 = pair_order(8);
+
+int64_t blocks_of(int64_t in, int64_t group_size) {
+  const int64_t whole = in / group_size, rest = in % group_size;
+  return whole * ((group_size + kXBlock - 1) / kXBlock) + (rest + kXBlock - 1) / kXBlock;
+}
+
+// One block: values are rounded to the nearest of 65,535 steps of its largest magnitude.
+void encode_block(const float* x, int64_t count, const uint8_t* order, int64_t unit, int16_t* codes,
+                  float* scale, int32_t* sum) {
+  // Magnitudes of floats order like their bits; infinities and NaN come above all others.
+  int32_t largest_bits = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    largest_bits = std::max(largest_bits, std::bit_cast<int32_t>(x[i]) & 0x7fffffff);
+  }
+  const int64_t padded = (count + unit - 1) / unit * unit;
+  const bool is_finite = largest_bits < 0x7f800000;
+  const float largest = std::bit_cast<float>(largest_bits);
+  // Below 1e-30 the reciprocal would overflow; such a block counts as zeros.
+  if (!is_finite || largest < 1e-30f) {
+    std::fill(codes, codes + padded, int16_t{0});
+    *scale = is_finite ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+    *sum = 0;
+    return;
+  }
+  const float inverse = 32767.0f / largest;
+  alignas(64) float values[kXBlock + 32] = {};
+  std::copy(x, x + count, values);
+  alignas(64) int32_t rounded[kXBlock + 32];
+  int32_t total = 0;
+  for (int64_t i = 0; i < padded; ++i) {
+    // Adding 1.5 * 2^23 rounds to nearest even and leaves the integer in the low bits.
+    rounded[i] = std::bit_cast<int32_t>(values[i] * inverse + 12582912.0f) - 0x4b400000;
+    total += rounded[i];
+  }
+  for (int64_t i = 0; i < padded; i += unit) {
+    for (int64_t j = 0; j < unit; ++j) codes[i + j] = static_cast<int16_t>(rounded[i + order[j]]);
+  }
+  *scale = largest / 32767.0f;
+  *sum = total;
+}
+
+void encode_row(const MatmulArgs& args, const float* x, int16_t* codes, float* scales, int32_t* sums) {
+  const uint8_t* order = position_order(args.bits);
+  const int64_t unit = unit_columns(args.bits);
+  for (int64_t group = 0; group < args.in; group += args.group_size) {
+    const int64_t group_end = std::min(args.in, group + args.group_size);
+    for (int64_t column = group; column < group_end; column += kXBlock) {
+      encode_block(x + column, std::min(kXBlock, group_end - column), order, unit, codes + column, scales++,
+                   sums++);
+    }
+  }
+}
+
+// Many rows are worth the threads; a single one is not.
+template <class Body>
+void for_rows(const OpContext& context, int64_t count, int64_t elements, const Body& body) {
+  if (elements < 65536) {
+    body(0, count, 0);
+  } else {
+    context.threads->parallel_for(count, std::max<int64_t>(1, count / (4 * context.threads->size())), body);
+  }
+}
+
+}  // namespace
+
+const uint8_t* position_order(int bits) {
+  switch (bits) {
+    case 2:
+      return kOrder2.data();
+    case 3:
+      return kOrder3.data();
+    case 4:
+      return kOrder4.data();
+    case 8:
+      return kOrder8.data();
+    default:
+      return kOrderDense.data();
+  }
+}
+
+Scratch prepare_x(const OpContext& context, XForm form, MatmulArgs& args,
+                  void (*prepare_tiles)(const MatmulArgs&, const uint8_t*, int64_t, int64_t) noexcept) {
+  const float* x = args.x;
+  const int64_t rows = args.rows, in = args.in, padded = (in + 63) / 64 * 64;
+  switch (form) {
+    case XForm::kPlain: {
+      args.x_stride = in;
+      return context.workspace->take(0);
+    }
+    case XForm::kPadded:
+    case XForm::kEvenOdd: {
+      Scratch scratch = context.workspace->take(static_cast<size_t>(rows * padded) * sizeof(float));
+      float* prepared = scratch.as<float>();
+      for_rows(context, rows, rows * in, [&](int64_t begin, int64_t end, int) {
+        for (int64_t row = begin; row < end; ++row) {
+          const float* from = x + row * in;
+          float* to = prepared + row * padded;
+          if (form == XForm::kPadded) {
+            std::copy(from, from + in, to);
+            std::fill(to + in, to + padded, 0.0f);
+          } else {
+            std::fill(to + in / 2, to + padded / 2, 0.0f);
+            std::fill(to + padded / 2 + in / 2, to + padded, 0.0f);
+            for (int64_t i = 0; i < in / 2; ++i) {
+              to[i] = from[2 * i];
+              to[padded / 2 + i] = from[2 * i + 1];
+            }
+            if (in % 2) to[in / 2] = from[in - 1];
+          }
+        }
+      });
+      args.x = prepared;
+      args.x_stride = padded;
+      return scratch;
+    }
+    case XForm::kInt16: {
+      args.x_blocks = blocks_of(in, args.group_size);
+      args.x_stride = padded;
+      const size_t code_bytes = static_cast<size_t>(rows * padded) * sizeof(int16_t);
+      const size_t scale_bytes = static_cast<size_t>(rows * args.x_blocks) * sizeof(float);
+      Scratch scratch = context.workspace->take(code_bytes + 2 * scale_bytes);
+      int16_t* codes = scratch.as<int16_t>();
+      float* scales = reinterpret_cast<float*>(scratch.as<char>() + code_bytes);
+      int32_t* sums = reinterpret_cast<int32_t*>(scratch.as<char>() + code_bytes + scale_bytes);
+      for_rows(context, rows, rows * in, [&](int64_t begin, int64_t end, int) {
+        for (int64_t row = begin; row < end; ++row) {
+          encode_row(args, x + row * in, codes + row * padded, scales + row * args.x_blocks,
+                     sums + row * args.x_blocks);
+        }
+      });
+      args.x_codes = codes;
+      args.x_scales = scales;
+      args.x_sums = sums;
+      return scratch;
+    }
+    case XForm::kBf16Tiles: {
+      const int64_t row_blocks = (rows + 15) / 16;
+      args.x_depth = (in + 31) / 32;
+      Scratch scratch = context.workspace->take(static_cast<size_t>(row_blocks * args.x_depth) * 1024);
+      args.x_tiles = scratch.as<uint16_t>();
+      args.x_stride = in;
+      const uint8_t* order = position_order(args.bits);
+      for_rows(context, row_blocks, rows * in,
+               [&](int64_t begin, int64_t end, int) { prepare_tiles(args, order, begin, end); });
+      return scratch;
+    }
+  }
+  fail(ErrorCode::kInternal, "matmul: unknown form of x");
+}
+
+}  // namespace lowbit

@@ -1,0 +1,27 @@
+// Brings x into the form that a matmul kernel wants: once per call, for all outputs that share it.
+#pragma once
+
+#include "ops/context.h"
+#include "ops/matmul_args.h"
+
+namespace lowbit {
+
+// Codes that `bits` bits pack into whole words: 32 for 3 bits, else 32 / bits. A kernel works on such units.
+constexpr int64_t unit_columns(int bits) { return bits == 3 ? 32 : 32 / bits; }
+
+// Where the codes of a unit go: prepared position i holds column position_order(bits)[i]. A vector kernel
+// takes pairs of 16-bit codes out of a 32-bit lane by a shift and a mask:
+//   4 bits, word 7654 3210 (one digit a code): (w >> 4i) & 0x000f000f holds codes i and 4 + i
+//   8 bits i and 2 + i; 2 bits i and 8 + i
+//   3 bits: words 0, 1, 2 hold the codes 0..9 | 11..20 | 22..31 whole, pairs are i and 5 + i of each; 10 and
+//   21 lie across two words and are the last pair
+const uint8_t* position_order(int bits);
+
+// Points the x members of args at prepared memory, held by the returned scratch. `args.x` is kPlain on entry;
+// rows, in, and for affine weights bits and group_size must be set. `prepare_tiles` is the kernel's own
+// preparation for kBf16Tiles (row blocks [begin, end) of 16 rows).
+Scratch prepare_x(const OpContext& context, XForm form, MatmulArgs& args,
+                  void (*prepare_tiles)(const MatmulArgs&, const uint8_t* order, int64_t begin,
+                                        int64_t end) noexcept);
+
+}  // namespace lowbit

@@ -1,0 +1,409 @@
+#include "ops/matmul.h"
+
+#include "format/bits.h"
+#include "ops/kernel_table.h"
+#include "support.h"
+#include "tensor/half.h"
+
+#include <cmath>
+#include <cstring>
+#include <gtest/gtest.h>
+#include <limits>
+#include <random>
+
+namespace lowbit {
+namespace {
+
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN(),
+                kInfinity = std::numeric_limits<float>::infinity();
+
+// What a test multiplies by.
+struct Case {
+  DType dtype = DType::kBF16;  // of a dense weight
+  int bits = 0;                // > 0: affine
+  bool sym = true;
+  int64_t group_size = 128;
+  int64_t in = 96, out = 33;
+  bool is_reordered = false;
+
+  std::string text() const {
+    return bits ? fmt::format("affine {} bits sym={} group {} [{}, {}]{}", bits, sym, group_size, out, in,
+                              is_reordered ? " reordered" : "")
+                : fmt::format("{} [{}, {}]", dtype_name(dtype), out, in);
+  }
+};
+
+// The same elements two bytes off any alignment, as in a mapped file.
+Tensor misaligned(const Tensor& tensor) {
+  auto memory = std::make_shared<std::vector<char>>(tensor.byte_count() + 2 + 64);
+  char* data = memory->data();
+  data += (66 - reinterpret_cast<uintptr_t>(data) % 64) % 64;
+  std::memcpy(data, tensor.bytes(), tensor.byte_count());
+  return Tensor::borrow(memory, data, tensor.dtype(), tensor.shape());
+}
+
+Tensor random_dense(DType dtype, Shape shape, std::mt19937& random, float scale) {
+  std::normal_distribution<float> normal(0, scale);
+  Tensor tensor = Tensor::allocate(DType::kF32, shape);
+  for (int64_t i = 0; i < tensor.element_count(); ++i) tensor.mutable_data<float>()[i] = normal(random);
+  return converted(tensor, dtype);
+}
+
+Weight random_weight(const Case& c, std::mt19937& random) {
+  if (c.bits == 0) return misaligned(random_dense(c.dtype, {c.out, c.in}, random, 0.05f));
+  QuantizedTensor weight;
+  weight.bits = c.bits;
+  weight.group_size = c.group_size > 0 ? c.group_size : c.in;
+  weight.out_features = c.out;
+  weight.in_features = c.in;
+  Tensor codes = Tensor::zeros(DType::kI32, {packed_words(c.in, c.bits), c.out});
+  std::vector<uint8_t> row(static_cast<size_t>(c.in));
+  for (int64_t n = 0; n < c.out; ++n) {
+    for (uint8_t& code : row) code = static_cast<uint8_t>(random() & ((1u << c.bits) - 1u));
+    pack_bits(row.data(), 1, c.in, c.bits, reinterpret_cast<uint32_t*>(codes.mutable_data<int32_t>()) + n,
+              c.out);
+  }
+  weight.codes = misaligned(codes);
+  weight.scales =
+      misaligned(converted(random_dense(DType::kF32, {weight.groups(), c.out}, random, 0.02f), DType::kF16));
+  if (!c.sym) {
+    Tensor zeros = Tensor::zeros(DType::kU8, {weight.groups(), c.out});
+    for (int64_t i = 0; i < zeros.element_count(); ++i) {
+      zeros.mutable_data<uint8_t>()[i] = static_cast<uint8_t>(random() & ((1u << c.bits) - 1u));
+    }
+    weight.zero_points = zeros;
+  }
+  if (c.is_reordered) {
+    Tensor order = Tensor::allocate(DType::kI32, {c.in});
+    int32_t* columns = order.mutable_data<int32_t>();
+    for (int64_t i = 0; i < c.in; ++i) columns[i] = static_cast<int32_t>(i);
+    std::shuffle(columns, columns + c.in, random);
+    weight.column_order = misaligned(order);
+  }
+  return weight;
+}
+
+std::vector<float> random_rows(int64_t rows, int64_t in, std::mt19937& random) {
+  std::normal_distribution<float> normal;
+  std::vector<float> x(static_cast<size_t>(rows * in));
+  for (float& value : x) value = normal(random);
+  return x;
+}
+
+// The product in double, and the sum of magnitudes that errors are measured against.
+struct Exact {
+  std::vector<double> y, magnitude;
+};
+Exact exact_product(const std::vector<float>& x, int64_t rows, const Weight& weight, const Tensor* bias) {
+  const Tensor dense = std::holds_alternative<QuantizedTensor>(weight)
+                           ? dequantized(std::get<QuantizedTensor>(weight))
+                           : std::get<Tensor>(weight);
+  const int64_t out = dense.size(0), in = dense.size(1);
+  std::vector<float> w(static_cast<size_t>(out * in));
+  for (size_t i = 0; i < w.size(); ++i) {
+    if (dense.dtype() == DType::kF32) {
+      std::memcpy(&w[i], static_cast<const char*>(dense.bytes()) + 4 * i, 4);
+    } else {
+      uint16_t half;
+      std::memcpy(&half, static_cast<const char*>(dense.bytes()) + 2 * i, 2);
+      w[i] = dense.dtype() == DType::kBF16 ? bf16_to_float(half) : f16_to_float(half);
+    }
+  }
+  Exact exact;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t n = 0; n < out; ++n) {
+      double sum = bias ? float_at(*bias, n) : 0.0, magnitude = std::abs(sum) + 1e-30;
+      for (int64_t k = 0; k < in; ++k) {
+        const double product =
+            double{x[static_cast<size_t>(r * in + k)]} * double{w[static_cast<size_t>(n * in + k)]};
+        sum += product;
+        magnitude += std::abs(product);
+      }
+      exact.y.push_back(sum);
+      exact.magnitude.push_back(magnitude);
+    }
+  }
+  return exact;
+}
+
+class Matmul : public ::testing::Test {
+ protected:
+  // Forces `kernel` on `op`; empty: the op's own choice.
+  std::vector<float> product(const std::vector<float>& x, int64_t rows, const Weight& weight,
+                             const Tensor* bias, MatmulMode mode, const std::string& op = "",
+                             const std::string& kernel = "", int thread_count = 2) {
+    KernelChoice choice;
+    if (!kernel.empty()) choice.by_op.emplace_back(op, kernel);
+    const ThreadPool& threads = thread_count == 1 ? one_ : thread_count == 2 ? two_ : three_;
+    const OpContext context{&threads, &workspace_, &choice};
+    std::vector<float> y(static_cast<size_t>(rows * out_features(weight)), -77.0f);
+    matmul(context, x.data(), rows, weight, bias, y.data(), mode);
+    return y;
+  }
+
+  ThreadPool one_{1}, two_{2}, three_{3};
+  Workspace workspace_;
+};
+
+MatmulMode mode_of(const std::string& op) {
+  return op.ends_with("decode") ? MatmulMode::kDecode : MatmulMode::kPrefill;
+}
+bool is_affine_op(const std::string& op) { return op.starts_with("matmul_affine"); }
+
+// Relative to the sum of magnitudes. `least`: a kernel that claims to round must show it over a whole family
+// of cases.
+struct Bounds {
+  double most, least;
+};
+Bounds bounds_of(const std::string& op, const std::string& kernel) {
+  if (kernel == "ref") return {1e-7, 1e-9};
+  if (kernel == "amx") return {8e-3, 1e-4};
+  if (op == "matmul_affine_decode") return {1e-4, 1e-6};
+  return {2e-6, 1e-8};
+}
+
+// Kernels but ref want whole words of codes in a group, and AMX only rounds what is BF16 already.
+bool should_fit(const Case& c, const std::string& kernel) {
+  if (kernel == "ref") return true;
+  if (c.bits == 0) return kernel != "amx" || c.dtype == DType::kBF16;
+  const int64_t unit = c.bits == 3 ? 32 : 32 / c.bits;
+  return c.group_size <= 0 || c.group_size >= c.in || c.group_size % unit == 0;
+}
+
+std::vector<Case> all_cases() {
+  std::vector<Case> cases;
+  for (int64_t in : {8, 32, 96, 576, 1003}) {
+    for (int64_t out : {1, 7, 16, 33, 100}) {
+      for (DType dtype : {DType::kBF16, DType::kF16, DType::kF32})
+        cases.push_back({dtype, 0, true, 0, in, out});
+      for (int bits : {2, 3, 4, 8}) {
+        for (bool sym : {true, false}) {
+          for (int64_t group_size : {32, 64, 128, -1})
+            cases.push_back({DType::kF32, bits, sym, group_size, in, out});
+        }
+      }
+    }
+  }
+  for (int bits : {2, 3, 4, 8}) {
+    for (int64_t group_size : {1, 5, 40, 200, 288}) {
+      cases.push_back({DType::kF32, bits, false, group_size, 1003, 70, true});
+    }
+  }
+  return cases;
+}
+
+TEST_F(Matmul, EveryKernelAgreesWithTheExactProduct) {
+  const std::vector<KernelListing> kernels = matmul_kernels();
+  std::vector<double> worst(kernels.size());
+  int index = 0;
+  for (const Case& c : all_cases()) {
+    std::mt19937 random(static_cast<unsigned>(index));
+    constexpr int64_t kRows[] = {1, 2, 3, 5, 17, 70};
+    const int64_t rows = kRows[index % 6];
+    const DType bias_types[] = {DType::kF32, DType::kBF16, DType::kF16};
+    const Weight weight = random_weight(c, random);
+    const std::vector<float> x = random_rows(rows, c.in, random);
+    const Tensor bias = random_dense(bias_types[index % 3], {c.out}, random, 0.1f);
+    const Tensor* wanted_bias = index % 4 == 0 ? nullptr : &bias;
+    ++index;
+    const Exact exact = exact_product(x, rows, weight, wanted_bias);
+    for (size_t k = 0; k < kernels.size(); ++k) {
+      const KernelListing& kernel = kernels[k];
+      if (!kernel.available || is_affine_op(kernel.op) != (c.bits > 0)) continue;
+      SCOPED_TRACE(kernel.op + " " + kernel.kernel + ", " + c.text() + ", rows " + std::to_string(rows));
+      if (!should_fit(c, kernel.kernel)) {
+        testing::error_of(ErrorCode::kInvalidArgument, [&] {
+          product(x, rows, weight, wanted_bias, mode_of(kernel.op), kernel.op, kernel.kernel);
+        });
+        continue;
+      }
+      const std::vector<float> y =
+          product(x, rows, weight, wanted_bias, mode_of(kernel.op), kernel.op, kernel.kernel);
+      double error = 0;
+      for (size_t i = 0; i < y.size(); ++i) {
+        ASSERT_TRUE(std::isfinite(y[i])) << i;
+        error = std::max(error, std::abs(y[i] - exact.y[i]) / exact.magnitude[i]);
+      }
+      ASSERT_LE(error, bounds_of(kernel.op, kernel.kernel).most);
+      worst[k] = std::max(worst[k], error);
+    }
+  }
+  for (size_t k = 0; k < kernels.size(); ++k) {
+    if (!kernels[k].available) continue;
+    EXPECT_GE(worst[k], bounds_of(kernels[k].op, kernels[k].kernel).least)
+        << kernels[k].op << " " << kernels[k].kernel;
+  }
+}
+
+// Cases that meet every loop of every kernel, for the laws below.
+const Case kSomeCases[] = {
+    {DType::kBF16, 0, true, 0, 200, 203},        {DType::kF16, 0, true, 0, 200, 203},
+    {DType::kF32, 0, true, 0, 200, 203},         {DType::kF32, 4, false, 64, 608, 203},
+    {DType::kF32, 4, true, -1, 600, 203},        {DType::kF32, 8, false, 128, 600, 203},
+    {DType::kF32, 2, false, 32, 600, 203, true}, {DType::kF32, 3, false, 96, 600, 203},
+};
+
+template <class Body>
+void for_every_kernel(const Body& body) {
+  for (const Case& c : kSomeCases) {
+    std::mt19937 random(7);
+    const Weight weight = random_weight(c, random);
+    for (const KernelListing& kernel : matmul_kernels()) {
+      if (!kernel.available || is_affine_op(kernel.op) != (c.bits > 0) || !should_fit(c, kernel.kernel))
+        continue;
+      SCOPED_TRACE(kernel.op + " " + kernel.kernel + ", " + c.text());
+      body(c, weight, kernel);
+    }
+  }
+}
+
+TEST_F(Matmul, RowsGiveTheSameBitsAloneAndInABatch) {
+  for_every_kernel([&](const Case& c, const Weight& weight, const KernelListing& kernel) {
+    std::mt19937 random(8);
+    for (int64_t rows : {2, 3, 7, 37}) {
+      const std::vector<float> x = random_rows(rows, c.in, random);
+      const auto batch = product(x, rows, weight, nullptr, mode_of(kernel.op), kernel.op, kernel.kernel);
+      for (int64_t r = 0; r < rows; ++r) {
+        const std::vector<float> row(x.begin() + r * c.in, x.begin() + (r + 1) * c.in);
+        const auto alone = product(row, 1, weight, nullptr, mode_of(kernel.op), kernel.op, kernel.kernel);
+        ASSERT_EQ(std::memcmp(alone.data(), batch.data() + r * c.out, static_cast<size_t>(c.out) * 4), 0)
+            << r;
+      }
+    }
+  });
+}
+
+TEST_F(Matmul, ThreadsDoNotChangeABit) {
+  for_every_kernel([&](const Case& c, const Weight& weight, const KernelListing& kernel) {
+    std::mt19937 random(9);
+    const std::vector<float> x = random_rows(19, c.in, random);
+    const auto one = product(x, 19, weight, nullptr, mode_of(kernel.op), kernel.op, kernel.kernel, 1);
+    for (int threads : {2, 3}) {
+      EXPECT_EQ(product(x, 19, weight, nullptr, mode_of(kernel.op), kernel.op, kernel.kernel, threads), one);
+    }
+  });
+}
+
+TEST_F(Matmul, ARowThatIsNotFiniteStaysAlone) {
+  for_every_kernel([&](const Case& c, const Weight& weight, const KernelListing& kernel) {
+    std::mt19937 random(10);
+    const std::vector<float> clean = random_rows(6, c.in, random);
+    const auto expected = product(clean, 6, weight, nullptr, mode_of(kernel.op), kernel.op, kernel.kernel);
+    for (float poison : {kNaN, kInfinity, -kInfinity}) {
+      std::vector<float> x = clean;
+      x[static_cast<size_t>(3 * c.in + c.in / 2)] = poison;
+      const auto y = product(x, 6, weight, nullptr, mode_of(kernel.op), kernel.op, kernel.kernel);
+      for (int64_t i = 0; i < 6 * c.out; ++i) {
+        const size_t at = static_cast<size_t>(i);
+        if (i / c.out != 3) {
+          ASSERT_EQ(y[at], expected[at]);
+        } else if (std::isnan(poison) || kernel.op == "matmul_affine_decode") {
+          // 16-bit integers know no infinity: such a row becomes NaN there (ref keeps infinities).
+          ASSERT_TRUE(std::isnan(y[at]) || (kernel.kernel == "ref" && !std::isfinite(y[at])));
+        } else {
+          ASSERT_FALSE(std::isfinite(y[at]));
+        }
+      }
+    }
+  });
+}
+
+TEST_F(Matmul, ZeroConstantTinyAndHugeRows) {
+  for_every_kernel([&](const Case& c, const Weight& weight, const KernelListing& kernel) {
+    std::vector<float> x(static_cast<size_t>(5 * c.in), 0.0f);
+    for (int64_t k = 0; k < c.in; ++k) {
+      x[static_cast<size_t>(c.in + k)] = 3.0f;
+      x[static_cast<size_t>(2 * c.in + k)] = 1e-20f;
+      x[static_cast<size_t>(3 * c.in + k)] = 1e-36f;
+      x[static_cast<size_t>(4 * c.in + k)] = 1e30f;
+    }
+    const auto y = product(x, 5, weight, nullptr, mode_of(kernel.op), kernel.op, kernel.kernel);
+    const Exact exact = exact_product(x, 5, weight, nullptr);
+    for (size_t i = 0; i < y.size(); ++i) {
+      // Below 1e-30 a block of x counts as zeros.
+      const double slack = bounds_of(kernel.op, kernel.kernel).most * exact.magnitude[i] + 1e-32;
+      ASSERT_NEAR(y[i], exact.y[i], slack) << i;
+      if (i < static_cast<size_t>(c.out)) {
+        ASSERT_EQ(y[i], 0.0f);
+      }
+    }
+  });
+}
+
+TEST_F(Matmul, AScaleOfZeroGivesZero) {
+  for (const KernelListing& kernel : matmul_kernels()) {
+    if (!kernel.available || !is_affine_op(kernel.op)) continue;
+    std::mt19937 random(11);
+    const Case c{DType::kF32, 4, false, 32, 64, 40};
+    Weight weight = random_weight(c, random);
+    std::get<QuantizedTensor>(weight).scales = Tensor::zeros(DType::kF16, {2, 40});
+    const auto y =
+        product(random_rows(3, 64, random), 3, weight, nullptr, mode_of(kernel.op), kernel.op, kernel.kernel);
+    for (float value : y) EXPECT_EQ(value, 0.0f);
+  }
+}
+
+TEST_F(Matmul, OutputsThatShareXEqualSeparateCalls) {
+  std::mt19937 random(12);
+  const int64_t in = 256, rows = 5;
+  std::vector<Weight> weights;
+  std::vector<Tensor> biases;
+  for (const Case& c : {Case{DType::kF32, 4, true, 128, in, 96}, Case{DType::kF32, 4, false, 128, in, 33},
+                        Case{DType::kF32, 4, true, 64, in, 7}, Case{DType::kF32, 8, true, 64, in, 40, true},
+                        Case{DType::kF32, 8, true, 64, in, 41, true}, Case{DType::kBF16, 0, true, 0, in, 50},
+                        Case{DType::kBF16, 0, true, 0, in, 64}, Case{DType::kF16, 0, true, 0, in, 64},
+                        Case{DType::kF32, 0, true, 0, in, 1}, Case{DType::kF32, 3, true, 32, in, 12}}) {
+    weights.push_back(random_weight(c, random));
+    biases.push_back(random_dense(DType::kBF16, {c.out}, random, 1.0f));
+  }
+  const std::vector<float> x = random_rows(rows, in, random);
+  for (MatmulMode mode : {MatmulMode::kDecode, MatmulMode::kPrefill}) {
+    std::vector<std::vector<float>> y(weights.size());
+    std::vector<MatmulOutput> outputs;
+    for (size_t i = 0; i < weights.size(); ++i) {
+      y[i].resize(static_cast<size_t>(rows * out_features(weights[i])));
+      outputs.push_back({&weights[i], i % 2 ? &biases[i] : nullptr, y[i].data()});
+    }
+    matmul(OpContext{}, x.data(), rows, outputs, mode);  // brings its own thread and workspace
+    for (size_t i = 0; i < weights.size(); ++i) {
+      EXPECT_EQ(y[i], product(x, rows, weights[i], i % 2 ? &biases[i] : nullptr, mode)) << i;
+    }
+  }
+}
+
+TEST_F(Matmul, WrongArgumentsAreNamed) {
+  std::mt19937 random(13);
+  const std::vector<float> x(64);
+  const Weight good = random_weight({DType::kF32, 4, false, 32, 64, 8}, random);
+  auto message_of = [&](const Weight& weight, const Tensor* bias = nullptr) {
+    return testing::error_of(ErrorCode::kInvalidArgument,
+                             [&] { product(x, 1, weight, bias, MatmulMode::kDecode); });
+  };
+  Weight bad = good;
+  std::get<QuantizedTensor>(bad).codes = Tensor::zeros(DType::kI32, {7, 8});
+  EXPECT_NE(message_of(bad).find("codes is I32 [7, 8], expected I32 [8, 8]"), std::string::npos);
+  bad = good;
+  std::get<QuantizedTensor>(bad).scales = Tensor::zeros(DType::kF16, {3, 8});
+  EXPECT_NE(message_of(bad).find("scales"), std::string::npos);
+  bad = good;
+  std::get<QuantizedTensor>(bad).column_order = Tensor::zeros(DType::kI32, {64});
+  std::get<QuantizedTensor>(bad).column_order.mutable_data<int32_t>()[5] = 64;
+  EXPECT_NE(message_of(bad).find("column_order[5] is 64"), std::string::npos);
+  const Tensor bias = Tensor::zeros(DType::kF32, {9});
+  EXPECT_NE(message_of(good, &bias).find("[9], expected [8]"), std::string::npos);
+  const Weight doubles = Tensor::zeros(DType::kF64, {8, 64});
+  testing::error_of(ErrorCode::kUnsupported, [&] { product(x, 1, doubles, nullptr, MatmulMode::kDecode); });
+}
+
+TEST_F(Matmul, NoRowsAndNoColumnsAreFine) {
+  std::mt19937 random(14);
+  const Weight weight = random_weight({DType::kBF16, 0, true, 0, 16, 4}, random);
+  EXPECT_TRUE(product({}, 0, weight, nullptr, MatmulMode::kDecode).empty());
+  const Weight empty = Tensor::zeros(DType::kF32, {4, 0});
+  for (MatmulMode mode : {MatmulMode::kDecode, MatmulMode::kPrefill}) {
+    EXPECT_EQ(product({}, 2, empty, nullptr, mode), std::vector<float>(8, 0.0f));
+  }
+}
+
+}  // namespace
+}  // namespace lowbit

@@ -1,0 +1,25 @@
+#include <cmath>
+
+#include "format/affine.h"
+#include "ops/gptq_block_args.h"
+
+namespace lowbit {
+
+void gptq_block_ref(const GptqBlockArgs& args, int64_t begin, int64_t end, void*) noexcept {
+  for (int64_t row = begin; row < end; ++row) {
+    for (int64_t i = args.begin; i < args.end; ++i) {
+      const float value = args.w[i * args.w_stride + row];
+      const AffineGrid grid{args.scales[i][row], static_cast<int>(args.zero_points[i][row])};
+      const int code = nearest_code(value, grid, args.max_code);
+      const float error = (value - decode_code(code, grid)) / args.u[i * args.u_stride + i];
+      args.codes[i * args.codes_stride + row] = static_cast<uint8_t>(code);
+      args.errors[i * args.errors_stride + row] = error;
+      for (int64_t j = i + 1; j < args.columns; ++j) {
+        float& w = args.w[j * args.w_stride + row];
+        w = std::fma(-error, args.u[i * args.u_stride + j], w);
+      }
+    }
+  }
+}
+
+}  // namespace lowbit

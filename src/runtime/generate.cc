@@ -1,0 +1,176 @@
+// Prompts in, answers out: prefill in bounded chunks, then one token per sequence and step until all have ended.
+#include <algorithm>
+#include <chrono>
+#include <deque>
+
+#include "base/fail.h"
+#include "lowbit/generate.h"
+#include "runtime/answer.h"
+#include "runtime/forward.h"
+#include "runtime/language_model.h"
+#include "runtime/options.h"
+#include "runtime/sampler.h"
+
+namespace lowbit {
+namespace {
+
+// Rows of one prefill step: enough to keep the matrix units busy, few enough for the activations to stay small.
+constexpr int64_t kPrefillRows = 2048;
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+class Generation {
+ public:
+  Generation(const LanguageModel::State& state, const std::vector<std::vector<int32_t>>& prompts,
+             const GenerateOptions& options, const StreamSink& stream)
+      : state_(state),
+        ops_(state.ops()),
+        prompts_(prompts),
+        options_(options),
+        context_(state.model.config().max_positions),
+        capacity_(capacity()),
+        cache_(state.model.config(), static_cast<int64_t>(prompts.size()), capacity_, state.cache_dtype),
+        rope_(state.model.rope_table(capacity_)) {
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      answers_.emplace_back(state.tokenizer ? &*state.tokenizer : nullptr, options, i, stream);
+      answers_.back().result().prompt_tokens = static_cast<int64_t>(prompts[i].size());
+      samplers_.emplace_back(options, i);
+    }
+    next_.resize(prompts.size());
+  }
+
+  void run(GenerateSpeed& speed) {
+    auto start = std::chrono::steady_clock::now();
+    prefill();
+    speed.prefill_seconds += seconds_since(start);
+    for (const auto& prompt : prompts_) speed.prefill_tokens += static_cast<int64_t>(prompt.size());
+    start = std::chrono::steady_clock::now();
+    while (decode_step(speed.decode_tokens)) {
+    }
+    speed.decode_seconds += seconds_since(start);
+  }
+
+  std::vector<GenerateResult> results() {
+    std::vector<GenerateResult> results;
+    for (Answer& answer : answers_) results.push_back(std::move(answer.result()));
+    return results;
+  }
+
+ private:
+  int64_t capacity() const {
+    size_t longest = 0;
+    for (const auto& prompt : prompts_) longest = std::max(longest, prompt.size());
+    return std::min(context_, static_cast<int64_t>(longest) + options_.max_new_tokens);
+  }
+
+  // Chunks of at most kPrefillRows rows, taken from as many prompts as fit.
+  void prefill() {
+    const int64_t width = state_.model.config().hidden_size;
+    std::vector<size_t> done(prompts_.size(), 0);
+    for (size_t first = 0; first < prompts_.size();) {
+      std::vector<SequenceTokens> batch;
+      int64_t rows = 0;
+      for (size_t i = first; i < prompts_.size() && rows < kPrefillRows; ++i) {
+        const size_t count = std::min(prompts_[i].size() - done[i], static_cast<size_t>(kPrefillRows - rows));
+        batch.push_back({static_cast<int64_t>(i), std::span(prompts_[i]).subspan(done[i], count)});
+        rows += static_cast<int64_t>(count);
+        done[i] += count;
+      }
+      const Scratch hidden = ops_.workspace->take(static_cast<size_t>(rows * width) * sizeof(float));
+      forward(state_.model, ops_, rope_, batch, MatmulMode::kPrefill, cache_, hidden.as<float>());
+      int64_t row = 0;
+      for (const SequenceTokens& tokens : batch) {
+        row += static_cast<int64_t>(tokens.ids.size());
+        const size_t i = static_cast<size_t>(tokens.sequence);
+        if (done[i] < prompts_[i].size()) continue;
+        choose({i}, hidden.as<float>() + (row - 1) * width);
+        first = i + 1;
+      }
+    }
+  }
+
+  // Samples the next token of each sequence from its last hidden row; ends sequences.
+  void choose(const std::vector<size_t>& sequences, const float* hidden) {
+    const int64_t vocab = state_.model.config().vocab_size;
+    const Scratch logits = ops_.workspace->take(sequences.size() * static_cast<size_t>(vocab) * sizeof(float));
+    state_.model.logits(ops_, hidden, static_cast<int64_t>(sequences.size()), MatmulMode::kDecode, logits.as<float>());
+    for (size_t row = 0; row < sequences.size(); ++row) {
+      const size_t i = sequences[row];
+      Answer& answer = answers_[i];
+      std::vector<int32_t> previous;
+      if (options_.repetition_penalty != 1) {
+        previous = prompts_[i];
+        previous.insert(previous.end(), answer.result().token_ids.begin(), answer.result().token_ids.end());
+      }
+      const std::span<float> scores(logits.as<float>() + row * static_cast<size_t>(vocab), static_cast<size_t>(vocab));
+      const int32_t id = samplers_[i].sample(scores, previous);
+      if (!options_.ignore_eos && std::find(state_.eos_ids.begin(), state_.eos_ids.end(), id) != state_.eos_ids.end()) {
+        answer.end("eos");
+        continue;
+      }
+      answer.push(id);
+      next_[i] = id;
+      if (static_cast<int64_t>(answer.token_count()) >= options_.max_new_tokens) answer.end("length");
+      if (cache_.length(static_cast<int64_t>(i)) >= context_) answer.end("context");
+    }
+  }
+
+  // One token for every sequence that goes on; false when none does.
+  bool decode_step(int64_t& tokens) {
+    std::vector<size_t> active;
+    std::vector<SequenceTokens> batch;
+    for (size_t i = 0; i < answers_.size(); ++i) {
+      if (answers_[i].is_done()) continue;
+      active.push_back(i);
+      batch.push_back({static_cast<int64_t>(i), std::span(&next_[i], 1)});
+    }
+    if (active.empty()) return false;
+    const int64_t width = state_.model.config().hidden_size;
+    const Scratch hidden = ops_.workspace->take(active.size() * static_cast<size_t>(width) * sizeof(float));
+    forward(state_.model, ops_, rope_, batch, MatmulMode::kDecode, cache_, hidden.as<float>());
+    choose(active, hidden.as<float>());
+    tokens += static_cast<int64_t>(active.size());
+    return true;
+  }
+
+  const LanguageModel::State& state_;
+  OpContext ops_;
+  const std::vector<std::vector<int32_t>>& prompts_;
+  const GenerateOptions& options_;
+  int64_t context_, capacity_;
+  KvCache cache_;
+  RopeTable rope_;
+  std::deque<Answer> answers_;
+  std::vector<Sampler> samplers_;
+  std::vector<int32_t> next_;
+};
+
+}  // namespace
+
+std::vector<GenerateResult> LanguageModel::generate(const std::vector<std::vector<int32_t>>& prompts,
+                                                    const GenerateOptions& options, const StreamSink& stream,
+                                                    GenerateSpeed* speed) const {
+  validate(options);
+  const int64_t vocab = vocab_size();
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    if (prompts[i].empty()) fail(ErrorCode::kInvalidArgument, "prompt {} is empty: a model needs at least one token", i);
+    if (static_cast<int64_t>(prompts[i].size()) > context_length()) {
+      fail(ErrorCode::kInvalidArgument, "prompt {} has {} tokens, the model's context {}: shorten it", i, prompts[i].size(),
+           context_length());
+    }
+    for (int32_t id : prompts[i]) {
+      if (id < 0 || id >= vocab) {
+        fail(ErrorCode::kInvalidArgument, "prompt {} holds token id {}, the model's vocabulary has {}", i, id, vocab);
+      }
+    }
+  }
+  if (prompts.empty()) return {};
+  GenerateSpeed unused;
+  Generation generation(*state_, prompts, options, stream);
+  generation.run(speed ? *speed : unused);
+  return generation.results();
+}
+
+}  // namespace lowbit

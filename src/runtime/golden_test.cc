@@ -1,0 +1,180 @@
+// Every architecture and every GPTQ checkpoint against numbers that transformers computed in float32: embedding, each
+// layer's output, the head's input, logits, per-token losses, ragged batches, and greedy tokens.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+
+#include "ops/softmax.h"
+#include "runtime/forward.h"
+#include "runtime/language_model.h"
+#include "support.h"
+
+namespace lowbit {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Golden {
+  Json json;
+  std::map<std::string, Tensor> tensors;
+};
+
+Golden read_golden(const fs::path& folder, const std::string& prefix) {
+  Golden golden;
+  golden.json = parse_json(read_file(folder / "golden.json"), "golden.json", {.allow_nan = true});
+  for (NamedTensor& named : open_safetensors(folder / "golden.safetensors").tensors) {
+    if (named.name.starts_with(prefix)) golden.tensors[named.name.substr(prefix.size())] = named.tensor;
+  }
+  return golden;
+}
+
+std::vector<int32_t> ids_of(const Json& json) {
+  std::vector<int32_t> ids;
+  for (const Json& id : json.as_array()) ids.push_back(static_cast<int32_t>(id.as_integer()));
+  return ids;
+}
+
+// max|a - b| / max|b|
+double relative_difference(const float* a, const float* b, int64_t count) {
+  double difference = 0, most = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    difference = std::max(difference, std::abs(double{a[i]} - b[i]));
+    most = std::max(most, std::abs(double{b[i]}));
+    if (std::isnan(a[i])) return INFINITY;
+  }
+  return difference / most;
+}
+
+// The whole comparison; `greedy` is where golden.json keeps the tokens.
+void compare(const fs::path& model_folder, const Golden& golden, const Json& greedy, double bound,
+             const std::string& kernel = "ref") {
+  const LanguageModel loaded = LanguageModel::load(model_folder, {.threads = 2, .kernel = kernel, .kv_cache_dtype = "float32"});
+  const LanguageModel::State& state = loaded.state();
+  const Model& model = state.model;
+  const OpContext ops = state.ops();
+  const int64_t width = model.config().hidden_size, vocab = model.config().vocab_size;
+  const Json& prompts = golden.json.get("prompts");
+  auto check = [&](const std::string& name, const float* values) {
+    const auto found = golden.tensors.find(name);
+    ASSERT_NE(found, golden.tensors.end()) << name;
+    EXPECT_LT(relative_difference(values, found->second.data<float>(), found->second.element_count()), bound) << name;
+  };
+
+  // prompt0, layer by layer.
+  const std::vector<int32_t> first = ids_of(prompts.get("prompt0"));
+  const int64_t tokens = static_cast<int64_t>(first.size());
+  const RopeTable rope = model.rope_table(1024);
+  KvCache cache(model.config(), 1, tokens, DType::kF32);
+  std::vector<float> hidden(static_cast<size_t>(tokens * width)), normed(hidden.size());
+  model.embed(ops, first, hidden.data());
+  check("hidden.embed", hidden.data());
+  std::vector<int32_t> positions;
+  for (int32_t i = 0; i < tokens; ++i) positions.push_back(i);
+  for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
+    const AttentionSequence sequence{0, tokens, 0, tokens, cache.keys(layer, 0), cache.values(layer, 0)};
+    const StepInput step{.ops = &ops,
+                         .tokens = tokens,
+                         .positions = positions.data(),
+                         .rope = &rope,
+                         .sequences = std::span(&sequence, 1),
+                         .cache_dtype = DType::kF32,
+                         .mode = MatmulMode::kPrefill};
+    model.block(layer).run(step, hidden.data());
+    check(fmt::format("hidden.layer{}", layer), hidden.data());
+  }
+  model.final_norm(ops, hidden.data(), tokens, normed.data());
+  check("hidden.head_input", normed.data());
+
+  // Last logits of each prompt alone, and of the padded rows as a ragged batch.
+  auto last_logits = [&](const std::vector<std::vector<int32_t>>& rows, MatmulMode mode) {
+    int64_t longest = 0, total = 0;
+    for (const auto& row : rows) {
+      longest = std::max(longest, static_cast<int64_t>(row.size()));
+      total += static_cast<int64_t>(row.size());
+    }
+    KvCache batch_cache(model.config(), static_cast<int64_t>(rows.size()), longest, DType::kF32);
+    std::vector<SequenceTokens> batch;
+    for (size_t i = 0; i < rows.size(); ++i) batch.push_back({static_cast<int64_t>(i), rows[i]});
+    std::vector<float> out(static_cast<size_t>(total * width)), logits(rows.size() * static_cast<size_t>(vocab));
+    forward(model, ops, rope, batch, mode, batch_cache, out.data());
+    int64_t row = 0;
+    for (size_t i = 0; i < rows.size(); ++i) {
+      row += static_cast<int64_t>(rows[i].size());
+      model.logits(ops, out.data() + (row - 1) * width, 1, mode, logits.data() + i * static_cast<size_t>(vocab));
+    }
+    return logits;
+  };
+  std::vector<std::vector<int32_t>> rows;
+  for (const Json& row : prompts.get("batch_rows").as_array()) rows.push_back(ids_of(row));
+  for (MatmulMode mode : {MatmulMode::kPrefill, MatmulMode::kDecode}) {
+    check("logits_last.prompt0", last_logits({first}, mode).data());
+    check("logits_last.prompt1", last_logits({ids_of(prompts.get("prompt1"))}, mode).data());
+    check("logits_last.batch", last_logits(rows, mode).data());
+  }
+
+  // Losses of a long sequence.
+  if (const Json* sequence = prompts.find("nll_sequence") ? prompts.find("nll_sequence") : golden.json.find("nll_sequence")) {
+    const std::vector<std::vector<int32_t>> windows = {ids_of(*sequence)};
+    forward_windows(model, ops, windows, 1, DType::kF32, [&](size_t, const float* states) {
+      const int64_t scored = static_cast<int64_t>(windows[0].size()) - 1;
+      std::vector<float> logits(static_cast<size_t>(scored * vocab)), losses;
+      std::vector<double> sums(static_cast<size_t>(scored));
+      model.logits(ops, states, scored, MatmulMode::kPrefill, logits.data());
+      log_sum_exp(ops, logits.data(), scored, vocab, sums.data());
+      for (int64_t i = 0; i < scored; ++i) {
+        const size_t target = static_cast<size_t>(i * vocab + windows[0][static_cast<size_t>(i) + 1]);
+        losses.push_back(static_cast<float>(sums[static_cast<size_t>(i)] - logits[target]));
+      }
+      check("nll_per_token", losses.data());
+    });
+  }
+
+  // Greedy tokens, one by one and as a batch.
+  const GenerateOptions options{.max_new_tokens = 16, .ignore_eos = true};
+  for (const char* name : {"prompt0", "prompt1"}) {
+    const auto answer = loaded.generate({ids_of(prompts.get(name))}, options);
+    EXPECT_EQ(answer[0].token_ids, ids_of(greedy.get(name).as_array()[0])) << name;
+  }
+  const auto answers = loaded.generate(rows, options);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    EXPECT_EQ(answers[i].token_ids, ids_of(greedy.get("batch").as_array()[i])) << "batch row " << i;
+    EXPECT_EQ(loaded.generate({rows[i]}, options)[0].token_ids, answers[i].token_ids);
+  }
+}
+
+class ArchitectureGolden : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(ArchitectureGolden, EveryLayerAndTokenMatchesTransformers) {
+  LOWBIT_SKIP_WITHOUT_MATERIAL(material);
+  const std::string name = GetParam();
+  const fs::path goldens = material / "peers" / "models" / name;
+  const fs::path model = name == "tinystories-golden" ? material / "model-tinystories-656k-llama" : goldens;
+  const Golden golden = read_golden(goldens, "");
+  compare(model, golden, golden.json.get("greedy16"), 1e-4);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, ArchitectureGolden, ::testing::Values("qwen2", "qwen3", "mistral", "tinystories-golden"));
+
+TEST(GptqGolden, EveryPeerCheckpointGivesItsDequantizedLogits) {
+  LOWBIT_SKIP_WITHOUT_MATERIAL(material);
+  int compared = 0;
+  for (const auto& entry : fs::directory_iterator(material / "peers" / "gptq")) {
+    if (!entry.is_directory() || entry.path().filename() == "tiny-w6g32-planar") continue;
+    SCOPED_TRACE(entry.path().filename().string());
+    const Golden golden = read_golden(entry.path(), "dequant.");
+    compare(entry.path(), golden, golden.json.get("dequant").get("greedy16"), 1e-4);
+    ++compared;
+  }
+  EXPECT_GE(compared, 18);
+}
+
+TEST(GptqGolden, PlanarFilesAreRefusedByName) {
+  LOWBIT_SKIP_WITHOUT_MATERIAL(material);
+  const std::string message = testing::error_of(
+      ErrorCode::kUnsupported, [&] { LanguageModel::load(material / "peers" / "gptq" / "tiny-w6g32-planar"); });
+  EXPECT_NE(message.find("gptq_p"), std::string::npos) << message;
+}
+
+}  // namespace
+}  // namespace lowbit

@@ -1,0 +1,78 @@
+// The option lists of runtime/, and the checks at its door.
+#include "runtime/options.h"
+
+#include <cmath>
+
+#include "base/fail.h"
+#include "ops/kernel_table.h"
+
+namespace lowbit {
+
+Fields option_fields(RuntimeOptions& options) {
+  return {{"threads", &options.threads, "worker threads; 0: one per processor"},
+          {"kernel", &options.kernel, "force kernels: \"ref\", \"avx2\", ... or per op \"attention=ref,matmul_affine_decode=avx2\""},
+          {"kv_cache_dtype", &options.kv_cache_dtype, "keys and values are kept as bfloat16 or float32"}};
+}
+
+Fields option_fields(GenerateOptions& options) {
+  return {{"max_new_tokens", &options.max_new_tokens, "at most this many new tokens"},
+          {"temperature", &options.temperature, "0: the most likely token; higher: more random"},
+          {"top_k", &options.top_k, "sample among the k most likely tokens; 0: all"},
+          {"top_p", &options.top_p, "sample among the most likely tokens whose probabilities sum to this, in (0, 1]"},
+          {"repetition_penalty", &options.repetition_penalty, "above 1: tokens that occurred become less likely"},
+          {"seed", &options.seed, "of the sampler; the same seed gives the same tokens"},
+          {"stop", &options.stop, "a text that ends the answer; may be given several times"},
+          {"ignore_eos", &options.ignore_eos, "go on after an end-of-sequence token"}};
+}
+
+void validate(const GenerateOptions& options) {
+  auto refuse = [](const char* name, auto value, const char* expected) {
+    fail(ErrorCode::kInvalidArgument, "{} is {}, expected {}", name, value, expected);
+  };
+  if (options.max_new_tokens < 1 || options.max_new_tokens > int64_t{1} << 31) {
+    refuse("max_new_tokens", options.max_new_tokens, "1 to 2147483648");
+  }
+  if (!(options.temperature >= 0 && options.temperature <= 1000)) refuse("temperature", options.temperature, "0 to 1000");
+  if (options.top_k < 0) refuse("top_k", options.top_k, "0 or more");
+  if (!(options.top_p > 0 && options.top_p <= 1)) refuse("top_p", options.top_p, "more than 0, at most 1");
+  if (!(options.repetition_penalty > 0 && options.repetition_penalty <= 100)) {
+    refuse("repetition_penalty", options.repetition_penalty, "more than 0, at most 100");
+  }
+  if (options.stop.size() > 64) refuse("the number of stop texts", options.stop.size(), "at most 64");
+  for (const std::string& stop : options.stop) {
+    if (stop.empty() || stop.size() > 4096) refuse("the length of a stop text", stop.size(), "1 to 4096 bytes");
+  }
+}
+
+DType parse_cache_dtype(std::string_view name) {
+  if (name == "bfloat16") return DType::kBF16;
+  if (name == "float32") return DType::kF32;
+  fail(ErrorCode::kInvalidArgument, "kv_cache_dtype is \"{}\", expected \"bfloat16\" or \"float32\"", name);
+}
+
+KernelChoice parse_kernel_choice(std::string_view text) {
+  KernelChoice choice;
+  const std::vector<KernelListing> kernels = list_kernels();
+  auto check = [&](std::string_view op, std::string_view name) {
+    for (const KernelListing& kernel : kernels) {
+      if ((op.empty() || kernel.op == op) && kernel.kernel == name) return;
+    }
+    fail(ErrorCode::kInvalidArgument, "there is no kernel \"{}\"{}{} (see: lowbit doctor)", name, op.empty() ? "" : " of ", op);
+  };
+  while (!text.empty()) {
+    const size_t comma = text.find(',');
+    const std::string_view part = text.substr(0, comma);
+    text = comma == text.npos ? std::string_view() : text.substr(comma + 1);
+    const size_t equals = part.find('=');
+    if (equals == part.npos) {
+      check({}, part);
+      choice.all = part;
+    } else {
+      check(part.substr(0, equals), part.substr(equals + 1));
+      choice.by_op.emplace_back(part.substr(0, equals), part.substr(equals + 1));
+    }
+  }
+  return choice;
+}
+
+}  // namespace lowbit
