@@ -10,8 +10,8 @@
 
 #include "command.h"
 #include "help.h"
-#include "lowbit/doctor.h"
 #include "lowbit/error.h"
+#include "lowbit/version.h"
 #include "options.h"
 #include "terminal.h"
 

@@ -7,7 +7,7 @@
 #include <numeric>
 
 #include "help.h"
-#include "lowbit/doctor.h"
+#include "lowbit/version.h"
 
 namespace lowbit::cli {
 namespace {
@@ -41,7 +41,7 @@ CLI::Option* add_option(CLI::App& command, const std::string& flag, const std::s
     return command.add_flag_function(flag + ",!" + negated, [value](int64_t count) { *value = count > 0; }, help);
   } else if constexpr (std::is_same_v<T, std::vector<std::string>>) {
     // One value per flag: a list that takes what follows would swallow the model's path.
-    return command.add_option(flag, *value, help + " (may be repeated)")->type_name("TEXT")->allow_extra_args(false);
+    return command.add_option(flag, *value, help)->type_name("TEXT")->allow_extra_args(false);
   } else {
     return command.add_option(flag, *value, help)->type_name(type_text<T>());
   }

@@ -69,7 +69,7 @@ std::string bytes_text(uint64_t bytes) {
 
 std::string count_text(int64_t count) {
   std::string digits = fmt::format("{}", count < 0 ? -count : count);
-  for (size_t at = digits.size(); at > 3;) digits.insert(at -= 3, ",");
+  for (size_t at = digits.size(); at > 3;) digits.insert(at -= 3, 1, ',');
   return count < 0 ? "-" + digits : digits;
 }
 
@@ -102,7 +102,7 @@ std::string wrapped(std::string_view label, std::string_view text) {
     text.remove_prefix(std::min(end + 1, text.size()));
     if (display_width(line) + 1 + display_width(word) > kLineWidth) {
       out += line + '\n';
-      line = " ";
+      line.assign(1, ' ');
     }
     line += " ";
     line += word;
