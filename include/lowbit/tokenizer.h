@@ -52,9 +52,10 @@ class Tokenizer {
   std::optional<int32_t> pad_id() const;
   std::optional<int32_t> unk_id() const;
 
+  struct State;  // internal
+
  private:
   friend class StreamDecoder;
-  struct State;
   std::shared_ptr<const State> state_;
 };
 

@@ -9,6 +9,8 @@ namespace lowbit {
 namespace {
 
 constexpr Kernel<AttentionArgs> kTable[] = {
+    {"avx512", Isa::kAvx512, nullptr, attention_avx512},
+    {"avx2", Isa::kAvx2, nullptr, attention_avx2},
     {"ref", Isa::kRef, nullptr, attention_ref},
 };
 

@@ -7,7 +7,11 @@
 namespace lowbit {
 namespace {
 
-constexpr Kernel<ClipSearchArgs> kTable[] = {{"ref", Isa::kRef, nullptr, clip_search_ref}};
+constexpr Kernel<ClipSearchArgs> kTable[] = {
+    {"avx512", Isa::kAvx512, nullptr, clip_search_avx512},
+    {"avx2", Isa::kAvx2, nullptr, clip_search_avx2},
+    {"ref", Isa::kRef, nullptr, clip_search_ref},
+};
 
 void run(const OpContext& context, const ClipSearchArgs& args, int64_t rows) {
   const auto& kernel = choose_kernel<ClipSearchArgs>(context, "clip_search", kTable, args);

@@ -10,10 +10,23 @@
 namespace lowbit {
 namespace {
 
-constexpr Kernel<RmsNormArgs> kRmsNormTable[] = {{"ref", Isa::kRef, nullptr, rms_norm_ref}};
-constexpr Kernel<RopeArgs> kRopeTable[] = {{"ref", Isa::kRef, nullptr, rope_ref}};
-constexpr Kernel<SwigluArgs> kSwigluTable[] = {{"ref", Isa::kRef, nullptr, swiglu_ref}};
-constexpr Kernel<AddArgs> kAddTable[] = {{"ref", Isa::kRef, nullptr, add_ref}};
+constexpr Kernel<RmsNormArgs> kRmsNormTable[] = {
+    {"avx2", Isa::kAvx2, nullptr, rms_norm_avx2},
+    {"ref", Isa::kRef, nullptr, rms_norm_ref},
+};
+constexpr Kernel<RopeArgs> kRopeTable[] = {
+    {"avx2", Isa::kAvx2, nullptr, rope_avx2},
+    {"ref", Isa::kRef, nullptr, rope_ref},
+};
+constexpr Kernel<SwigluArgs> kSwigluTable[] = {
+    {"avx512", Isa::kAvx512, nullptr, swiglu_avx512},
+    {"avx2", Isa::kAvx2, nullptr, swiglu_avx2},
+    {"ref", Isa::kRef, nullptr, swiglu_ref},
+};
+constexpr Kernel<AddArgs> kAddTable[] = {
+    {"avx2", Isa::kAvx2, nullptr, add_avx2},
+    {"ref", Isa::kRef, nullptr, add_ref},
+};
 
 // Elementary steps below which a second thread does not pay.
 constexpr int64_t kChunk = 1 << 14;

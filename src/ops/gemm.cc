@@ -8,8 +8,16 @@
 namespace lowbit {
 namespace {
 
-constexpr Kernel<GemmArgs> kTable[] = {{"ref", Isa::kRef, nullptr, gemm_ref}};
-constexpr Kernel<GemmArgs> kDoubleTable[] = {{"ref", Isa::kRef, nullptr, gemm_double_ref}};
+constexpr Kernel<GemmArgs> kTable[] = {
+    {"avx512", Isa::kAvx512, nullptr, gemm_avx512},
+    {"avx2", Isa::kAvx2, nullptr, gemm_avx2},
+    {"ref", Isa::kRef, nullptr, gemm_ref},
+};
+constexpr Kernel<GemmArgs> kDoubleTable[] = {
+    {"avx512", Isa::kAvx512, nullptr, gemm_double_avx512},
+    {"avx2", Isa::kAvx2, nullptr, gemm_double_avx2},
+    {"ref", Isa::kRef, nullptr, gemm_double_ref},
+};
 
 }  // namespace
 
@@ -62,8 +70,7 @@ void pack_b(const OpContext& context, const T* b, int64_t stride, int64_t column
 
 template <class T>
 void multiply_packed(const OpContext& context, const GemmArgs& args) {
-  const int64_t tiles = round_up(args.rows, kGemmTileRows) / kGemmTileRows *
-                        (round_up(args.columns, GemmPanels<T>::kTileColumns) / GemmPanels<T>::kTileColumns);
+  const int64_t tiles = gemm_tiles<T>(args.rows, args.columns);
   if constexpr (sizeof(T) == sizeof(float)) {
     run_kernel(context, choose_kernel<GemmArgs>(context, "gemm", kTable, args), args, tiles, 1);
   } else {

@@ -19,6 +19,6 @@ struct GemmOperands {
 };
 void gemm_subtract(const OpContext& context, const GemmOperands& operands);
 
-std::vector<KernelListing> gemm_kernels();  // also those of ops/gram.h
+std::vector<KernelListing> gemm_kernels();  // of "gemm" and "gemm_double"
 
 }  // namespace lowbit

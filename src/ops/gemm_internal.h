@@ -23,6 +23,12 @@ size_t packed_b_bytes(int64_t columns, int64_t depth) {
   return static_cast<size_t>(round_up(columns, GemmPanels<T>::kTileColumns) * depth) * sizeof(T);
 }
 
+template <class T>
+int64_t gemm_tiles(int64_t rows, int64_t columns) {
+  return round_up(rows, kGemmTileRows) / kGemmTileRows *
+         (round_up(columns, GemmPanels<T>::kTileColumns) / GemmPanels<T>::kTileColumns);
+}
+
 // Element (r, d) of a lies at a[r * row_stride + d * depth_stride]; element (d, c) of b at b[d * stride + c].
 template <class T>
 void pack_a(const OpContext& context, const T* a, int64_t row_stride, int64_t depth_stride, int64_t rows, int64_t depth, T* out);

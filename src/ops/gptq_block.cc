@@ -5,7 +5,11 @@
 namespace lowbit {
 namespace {
 
-constexpr Kernel<GptqBlockArgs> kTable[] = {{"ref", Isa::kRef, nullptr, gptq_block_ref}};
+constexpr Kernel<GptqBlockArgs> kTable[] = {
+    {"avx512", Isa::kAvx512, nullptr, gptq_block_avx512},
+    {"avx2", Isa::kAvx2, nullptr, gptq_block_avx2},
+    {"ref", Isa::kRef, nullptr, gptq_block_ref},
+};
 
 }  // namespace
 

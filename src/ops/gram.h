@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "ops/context.h"
+#include "ops/kernel_table.h"
 
 namespace lowbit {
 
@@ -19,5 +21,8 @@ enum class FactorPrecision { kFloat, kDouble };
 // zero; may be h. False, u undefined, when H is not positive definite in this precision.
 [[nodiscard]] bool inverse_cholesky(const OpContext& context, const float* h, int64_t width, FactorPrecision precision,
                                     float* u);
+
+// Of "gram". inverse_cholesky runs on the kernels of ops/gemm.h.
+std::vector<KernelListing> gram_kernels();
 
 }  // namespace lowbit

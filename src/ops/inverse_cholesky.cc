@@ -87,7 +87,6 @@ bool invert_factor(const OpContext& context, T* g, int64_t n) {
     for (int64_t r = 0; r < width; ++r) std::copy(inverse + r * width + r, inverse + (r + 1) * width, diagonal + r * (n + 1));
     if (k > 0) {  // T[above, k and right] -= C[above, k] Y[k, k and right]; C[above, k] is needed no more after it
       T* above = g + k;
-      for (int64_t r = 1; r < width; ++r) std::fill(diagonal + r * n, diagonal + r * n + r, T{0});
       pack_a(context, static_cast<const T*>(above), n, 1, k, width, a);
       pack_b(context, static_cast<const T*>(diagonal), n, n - k, width, b);
       zero_block(above, n, k, width);

@@ -6,9 +6,20 @@
 namespace lowbit {
 namespace {
 
-constexpr Kernel<LogSumExpArgs> kLogSumExpTable[] = {{"ref", Isa::kRef, nullptr, log_sum_exp_ref}};
-constexpr Kernel<ArgmaxArgs> kArgmaxTable[] = {{"ref", Isa::kRef, nullptr, argmax_ref}};
-constexpr Kernel<DivergenceArgs> kDivergenceTable[] = {{"ref", Isa::kRef, nullptr, divergence_ref}};
+constexpr Kernel<LogSumExpArgs> kLogSumExpTable[] = {
+    {"avx512", Isa::kAvx512, nullptr, log_sum_exp_avx512},
+    {"avx2", Isa::kAvx2, nullptr, log_sum_exp_avx2},
+    {"ref", Isa::kRef, nullptr, log_sum_exp_ref},
+};
+constexpr Kernel<ArgmaxArgs> kArgmaxTable[] = {
+    {"avx2", Isa::kAvx2, nullptr, argmax_avx2},
+    {"ref", Isa::kRef, nullptr, argmax_ref},
+};
+constexpr Kernel<DivergenceArgs> kDivergenceTable[] = {
+    {"avx512", Isa::kAvx512, nullptr, divergence_avx512},
+    {"avx2", Isa::kAvx2, nullptr, divergence_avx2},
+    {"ref", Isa::kRef, nullptr, divergence_ref},
+};
 
 constexpr int64_t kChunk = 1 << 14;
 

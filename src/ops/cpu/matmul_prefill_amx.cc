@@ -5,6 +5,7 @@
 // each lane (ops/cpu/affine_codes.inc), so dequantizing needs no shuffle; x stands in the same order of
 // columns (XForm::kBf16Tiles). A panel of W, kPanel output columns x kDepth tiles, is converted once and
 // stays in L2 while all rows of x pass.
+#include "ops/cpu/amx_tiles.h"
 #include "ops/cpu/matmul_kernels.h"
 
 #include <immintrin.h>
@@ -25,15 +26,6 @@ constexpr int64_t kPanel = 512;  // output columns
 constexpr int64_t kEdge = 32;    // rows and output columns of a block of 2 x 2 tiles
 constexpr size_t kPanelBytes = sizeof(uint16_t) * 32 * kDepth * kPanel;
 static_assert(kPanelBytes + sizeof(float) * kEdge * kEdge <= kMatmulScratchBytes);
-
-// 16 rows of 64 bytes for all tiles. Static: GCC 12 takes the load for one of 8 bytes and drops the rest of a
-// configuration that is built on the stack.
-struct alignas(64) TileConfiguration {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-const TileConfiguration kTiles;
 
 // Tile instructions do not tell the compiler which memory they touch.
 inline void memory_barrier() { __asm__ volatile("" ::: "memory"); }
@@ -215,7 +207,7 @@ void matmul_prefill_amx(const MatmulArgs& args, int64_t begin, int64_t end, void
   uint16_t* panel = static_cast<uint16_t*>(scratch);
   float* copy = reinterpret_cast<float*>(static_cast<uint8_t*>(scratch) + kPanelBytes);
   start_rows(args, begin, end);
-  _tile_loadconfig(&kTiles);
+  _tile_loadconfig(&kFullTiles);
   for (int64_t n = begin; n < end; n += kPanel) {
     const int64_t width = smaller(end - n, kPanel), strips = (width + kEdge - 1) / kEdge * 2;
     for (int64_t k = 0; k < args.x_depth; k += kDepth) {

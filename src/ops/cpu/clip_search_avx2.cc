@@ -1,0 +1,16 @@
+#include <immintrin.h>
+
+#include "ops/clip_search_args.h"
+
+namespace lowbit {
+namespace {
+#include "ops/cpu/vector_avx2.inc"
+
+#include "ops/cpu/clip_search.inc"
+}  // namespace
+
+void clip_search_avx2(const ClipSearchArgs& args, int64_t begin, int64_t end, void* scratch) noexcept {
+  clip_search_run(args, begin, end, scratch);
+}
+
+}  // namespace lowbit

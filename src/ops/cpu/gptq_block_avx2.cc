@@ -1,0 +1,16 @@
+#include <immintrin.h>
+
+#include "ops/gptq_block_args.h"
+
+namespace lowbit {
+namespace {
+#include "ops/cpu/vector_avx2.inc"
+
+#include "ops/cpu/gptq_block.inc"
+}  // namespace
+
+void gptq_block_avx2(const GptqBlockArgs& args, int64_t begin, int64_t end, void* scratch) noexcept {
+  gptq_block_run(args, begin, end, scratch);
+}
+
+}  // namespace lowbit

@@ -1,0 +1,16 @@
+#include <immintrin.h>
+
+#include "ops/elementwise_args.h"
+
+namespace lowbit {
+namespace {
+#include "ops/cpu/vector_avx512.inc"
+
+#include "ops/cpu/exp.inc"
+
+#include "ops/cpu/swiglu.inc"
+}  // namespace
+
+void swiglu_avx512(const SwigluArgs& args, int64_t begin, int64_t end, void*) noexcept { swiglu_run(args, begin, end); }
+
+}  // namespace lowbit

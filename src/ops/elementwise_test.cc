@@ -1,0 +1,248 @@
+#include "ops/elementwise.h"
+
+#include "format/bits.h"
+#include "ops/ops_test_support.h"
+#include "ops/softmax.h"
+#include "support.h"
+#include "tensor/half.h"
+
+namespace lowbit {
+namespace {
+
+using testing::Bench;
+using testing::Numbers;
+
+Tensor tensor_of(const std::vector<float>& values, Shape shape) {
+  Tensor tensor = Tensor::allocate(DType::kF32, std::move(shape));
+  std::copy(values.begin(), values.end(), tensor.mutable_data<float>());
+  return tensor;
+}
+
+TEST(RmsNorm, EveryKernelMatchesDouble) {
+  for (const std::string& kernel : testing::available(elementwise_kernels(), "rms_norm")) {
+    for (int64_t width : {1, 7, 8, 33, 576, 1000}) {
+      for (DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+        Numbers numbers(static_cast<uint32_t>(width));
+        const int64_t rows = 5;
+        std::vector<float> x = numbers.normals(rows * width);
+        std::fill(x.begin(), x.begin() + width, 0.0f);
+        const Tensor weight = converted(tensor_of(numbers.normals(width), {width}), dtype);
+        std::vector<double> expected(x.size());
+        for (int64_t row = 0; row < rows; ++row) {
+          double squares = 0;
+          for (int64_t i = 0; i < width; ++i) squares += std::pow(double{x[static_cast<size_t>(row * width + i)]}, 2);
+          for (int64_t i = 0; i < width; ++i) {
+            expected[static_cast<size_t>(row * width + i)] = double{x[static_cast<size_t>(row * width + i)]} /
+                                                             std::sqrt(squares / static_cast<double>(width) + 1e-5) *
+                                                             double{float_at(weight, i)};
+          }
+        }
+        Bench bench(kernel, 2);
+        rms_norm(bench.context(), x.data(), rows, weight, 1e-5f, x.data());
+        EXPECT_LT(testing::relative_error(x, expected), 1e-6) << kernel << " " << width;
+      }
+    }
+  }
+}
+
+TEST(Rope, EveryKernelRotatesPairsAndLeavesTheRestAlone) {
+  for (const std::string& kernel : testing::available(elementwise_kernels(), "rope")) {
+    for (const auto& [head_dim, half] : std::vector<std::pair<int64_t, int64_t>>{{8, 4}, {64, 32}, {20, 6}, {128, 64}, {6, 3}}) {
+      Numbers numbers(3);
+      const int64_t tokens = 4, heads = 3, length = 50;
+      RopeTable table{Tensor::allocate(DType::kF32, {length, half}), Tensor::allocate(DType::kF32, {length, half})};
+      for (int64_t i = 0; i < length * half; ++i) {
+        const double angle = static_cast<double>(i / half) * std::pow(1e4, -static_cast<double>(i % half) / static_cast<double>(half));
+        table.cosines.mutable_data<float>()[i] = static_cast<float>(std::cos(angle));
+        table.sines.mutable_data<float>()[i] = static_cast<float>(std::sin(angle));
+      }
+      const std::vector<int32_t> positions{49, 0, 7, 7};
+      std::vector<float> x = numbers.normals(tokens * heads * head_dim);
+      std::vector<double> expected(x.begin(), x.end());
+      for (int64_t row = 0; row < tokens * heads; ++row) {
+        for (int64_t i = 0; i < half; ++i) {
+          double& a = expected[static_cast<size_t>(row * head_dim + i)];
+          double& b = expected[static_cast<size_t>(row * head_dim + half + i)];
+          const int64_t at = positions[static_cast<size_t>(row / heads)] * half + i;
+          const double c = double{float_at(table.cosines, at)}, s = double{float_at(table.sines, at)}, first = a;
+          a = first * c - b * s;
+          b = b * c + first * s;
+        }
+      }
+      Bench bench(kernel);
+      rope(bench.context(), x.data(), tokens, heads, head_dim, positions.data(), table);
+      EXPECT_LT(testing::relative_error(x, expected), 1e-6) << kernel << " " << head_dim;
+      const int32_t outside = 50;
+      testing::error_of(ErrorCode::kInvalidArgument, [&] { rope(bench.context(), x.data(), 1, heads, head_dim, &outside, table); });
+    }
+  }
+}
+
+TEST(Swiglu, EveryKernelMatchesDouble) {
+  for (const std::string& kernel : testing::available(elementwise_kernels(), "swiglu")) {
+    for (int64_t count : {1, 7, 8, 16, 31, 40000}) {
+      Numbers numbers(3);
+      std::vector<float> gate = numbers.normals(count + 1, 20), up = numbers.normals(count + 1), out(gate.size());
+      gate[1] = 1000, up[1] = 1;
+      if (count > 5) gate[2] = -1000, gate[3] = 0, gate[4] = NAN, gate[5] = INFINITY;
+      Bench bench(kernel, 2);
+      swiglu(bench.context(), gate.data() + 1, up.data() + 1, count, out.data() + 1);
+      for (int64_t i = 1; i <= count; ++i) {
+        const size_t at = static_cast<size_t>(i);
+        const double x = double{gate[at]}, expected = x / (1 + std::exp(-x)) * double{up[at]};
+        if (std::isnan(x)) {
+          EXPECT_TRUE(std::isnan(out[at]));
+        } else if (std::isinf(x)) {
+          EXPECT_TRUE(std::isinf(out[at])) << kernel;
+        } else {
+          // Below -87 the result may lose bits as a subnormal number, or be zero.
+          ASSERT_NEAR(out[at], expected, std::fabs(expected) * 1e-6 + 1e-35) << kernel << " " << x;
+        }
+      }
+    }
+  }
+}
+
+TEST(Add, EveryKernelAdds) {
+  for (const std::string& kernel : testing::available(elementwise_kernels(), "add")) {
+    Numbers numbers(3);
+    const std::vector<float> a = numbers.normals(1003), b = numbers.normals(1003);
+    std::vector<float> x = a;
+    Bench bench(kernel);
+    add(bench.context(), x.data() + 1, b.data() + 1, 1001);
+    EXPECT_EQ(x.front(), a.front());
+    EXPECT_EQ(x.back(), a.back());
+    for (size_t i = 1; i < 1002; ++i) ASSERT_EQ(x[i], a[i] + b[i]);
+  }
+}
+
+TEST(Embedding, TakesRowsOfDenseAndQuantizedTables) {
+  Numbers numbers(3);
+  Bench bench("", 2);
+  const int64_t vocab = 11, width = 40;
+  const std::vector<int32_t> ids{10, 0, 3, 3};
+  const Tensor dense = tensor_of(numbers.normals(vocab * width), {vocab, width});
+  std::vector<float> out(ids.size() * width);
+  for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    const Tensor table = converted(dense, dtype);
+    embedding(bench.context(), table, ids, out.data());
+    for (size_t i = 0; i < out.size(); ++i) ASSERT_EQ(out[i], float_at(table, ids[i / width] * width + static_cast<int64_t>(i % width)));
+  }
+  for (int bits : {2, 3, 4, 8}) {
+    QuantizedTensor table;
+    table.bits = bits, table.group_size = 16, table.out_features = vocab, table.in_features = width;
+    table.codes = Tensor::allocate(DType::kU32, {packed_words(width, bits), vocab});
+    for (int64_t i = 0; i < table.codes.element_count(); ++i) {
+      table.codes.mutable_data<uint32_t>()[i] = static_cast<uint32_t>(numbers.between(0, 0xffffffff));
+    }
+    table.scales = converted(tensor_of(numbers.normals(3 * vocab), {3, vocab}), DType::kF16);
+    table.zero_points = Tensor::allocate(DType::kU8, {3, vocab});
+    for (int64_t i = 0; i < 3 * vocab; ++i) table.zero_points.mutable_data<uint8_t>()[i] = static_cast<uint8_t>(numbers.between(0, 3));
+    if (bits == 4) {
+      table.column_order = Tensor::allocate(DType::kI32, {width});
+      for (int32_t i = 0; i < width; ++i) table.column_order.mutable_data<int32_t>()[i] = (i * 7) % 40;
+    }
+    const Tensor expected = dequantized(table);
+    embedding(bench.context(), table, ids, out.data());
+    for (size_t i = 0; i < out.size(); ++i) {
+      ASSERT_EQ(out[i], float_at(expected, ids[i / width] * width + static_cast<int64_t>(i % width))) << bits;
+    }
+  }
+  const std::vector<int32_t> outside{11};
+  EXPECT_NE(testing::error_of(ErrorCode::kInvalidArgument, [&] { embedding(bench.context(), dense, outside, out.data()); }).find("11"),
+            std::string::npos);
+}
+
+double log_sum_exp_of(const float* x, int64_t count) {
+  double most = -INFINITY, sum = 0;
+  for (int64_t i = 0; i < count; ++i) most = std::max(most, double{x[i]});
+  for (int64_t i = 0; i < count; ++i) sum += std::exp(double{x[i]} - most);
+  return most + std::log(sum);
+}
+
+TEST(Softmax, LogSumExpMatchesDouble) {
+  for (const std::string& kernel : testing::available(softmax_kernels(), "log_sum_exp")) {
+    Bench bench(kernel, 2);
+    for (int64_t vocab : {1, 5, 16, 1000, 4096, 49152, 50001}) {
+      Numbers numbers(static_cast<uint32_t>(vocab));
+      std::vector<float> x = numbers.normals(3 * vocab, 5);
+      for (int64_t i = 0; i < vocab; ++i) x[static_cast<size_t>(vocab + i)] += static_cast<float>(i) * 0.01f;  // rising
+      if (vocab > 4) x[2] = -INFINITY;
+      std::vector<double> out(3);
+      log_sum_exp(bench.context(), x.data(), 3, vocab, out.data());
+      for (int64_t row = 0; row < 3; ++row) {
+        EXPECT_NEAR(out[static_cast<size_t>(row)], log_sum_exp_of(x.data() + row * vocab, vocab), 1e-6) << kernel << " " << vocab;
+      }
+    }
+    std::vector<float> special(40, -INFINITY);
+    std::vector<double> out(1);
+    log_sum_exp(bench.context(), special.data(), 1, 40, out.data());
+    EXPECT_EQ(out[0], -INFINITY) << kernel;
+    special[30] = INFINITY;
+    log_sum_exp(bench.context(), special.data(), 1, 40, out.data());
+    EXPECT_EQ(out[0], INFINITY) << kernel;
+    special[3] = NAN;
+    log_sum_exp(bench.context(), special.data(), 1, 40, out.data());
+    EXPECT_TRUE(std::isnan(out[0])) << kernel;
+  }
+}
+
+TEST(Softmax, ArgmaxTakesTheFirstOfEqualsAndNeverNan) {
+  for (const std::string& kernel : testing::available(softmax_kernels(), "argmax")) {
+    Bench bench(kernel);
+    Numbers numbers(1);
+    for (int64_t vocab : {1, 2, 7, 8, 9, 31, 33, 64, 1000}) {
+      for (int trial = 0; trial < 50; ++trial) {
+        std::vector<float> x;
+        for (int64_t i = 0; i < vocab; ++i) x.push_back(static_cast<float>(numbers.between(-3, 3)));
+        if (trial % 3 == 1) x[static_cast<size_t>(numbers.between(0, vocab - 1))] = NAN;
+        if (trial % 3 == 2) std::fill(x.begin(), x.end(), trial % 2 ? NAN : -INFINITY);
+        int32_t expected = -1, got;
+        for (int64_t i = 0; i < vocab; ++i) {
+          const float value = x[static_cast<size_t>(i)];
+          if (!std::isnan(value) && (expected < 0 || value > x[static_cast<size_t>(expected)])) expected = static_cast<int32_t>(i);
+        }
+        argmax(bench.context(), x.data(), 1, vocab, &got);
+        ASSERT_EQ(got, expected) << kernel << " " << vocab << " trial " << trial;
+      }
+    }
+  }
+}
+
+TEST(Softmax, DivergenceMatchesDouble) {
+  for (const std::string& kernel : testing::available(softmax_kernels(), "divergence")) {
+    Bench bench(kernel, 2);
+    for (int64_t vocab : {1, 5, 16, 1000, 49153}) {
+      for (float noise : {0.0f, 1e-4f, 0.3f, 5.0f}) {
+        Numbers numbers(static_cast<uint32_t>(vocab));
+        std::vector<float> reference = numbers.normals(2 * vocab, 4), x = reference;
+        for (float& value : x) value += numbers.normal(noise) + 3;
+        if (vocab > 4) reference[1] = -INFINITY;
+        std::vector<double> out(2);
+        divergence(bench.context(), reference.data(), x.data(), 2, vocab, out.data());
+        for (int64_t row = 0; row < 2; ++row) {
+          const float* r = reference.data() + row * vocab;
+          const float* s = x.data() + row * vocab;
+          const double a = log_sum_exp_of(r, vocab), b = log_sum_exp_of(s, vocab);
+          double expected = 0;
+          for (int64_t i = 0; i < vocab; ++i) {
+            const double p = std::exp(double{r[i]} - a);
+            if (p > 0) expected += p * (double{r[i]} - a - (double{s[i]} - b));
+          }
+          EXPECT_NEAR(out[static_cast<size_t>(row)], expected, 1e-8 + 2e-6 * expected) << kernel << " " << vocab << " " << noise;
+        }
+      }
+    }
+    std::vector<float> reference(20, 0.0f), x(20, 0.0f);
+    std::vector<double> out(1);
+    x[3] = -INFINITY;
+    divergence(bench.context(), reference.data(), x.data(), 1, 20, out.data());
+    EXPECT_EQ(out[0], INFINITY) << kernel;
+    reference[4] = NAN;
+    divergence(bench.context(), reference.data(), x.data(), 1, 20, out.data());
+    EXPECT_TRUE(std::isnan(out[0])) << kernel;
+  }
+}
+
+}  // namespace
+}  // namespace lowbit

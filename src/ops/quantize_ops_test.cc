@@ -1,0 +1,194 @@
+// The ops of GPTQ's column loop: the block and the search for grids.
+#include <algorithm>
+
+#include "format/affine.h"
+#include "ops/clip_search.h"
+#include "ops/gptq_block.h"
+#include "ops/ops_test_support.h"
+#include "support.h"
+
+namespace lowbit {
+namespace {
+
+using testing::Bench;
+using testing::Numbers;
+
+struct Block {
+  int64_t columns, rows;
+  std::vector<float> w, u, errors;
+  std::vector<std::vector<float>> scales, zeros;
+  std::vector<const float*> scale_rows, zero_rows;
+  std::vector<uint8_t> codes;
+
+  Block(int64_t columns, int64_t rows, uint32_t seed) : columns(columns), rows(rows) {
+    Numbers numbers(seed);
+    w = numbers.normals(columns * rows);
+    u = numbers.normals(columns * columns, 0.1f);
+    for (int64_t i = 0; i < columns; ++i) u[static_cast<size_t>(i * (columns + 1))] = 1 + std::fabs(numbers.normal());
+    errors.assign(w.size(), NAN);
+    codes.assign(w.size(), 99);
+    for (int64_t i = 0; i < columns; ++i) {
+      scales.emplace_back(), zeros.emplace_back();
+      for (int64_t row = 0; row < rows; ++row) {
+        scales.back().push_back(0.05f + std::fabs(numbers.normal(0.2f)));
+        zeros.back().push_back(static_cast<float>(numbers.between(0, 15)));
+      }
+    }
+    for (int64_t i = 0; i < columns; ++i) {
+      scale_rows.push_back(scales[static_cast<size_t>(i)].data());
+      zero_rows.push_back(zeros[static_cast<size_t>(i)].data());
+    }
+  }
+  void run(OpContext context, int64_t begin, int64_t end) {
+    gptq_block(context, {w.data(), rows, codes.data(), rows, errors.data(), rows, u.data(), columns, scale_rows.data(),
+                         zero_rows.data(), columns, begin, end, 15}, rows);
+  }
+};
+
+TEST(GptqBlock, EveryKernelGivesTheBitsOfThePlainLoopAlsoInParts) {
+  for (const std::string& kernel : testing::available(gptq_block_kernels(), "gptq_block")) {
+    for (const auto& [columns, rows] : std::vector<std::pair<int64_t, int64_t>>{
+             {1, 1}, {5, 3}, {128, 40}, {128, 37}, {33, 100}, {64, 16}, {128, 1}, {200, 9}}) {
+      Block expected(columns, rows, 5), got(columns, rows, 5);
+      expected.w[0] = got.w[0] = NAN;
+      if (rows > 2) expected.w[2] = got.w[2] = INFINITY;
+      for (int64_t i = 0; i < columns; ++i) {
+        for (int64_t row = 0; row < rows; ++row) {
+          const size_t at = static_cast<size_t>(i * rows + row);
+          const AffineGrid grid{expected.scales[static_cast<size_t>(i)][static_cast<size_t>(row)],
+                                static_cast<int>(expected.zeros[static_cast<size_t>(i)][static_cast<size_t>(row)])};
+          const int code = nearest_code(expected.w[at], grid, 15);
+          expected.codes[at] = static_cast<uint8_t>(code);
+          expected.errors[at] = (expected.w[at] - decode_code(code, grid)) / expected.u[static_cast<size_t>(i * columns + i)];
+          for (int64_t j = i + 1; j < columns; ++j) {
+            float& w = expected.w[static_cast<size_t>(j * rows + row)];
+            w = std::fma(-expected.errors[at], expected.u[static_cast<size_t>(i * columns + j)], w);
+          }
+        }
+      }
+      Bench bench(kernel, 2);
+      const int64_t cut = columns / 3;
+      got.run(bench.context(), 0, cut);
+      got.run(bench.context(), cut, columns);
+      EXPECT_EQ(got.codes, expected.codes) << kernel << " " << columns << "x" << rows;
+      for (size_t i = 0; i < got.w.size(); ++i) {
+        ASSERT_TRUE(got.w[i] == expected.w[i] || (std::isnan(got.w[i]) && std::isnan(expected.w[i]))) << kernel << " " << i;
+        ASSERT_TRUE(got.errors[i] == expected.errors[i] || (std::isnan(got.errors[i]) && std::isnan(expected.errors[i])))
+            << kernel << " " << i;
+      }
+    }
+  }
+}
+
+TEST(GptqBlock, RefusesABlockThatIsTooWide) {
+  Bench bench;
+  Block block(2, 2, 1);
+  block.columns = kGptqBlockColumns + 1;
+  testing::error_of(ErrorCode::kInvalidArgument, [&] { block.run(bench.context(), 0, 1); });
+}
+
+double error_of_grid(const std::vector<float>& w, int64_t rows, int64_t columns, int64_t row, AffineGrid grid, int max_code,
+                     const std::vector<float>& weights, double norm) {
+  double error = 0;
+  for (int64_t c = 0; c < columns; ++c) {
+    const float value = w[static_cast<size_t>(c * rows + row)];
+    const double difference = double{value} - double{decode_code(nearest_code(value, grid, max_code), grid)};
+    error += double{weights[static_cast<size_t>(c)]} * std::pow(std::fabs(difference), norm);
+  }
+  return error;
+}
+
+TEST(ClipSearch, FindsTheLeastErrorOfThePlainLoop) {
+  for (const std::string& kernel : testing::available(clip_search_kernels(), "clip_search")) {
+    int64_t other = 0, all = 0;
+    for (int bits : {2, 3, 4, 8}) {
+      for (bool sym : {true, false}) {
+        for (float norm : {2.0f, 2.4f, 3.0f}) {
+          const int64_t columns = bits == 3 ? 33 : 128, rows = 37;
+          Numbers numbers(static_cast<uint32_t>(bits));
+          std::vector<float> w = numbers.normals(columns * rows), weights;
+          for (int64_t c = 0; c < columns; ++c) weights.push_back(c % 7 == 0 ? 0.0f : std::fabs(numbers.normal()));
+          for (int64_t c = 0; c < columns; ++c) w[static_cast<size_t>(c * rows + 1)] = 0;          // no range
+          for (int64_t c = 0; c < columns; ++c) w[static_cast<size_t>(c * rows + 2)] *= 1e-9f;     // below F16's range
+          for (int64_t c = 0; c < columns; ++c) w[static_cast<size_t>(c * rows + 3)] = 1.5f;       // constant
+          w[4] = 1e6f;                                                                             // above F16's range
+          AffineOptions options;
+          options.bits = bits, options.sym = sym;
+          ClipSearchOptions search;
+          search.norm = norm;
+          std::vector<float> scales(static_cast<size_t>(rows)), zeros = scales;
+          Bench bench(kernel, 2);
+          clip_search(bench.context(), {w.data(), rows, columns, rows, scales.data(), zeros.data()}, options, search,
+                      weights.data());
+          const int max_code = (1 << bits) - 1;
+          for (int64_t row = 0; row < rows; ++row) {
+            float low = 0, high = 0;
+            for (int64_t c = 0; c < columns; ++c) {
+              low = std::min(low, w[static_cast<size_t>(c * rows + row)]);
+              high = std::max(high, w[static_cast<size_t>(c * rows + row)]);
+            }
+            double least = INFINITY;
+            AffineGrid best;
+            for (int i = 0; i < 80; ++i) {
+              const float shrink = static_cast<float>(1.0 - i * 0.01);
+              const AffineGrid grid = affine_grid(low * shrink, high * shrink, options);
+              const double error = error_of_grid(w, rows, columns, row, grid, max_code, weights, double{norm});
+              if (error < least) least = error, best = grid;
+            }
+            const AffineGrid got{scales[static_cast<size_t>(row)], static_cast<int>(zeros[static_cast<size_t>(row)])};
+            EXPECT_LE(error_of_grid(w, rows, columns, row, got, max_code, weights, double{norm}), least * (1 + 1e-4) + 1e-30)
+                << kernel << " bits " << bits << " sym " << sym << " norm " << norm << " row " << row;
+            ++all;
+            other += got.scale != best.scale || got.zero_point != best.zero_point;
+          }
+        }
+      }
+    }
+    EXPECT_LE(other * 100, all) << kernel << ": " << other << " of " << all << " rows chose another grid";
+  }
+}
+
+TEST(ClipSearch, RangeGridIsTheAffineGridOfTheRange) {
+  for (const std::string& kernel : testing::available(clip_search_kernels(), "clip_search")) {
+    for (bool sym : {true, false}) {
+      for (int bits : {2, 3, 4, 8}) {
+        const int64_t rows = 53, columns = 19;
+        Numbers numbers(8);
+        std::vector<float> w = numbers.normals(columns * rows, 0.02f);
+        for (int64_t c = 0; c < columns; ++c) {
+          for (int64_t row = 0; row < 20; ++row) {
+            float& value = w[static_cast<size_t>(c * rows + row)];
+            value = row == 0 ? 0 : row == 1 ? std::fabs(value) : row == 2 ? -std::fabs(value) : std::ldexp(value, -int(row));
+          }
+        }
+        w[0] = NAN;
+        AffineOptions options;
+        options.bits = bits, options.sym = sym;
+        std::vector<float> scales(static_cast<size_t>(rows)), zeros = scales;
+        Bench bench(kernel);
+        range_grid(bench.context(), {w.data(), rows, columns, rows, scales.data(), zeros.data()}, options);
+        for (int64_t row = 0; row < rows; ++row) {
+          float low = 0, high = 0;
+          for (int64_t c = 0; c < columns; ++c) {
+            const float value = w[static_cast<size_t>(c * rows + row)];
+            if (value < low) low = value;
+            if (value > high) high = value;
+          }
+          const AffineGrid grid = affine_grid(low, high, options);
+          EXPECT_EQ(scales[static_cast<size_t>(row)], grid.scale) << kernel << " row " << row;
+          EXPECT_EQ(zeros[static_cast<size_t>(row)], static_cast<float>(grid.zero_point)) << kernel << " row " << row;
+        }
+      }
+    }
+  }
+}
+
+TEST(ClipSearch, RefusesOptionsOutOfRange) {
+  Bench bench;
+  ClipSearchOptions search;
+  search.norm = 0.5f;
+  testing::error_of(ErrorCode::kInvalidArgument, [&] { clip_search(bench.context(), {}, {}, search, nullptr); });
+}
+
+}  // namespace
+}  // namespace lowbit

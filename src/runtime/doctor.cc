@@ -1,0 +1,80 @@
+#include "lowbit/doctor.h"
+
+#include <map>
+
+#include "base/cpu.h"
+#include "base/json.h"
+#include "base/threads.h"
+#include "ops/kernel_table.h"
+#include "ops/machine_limits.h"
+
+namespace lowbit {
+namespace {
+
+Json instruction_sets() {
+  const CpuFeatures& cpu = cpu_features();
+  Json list = Json::array();
+  const std::pair<const char*, bool> rows[] = {
+      {"AVX2", cpu.avx2},           {"AVX-512", cpu.avx512},   {"AVX-512 VNNI", cpu.avx512_vnni},
+      {"AVX-512 BF16", cpu.avx512_bf16}, {"AMX BF16", cpu.amx_bf16}, {"AMX INT8", cpu.amx_int8},
+  };
+  for (const auto& [name, available] : rows) {
+    Json row = Json::object();
+    row.set("name", Json(name));
+    row.set("available", Json(available));
+    list.push_back(std::move(row));
+  }
+  return list;
+}
+
+// In each op's table the first kernel that this processor can run is the one taken, shapes permitting.
+Json kernels() {
+  std::map<std::string, bool> has_choice;
+  Json list = Json::array();
+  for (const KernelListing& kernel : list_kernels()) {
+    const bool chosen = kernel.available && !has_choice[kernel.op];
+    if (chosen) has_choice[kernel.op] = true;
+    Json row = Json::object();
+    row.set("op", Json(kernel.op));
+    row.set("kernel", Json(kernel.kernel));
+    row.set("available", Json(kernel.available));
+    row.set("chosen", Json(chosen));
+    row.set("requirement", Json(kernel.requirement));
+    list.push_back(std::move(row));
+  }
+  return list;
+}
+
+Json limits(const ThreadPool& pool) {
+  const MachineLimits measured = measure_machine_limits(pool);
+  Json json = Json::object();
+  json.set("buffer_bytes", Json(static_cast<uint64_t>(measured.buffer_bytes)));
+  json.set("read_gbps_1", Json(measured.read_one.gb_per_s));
+  json.set("read_gbps_all", Json(measured.read_all.gb_per_s));
+  json.set("read_streams_per_thread", Json(measured.read_all.streams));
+  json.set("fp32_gflops_1", Json(measured.fp32.one));
+  json.set("fp32_gflops_all", Json(measured.fp32.all));
+  json.set("bf16_gflops_all", Json(measured.amx_bf16.all));
+  json.set("int8_gops_all", Json(measured.amx_int8.all));
+  return json;
+}
+
+}  // namespace
+
+std::string doctor_json(int threads) {
+  const ThreadPool pool(threads);
+  const MachineMemory memory = machine_memory();
+  Json json = Json::object();
+  json.set("version", Json(version()));
+  json.set("processor", Json(cpu_features().name));
+  json.set("instruction_sets", instruction_sets());
+  json.set("processors", Json(available_processors()));
+  json.set("threads", Json(pool.size()));
+  json.set("memory_bytes", Json(memory.total_bytes));
+  json.set("available_memory_bytes", Json(memory.available_bytes));
+  json.set("limits", limits(pool));
+  json.set("kernels", kernels());
+  return json.dump(2);
+}
+
+}  // namespace lowbit
