@@ -3,10 +3,7 @@
 #include "base/files.h"
 #include "base/json.h"
 #include "support.h"
-<<<<<<< HEAD
 #include "text/jinja_interpreter.h"
-=======
->>>>>>> quantize
 
 #include <algorithm>
 #include <gtest/gtest.h>
@@ -22,7 +19,6 @@ const char* const kChatMl =
 
 ChatTemplate chat_ml() { return ChatTemplate::from_source(kChatMl, "", "chatml"); }
 
-<<<<<<< HEAD
 // The bare language: no variables but those of the context.
 std::string render_plainly(const std::string& source, const Json& context) {
   const jinja::Limits limits;
@@ -41,8 +37,6 @@ std::string unescape_quotes(std::string text) {
   return text;
 }
 
-=======
->>>>>>> quantize
 // The text with everything that users wrote replaced by dots.
 std::string template_only(const RenderedChat& chat) {
   std::string text = chat.text;
@@ -67,7 +61,6 @@ std::string template_only(const std::string& source, const std::string& content,
 TEST(ChatTemplate, MinjaGoldensAreEqualByteForByte) {
   LOWBIT_SKIP_WITHOUT_MATERIAL(material);
   const fs::path folder = material / "templates/minja-goldens";
-<<<<<<< HEAD
   size_t count = 0, as_chat = 0;
   for (const auto& entry : fs::directory_iterator(folder / "third_party/templates")) {
     if (entry.path().extension() != ".jinja") continue;
@@ -104,27 +97,6 @@ TEST(ChatTemplate, MinjaGoldensAreEqualByteForByte) {
   }
   EXPECT_EQ(count, 63u);
   EXPECT_EQ(as_chat, 56u);
-=======
-  size_t count = 0;
-  for (const auto& entry : fs::directory_iterator(folder / "third_party/templates")) {
-    if (entry.path().extension() != ".jinja") continue;
-    const ChatTemplate chat =
-        ChatTemplate::from_source(read_file(entry.path()), "", entry.path().filename().string());
-    for (const char* name : {"simple", "system", "tool_use"}) {
-      const fs::path golden = folder / "tests/goldens" / (entry.path().stem().string() + "-" + name + ".txt");
-      if (!fs::exists(golden)) continue;
-      const std::string expected = read_file(golden);
-      Json context = parse_json(read_file(folder / "tests/contexts" / (std::string(name) + ".json")), name);
-      const std::string messages = context.get("messages").dump();
-      context.erase("messages");
-      ChatOptions options;
-      options.extra_json = context.dump();
-      EXPECT_EQ(chat.render_json(messages, options).text, expected) << golden.filename();
-      ++count;
-    }
-  }
-  EXPECT_EQ(count, 63u);
->>>>>>> quantize
 }
 
 TEST(ChatTemplate, LlamaCppCasesEqualWhatPythonRenders) {
@@ -198,11 +170,7 @@ TEST(ChatTemplate, LiteralBytesAreFollowedThroughEveryOperation) {
             ".......");
   EXPECT_EQ(template_only("{{ (" + c + "|safe) + '<' }}", "ab"), "..&lt;");
   EXPECT_EQ(template_only("{{ " + c + ".rjust(4, '*') }}{{ " + c + ".partition('b')|join('-') }}", "abc"),
-<<<<<<< HEAD
             "*....-.-.");
-=======
-            "*...-.-.");
->>>>>>> quantize
 }
 
 TEST(ChatTemplate, ToolsAndUnknownRolesAreLiteralToo) {
@@ -250,11 +218,7 @@ TEST(ChatTemplate, WhatATemplateRefusesIsAnErrorWithItsWords) {
       "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}";
   EXPECT_EQ(
       refuses(system, R"([{"role": "system", "content": "x"}])"),
-<<<<<<< HEAD
       "template: line 1 column 56: the chat template refuses this conversation: System role not supported");
-=======
-      "template: line 1 column 58: the chat template refuses this conversation: System role not supported");
->>>>>>> quantize
   refuses("{{ messages[0].role }}", "[]");
   refuses("{{ 'a' + messages[0].content }}", R"([{"role": "user", "content": null}])");
   refuses("{{ 'a' + messages[0].content }}",

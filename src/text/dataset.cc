@@ -114,11 +114,7 @@ Dataset plain_text(std::string_view bytes, std::string_view where) {
   Dataset dataset;
   dataset.kind = DatasetKind::kPlainText;
   Example& example = dataset.examples.emplace_back();
-<<<<<<< HEAD
   example.id = std::to_string(1);
-=======
-  example.id = "1";
->>>>>>> quantize
   example.text = std::string(bytes);
   return dataset;
 }
