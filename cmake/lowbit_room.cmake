@@ -8,8 +8,9 @@ target_include_directories(lowbit_options INTERFACE
   $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src>)
 target_compile_options(lowbit_options INTERFACE -Wall -Wextra -Wno-missing-field-initializers -ffp-contract=off
   -fno-math-errno)
-target_compile_definitions(lowbit_options INTERFACE $<$<OR:$<CONFIG:Debug>,$<BOOL:${LOWBIT_SANITIZE}>>:LOWBIT_CHECKS=1>)
+target_compile_definitions(lowbit_options INTERFACE $<$<CONFIG:Debug>:LOWBIT_CHECKS=1>)
 if(LOWBIT_SANITIZE)
+  target_compile_definitions(lowbit_options INTERFACE LOWBIT_CHECKS=1)
   target_compile_options(lowbit_options INTERFACE -fsanitize=${LOWBIT_SANITIZE} -fno-omit-frame-pointer
     -fno-sanitize-recover=all)
   target_link_options(lowbit_options INTERFACE -fsanitize=${LOWBIT_SANITIZE})

@@ -25,6 +25,8 @@ struct Proportion {
   double low = 0, high = 1;       // Wilson interval, 95 %
 };
 
+// unparsable "count": samples = tn + fp + fn + tp + unparsable, recall = tp / all examples whose truth is positive.
+// unparsable "negative": unparsable answers are among tn and fn, `unparsable` says how many they are.
 struct ClassifyResult {
   int64_t samples = 0, true_negative = 0, false_positive = 0, false_negative = 0, true_positive = 0, unparsable = 0;
   Proportion precision, recall, accuracy;
@@ -41,7 +43,7 @@ ClassifyResult classify(const LanguageModel& model, const std::filesystem::path&
 struct PerplexityOptions {
   int64_t context = 2048;         // ids per window
   std::string protocol = "gptq";  // "gptq": every position after the first; "llama.cpp": the second half of each window
-  int64_t stride = 0;             // > 0: windows overlap, only the last `stride` positions of each are scored
+  int64_t stride = 0;             // > 0: windows start every `stride` ids; only positions that no earlier one scored count
   int64_t limit = 0;              // > 0: at most this many windows
   int64_t batch_size = 4;
 };
@@ -72,9 +74,23 @@ struct DivergenceResult {
   std::string protocol;
 };
 
-// KL(reference || model) over the same windows; both models run side by side, no logits are stored.
+// KL(reference || model) at every position of the same windows; both models run side by side, no logits are stored.
 DivergenceResult divergence(const LanguageModel& model, const LanguageModel& reference, const std::filesystem::path& text,
                             const DivergenceOptions& options = {}, const Log& log = {});
+
+struct SpeedOptions {
+  int64_t prompt_tokens = 128;  // read at once
+  int64_t new_tokens = 64;      // written one by one
+  int64_t repetitions = 3;      // the median counts
+};
+
+struct SpeedResult {
+  double decode_tokens_per_second = 0, prefill_tokens_per_second = 0;
+  std::string protocol;
+};
+
+// How fast the model reads and writes, for one sequence.
+SpeedResult measure_speed(const LanguageModel& model, const SpeedOptions& options = {}, const Log& log = {});
 
 // One JSON object with the fields above.
 std::string to_json(const ClassifyResult& result);

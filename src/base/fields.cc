@@ -64,7 +64,7 @@ void fields_from_json(const Fields& fields, const Json& object, std::string_view
     }
     if (!found) fail(ErrorCode::kInvalidArgument, "{}: there is no option \"{}\"", where, key);
     try {
-      std::visit([&](auto* value) { from_json(*value, json); }, found->value);
+      std::visit([&json = json](auto* value) { from_json(*value, json); }, found->value);
     } catch (const Error& error) {
       fail(ErrorCode::kInvalidArgument, "{}: {}: {}", where, key, error.what());
     }

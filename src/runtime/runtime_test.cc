@@ -38,14 +38,14 @@ TEST(Sampler, TopKAndTopPCutTheTail) {
   options.temperature = 1;
   options.top_k = 2;
   Sampler top_k(options, 0);
-  options.top_k = 0;
-  GenerateOptions nucleus = options;
+  GenerateOptions nucleus;
+  nucleus.temperature = 1;
   nucleus.top_p = 0.6f;
   Sampler top_p(nucleus, 0);
   for (int i = 0; i < 2000; ++i) {
     std::vector<float> logits = {std::log(0.2f), std::log(0.5f), std::log(0.3f)};
-    EXPECT_NE(top_k.sample(logits, {}), 0);
-    EXPECT_NE(top_p.sample(logits, {}), 0);
+    ASSERT_NE(top_k.sample(logits, {}), 0);
+    ASSERT_NE(top_p.sample(logits, {}), 0);
   }
 }
 

@@ -253,10 +253,7 @@ Value Interpreter::item(const Value& object, const Value& index) {
     return slice_text(heap_, *object.string, begin, next_code_point(object.text(), begin));
   }
   if (!index.is_string()) return Value();
-  if (object.is_dict()) {  // its keys are no attributes: do not look them up again, but for the methods
-    const Function::Body body = find_method(object, index.text());
-    if (!body) return Value::undefined(index.string);
-  }
+  // A key that is not there may still name a method, as x['items'] does.
   return attribute(object, *index.string);
 }
 

@@ -126,7 +126,7 @@ Parsed parse_integer(std::string_view text, int base, int64_t& value) {
       digits.erase(0, 2);
   }
   if (digits.empty() || !std::isalnum(static_cast<unsigned char>(digits[0]))) return Parsed::kNo;
-  if (cleaned[0] == '-') digits.insert(0, "-");
+  if (cleaned[0] == '-') digits.insert(digits.begin(), '-');
   errno = 0;
   char* end = nullptr;
   value = std::strtoll(digits.c_str(), &end, base);
@@ -209,7 +209,7 @@ Value tojson(Interpreter& in, const Value& value, Args args) {
   style.sort_keys = bool_argument(bound[3], false);
   if (bound[1] && !bound[1]->is_none()) {
     style.is_indented = true;
-    style.item_separator = ",";
+    style.item_separator.assign(1, ',');
     if (bound[1]->is_string()) {
       style.indent = bound[1]->text();
     } else {

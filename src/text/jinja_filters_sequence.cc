@@ -105,6 +105,9 @@ Value sort_filter(Interpreter& in, const Value& value, Args args) {
     fail(ErrorCode::kUnsupported, "sort by more than one attribute");
   }
   std::vector<Keyed> entries = keyed(in, value, bound[2], bool_argument(bound[1], false));
+  // Jinja orders lists of keys, and equal elements of lists are not asked for their order: undefined ones may
+  // be alike.
+  for (Keyed& entry : entries) entry.key = in.heap().tuple({entry.key});
   sort_keyed(in, entries, bool_argument(bound[0], false));
   List* list = in.heap().list();
   for (const Keyed& entry : entries) in.heap().append(*list, entry.value);

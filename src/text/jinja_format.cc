@@ -52,7 +52,7 @@ Spec parse_spec(std::string_view text) {
   }
   spec.is_alternate = take('#');
   if (take('0') && !spec.align) {
-    spec.fill = "0";
+    spec.fill.assign(1, '0');
     spec.align = '=';
   }
   spec.width = read_count(text, at, 0);
@@ -85,7 +85,7 @@ void pad(TextBuilder& out, const Spec& spec, char default_align, std::string_vie
 std::string with_commas(std::string digits) {
   const size_t whole = digits.find_first_not_of("0123456789");
   size_t at = whole == digits.npos ? digits.size() : whole;
-  while (at > 3) digits.insert(at -= 3, ",");
+  while (at > 3) digits.insert(at -= 3, 1, ',');
   return digits;
 }
 
@@ -267,7 +267,7 @@ Value format_percent(Heap& heap, const String& format, const Value& arguments) {
       if (text[i] == '+' || (text[i] == ' ' && spec.sign != '+')) spec.sign = text[i];
       if (text[i] == '#') spec.is_alternate = true;
       if (text[i] == '0' && spec.align != '<') {
-        spec.fill = "0";
+        spec.fill.assign(1, '0');
         spec.align = '=';
       }
     }
@@ -286,7 +286,7 @@ Value format_percent(Heap& heap, const String& format, const Value& arguments) {
     }
     if (!has_value) value = next_argument();
     if (spec.type == 's' || spec.type == 'r') {
-      if (spec.align == '=') spec.align = '>', spec.fill = " ";
+      if (spec.align == '=') spec.align = '>', spec.fill.assign(1, ' ');
       append_text(heap, out, spec.type == 's' ? to_string(heap, value) : repr(heap, value), spec, '>');
       continue;
     }

@@ -264,7 +264,7 @@ Value Interpreter::call_macro(const Macro& macro, const Arguments& arguments) {
   Dict* rest = heap_.make<Dict>();
   for (const auto& [keyword, value] : arguments.keywords) {
     const auto parameter = std::find_if(definition.parameters.begin(), definition.parameters.end(),
-                                        [&](const Parameter& p) { return p.name->text == keyword; });
+                                        [&keyword = keyword](const Parameter& p) { return p.name->text == keyword; });
     if (parameter != definition.parameters.end() &&
         !bound[static_cast<size_t>(parameter - definition.parameters.begin())]) {
       bound[static_cast<size_t>(parameter - definition.parameters.begin())] = &value;

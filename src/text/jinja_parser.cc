@@ -139,7 +139,14 @@ Statement Parser::parse_print(TokenKind end) {
   Statement statement;
   statement.kind = StatementKind::kPrint;
   statement.offset = current().offset;
-  statement.value = parse_tuple(Conditions::kAllowed, "", false);
+  if (end == TokenKind::kVariableEnd) {
+    statement.value = parse_tuple(Conditions::kAllowed, "", false);
+  } else {  // {% print a, b %} prints one behind the other
+    statement.value = make(ExpressionKind::kConcatenate, current().offset);
+    do statement.value->children.push_back(parse_expression());
+    while (skip_operator(","));
+    statement.value = finish(std::move(statement.value));
+  }
   if (current().kind != end) {
     fail_here(fmt::format("expected '{}', found {}", end == TokenKind::kBlockEnd ? "%}" : "}}",
                           describe(current())));

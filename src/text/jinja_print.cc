@@ -266,11 +266,10 @@ std::string float_repr(double value) {
   if (e > 2) digits += shortest.substr(2, e - 2);
   const int count = static_cast<int>(digits.size());
   if (exponent < -4 || exponent >= 16) {
-    std::string mantissa = digits.substr(0, 1);
-    if (count > 1) mantissa += "." + digits.substr(1);
-    return fmt::format("{}{}e{}{:02d}", sign, mantissa, exponent < 0 ? '-' : '+', std::abs(exponent));
+    return fmt::format("{}{}{}{}e{}{:02d}", sign, digits[0], count > 1 ? "." : "", digits.substr(1),
+                       exponent < 0 ? '-' : '+', std::abs(exponent));
   }
-  if (exponent < 0) return sign + "0." + std::string(static_cast<size_t>(-exponent - 1), '0') + digits;
+  if (exponent < 0) return fmt::format("{}0.{:0>{}}{}", sign, "", -exponent - 1, digits);
   if (count <= exponent + 1)
     return sign + digits + std::string(static_cast<size_t>(exponent + 1 - count), '0') + ".0";
   return sign + digits.substr(0, static_cast<size_t>(exponent + 1)) + "." +

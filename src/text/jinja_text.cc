@@ -244,8 +244,7 @@ Value split(Heap& heap, const String& string, const String* separator, int64_t m
   for (skip(true); position < text.size(); skip(true)) {
     const size_t begin = position;
     if (max_split-- == 0) {
-      Value rest = slice_text(heap, string, begin, text.size());
-      heap.append(*parts, strip(heap, *rest.string, Side::kRight, nullptr));
+      heap.append(*parts, slice_text(heap, string, begin, text.size()));
       break;
     }
     skip(false);

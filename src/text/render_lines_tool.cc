@@ -1,12 +1,12 @@
-// Reads one JSON object a line from stdin ({"template", "messages", "special_tokens", "extra", "add_generation_prompt",
-// "now"}) and prints {"text", "literal"} or {"error", "code"} for each. tests/golden/make_template_golden.py compares them
-// with Python's jinja2.
-#include <cstdio>
-#include <iostream>
-
+// Reads one JSON object a line from stdin ({"template", "messages", "special_tokens", "extra",
+// "add_generation_prompt", "now"}) and prints {"text", "literal"} or {"error", "code"} for each.
+// tests/golden/make_template_golden.py compares them with Python's jinja2.
 #include "base/json.h"
 #include "lowbit/chat.h"
 #include "lowbit/error.h"
+
+#include <cstdio>
+#include <iostream>
 
 namespace {
 

@@ -198,7 +198,7 @@ void Normalizer::apply_step(const Step& step, const NormalizedText& from, Rewrit
       to.keep(at, text.size());
       break;
     }
-    case Kind::kStripAccents: keep_if([](uint32_t c) { return !is_mark(c); }); break;
+    case Kind::kStripAccents: keep_if([](uint32_t c) { return !is_accent(c); }); break;
     case Kind::kStripNonspacing: keep_if([](uint32_t c) { return !is_nonspacing_mark(c); }); break;
     case Kind::kStrip: {
       size_t begin = 0, end = text.size();

@@ -98,7 +98,9 @@ bool is_mark(uint32_t c) {
   return (k >= UTF8PROC_CATEGORY_MN && k <= UTF8PROC_CATEGORY_ME) || (k == UTF8PROC_CATEGORY_CN && is_newer_mark(c));
 }
 
-bool is_nonspacing_mark(uint32_t c) { return category(c) == UTF8PROC_CATEGORY_MN; }
+bool is_accent(uint32_t c) { return is_mark(c) != differs_as_accent(c); }
+
+bool is_nonspacing_mark(uint32_t c) { return (category(c) == UTF8PROC_CATEGORY_MN) != differs_as_mark_of_bert(c); }
 
 bool is_space(uint32_t c) {
   if (c < 0x80) return c == ' ' || (c >= '\t' && c <= '\r');
@@ -131,12 +133,12 @@ bool is_word(uint32_t c) {
 bool is_punctuation(uint32_t c) {
   if (c < 0x80) return is_between(c, '!', '/') || is_between(c, ':', '@') || is_between(c, '[', '`') || is_between(c, '{', '~');
   const auto k = category(c);
-  return k >= UTF8PROC_CATEGORY_PC && k <= UTF8PROC_CATEGORY_PO;
+  return (k >= UTF8PROC_CATEGORY_PC && k <= UTF8PROC_CATEGORY_PO) != differs_as_punctuation(c);
 }
 
 bool is_control_or_format(uint32_t c) {
   const auto k = category(c);
-  return k == UTF8PROC_CATEGORY_CC || k == UTF8PROC_CATEGORY_CF || k == UTF8PROC_CATEGORY_CO;
+  return (k == UTF8PROC_CATEGORY_CC || k == UTF8PROC_CATEGORY_CF || k == UTF8PROC_CATEGORY_CO) != differs_as_control(c);
 }
 
 bool is_cjk_ideograph(uint32_t c) {

@@ -34,10 +34,11 @@ std::string to_utf8(uint32_t code_point);
 bool is_letter(uint32_t c);             // \p{L}
 bool is_number(uint32_t c);             // \p{N}
 bool is_mark(uint32_t c);               // \p{M}
-bool is_nonspacing_mark(uint32_t c);    // \p{Mn}
+bool is_accent(uint32_t c);             // what StripAccents drops: \p{M} of Unicode 11
+bool is_nonspacing_mark(uint32_t c);    // what BERT drops: \p{Mn} of Unicode 8
 bool is_space(uint32_t c);              // White_Space, which is \s
 bool is_word(uint32_t c);               // \w of Unicode TS 18: Alphabetic, M, Nd, Pc, Join_Control
-bool is_punctuation(uint32_t c);        // \p{P} or ASCII punctuation ($+<=>^`|~ too)
+bool is_punctuation(uint32_t c);        // \p{P} of Unicode 8, or ASCII punctuation ($+<=>^`|~ too)
 bool is_control_or_format(uint32_t c);  // Cc, Cf, Co: what BERT's cleaning calls control
 bool is_cjk_ideograph(uint32_t c);      // BERT's blocks
 

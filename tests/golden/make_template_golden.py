@@ -127,9 +127,8 @@ def compare(material, tool):
 def write():
     """One case a line: a template over the fixed context below."""
     context = json.load(open(os.path.join(os.path.dirname(__file__), "jinja_context.json"), encoding="utf-8"))
-    compiled = open(os.path.join(os.path.dirname(__file__), "jinja_cases.txt"), encoding="utf-8").read()
+    compiled = open(os.path.join(os.path.dirname(__file__), "jinja_cases.txt"), encoding="utf-8", newline="").read()
     for template in compiled.split("\n====\n"):
-        template = template.rstrip("\n") if template.endswith("\n\n") else template
         text, error = render(template, [HELLO], {}, context, True)
         print(json.dumps({"template": template, "expected": text, "error": error}, ensure_ascii=False))
 

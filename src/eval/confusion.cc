@@ -1,0 +1,33 @@
+#include "eval/confusion.h"
+
+#include "base/fail.h"
+#include "eval/statistics.h"
+
+namespace lowbit {
+
+void score(ClassifyResult& result, const std::string& unparsable) {
+  LOWBIT_ASSERT(result.labels.size() == result.predictions.size());
+  const bool as_negative = unparsable == "negative";
+  result.samples = static_cast<int64_t>(result.labels.size());
+  result.true_negative = result.false_positive = result.false_negative = result.true_positive = result.unparsable = 0;
+  int64_t positives = 0;
+  for (size_t i = 0; i < result.labels.size(); ++i) {
+    const bool truth = result.labels[i] == 1;
+    int prediction = result.predictions[i];
+    positives += truth;
+    if (prediction < 0) {
+      ++result.unparsable;
+      if (!as_negative) continue;
+      prediction = 0;
+    }
+    ++(prediction == 1 ? (truth ? result.true_positive : result.false_positive)
+                       : (truth ? result.false_negative : result.true_negative));
+  }
+  const int64_t predicted = result.true_positive + result.false_positive;
+  result.precision = wilson_interval(result.true_positive, predicted);
+  result.recall = wilson_interval(result.true_positive, positives);
+  result.accuracy = wilson_interval(result.true_positive + result.true_negative, result.samples);
+  result.f1 = ratio(2 * result.true_positive, predicted + positives);
+}
+
+}  // namespace lowbit

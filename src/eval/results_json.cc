@@ -1,0 +1,69 @@
+#include "base/json.h"
+#include "lowbit/evaluate.h"
+
+namespace lowbit {
+namespace {
+
+Json number_or_null(const std::optional<double>& value) { return value ? Json(*value) : Json(); }
+
+Json interval(const Proportion& proportion) {
+  return Json(Json::Array{Json(proportion.low), Json(proportion.high)});
+}
+
+}  // namespace
+
+std::string to_json(const ClassifyResult& result) {
+  Json json = Json::object();
+  json.set("samples", result.samples);
+  json.set("true_negative", result.true_negative);
+  json.set("false_positive", result.false_positive);
+  json.set("false_negative", result.false_negative);
+  json.set("true_positive", result.true_positive);
+  json.set("unparsable", result.unparsable);
+  json.set("precision", number_or_null(result.precision.value));
+  json.set("precision_interval", interval(result.precision));
+  json.set("recall", number_or_null(result.recall.value));
+  json.set("recall_interval", interval(result.recall));
+  json.set("f1", number_or_null(result.f1));
+  json.set("accuracy", number_or_null(result.accuracy.value));
+  json.set("accuracy_interval", interval(result.accuracy));
+  json.set("seconds", result.seconds);
+  json.set("samples_per_second", result.samples_per_second);
+  json.set("protocol", result.protocol);
+  return json.dump(2);
+}
+
+std::string to_json(const PerplexityResult& result) {
+  Json json = Json::object();
+  json.set("perplexity", result.perplexity);
+  json.set("mean_nll", result.mean_nll);
+  json.set("standard_error", result.standard_error);
+  json.set("tokens", result.tokens);
+  json.set("windows", result.windows);
+  json.set("context", result.context);
+  json.set("seconds", result.seconds);
+  json.set("protocol", result.protocol);
+  return json.dump(2);
+}
+
+std::string to_json(const DivergenceResult& result) {
+  Json json = Json::object();
+  json.set("mean_kl", result.mean_kl);
+  json.set("standard_error", result.standard_error);
+  json.set("median_kl", result.median_kl);
+  json.set("p95_kl", result.p95_kl);
+  json.set("p99_kl", result.p99_kl);
+  json.set("p999_kl", result.p999_kl);
+  json.set("max_kl", result.max_kl);
+  json.set("top1_agreement", result.top1_agreement);
+  json.set("perplexity", result.perplexity);
+  json.set("reference_perplexity", result.reference_perplexity);
+  json.set("tokens", result.tokens);
+  json.set("windows", result.windows);
+  json.set("context", result.context);
+  json.set("seconds", result.seconds);
+  json.set("protocol", result.protocol);
+  return json.dump(2);
+}
+
+}  // namespace lowbit

@@ -1,0 +1,49 @@
+#include "eval/statistics.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace lowbit {
+
+void RunningMean::add(double value) {
+  ++count_;
+  const double distance = value - mean_;
+  mean_ += distance / static_cast<double>(count_);
+  squares_ += distance * (value - mean_);
+}
+
+double RunningMean::standard_error() const {
+  if (count_ < 2) return 0;
+  const double count = static_cast<double>(count_);
+  return std::sqrt(squares_ / (count - 1) / count);
+}
+
+double percentile(const std::vector<double>& ascending, double share) {
+  if (ascending.empty()) return 0;
+  const double place = std::clamp(share, 0.0, 1.0) * static_cast<double>(ascending.size() - 1);
+  const size_t below = static_cast<size_t>(place);
+  const size_t above = std::min(below + 1, ascending.size() - 1);
+  const double part = place - static_cast<double>(below);
+  return ascending[below] + part * (ascending[above] - ascending[below]);
+}
+
+std::optional<double> ratio(int64_t numerator, int64_t denominator) {
+  if (denominator == 0) return std::nullopt;
+  return static_cast<double>(numerator) / static_cast<double>(denominator);
+}
+
+Proportion wilson_interval(int64_t successes, int64_t trials) {
+  Proportion result;
+  if (trials <= 0) return result;
+  constexpr double z = 1.959963984540054;  // the 97.5 % point of the normal distribution
+  const double n = static_cast<double>(trials), share = static_cast<double>(successes) / n;
+  const double scale = 1 + z * z / n, middle = (share + z * z / (2 * n)) / scale;
+  const double reach = z * std::sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / scale;
+  result.value = share;
+  // At 0 and n the bound is exactly 0 and 1; rounding must not leave it just beside.
+  result.low = successes == 0 ? 0 : std::max(0.0, middle - reach);
+  result.high = successes == trials ? 1 : std::min(1.0, middle + reach);
+  return result;
+}
+
+}  // namespace lowbit

@@ -1,0 +1,53 @@
+#include "eval/token_scores.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/fail.h"
+#include "ops/softmax.h"
+
+namespace lowbit {
+
+int64_t logit_rows(int64_t vocab_size) {
+  return std::clamp<int64_t>((int64_t{16} << 20) / std::max<int64_t>(vocab_size, 1), 16, 256);
+}
+
+void token_nll(const OpContext& ops, const float* logits, const int32_t* target, int64_t rows, int64_t vocab, double* out) {
+  log_sum_exp(ops, logits, rows, vocab, out);
+  for (int64_t row = 0; row < rows; ++row) out[row] -= static_cast<double>(logits[row * vocab + target[row]]);
+}
+
+void fail_not_finite(const std::filesystem::path& folder, size_t window, int64_t position) {
+  fail(ErrorCode::kCorruptFile,
+       "{} computes logits that are not finite (window {}, position {}): its weights are damaged, or too large for the "
+       "chosen number formats", folder.string(), window, position);
+}
+
+void score_tokens(const LanguageModel::State& state, const std::vector<int32_t>& ids, int64_t first_scored,
+                  const float* hidden, size_t window, RunningMean& nll) {
+  const OpContext ops = state.ops();
+  const int64_t vocab = state.model.config().vocab_size, width = state.model.config().hidden_size;
+  const int64_t chunk = logit_rows(vocab);
+  const Scratch logits = state.workspace.take(static_cast<size_t>(chunk * vocab) * sizeof(float));
+  std::vector<double> losses(static_cast<size_t>(chunk));
+  // Row p predicts id p + 1.
+  const int64_t end = static_cast<int64_t>(ids.size()) - 1;
+  for (int64_t row = first_scored - 1; row < end; row += chunk) {
+    const int64_t rows = std::min(chunk, end - row);
+    state.model.logits(ops, hidden + row * width, rows, MatmulMode::kPrefill, logits.as<float>());
+    token_nll(ops, logits.as<float>(), ids.data() + row + 1, rows, vocab, losses.data());
+    for (int64_t i = 0; i < rows; ++i) {
+      if (!std::isfinite(losses[static_cast<size_t>(i)])) fail_not_finite(state.folder, window, row + i);
+      nll.add(losses[static_cast<size_t>(i)]);
+    }
+  }
+}
+
+void check_context(const LanguageModel& model, int64_t context) {
+  if (context > model.context_length()) {
+    fail(ErrorCode::kInvalidArgument, "context is {}, but the model was made for at most {} ids (max_position_embeddings)",
+         context, model.context_length());
+  }
+}
+
+}  // namespace lowbit

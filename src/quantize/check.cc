@@ -1,0 +1,124 @@
+#include "quantize/check.h"
+
+#include "base/fail.h"
+#include "ops/softmax.h"
+#include "quantize/source_model.h"
+#include "runtime/forward.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace lowbit {
+namespace {
+
+constexpr int64_t kMostTokens = 4096;
+
+struct Sums {
+  double kl = 0;
+  int64_t tokens = 0, agreeing = 0;
+  bool source_is_finite = true, result_is_finite = true;
+};
+
+bool all_finite(const float* values, int64_t count) {
+  // A sum keeps NaN and infinity; finite logits are far too small to overflow it.
+  double sum = 0;
+  for (int64_t i = 0; i < count; ++i) sum += std::abs(values[i]);
+  return std::isfinite(sum);
+}
+
+void compare(const OpContext& ops, const Model& source, const Model& result, const float* expected,
+             const float* found, int64_t tokens, Sums& sums) {
+  const int64_t width = source.config().hidden_size, vocab = source.config().vocab_size;
+  const int64_t step = std::clamp<int64_t>((int64_t{8} << 20) / vocab, 1, 256);
+  for (int64_t row = 0; row < tokens; row += step) {
+    const int64_t rows = std::min(step, tokens - row);
+    const Scratch scratch = ops.workspace->take(static_cast<size_t>(2 * rows * vocab) * sizeof(float));
+    float* reference = scratch.as<float>();
+    float* logits = reference + rows * vocab;
+    source.logits(ops, expected + row * width, rows, MatmulMode::kPrefill, reference);
+    result.logits(ops, found + row * width, rows, MatmulMode::kPrefill, logits);
+    sums.source_is_finite = sums.source_is_finite && all_finite(reference, rows * vocab);
+    sums.result_is_finite = sums.result_is_finite && all_finite(logits, rows * vocab);
+    sums.tokens += rows;
+    if (!sums.source_is_finite || !sums.result_is_finite) continue;
+    std::vector<double> kl(static_cast<size_t>(rows));
+    std::vector<int32_t> best(static_cast<size_t>(rows)), other(static_cast<size_t>(rows));
+    divergence(ops, reference, logits, rows, vocab, kl.data());
+    argmax(ops, reference, rows, vocab, best.data());
+    argmax(ops, logits, rows, vocab, other.data());
+    for (size_t i = 0; i < kl.size(); ++i) {
+      sums.kl += kl[i];
+      sums.agreeing += best[i] == other[i];
+    }
+  }
+}
+
+}  // namespace
+
+double largest_allowed_kl(int bits) {
+  switch (bits) {
+    case 8:
+      return 0.2;
+    case 4:
+      return 2;
+    case 3:
+      return 5;
+    default:
+      return 12;  // 2 bits: above log(vocabulary), only nonsense with confidence exceeds it
+  }
+}
+
+CheckResult check_result(const std::filesystem::path& source_folder,
+                         const std::filesystem::path& result_folder, const OpContext& ops,
+                         const std::vector<std::vector<int32_t>>& samples, int bits, MemoryMeter& meter,
+                         const Log& log) {
+  const SourceModel source = load_source(source_folder);
+  const Checkpoint checkpoint = read_checkpoint(result_folder);
+  const Model result = Model::create(checkpoint.config, checkpoint.weights);
+  const int64_t width = source.model.config().hidden_size;
+  Sums sums;
+  for (size_t i = 0; i < samples.size() && sums.tokens < kMostTokens; ++i) {
+    std::vector<int32_t> ids = samples[i];
+    ids.resize(std::min(ids.size(), static_cast<size_t>(kMostTokens - sums.tokens)));
+    const int64_t tokens = static_cast<int64_t>(ids.size());
+    std::vector<float> expected(static_cast<size_t>(tokens * width)), found(expected.size());
+    auto run = [&](const Model& model, std::vector<float>& hidden) {
+      forward_windows(model, ops, std::span(&ids, 1), 1, DType::kF32, [&](size_t, const float* rows) {
+        std::memcpy(hidden.data(), rows, hidden.size() * sizeof(float));
+      });
+      meter.sample();
+    };
+    run(source.model, expected);
+    run(result, found);
+    compare(ops, source.model, result, expected.data(), found.data(), tokens, sums);
+    meter.sample();
+    log.report({"check", static_cast<int64_t>(i) + 1, static_cast<int64_t>(samples.size()), ""});
+  }
+  ops.workspace->release();
+
+  CheckResult check;
+  check.tokens = sums.tokens;
+  check.mean_kl = sums.tokens > 0 ? sums.kl / static_cast<double>(sums.tokens) : 0;
+  check.top1_agreement =
+      sums.tokens > 0 ? static_cast<double>(sums.agreeing) / static_cast<double>(sums.tokens) : 0;
+  const double limit = largest_allowed_kl(bits);
+  if (!sums.result_is_finite || !sums.source_is_finite) {
+    check.passed = false;
+    check.mean_kl = std::nan("");
+    check.verdict = sums.source_is_finite ? "the saved model gives logits that are not finite"
+                                          : "the source model itself gives logits that are not finite";
+  } else if (!(check.mean_kl <= limit)) {
+    check.passed = false;
+    check.verdict =
+        fmt::format("mean KL {:.4f} on {} held-back tokens, more than the {} that {} bits may cost",
+                    check.mean_kl, check.tokens, limit, bits);
+  } else {
+    check.verdict = fmt::format(
+        "mean KL {:.4f}, top-1 agreement {:.1f} % on {} held-back tokens (allowed for {} bits: {})",
+        check.mean_kl, 100 * check.top1_agreement, check.tokens, bits, limit);
+  }
+  return check;
+}
+
+}  // namespace lowbit

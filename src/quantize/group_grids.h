@@ -1,0 +1,26 @@
+// Scale and zero point of one group of columns, for all rows of a matrix.
+#pragma once
+
+#include "lowbit/quantize.h"
+#include "ops/context.h"
+
+#include <vector>
+
+namespace lowbit {
+
+// How the error of a column counts in the clip search. The effective price of an error in column j is 1 /
+// u[j][j]^2 (what the loop makes of it in the later columns included), H[j][j] is its price alone.
+enum class ClipWeight { kUniform, kHessianDiagonal, kInverseFactor };
+
+struct GridChoice {
+  AffineOptions affine;
+  float mse = 0;             // 0: plain range
+  int least_zero_point = 0;  // 1 where a version 1 file is written: it cannot hold 0
+  bool as_autogptq = false;  // FP32 scales, and its fault with symmetric groups that have no negative value
+};
+
+// w: [columns][rows], `rows` floats apart. scales, zero_points: [rows]. column_weights: [columns] or null.
+void choose_grids(const OpContext& ops, const GridChoice& choice, const float* w, int64_t columns,
+                  int64_t rows, const float* column_weights, float* scales, float* zero_points);
+
+}  // namespace lowbit

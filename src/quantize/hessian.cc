@@ -1,0 +1,163 @@
+#include "quantize/hessian.h"
+
+#include "base/fail.h"
+#include "ops/gram.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace lowbit {
+namespace {
+
+constexpr int64_t kTile = 64;
+
+// Copies the part above the diagonal to below it, tile by tile.
+void mirror(const OpContext& ops, float* matrix, int64_t width) {
+  ops.threads->parallel_for((width + kTile - 1) / kTile, 1, [&](int64_t first, int64_t last, int) {
+    for (int64_t tile = first; tile < last; ++tile) {
+      const int64_t row_end = std::min(width, (tile + 1) * kTile);
+      for (int64_t left = 0; left < row_end; left += kTile) {
+        for (int64_t row = tile * kTile; row < row_end; ++row) {
+          const int64_t end = std::min(row, left + kTile);
+          for (int64_t column = left; column < end; ++column)
+            matrix[row * width + column] = matrix[column * width + row];
+        }
+      }
+    }
+  });
+}
+
+class Factorization {
+ public:
+  Factorization(const OpContext& ops, const Hessian& hessian, std::span<const int32_t> order)
+      : ops_(ops), hessian_(hessian), order_(order), diagonal_(hessian.diagonal()) {
+    double sum = 0, live = 0, alive = 0;
+    for (float value : diagonal_) {
+      sum += value;
+      largest_ = std::max<double>(largest_, value);
+      if (value > 0) live += value, alive += 1;
+    }
+    const double fill = alive > 0 ? live / alive : 1;
+    for (float& value : diagonal_) {
+      if (!(value > 0)) value = static_cast<float>(fill), sum += fill;
+    }
+    mean_ = sum / static_cast<double>(diagonal_.size());
+    result_.values = Tensor::allocate(DType::kF32, {hessian.width(), hessian.width()});
+  }
+
+  bool attempt(double damp_percent, double floor, FactorPrecision precision) {
+    const int64_t width = hessian_.width();
+    const float* h = hessian_.values.data<float>();
+    float* u = result_.values.mutable_data<float>();
+    const float damping = static_cast<float>(damp_percent * mean_ + floor);
+    ops_.threads->parallel_for(width, 16, [&](int64_t first, int64_t last, int) {
+      for (int64_t row = first; row < last; ++row) {
+        const float* source = h + order_[static_cast<size_t>(row)] * width;
+        for (int64_t column = row; column < width; ++column) {
+          u[row * width + column] = source[order_[static_cast<size_t>(column)]];
+        }
+        u[row * width + row] = diagonal_[static_cast<size_t>(order_[static_cast<size_t>(row)])] + damping;
+      }
+    });
+    if (!inverse_cholesky(ops_, u, width, precision, u)) return false;
+    for (int64_t i = 0; i < width; ++i) {
+      const float pivot = u[i * width + i];
+      if (!(pivot > 0) || !std::isfinite(pivot)) return false;
+    }
+    mirror(ops_, u, width);
+    result_.damp_percent = damp_percent;
+    return true;
+  }
+
+  double largest() const { return largest_; }
+  InverseFactor& result() { return result_; }
+
+ private:
+  const OpContext& ops_;
+  const Hessian& hessian_;
+  std::span<const int32_t> order_;
+  std::vector<float> diagonal_;
+  double mean_ = 0, largest_ = 0;
+  InverseFactor result_;
+};
+
+}  // namespace
+
+std::vector<float> Hessian::diagonal() const {
+  std::vector<float> result(static_cast<size_t>(width()));
+  for (int64_t i = 0; i < width(); ++i)
+    result[static_cast<size_t>(i)] = values.data<float>()[i * width() + i];
+  return result;
+}
+
+bool Hessian::is_finite() const {
+  const std::vector<float> values = diagonal();
+  return std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
+}
+
+HessianAccumulator::HessianAccumulator(const OpContext& ops, int64_t width)
+    : ops_(&ops),
+      width_(width),
+      hessian_{Tensor::zeros(DType::kF32, {width, width}), 0},
+      buffer_(Tensor::allocate(DType::kF32, {kChunkTokens, width})) {}
+
+void HessianAccumulator::add(const float* x, int64_t tokens) {
+  hessian_.tokens += tokens;
+  float* h = hessian_.values.mutable_data<float>();
+  while (tokens > 0) {
+    int64_t taken = std::min(tokens, kChunkTokens - buffered_);
+    if (taken == kChunkTokens) {
+      gram_accumulate(*ops_, x, taken, width_, h);
+    } else {
+      std::memcpy(buffer_.mutable_data<float>() + buffered_ * width_, x,
+                  static_cast<size_t>(taken * width_) * sizeof(float));
+      buffered_ += taken;
+      if (buffered_ == kChunkTokens) {
+        gram_accumulate(*ops_, buffer_.data<float>(), buffered_, width_, h);
+        buffered_ = 0;
+      }
+    }
+    x += taken * width_;
+    tokens -= taken;
+  }
+}
+
+Hessian HessianAccumulator::finish() {
+  float* h = hessian_.values.mutable_data<float>();
+  if (buffered_ > 0) gram_accumulate(*ops_, buffer_.data<float>(), buffered_, width_, h);
+  buffered_ = 0;
+  mirror(*ops_, h, width_);
+  buffer_ = Tensor();
+  return std::move(hessian_);
+}
+
+std::optional<InverseFactor> invert(const OpContext& ops, const Hessian& hessian,
+                                    std::span<const int32_t> order, double damp_percent) {
+  if (!hessian.is_finite()) return std::nullopt;
+  Factorization factorization(ops, hessian, order);
+  InverseFactor& result = factorization.result();
+  double step = 0.01;
+  for (double percent = damp_percent; percent < 1; percent += step, step *= 2) {
+    if (!factorization.attempt(percent, 0, FactorPrecision::kFloat)) continue;
+    if (percent > damp_percent) {
+      result.note = fmt::format("the Hessian was singular at damp_percent {:.3g}; {:.3g} was needed",
+                                damp_percent, percent);
+    }
+    return std::move(result);
+  }
+  for (double floor = 1e-6; floor < 1; floor *= 10) {
+    if (factorization.attempt(damp_percent, floor * factorization.largest(), FactorPrecision::kFloat)) {
+      result.note =
+          fmt::format("the Hessian was singular; {:.0e} of its largest diagonal element was added", floor);
+      return std::move(result);
+    }
+  }
+  if (factorization.attempt(damp_percent, 0, FactorPrecision::kDouble)) {
+    result.note = "the Hessian was inverted in double precision";
+    return std::move(result);
+  }
+  return std::nullopt;
+}
+
+}  // namespace lowbit

@@ -1,0 +1,56 @@
+// X^T X over calibration tokens and what GPTQ needs of it: the factor of its damped inverse, with a ladder of
+// rescues when it is not positive definite.
+#pragma once
+
+#include "ops/context.h"
+#include "tensor/tensor.h"
+
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace lowbit {
+
+struct Hessian {
+  Tensor values;       // F32 [width, width], symmetric
+  int64_t tokens = 0;  // rows of X
+
+  int64_t width() const { return values.size(0); }
+  std::vector<float> diagonal() const;
+  bool is_finite() const;  // of the diagonal, which a non-finite activation always reaches
+};
+
+// Sums X^T X in pieces of a fixed number of rows, counted over the whole stream, so that the bits do not
+// depend on how callers cut it. One Hessian and a buffer of kChunkTokens rows are held.
+class HessianAccumulator {
+ public:
+  static constexpr int64_t kChunkTokens = 2048;
+
+  HessianAccumulator(const OpContext& ops, int64_t width);
+  void add(const float* x, int64_t tokens);  // x: [tokens, width]
+  Hessian finish();
+
+ private:
+  const OpContext* ops_;
+  int64_t width_, buffered_ = 0;
+  Hessian hessian_;
+  Tensor buffer_;
+};
+
+// The factor of one column order. `values` [width, width]: on and above the diagonal U with inverse(H +
+// damping) = U^T U, below it the mirror image, so that both U and its transpose can be read along rows.
+struct InverseFactor {
+  Tensor values;
+  double damp_percent = 0;  // that was needed
+  std::string note;         // how, when the first try failed
+};
+
+// H with rows and columns in the order given, its zero diagonal elements replaced by the mean (such columns
+// stand alone anyway), damped and factored. First damp_percent, then more in growing steps below 1, then a
+// floor under the diagonal, then double precision; nothing when all of that fails (H is not finite, or not a
+// Gram matrix).
+std::optional<InverseFactor> invert(const OpContext& ops, const Hessian& hessian,
+                                    std::span<const int32_t> order, double damp_percent);
+
+}  // namespace lowbit

@@ -1,0 +1,151 @@
+#include "quantize/layer_quantizer.h"
+
+#include "base/fail.h"
+#include "format/affine.h"
+
+#include <chrono>
+
+namespace lowbit {
+namespace {
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+std::string report_line(const ModuleReport& report) {
+  if (report.method == "none") return fmt::format("{}: left dense, {}", report.module, report.note);
+  std::string line = fmt::format("{}: {} {} bits, relative error {:.4f}", report.module, report.method,
+                                 report.bits, report.relative_error);
+  if (report.tokens > 0) line += fmt::format(", {} tokens", report.tokens);
+  if (report.damp_percent > 0) line += fmt::format(", damping {:.3g}", report.damp_percent);
+  line += fmt::format(", {:.2f} s", report.seconds);
+  return report.note.empty() ? line : line + " (" + report.note + ")";
+}
+
+}  // namespace
+
+LayerQuantizer::LayerQuantizer(Model& model, const OpContext& ops, const QuantizeOptions& options,
+                               const QuantizationSettings& settings, CalibrationStates* states,
+                               MemoryMeter& meter, const Log& log)
+    : model_(model),
+      ops_(ops),
+      options_(options),
+      settings_(settings),
+      states_(states),
+      meter_(meter),
+      log_(log) {
+  for (const auto& layer : settings.layers) total_ += static_cast<int64_t>(layer.size());
+  total_ += settings.head.is_quantized;
+}
+
+void LayerQuantizer::note_progress(const ModuleReport& report) {
+  ++done_;
+  const std::string line = report_line(report);
+  log_.info(line);
+  if (report.method == "rtn" && !report.note.empty()) log_.warning(report.module + ": " + report.note);
+  log_.report({"quantize", done_, total_, line});
+}
+
+void LayerQuantizer::quantize_linear(Linear& linear, const ModuleSettings& settings, FactorCache* factors,
+                                     FinishedLayer& finished) {
+  ModuleReport report;
+  report.module = linear.module;
+  if (!settings.is_quantized) {
+    report.method = "none";
+    report.note = settings.reason;
+    finished.reports.push_back(report);
+    note_progress(report);
+    return;
+  }
+  const auto start = std::chrono::steady_clock::now();
+  const bool is_v1 = options_.checkpoint_format == "gptq";
+  const MatrixProblem problem{
+      linear.module, std::get<Tensor>(linear.weight), settings.affine,
+      settings.gptq, options_.compat == "autogptq",   is_v1 && !settings.affine.sym ? 1 : 0};
+  QuantizedMatrix result = factors ? quantize_gptq(ops_, problem, *factors) : quantize_rtn(ops_, problem);
+  meter_.sample();
+  const Hessian* hessian = factors ? &factors->hessian() : nullptr;
+  report.bits = settings.affine.bits;
+  report.group_size = settings.affine.group_size;
+  report.method = result.method;
+  report.note = result.note;
+  report.damp_percent = result.damp_percent;
+  report.tokens = hessian ? hessian->tokens : 0;
+  report.relative_error = relative_error(ops_, problem.weight, result.weight, hessian);
+  report.seconds = seconds_since(start);
+  finished.modules.push_back({linear.module, result.weight});
+  finished.reports.push_back(report);
+  linear.weight = std::move(result.weight);
+  note_progress(report);
+}
+
+FinishedLayer LayerQuantizer::quantize_layer(int64_t layer) {
+  Block& block = model_.block(layer);
+  const std::vector<ModuleSettings>& settings = settings_.layers[static_cast<size_t>(layer)];
+  FinishedLayer finished;
+  auto quantize_stage = [&](const Stage& stage, const Hessian* hessian) {
+    std::optional<FactorCache> factors;
+    if (hessian) factors.emplace(ops_, *hessian);
+    for (int index : stage.linears) {
+      quantize_linear(block.linears()[static_cast<size_t>(index)], settings[static_cast<size_t>(index)],
+                      factors ? &*factors : nullptr, finished);
+    }
+    ops_.workspace->release();
+  };
+  std::vector<Hessian> hessians;
+  if (states_ && !options_.gptq.true_sequential) hessians = states_->collect_all(block);
+  for (size_t i = 0; i < block.stages().size(); ++i) {
+    const Stage& stage = block.stages()[i];
+    const int index = static_cast<int>(i);
+    if (!states_) {
+      quantize_stage(stage, nullptr);
+    } else if (!hessians.empty()) {
+      quantize_stage(stage, &hessians[i]);
+      hessians[i] = Hessian();
+    } else {
+      bool is_needed = false;
+      for (int linear : stage.linears)
+        is_needed = is_needed || settings[static_cast<size_t>(linear)].is_quantized;
+      const Hessian hessian = is_needed ? states_->collect(block, index) : Hessian();
+      quantize_stage(stage, is_needed ? &hessian : nullptr);
+      states_->advance(block, index);
+    }
+  }
+  if (states_ && !options_.gptq.true_sequential) states_->advance_all(block);
+  return finished;
+}
+
+FinishedLayer LayerQuantizer::quantize_head() {
+  FinishedLayer finished;
+  if (states_) {
+    const Hessian hessian = states_->collect_head();
+    FactorCache factors(ops_, hessian);
+    quantize_linear(model_.head(), settings_.head, &factors, finished);
+  } else {
+    quantize_linear(model_.head(), settings_.head, nullptr, finished);
+  }
+  return finished;
+}
+
+void LayerQuantizer::adopt(int64_t layer, const FinishedLayer& finished) {
+  for (const FinishedModule& module : finished.modules) {
+    if (layer == model_.layer_count()) {
+      model_.head().weight = module.weight;
+      continue;
+    }
+    for (Linear& linear : model_.block(layer).linears()) {
+      if (linear.module == module.module) linear.weight = module.weight;
+    }
+  }
+}
+
+void LayerQuantizer::replay(int64_t layer) {
+  if (states_ && layer < model_.layer_count()) states_->advance_all(model_.block(layer));
+}
+
+void LayerQuantizer::count_finished(const FinishedLayer& finished) {
+  done_ += static_cast<int64_t>(finished.reports.size());
+  log_.report({"quantize", done_, total_, "finished by an earlier run"});
+}
+
+}  // namespace lowbit

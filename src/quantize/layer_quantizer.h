@@ -1,0 +1,43 @@
+// One layer after the other: collect a stage's Hessian, quantize its linears, go on with the quantized ones.
+#pragma once
+
+#include "lowbit/log.h"
+#include "quantize/calibration_states.h"
+#include "quantize/methods.h"
+#include "quantize/settings.h"
+#include "quantize/work_folder.h"
+
+namespace lowbit {
+
+class LayerQuantizer {
+ public:
+  // states: null for rtn. All must outlive this; weights of `model` are replaced as they are quantized.
+  LayerQuantizer(Model& model, const OpContext& ops, const QuantizeOptions& options,
+                 const QuantizationSettings& settings, CalibrationStates* states, MemoryMeter& meter,
+                 const Log& log);
+
+  FinishedLayer quantize_layer(int64_t layer);
+  FinishedLayer quantize_head();
+  // Puts a finished layer's weights in place of the model's (after a save: the mapped ones).
+  void adopt(int64_t layer, const FinishedLayer& finished);
+  // Takes the calibration states through a layer that was finished by an earlier run.
+  void replay(int64_t layer);
+  // Progress of modules that an earlier run finished.
+  void count_finished(const FinishedLayer& finished);
+
+ private:
+  void quantize_linear(Linear& linear, const ModuleSettings& settings, FactorCache* factors,
+                       FinishedLayer& finished);
+  void note_progress(const ModuleReport& report);
+
+  Model& model_;
+  const OpContext& ops_;
+  const QuantizeOptions& options_;
+  const QuantizationSettings& settings_;
+  CalibrationStates* states_;
+  MemoryMeter& meter_;
+  const Log& log_;
+  int64_t done_ = 0, total_ = 0;
+};
+
+}  // namespace lowbit

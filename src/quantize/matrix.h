@@ -1,0 +1,49 @@
+// A weight matrix as the methods work on it: [columns][rows], so that one load holds the same column of
+// neighbouring rows. From dense weights, and back into codes. Large matrices are taken in slabs of rows,
+// which are independent.
+#pragma once
+
+#include "format/weight.h"
+#include "lowbit/quantize.h"
+#include "ops/context.h"
+
+#include <span>
+#include <string>
+
+namespace lowbit {
+
+// One matrix and how it is to be quantized.
+struct MatrixProblem {
+  std::string module;
+  Tensor weight;  // dense [out, in], any floating type, mapped or not
+  AffineOptions affine;
+  GptqOptions gptq;
+  bool as_autogptq = false;
+  int least_zero_point = 0;  // 1 where a version 1 file is written
+};
+
+// Rows that are worked on at a time: about 64 MB of floats, a multiple of 64.
+int64_t slab_rows(int64_t in_features);
+
+// w[step][row - first_row] = weight[row][columns[step]] for `rows` rows. kCorruptFile names the module when a
+// value is not finite.
+void load_columns(const OpContext& ops, const MatrixProblem& problem, int64_t first_row, int64_t rows,
+                  std::span<const int32_t> columns, float* w);
+
+QuantizedTensor allocate_quantized(const MatrixProblem& problem);
+
+// Codes, scales and zero points of a slab, [position or group][rows].
+struct CodeSlab {
+  int64_t first_row = 0, rows = 0;
+  const uint8_t* codes = nullptr;
+  const float* scales = nullptr;
+  const float* zero_points = nullptr;
+};
+void store_slab(const OpContext& ops, const CodeSlab& slab, QuantizedTensor& out);
+
+// values: F32 [rows, in], columns in their own order.
+void decode_rows(const QuantizedTensor& weight, int64_t first_row, int64_t rows, float* values);
+// The same of a dense tensor.
+void read_rows(const Tensor& weight, int64_t first_row, int64_t rows, float* values);
+
+}  // namespace lowbit

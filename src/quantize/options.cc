@@ -1,0 +1,149 @@
+#include "quantize/options.h"
+
+#include "base/fail.h"
+#include "base/fields.h"
+#include "format/affine.h"
+#include "io/shards.h"
+
+#include <cmath>
+
+namespace lowbit {
+namespace {
+
+void expect_one_of(std::string_view option, const std::string& value,
+                   std::initializer_list<std::string_view> known) {
+  std::string list;
+  for (std::string_view name : known) {
+    if (value == name) return;
+    list += fmt::format("{}\"{}\"", list.empty() ? "" : ", ", name);
+  }
+  fail(ErrorCode::kInvalidArgument, "{} is \"{}\", expected one of {}", option, value, list);
+}
+
+void expect_at_least(std::string_view option, int64_t value, int64_t least) {
+  if (value < least) fail(ErrorCode::kInvalidArgument, "{} is {}, expected {} or more", option, value, least);
+}
+
+}  // namespace
+
+Fields option_fields(GptqOptions& options) {
+  return {{"damp_percent", &options.damp_percent,
+           "share of the Hessian's mean diagonal added to it, between 0 and 1"},
+          {"desc_act", &options.desc_act,
+           "work through columns by falling activation size (groups follow that order "
+           "unless static_groups)"},
+          {"static_groups", &options.static_groups,
+           "choose group parameters from the original weights, before any update"},
+          {"act_group_aware", &options.act_group_aware,
+           "order columns inside groups, and groups, by activation size; the "
+           "file keeps its column order (without effect with desc_act)"},
+          {"true_sequential", &options.true_sequential,
+           "later linears of a layer see its already quantized ones"},
+          {"mse", &options.mse, "exponent of the clip search's error, 1 to 4; 0: no search, plain range"},
+          {"updated_groups", &options.updated_groups,
+           "choose group parameters from the updated weights; off: without the "
+           "updates of the group's own block, as AutoGPTQ"}};
+}
+
+Fields option_fields(CalibrationOptions& options) {
+  return {
+      {"samples", &options.samples, "calibration examples, or windows of max_length tokens of a plain text"},
+      {"max_length", &options.max_length, "tokens per sample; longer ones keep their head"},
+      {"batch_size", &options.batch_size,
+       "samples per forward pass; costs memory, does not change the codes"},
+      {"seed", &options.seed, "of the choice of samples when the data hold more"}};
+}
+
+Fields option_fields(QuantizeOptions& options) {
+  return {
+      {"method", &options.method, "how codes are chosen: gptq (needs calibration) or rtn (round to nearest)"},
+      {"format", &options.format, "what codes mean: affine"},
+      {"dialect", &options.dialect, "how the checkpoint spells them: gptq"},
+      {"dynamic", &options.dynamic,
+       "\"REGEX=bits:8,group_size:64\" overrides options of matching modules, \"-:REGEX\" "
+       "leaves them unquantized; may be repeated"},
+      {"lm_head", &options.lm_head, "quantize the head too; not for models that share it with the embedding"},
+      {"compat", &options.compat, "autogptq: that program's own choices, to the code"},
+      {"checkpoint_format", &options.checkpoint_format,
+       "gptq (version 1) or gptq_v2; empty: gptq when symmetric"},
+      {"model_name_or_path", &options.model_name_or_path, "written to the config; empty: null"},
+      {"model_file_base_name", &options.model_file_base_name,
+       "name of the safetensors files without their ending"},
+      {"max_shard_size", &options.max_shard_size, "largest safetensors file, such as 4GB"},
+      {"resume", &options.resume, "continue from OUT.partial when model, data and options are the same"},
+      {"check", &options.check, "reload the result and compare it with the source on held-back samples"},
+      {"overwrite", &options.overwrite, "replace OUT when it exists"},
+      {"threads", &options.threads, "worker threads; 0: one per processor"},
+      {"kernel", &options.kernel,
+       "force kernels: ref, avx2, ..., or per op matmul_affine=avx2,attention=ref"}};
+}
+
+void validate(const QuantizeOptions& options) {
+  expect_one_of("method", options.method, {"gptq", "rtn"});
+  expect_one_of("format", options.format, {"affine"});
+  expect_one_of("dialect", options.dialect, {"gptq"});
+  expect_one_of("compat", options.compat, {"", "autogptq"});
+  expect_one_of("checkpoint_format", options.checkpoint_format, {"", "gptq", "gptq_v2"});
+  if (!options.compat.empty() && options.method != "gptq") {
+    fail(ErrorCode::kInvalidArgument, "compat {} is about method gptq, but method is {}", options.compat,
+         options.method);
+  }
+  validate(options.affine);
+  const GptqOptions& gptq = options.gptq;
+  if (!(gptq.damp_percent > 0 && gptq.damp_percent < 1)) {
+    fail(ErrorCode::kInvalidArgument, "damp_percent is {}, expected a number between 0 and 1",
+         gptq.damp_percent);
+  }
+  if (!(gptq.mse == 0 || (gptq.mse >= 1 && gptq.mse <= 4))) {
+    fail(ErrorCode::kInvalidArgument, "mse is {}, expected 0 (no clip search) or an exponent from 1 to 4",
+         gptq.mse);
+  }
+  expect_at_least("samples", options.calibration.samples, 1);
+  expect_at_least("max_length", options.calibration.max_length, 2);
+  expect_at_least("batch_size", options.calibration.batch_size, 1);
+  if (options.threads < 0 || options.threads > 1024) {
+    fail(ErrorCode::kInvalidArgument, "threads is {}, expected 0 to 1024", options.threads);
+  }
+  const std::string& name = options.model_file_base_name;
+  if (name.empty() || name.size() > 128 || name.find_first_of("/\\") != std::string::npos ||
+      name.front() == '.') {
+    fail(ErrorCode::kInvalidArgument,
+         "model_file_base_name is \"{}\", expected a file name without folder and ending", name);
+  }
+  if (!options.max_shard_size.empty()) parse_byte_size(options.max_shard_size);
+}
+
+void require_calibration(const QuantizeOptions& options) {
+  if (options.method == "gptq" && options.calibration.data.empty()) {
+    fail(ErrorCode::kInvalidArgument,
+         "method gptq needs calibration data: give --calibration FILE (chat JSONL or plain text, best the "
+         "model's own "
+         "task), or choose --method rtn, which needs none and costs more quality");
+  }
+}
+
+QuantizeOptions settled(const QuantizeOptions& options) {
+  QuantizeOptions result = options;
+  if (options.compat == "autogptq") {
+    if (options.gptq.damp_percent == GptqOptions{}.damp_percent) result.gptq.damp_percent = 0.01f;
+    result.gptq.mse = 0;
+    result.gptq.act_group_aware = false;
+    result.gptq.updated_groups = false;
+  }
+  if (result.gptq.desc_act) result.gptq.act_group_aware = false;
+  if (result.checkpoint_format.empty()) result.checkpoint_format = result.affine.sym ? "gptq" : "gptq_v2";
+  return result;
+}
+
+Json options_json(const QuantizeOptions& options) {
+  QuantizeOptions copy = options;
+  Json json = fields_to_json(option_fields(copy));
+  json.set("affine", fields_to_json(option_fields(copy.affine)));
+  json.set("gptq", fields_to_json(option_fields(copy.gptq)));
+  Json calibration = fields_to_json(option_fields(copy.calibration));
+  calibration.set("data", options.calibration.data.string());
+  json.set("calibration", calibration);
+  return json;
+}
+
+}  // namespace lowbit

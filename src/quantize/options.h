@@ -1,0 +1,24 @@
+// The options of quantize, checked at the door and settled: what --compat implies is filled in.
+#pragma once
+
+#include "base/json.h"
+#include "lowbit/fields.h"
+#include "lowbit/quantize.h"
+
+namespace lowbit {
+
+// kInvalidArgument names the option, its value and what was expected. Whether calibration data are there is
+// asked by require_calibration, because a plan may be made without.
+void validate(const QuantizeOptions& options);
+
+// gptq without data is an error that names --method rtn.
+void require_calibration(const QuantizeOptions& options);
+
+// The options that really hold. compat "autogptq" sets damp_percent 0.01 (unless it was changed), no clip
+// search, no group-aware order and group parameters without a block's own updates.
+QuantizeOptions settled(const QuantizeOptions& options);
+
+// All options as one object, in the words of the command line; `calibration.data` as text.
+Json options_json(const QuantizeOptions& options);
+
+}  // namespace lowbit

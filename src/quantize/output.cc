@@ -1,0 +1,140 @@
+#include "quantize/output.h"
+
+#include "base/fail.h"
+#include "format/affine.h"
+#include "format/bits.h"
+
+namespace lowbit {
+namespace {
+
+bool contains(std::string_view text, std::string_view part) {
+  return text.find(part) != std::string_view::npos;
+}
+
+std::string component_of(const std::string& name, const std::string& head) {
+  if (name.starts_with(head + ".")) return "head";
+  if (contains(name, "embed")) return "embedding";
+  if (contains(name, "norm")) return "norms";
+  if (contains(name, "attn")) return "attention";
+  if (contains(name, "mlp")) return "mlp";
+  return "other";
+}
+
+const ModuleSettings* find_quantized(const QuantizationSettings& settings, std::string_view weight_name) {
+  if (!weight_name.ends_with(".weight")) return nullptr;
+  const std::string_view module = weight_name.substr(0, weight_name.size() - 7);
+  if (settings.head.is_quantized && settings.head.module == module) return &settings.head;
+  for (const auto& layer : settings.layers) {
+    for (const ModuleSettings& entry : layer) {
+      if (entry.module == module) return entry.is_quantized ? &entry : nullptr;
+    }
+  }
+  return nullptr;
+}
+
+// Names and tensors of the source in the order of their files; not the second copy of a tied head.
+template <class Body>
+void for_each_tensor(const SourceModel& source, const Body& body) {
+  const std::string head = source.model.head().module + ".weight";
+  for (const SafetensorsFile& file : source.checkpoint.files.files) {
+    for (const NamedTensor& entry : file.tensors) {
+      if (!(source.drops_head && entry.name == head)) body(entry);
+    }
+  }
+}
+
+}  // namespace
+
+bool is_act_order(const ModuleSettings& settings) {
+  return settings.is_quantized && settings.gptq.desc_act && !settings.gptq.static_groups &&
+         group_count(settings.in_features, settings.affine.group_size) > 1;
+}
+
+GptqVersion output_version(const QuantizeOptions& options) {
+  return options.checkpoint_format == "gptq" ? GptqVersion::kV1 : GptqVersion::kV2;
+}
+
+std::vector<OutputTensor> output_layout(const SourceModel& source, const QuantizationSettings& settings) {
+  std::vector<OutputTensor> result;
+  for_each_tensor(source, [&](const NamedTensor& entry) {
+    const ModuleSettings* module = find_quantized(settings, entry.name);
+    if (!module) {
+      result.push_back(
+          {entry.name, component_of(entry.name, source.model.head().module), entry.tensor.byte_count()});
+      return;
+    }
+    const int64_t in = module->in_features, out = module->out_features;
+    const int64_t groups = group_count(in, module->affine.group_size);
+    const int bits = module->affine.bits;
+    auto bytes = [](int64_t elements, int64_t each) { return static_cast<uint64_t>(elements * each); };
+    result.push_back({module->module + ".qweight", "codes", bytes(packed_words(in, bits) * out, 4)});
+    result.push_back({module->module + ".qzeros", "zeros", bytes(groups * packed_words(out, bits), 4)});
+    result.push_back({module->module + ".scales", "scales", bytes(groups * out, 2)});
+    result.push_back({module->module + ".g_idx", "g_idx", bytes(in, 4)});
+  });
+  return result;
+}
+
+CheckpointFiles output_files(const SourceModel& source, const QuantizationSettings& settings,
+                             const QuantizedModules& modules, const QuantizeOptions& options) {
+  CheckpointFiles files;
+  files.source = source.checkpoint.folder;
+  files.base_name = options.model_file_base_name;
+  files.max_shard_bytes = options.max_shard_size.empty() ? 0 : parse_byte_size(options.max_shard_size);
+  bool act_order = false;
+  for_each_tensor(source, [&](const NamedTensor& entry) {
+    if (!find_quantized(settings, entry.name)) {
+      files.tensors.push_back(entry);
+      return;
+    }
+    const std::string module = entry.name.substr(0, entry.name.size() - 7);
+    const auto found = modules.find(module);
+    if (found == modules.end()) fail(ErrorCode::kInternal, "{} was to be quantized but is not", module);
+    act_order = act_order || !found->second.column_order.empty();
+    for (NamedTensor& tensor : gptq_tensors(module, found->second, output_version(options))) {
+      files.tensors.push_back(std::move(tensor));
+    }
+  });
+  GptqConfig config;
+  config.affine = options.affine;
+  config.version = output_version(options);
+  config.damp_percent = options.gptq.damp_percent;
+  config.desc_act = act_order;
+  config.static_groups = options.gptq.static_groups;
+  config.true_sequential = options.gptq.true_sequential;
+  config.lm_head = options.lm_head;
+  config.dynamic = settings.dynamic;
+  config.meta = Json::object();
+  config.meta.set("method", options.method);
+  if (options.method == "gptq") {
+    config.meta.set("desc_act_used", options.gptq.desc_act);
+    config.meta.set("act_group_aware", options.gptq.act_group_aware);
+    config.meta.set("mse", std::stod(fmt::format("{}", options.gptq.mse)));
+  }
+  if (!options.compat.empty()) config.meta.set("compat", options.compat);
+  if (!options.model_name_or_path.empty()) config.model_name_or_path = options.model_name_or_path;
+  config.model_file_base_name = options.model_file_base_name;
+  const Json quantization = gptq_config_json(config);
+  files.config = source.checkpoint.config;
+  files.config.set("quantization_config", quantization);
+  files.quantize_config = quantization;
+  return files;
+}
+
+std::vector<EngineVerdict> output_engines(const QuantizationSettings& settings,
+                                          const QuantizeOptions& options) {
+  std::vector<EngineModule> modules;
+  auto add = [&](const ModuleSettings& module) {
+    if (module.is_quantized) {
+      modules.push_back(
+          {module.module, module.out_features, module.in_features, module.affine, is_act_order(module)});
+    }
+  };
+  for (const auto& layer : settings.layers) {
+    for (const ModuleSettings& module : layer) add(module);
+  }
+  add(settings.head);
+  return engine_table(modules, output_version(options), !settings.dynamic.is_null());
+}
+
+}  // namespace lowbit

@@ -1,0 +1,251 @@
+// What quantize would do, from shapes and a short measurement; nothing is written.
+#include "base/cpu.h"
+#include "base/fail.h"
+#include "lowbit/quantize.h"
+#include "ops/matmul.h"
+#include "quantize/calibration_states.h"
+#include "quantize/matrix.h"
+#include "quantize/options.h"
+#include "quantize/out_folder.h"
+#include "quantize/result_json.h"
+#include "runtime/options.h"
+
+#include <algorithm>
+#include <chrono>
+
+namespace lowbit {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Work of a run in multiply-adds of the two kinds that differ in speed, and the bytes that its phases hold.
+struct Work {
+  double products = 0;  // layers and Hessians: bfloat16 or better
+  double solving = 0;   // factorizations and column loops: FP32
+};
+
+struct Sizes {
+  int64_t tokens = 0, batch_tokens = 0, longest = 0;
+};
+
+Sizes token_sizes(const Calibration& calibration, int64_t batch_size) {
+  Sizes sizes{calibration.tokens, 0, calibration.longest()};
+  for (size_t first = 0; first < calibration.samples.size(); first += static_cast<size_t>(batch_size)) {
+    int64_t tokens = 0;
+    for (size_t i = first; i < std::min(calibration.samples.size(), first + static_cast<size_t>(batch_size));
+         ++i) {
+      tokens += static_cast<int64_t>(calibration.samples[i].size());
+    }
+    sizes.batch_tokens = std::max(sizes.batch_tokens, tokens);
+  }
+  return sizes;
+}
+
+bool keeps_carry(const ModelConfig& config, const Stage& stage, int64_t tokens) {
+  const size_t bytes = static_cast<size_t>(tokens * stage.carry_width) * sizeof(float);
+  return bytes <= std::max(CalibrationStates::kCarryBudget,
+                           static_cast<size_t>(tokens * config.hidden_size) * sizeof(float));
+}
+
+Work work_of(const Model& model, const QuantizationSettings& settings, bool is_gptq, const Sizes& sizes) {
+  Work work;
+  const double tokens = static_cast<double>(sizes.tokens);
+  for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
+    const Block& block = model.block(layer);
+    for (size_t s = 0; s < block.stages().size(); ++s) {
+      const Stage& stage = block.stages()[s];
+      const double width = static_cast<double>(stage.input_width);
+      double weights = 0;
+      for (int index : stage.linears) {
+        const ModuleSettings& module =
+            settings.layers[static_cast<size_t>(layer)][static_cast<size_t>(index)];
+        weights += static_cast<double>(module.out_features) * static_cast<double>(module.in_features);
+      }
+      // The clip search: 80 candidates, a few operations each. Without data that and rounding is all there
+      // is.
+      work.solving += weights * 80 * 4;
+      if (!is_gptq) continue;
+      const bool runs_twice = stage.carry_width > 0 && !keeps_carry(model.config(), stage, sizes.tokens);
+      work.products +=
+          tokens * weights * (runs_twice ? 2 : 1) + tokens * width * width / 2 + 2 * weights * width;
+      work.solving += width * width * width / 2 + weights * width / 2;
+    }
+  }
+  return work;
+}
+
+// Multiply-adds per second of a product of layer size.
+double measured_rate(const OpContext& ops) {
+  constexpr int64_t kTokens = 256, kWidth = 1024;
+  const Tensor x = Tensor::zeros(DType::kF32, {kTokens, kWidth}),
+               weight = Tensor::zeros(DType::kBF16, {kWidth, kWidth});
+  Tensor y = Tensor::allocate(DType::kF32, {kTokens, kWidth});
+  double best = 1e30;
+  for (int round = 0; round < 4; ++round) {
+    const auto start = std::chrono::steady_clock::now();
+    matmul(ops, x.data<float>(), kTokens, Weight(weight), nullptr, y.mutable_data<float>(),
+           MatmulMode::kPrefill);
+    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return static_cast<double>(kTokens * kWidth * kWidth) / std::max(best, 1e-9);
+}
+
+Json memory_json(const Model& model, const QuantizationSettings& settings, bool is_gptq, const Sizes& sizes,
+                 uint64_t& peak) {
+  const ModelConfig& config = model.config();
+  uint64_t kept = 0, temporary = 0, hessian = 0, slab = 0;
+  for (const Stage& stage : model.block(0).stages()) {
+    if (keeps_carry(config, stage, sizes.tokens))
+      kept = std::max(kept, static_cast<uint64_t>(sizes.tokens * stage.carry_width) * 4);
+    // Input, outputs and one more of the outputs' size while a batch is in a stage.
+    const int64_t widths = stage.input_width + 3 * std::max(stage.carry_width, config.hidden_size);
+    temporary = std::max(temporary, static_cast<uint64_t>(sizes.batch_tokens * widths) * 4);
+    hessian = std::max(hessian, static_cast<uint64_t>(stage.input_width * stage.input_width) * 4);
+  }
+  auto add_slab = [&](const ModuleSettings& module) {
+    if (!module.is_quantized) return;
+    const int64_t rows = std::min(module.out_features, slab_rows(module.in_features));
+    slab = std::max(slab, static_cast<uint64_t>(module.in_features * rows * 6 +
+                                                module.out_features * module.in_features));
+  };
+  for (const auto& layer : settings.layers) {
+    for (const ModuleSettings& module : layer) add_slab(module);
+  }
+  add_slab(settings.head);
+  constexpr uint64_t kBase = uint64_t{48} << 20;  // program, tokenizer, thread stacks
+  const uint64_t cache = static_cast<uint64_t>(2 * config.kv_heads * config.head_dim) *
+                         static_cast<uint64_t>(sizes.batch_tokens) * 4;
+  const uint64_t states =
+      is_gptq ? static_cast<uint64_t>(sizes.tokens * config.hidden_size) * 4 + kept + cache : 0;
+  Json json = Json::object();
+  auto set = [&](const char* phase, uint64_t bytes) {
+    json.set(phase, bytes + kBase);
+    peak = std::max(peak, bytes + kBase);
+  };
+  if (is_gptq)
+    set("forward", states + temporary + hessian +
+                       static_cast<uint64_t>(HessianAccumulator::kChunkTokens) * 4 *
+                           static_cast<uint64_t>(config.intermediate_size));
+  set("solve", states + (is_gptq ? 2 * hessian : 0) + slab);
+  const uint64_t all_caches =
+      static_cast<uint64_t>(2 * config.kv_heads * config.head_dim * config.layers * sizes.longest) * 4;
+  set("check", all_caches + (uint64_t{72} << 20) +
+                   static_cast<uint64_t>(sizes.longest * config.intermediate_size) * 12);
+  return json;
+}
+
+void add_module(Json& modules, const ModuleSettings& settings, const std::string& method) {
+  Json json = Json::object();
+  json.set("module", settings.module);
+  json.set("method", settings.is_quantized ? method : std::string("none"));
+  if (settings.is_quantized) {
+    json.set("bits", settings.affine.bits);
+    json.set("group_size", settings.affine.group_size);
+    json.set("sym", settings.affine.sym);
+  } else {
+    json.set("reason", settings.reason);
+  }
+  json.set("out_features", settings.out_features);
+  json.set("in_features", settings.in_features);
+  modules.push_back(json);
+}
+
+uint64_t free_disk_bytes(const fs::path& out) {
+  fs::path place = fs::absolute(out);
+  while (!fs::exists(place) && place.has_parent_path() && place != place.parent_path())
+    place = place.parent_path();
+  std::error_code error;
+  const fs::space_info space = fs::space(place, error);
+  return error ? 0 : space.available;
+}
+
+}  // namespace
+
+std::string plan_json(const fs::path& model, const fs::path& out, const QuantizeOptions& given) {
+  validate(given);
+  const QuantizeOptions options = settled(given);
+  const bool is_gptq = options.method == "gptq";
+  const SourceModel source = load_source(model);
+  const QuantizationSettings settings = resolve_settings(source.model, options);
+  std::vector<std::string> reasons, warnings = source.warnings;
+  warnings.insert(warnings.end(), settings.warnings.begin(), settings.warnings.end());
+
+  Calibration calibration;
+  auto collect_reason = [&](const auto& body) {
+    try {
+      body();
+    } catch (const Error& error) {
+      reasons.push_back(error.what());
+    }
+  };
+  collect_reason([&] { require_calibration(options); });
+  if (!out.empty()) collect_reason([&] { check_out_folder(model, out, options.overwrite); });
+  if (!options.calibration.data.empty()) {
+    collect_reason([&] {
+      calibration = load_calibration(model, options.calibration, source.model.config().max_positions);
+    });
+    warnings.insert(warnings.end(), calibration.warnings.begin(), calibration.warnings.end());
+  }
+
+  Json plan = Json::object();
+  plan.set("model", model.string());
+  plan.set("architecture", source.model.config().architecture);
+  Json modules = Json::array();
+  for (const auto& layer : settings.layers) {
+    for (const ModuleSettings& module : layer) add_module(modules, module, options.method);
+  }
+  add_module(modules, settings.head, options.method);
+  Json components = Json::object();
+  uint64_t bytes = 0;
+  for (const OutputTensor& tensor : output_layout(source, settings)) {
+    const Json* before = components.find(tensor.component);
+    components.set(tensor.component, static_cast<uint64_t>(before ? before->as_integer() : 0) + tensor.bytes);
+    bytes += tensor.bytes;
+  }
+  plan.set("source_bytes", source.checkpoint.files.file_bytes);
+  plan.set("tensor_bytes", bytes);
+  plan.set("bytes_by_component", components);
+
+  const Sizes sizes = token_sizes(calibration, options.calibration.batch_size);
+  uint64_t peak = 0;
+  plan.set("memory_by_phase", memory_json(source.model, settings, is_gptq, sizes, peak));
+  plan.set("peak_anonymous_bytes", peak);
+  const uint64_t available = machine_memory().available_bytes;
+  plan.set("memory_available_bytes", available);
+  if (peak > available) {
+    reasons.push_back(
+        fmt::format("about {} MB of memory are needed, {} MB are available: use fewer or shorter samples",
+                    peak >> 20, available >> 20));
+  }
+  // The finished layers and the checkpoint made of them lie side by side for a while.
+  uint64_t finished = 0;
+  for (const char* component : {"codes", "scales", "zeros"}) {
+    if (const Json* part = components.find(component)) finished += static_cast<uint64_t>(part->as_integer());
+  }
+  const uint64_t disk = bytes + finished + (uint64_t{32} << 20),
+                 free_disk = free_disk_bytes(out.empty() ? model : out);
+  plan.set("disk_bytes", disk);
+  plan.set("disk_free_bytes", free_disk);
+  if (disk > free_disk) {
+    reasons.push_back(fmt::format("{} MB of disk are needed beside {}, {} MB are free", disk >> 20,
+                                  out.string(), free_disk >> 20));
+  }
+
+  const KernelChoice kernels = parse_kernel_choice(options.kernel);
+  const ThreadPool threads(options.threads);
+  Workspace workspace;
+  const double rate = measured_rate({&threads, &workspace, &kernels});
+  const Work work = work_of(source.model, settings, is_gptq, sizes);
+  // FP32 linear algebra and the clip search run at about a quarter of a product's rate.
+  plan.set("estimated_seconds", work.products / rate + work.solving / (rate / 4));
+  plan.set("measured_multiply_adds_per_second", rate);
+  plan.set("calibration", calibration.samples.empty() ? Json() : calibration.facts());
+  plan.set("engines", engines_json(output_engines(settings, options)));
+  plan.set("warnings", strings_json(warnings));
+  plan.set("feasible", reasons.empty());
+  plan.set("reasons", strings_json(reasons));
+  plan.set("modules", modules);
+  return plan.dump(2);
+}
+
+}  // namespace lowbit

@@ -1,0 +1,263 @@
+#include "lowbit/quantize.h"
+
+#include "base/fail.h"
+#include "base/files.h"
+#include "quantize/check.h"
+#include "quantize/fingerprint.h"
+#include "quantize/layer_quantizer.h"
+#include "quantize/options.h"
+#include "quantize/out_folder.h"
+#include "quantize/result_json.h"
+#include "quantize/run.h"
+#include "runtime/options.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+namespace lowbit {
+namespace {
+
+namespace fs = std::filesystem;
+
+int fewest_bits(const QuantizationSettings& settings) {
+  int bits = settings.head.is_quantized ? settings.head.affine.bits : 8;
+  for (const auto& layer : settings.layers) {
+    for (const ModuleSettings& module : layer) {
+      if (module.is_quantized) bits = std::min(bits, module.affine.bits);
+    }
+  }
+  return bits;
+}
+
+// Bits of codes, scales and zero points per weight of the quantized modules.
+double bits_per_weight(const SourceModel& source, const QuantizationSettings& settings) {
+  double weights = 0;
+  auto count = [&](const ModuleSettings& module) {
+    if (module.is_quantized)
+      weights += static_cast<double>(module.out_features) * static_cast<double>(module.in_features);
+  };
+  for (const auto& layer : settings.layers) {
+    for (const ModuleSettings& module : layer) count(module);
+  }
+  count(settings.head);
+  double bits = 0;
+  for (const OutputTensor& tensor : output_layout(source, settings)) {
+    if (tensor.component == "codes" || tensor.component == "scales" || tensor.component == "zeros") {
+      bits += 8 * static_cast<double>(tensor.bytes);
+    }
+  }
+  return weights > 0 ? bits / weights : 0;
+}
+
+uint64_t safetensors_bytes(const fs::path& folder) {
+  uint64_t bytes = 0;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.path().extension() == ".safetensors") bytes += entry.file_size();
+  }
+  return bytes;
+}
+
+class Run {
+ public:
+  Run(const fs::path& model, const fs::path& out, const QuantizeOptions& options, const Log& log)
+      : model_folder_(model),
+        out_(normal_out(out)),
+        options_(settled(options)),
+        log_(log),
+        kernels_(parse_kernel_choice(options.kernel)),
+        threads_(options.threads),
+        source_(load_source(model)),
+        settings_(resolve_settings(source_.model, options_)) {}
+
+  // given: null to read options.calibration.data.
+  QuantizeResult run(const Calibration* given) {
+    for (const std::string& note : source_.checkpoint.notes) log_.info(note);
+    warn(source_.warnings);
+    warn(settings_.warnings);
+    if (options_.model_file_base_name != "model") {
+      warn({fmt::format(
+          "model_file_base_name \"{}\": transformers and vLLM look for \"model\" and may not find the files",
+          options_.model_file_base_name)});
+    }
+    calibrate(given);
+    {
+      WorkFolder work(partial_folder(out_), fingerprint(), options_.resume);
+      if (!work.fresh_reason().empty()) warn({"earlier layers are not taken up: " + work.fresh_reason()});
+      quantize_layers(work);
+      save(work);
+    }
+    check();
+    finish_report();
+    log_.info(fmt::format("{} written, {:.1f} MB, {:.2f} bits per quantized weight, {:.1f} s", out_.string(),
+                          static_cast<double>(result_.bytes) / 1e6, result_.bits_per_weight,
+                          result_.seconds));
+    return std::move(result_);
+  }
+
+ private:
+  OpContext ops() { return {&threads_, &workspace_, &kernels_}; }
+
+  void warn(const std::vector<std::string>& warnings) {
+    for (const std::string& warning : warnings) {
+      log_.warning(warning);
+      result_.warnings.push_back(warning);
+    }
+  }
+
+  void calibrate(const Calibration* given) {
+    if (!given && options_.calibration.data.empty()) return;
+    calibration_ =
+        given ? *given
+              : load_calibration(model_folder_, options_.calibration, source_.model.config().max_positions);
+    has_calibration_ = true;
+    warn(calibration_.warnings);
+    log_.info(fmt::format("calibration: {} {} samples, {} tokens; {} held back for the check",
+                          calibration_.samples.size(), calibration_.kind, calibration_.tokens,
+                          calibration_.held_back.size()));
+    int64_t widest = 0;
+    for (const Linear& linear : source_.model.block(0).linears())
+      widest = std::max(widest, in_features(linear.weight));
+    if (options_.method == "gptq" && calibration_.tokens < 2 * widest) {
+      warn({fmt::format(
+          "only {} calibration tokens for layers of up to {} inputs: {} or more are needed for sound results",
+          calibration_.tokens, widest, 2 * widest)});
+    }
+  }
+
+  Json fingerprint() const {
+    return run_fingerprint(model_folder_, options_, sequences_hash(calibration_.samples));
+  }
+
+  void quantize_layers(WorkFolder& work) {
+    const OpContext context = ops();
+    Model& model = source_.model;
+    std::unique_ptr<CalibrationStates> states;
+    if (options_.method == "gptq") {
+      states = std::make_unique<CalibrationStates>(model, context, calibration_.samples,
+                                                   options_.calibration.batch_size, meter_);
+    }
+    LayerQuantizer quantizer(model, context, options_, settings_, states.get(), meter_, log_);
+    const int64_t parts = model.layer_count() + (settings_.head.is_quantized ? 1 : 0);
+    for (int64_t part = 0; part < parts; ++part) {
+      std::optional<FinishedLayer> finished = work.load(part);
+      if (finished) {
+        result_.resumed = true;
+        quantizer.adopt(part, *finished);
+        quantizer.replay(part);
+        quantizer.count_finished(*finished);
+      } else {
+        finished = work.save(
+            part, part < model.layer_count() ? quantizer.quantize_layer(part) : quantizer.quantize_head());
+        quantizer.adopt(part, *finished);
+      }
+      meter_.sample();
+      for (FinishedModule& module : finished->modules) modules_[module.module] = std::move(module.weight);
+      for (ModuleReport& report : finished->reports) result_.modules.push_back(std::move(report));
+    }
+    for (const ModuleReport& report : result_.modules) {
+      if (!report.note.empty() && report.method != "none")
+        result_.warnings.push_back(report.module + ": " + report.note);
+    }
+    if (!settings_.head.is_quantized) {
+      ModuleReport head;
+      head.module = settings_.head.module;
+      head.method = "none";
+      head.note = settings_.head.reason;
+      result_.modules.push_back(head);
+    }
+  }
+
+  void save(WorkFolder& work) {
+    log_.report({"save", 0, 1, ""});
+    const fs::path folder = work.make_checkpoint_folder();
+    write_checkpoint(folder, output_files(source_, settings_, modules_, options_));
+    result_.source_bytes = source_.checkpoint.files.file_bytes;
+    result_.bytes = safetensors_bytes(folder);
+    result_.bits_per_weight = bits_per_weight(source_, settings_);
+    write_report(folder);
+    modules_.clear();
+    work.publish(out_);
+    log_.report({"save", 1, 1, ""});
+  }
+
+  void check() {
+    if (!options_.check) return;
+    if (calibration_.held_back.empty()) {
+      warn({has_calibration_ ? "the result was not checked: too few examples to hold any back"
+                             : "the result was not checked: that takes --calibration data"});
+      return;
+    }
+    const OpContext context = ops();
+    const CheckResult check = check_result(model_folder_, out_, context, calibration_.held_back,
+                                           fewest_bits(settings_), meter_, log_);
+    result_.checked = true;
+    result_.passed = check.passed;
+    result_.mean_kl = check.mean_kl;
+    result_.top1_agreement = check.top1_agreement;
+    result_.check_tokens = check.tokens;
+    verdict_ = check.verdict;
+    if (check.passed) {
+      log_.info("check passed: " + check.verdict);
+    } else {
+      std::vector<ModuleReport> worst = result_.modules;
+      std::stable_sort(worst.begin(), worst.end(), [](const ModuleReport& a, const ModuleReport& b) {
+        return a.relative_error > b.relative_error;
+      });
+      std::string names;
+      for (size_t i = 0; i < std::min<size_t>(3, worst.size()); ++i) {
+        names += fmt::format("{}{} ({:.3f})", i ? ", " : "", worst[i].module, worst[i].relative_error);
+      }
+      warn({fmt::format("saved, but failed its check: {}; largest relative errors: {}", check.verdict,
+                        names)});
+    }
+  }
+
+  void write_report(const fs::path& folder) {
+    result_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+    result_.peak_rss_bytes = process_memory().peak_rss_bytes;
+    meter_.sample();
+    result_.peak_anonymous_bytes = meter_.peak_anonymous_bytes();
+    result_.report_json =
+        result_json(result_, options_, settings_, has_calibration_ ? &calibration_ : nullptr, verdict_)
+            .dump(2);
+    write_file_atomically(folder / "quantize_report.json", result_.report_json + "\n");
+  }
+
+  void finish_report() { write_report(out_); }
+
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  fs::path model_folder_, out_;
+  QuantizeOptions options_;
+  const Log& log_;
+  KernelChoice kernels_;
+  ThreadPool threads_;
+  Workspace workspace_;
+  SourceModel source_;
+  QuantizationSettings settings_;
+  Calibration calibration_;
+  bool has_calibration_ = false;
+  QuantizedModules modules_;
+  MemoryMeter meter_;
+  QuantizeResult result_;
+  std::string verdict_;
+};
+
+}  // namespace
+
+QuantizeResult quantize_tokens(const fs::path& model, const fs::path& out, const QuantizeOptions& options,
+                               const Calibration& calibration, const Log& log) {
+  validate(options);
+  check_out_folder(model, out, options.overwrite);
+  return Run(model, out, options, log).run(&calibration);
+}
+
+QuantizeResult quantize(const fs::path& model, const fs::path& out, const QuantizeOptions& options,
+                        const Log& log) {
+  validate(options);
+  require_calibration(options);
+  check_out_folder(model, out, options.overwrite);
+  return Run(model, out, options, log).run(nullptr);
+}
+
+}  // namespace lowbit

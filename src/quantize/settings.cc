@@ -1,0 +1,233 @@
+#include "quantize/settings.h"
+
+#include "base/fail.h"
+#include "base/fields.h"
+#include "checkpoint/dynamic_rules.h"
+#include "format/affine.h"
+
+#include <algorithm>
+#include <charconv>
+
+namespace lowbit {
+namespace {
+
+constexpr std::string_view kAffineKeys[] = {"bits", "group_size", "sym"};
+constexpr std::string_view kGptqKeys[] = {"damp_percent", "desc_act", "static_groups", "act_group_aware",
+                                          "mse"};
+
+template <size_t n>
+bool contains(const std::string_view (&list)[n], std::string_view key) {
+  return std::find(std::begin(list), std::end(list), key) != std::end(list);
+}
+
+Json parse_value(std::string_view text, std::string_view rule) {
+  if (text == "true" || text == "True") return Json(true);
+  if (text == "false" || text == "False") return Json(false);
+  int64_t whole = 0;
+  const char* end = text.data() + text.size();
+  if (auto [stop, error] = std::from_chars(text.data(), end, whole); error == std::errc() && stop == end)
+    return Json(whole);
+  double number = 0;
+  if (auto [stop, error] = std::from_chars(text.data(), end, number); error == std::errc() && stop == end)
+    return Json(number);
+  fail(ErrorCode::kInvalidArgument, "dynamic rule \"{}\": \"{}\" is neither a number nor true or false", rule,
+       text);
+}
+
+Json parse_overrides(std::string_view text, std::string_view rule) {
+  Json overrides = Json::object();
+  while (!text.empty()) {
+    const size_t comma = text.find(',');
+    const std::string_view pair = text.substr(0, comma);
+    text = comma == std::string_view::npos ? std::string_view() : text.substr(comma + 1);
+    const size_t colon = pair.find(':');
+    const std::string_view key = pair.substr(0, colon);
+    if (colon == std::string_view::npos || !(contains(kAffineKeys, key) || contains(kGptqKeys, key))) {
+      fail(ErrorCode::kInvalidArgument,
+           "dynamic rule \"{}\": \"{}\" is no override; expected key:value with a key of bits, group_size, "
+           "sym, "
+           "damp_percent, desc_act, static_groups, act_group_aware, mse",
+           rule, pair);
+    }
+    overrides.set(key, parse_value(pair.substr(colon + 1), rule));
+  }
+  return overrides;
+}
+
+void apply(const Json& overrides, const QuantizeOptions& base, ModuleSettings& settings) {
+  Json affine = Json::object(), gptq = Json::object();
+  for (const auto& [key, value] : overrides.as_object())
+    (contains(kAffineKeys, key) ? affine : gptq).set(key, value);
+  const std::string where = "the dynamic rule for " + settings.module;
+  fields_from_json(option_fields(settings.affine), affine, where);
+  fields_from_json(option_fields(settings.gptq), gptq, where);
+  QuantizeOptions changed = base;
+  changed.affine = settings.affine;
+  validate(changed.affine);
+  if (!(settings.gptq.damp_percent > 0 && settings.gptq.damp_percent < 1)) {
+    fail(ErrorCode::kInvalidArgument, "{}: damp_percent is {}, expected a number between 0 and 1", where,
+         settings.gptq.damp_percent);
+  }
+  if (settings.gptq.desc_act) settings.gptq.act_group_aware = false;
+}
+
+bool same_layout(const ModuleSettings& a, const ModuleSettings& b) {
+  if (a.is_quantized != b.is_quantized) return false;
+  if (!a.is_quantized) return true;
+  return a.affine.bits == b.affine.bits && a.affine.group_size == b.affine.group_size &&
+         a.affine.sym == b.affine.sym && a.gptq.desc_act == b.gptq.desc_act &&
+         a.gptq.static_groups == b.gptq.static_groups;
+}
+
+// "model.layers.3.self_attn.q_proj" and the stage "qkv" -> "model.layers.3.self_attn.qkv_proj", the name
+// under which vLLM and SGLang look up rules for their fused layers.
+std::string fused_name(const std::string& module, std::string_view stage) {
+  return fmt::format("{}.{}_proj", module.substr(0, module.rfind('.')), stage);
+}
+
+std::string escaped(std::string_view text) {
+  std::string pattern;
+  for (char c : text) {
+    if (c == '.') pattern += '\\';
+    pattern += c;
+  }
+  return pattern;
+}
+
+class Resolver {
+ public:
+  Resolver(const QuantizeOptions& options, QuantizationSettings& result)
+      : options_(options),
+        result_(result),
+        dynamic_(parse_dynamic_rules(options.dynamic)),
+        rules_(dynamic_, "dynamic") {}
+
+  ModuleSettings module(const std::string& name, const Weight& weight) const {
+    ModuleSettings settings{name, out_features(weight), in_features(weight), true,
+                            "",   options_.affine,      options_.gptq};
+    const DynamicRules::Match match = rules_.match(name);
+    if (match.is_excluded) {
+      settings.is_quantized = false;
+      settings.reason = "a dynamic rule leaves it unquantized";
+    } else if (match.overrides) {
+      apply(*match.overrides, options_, settings);
+    }
+    return settings;
+  }
+
+  // Warns when a unit is divided, and adds rules for the fused names that the user's patterns do not reach.
+  void check_unit(const Stage& stage, const std::vector<ModuleSettings>& linears) {
+    if (stage.linears.size() < 2 || rules_.empty()) return;
+    const ModuleSettings& first = linears[static_cast<size_t>(stage.linears[0])];
+    std::string names;
+    bool same = true;
+    for (int index : stage.linears) {
+      const ModuleSettings& member = linears[static_cast<size_t>(index)];
+      names += fmt::format("{}{}", names.empty() ? "" : ", ", member.module);
+      same = same && same_layout(first, member);
+    }
+    if (!same) {
+      result_.warnings.push_back(
+          fmt::format("dynamic rules treat {} differently: vLLM and SGLang fuse them into one layer and will "
+                      "refuse the checkpoint",
+                      names));
+      return;
+    }
+    const std::string fused = fused_name(first.module, stage.name);
+    ModuleSettings as_fused = first;
+    as_fused.is_quantized = true;
+    as_fused.affine = options_.affine;
+    const DynamicRules::Match match = rules_.match(fused);
+    if (match.is_excluded) as_fused.is_quantized = false;
+    if (match.overrides) apply(*match.overrides, options_, as_fused);
+    if (same_layout(first, as_fused)) return;
+    Json overrides = Json::object();
+    std::string prefix = "-:";
+    if (first.is_quantized) {
+      prefix = "+:";
+      overrides.set("bits", first.affine.bits);
+      overrides.set("group_size", first.affine.group_size);
+      overrides.set("sym", first.affine.sym);
+    }
+    fused_rules_.emplace_back(prefix + "^" + escaped(fused) + "$", overrides);
+  }
+
+  Json dynamic() const {
+    if (rules_.empty()) return Json();
+    Json object = Json::object();
+    for (const auto& [pattern, overrides] : fused_rules_) object.set(pattern, overrides);
+    for (const auto& [pattern, overrides] : dynamic_.as_object()) object.set(pattern, overrides);
+    return object;
+  }
+
+ private:
+  const QuantizeOptions& options_;
+  QuantizationSettings& result_;
+  Json dynamic_;
+  DynamicRules rules_;
+  std::vector<std::pair<std::string, Json>> fused_rules_;
+};
+
+}  // namespace
+
+bool QuantizationSettings::has_quantized() const {
+  for (const auto& layer : layers) {
+    for (const ModuleSettings& module : layer) {
+      if (module.is_quantized) return true;
+    }
+  }
+  return head.is_quantized;
+}
+
+Json parse_dynamic_rules(const std::vector<std::string>& rules) {
+  Json object = Json::object();
+  for (const std::string& rule : rules) {
+    std::string pattern = rule;
+    Json overrides = Json::object();
+    if (!rule.starts_with("-:")) {
+      const size_t equals = rule.rfind('=');
+      if (equals == std::string::npos || equals + 1 == rule.size()) {
+        fail(ErrorCode::kInvalidArgument,
+             "dynamic rule \"{}\" overrides nothing; expected \"REGEX=bits:8,group_size:64\" or \"-:REGEX\"",
+             rule);
+      }
+      pattern = rule.substr(0, equals);
+      overrides = parse_overrides(std::string_view(rule).substr(equals + 1), rule);
+    }
+    if (pattern.empty() || pattern == "-:" || pattern == "+:") {
+      fail(ErrorCode::kInvalidArgument, "dynamic rule \"{}\" has an empty pattern", rule);
+    }
+    object.set(pattern, overrides);
+  }
+  return object;
+}
+
+QuantizationSettings resolve_settings(const Model& model, const QuantizeOptions& options) {
+  QuantizationSettings result;
+  Resolver resolver(options, result);
+  for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
+    std::vector<ModuleSettings> linears;
+    for (const Linear& linear : model.block(layer).linears())
+      linears.push_back(resolver.module(linear.module, linear.weight));
+    for (const Stage& stage : model.block(layer).stages()) resolver.check_unit(stage, linears);
+    result.layers.push_back(std::move(linears));
+  }
+  result.head = resolver.module(model.head().module, model.head().weight);
+  if (!options.lm_head) {
+    result.head.is_quantized = false;
+    result.head.reason = model.is_tied() ? "shares its weights with the embedding"
+                                         : "the head stays dense unless lm_head is set";
+  } else if (model.is_tied()) {
+    fail(ErrorCode::kInvalidArgument,
+         "lm_head cannot be quantized: this model's head is its embedding (tie_word_embeddings), which is "
+         "looked up by row "
+         "and stays dense; leave out --lm-head");
+  }
+  result.dynamic = resolver.dynamic();
+  if (!result.has_quantized()) {
+    fail(ErrorCode::kInvalidArgument, "the dynamic rules leave no module to quantize");
+  }
+  return result;
+}
+
+}  // namespace lowbit

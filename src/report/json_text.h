@@ -1,0 +1,25 @@
+// JSON that other rooms emit, read without trust in its shape: a key that is missing or of another type is left out
+// of the text, and a key that this room does not know is shown as it is.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "base/json.h"
+
+namespace lowbit {
+
+std::string text_of(const Json* value);              // strings bare, numbers short, "-" for null or absent
+std::string text_of(const Json& object, std::string_view key);
+double number_of(const Json& object, std::string_view key, double otherwise);
+std::string bytes_of(const Json& object, std::string_view key);  // "98.4 MB", "-" when absent
+const Json::Array& array_of(const Json& object, std::string_view key);  // an empty array when absent or of another type
+
+// A table of an array of objects: one column per key of `columns` that at least one of them has; keys that end in
+// "bytes" in units. Empty when the array is.
+std::string objects_table(const Json& object, std::string_view key, std::initializer_list<std::string_view> columns);
+
+// "name: value" lines for the members of `object` that are numbers, strings or booleans and not in `shown`.
+std::string remaining_text(const Json& object, std::initializer_list<std::string_view> shown);
+
+}  // namespace lowbit

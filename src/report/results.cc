@@ -1,0 +1,103 @@
+#include <fmt/format.h>
+
+#include "lowbit/report.h"
+#include "report/text_table.h"
+
+namespace lowbit {
+namespace {
+
+std::string percent_interval(const Proportion& proportion) {
+  if (!proportion.value) return "-  (0 / 0)";
+  return fmt::format("{:.1f} %  [{:.1f}, {:.1f}]", *proportion.value * 100, proportion.low * 100, proportion.high * 100);
+}
+
+}  // namespace
+
+std::string classification_text(const ClassifyResult& result) {
+  TextTable table;
+  table.align_left(1);
+  table.add({"samples", fmt::format("{}  ({} in {}, {:.2f} per second)", count_text(result.samples),
+                                    "answered", seconds_text(result.seconds), result.samples_per_second)});
+  table.add({"tn fp fn tp", fmt::format("{} {} {} {}", result.true_negative, result.false_positive, result.false_negative,
+                                        result.true_positive)});
+  table.add({"unparsable", count_text(result.unparsable)});
+  table.add({"precision", percent_interval(result.precision)});
+  table.add({"recall", percent_interval(result.recall)});
+  table.add({"F1", share_text(result.f1)});
+  table.add({"accuracy", percent_interval(result.accuracy)});
+  return table.text() + wrapped("protocol:", result.protocol);
+}
+
+std::string perplexity_text(const PerplexityResult& result) {
+  TextTable table;
+  table.align_left(1);
+  table.add({"perplexity", fmt::format("{:.4f} ± {:.4f}", result.perplexity, result.perplexity * result.standard_error)});
+  table.add({"mean NLL", fmt::format("{:.5f} ± {:.5f} nats per id", result.mean_nll, result.standard_error)});
+  table.add({"tokens", fmt::format("{} scored in {} windows of {}", count_text(result.tokens), count_text(result.windows),
+                                   result.context)});
+  table.add({"time", fmt::format("{}, {:.0f} tokens per second", seconds_text(result.seconds),
+                                 result.seconds > 0 ? static_cast<double>(result.tokens) / result.seconds : 0)});
+  return table.text() + wrapped("protocol:", result.protocol);
+}
+
+std::string divergence_text(const DivergenceResult& result) {
+  TextTable table;
+  table.align_left(1);
+  table.add({"mean KL", fmt::format("{} ± {} nats", significant_text(result.mean_kl, 4),
+                                    significant_text(result.standard_error, 2))});
+  table.add({"median KL", significant_text(result.median_kl, 4)});
+  table.add({"95 % KL", significant_text(result.p95_kl, 4)});
+  table.add({"99 % KL", significant_text(result.p99_kl, 4)});
+  table.add({"99.9 % KL", significant_text(result.p999_kl, 4)});
+  table.add({"largest KL", significant_text(result.max_kl, 4)});
+  table.add({"same top token", fmt::format("{:.2f} %", result.top1_agreement * 100)});
+  table.add({"perplexity", fmt::format("{:.4f}, of the reference {:.4f}", result.perplexity, result.reference_perplexity)});
+  table.add({"tokens", fmt::format("{} positions in {} windows of {}", count_text(result.tokens), count_text(result.windows),
+                                   result.context)});
+  table.add({"time", seconds_text(result.seconds)});
+  return table.text() + wrapped("protocol:", result.protocol);
+}
+
+std::string quantize_text(const QuantizeResult& result) {
+  TextTable modules;
+  modules.align_left(1);
+  modules.align_left(6);
+  modules.add({"module", "method", "bits", "group", "rel. error", "damping", "note"});
+  modules.add_rule();
+  for (const ModuleReport& module : result.modules) {
+    const bool is_dense = module.method == "none";
+    modules.add({module.module, is_dense ? "dense" : module.method, is_dense ? "-" : std::to_string(module.bits),
+                 is_dense ? "-" : std::to_string(module.group_size),
+                 is_dense ? "-" : significant_text(module.relative_error, 3),
+                 module.damp_percent > 0 ? significant_text(module.damp_percent, 3) : "-", module.note});
+  }
+  TextTable summary;
+  summary.align_left(1);
+  summary.add({"size", fmt::format("{} from {}{}", bytes_text(result.bytes), bytes_text(result.source_bytes),
+                                   result.source_bytes > 0
+                                       ? fmt::format(" ({:.1f} %)", 100.0 * static_cast<double>(result.bytes) /
+                                                                        static_cast<double>(result.source_bytes))
+                                       : "")});
+  summary.add({"bits per weight", fmt::format("{:.3f} in the quantized modules, scales and zero points included",
+                                              result.bits_per_weight)});
+  summary.add({"time", seconds_text(result.seconds) + (result.resumed ? ", continued from an earlier run" : "")});
+  summary.add({"peak memory", fmt::format("{} resident, {} of it not file-backed", bytes_text(result.peak_rss_bytes),
+                                          bytes_text(result.peak_anonymous_bytes))});
+  if (result.checked) {
+    summary.add({"check", result.passed ? "passed" : "FAILED: the checkpoint was saved, but it does not do what it should"});
+    if (result.check_tokens > 0) {
+      summary.add({"", fmt::format("KL {} nats, same top token {:.1f} %, reloaded and compared with the source over {} tokens "
+                                   "of held-back samples",
+                                   significant_text(result.mean_kl, 3), result.top1_agreement * 100,
+                                   count_text(result.check_tokens))});
+    }
+  } else {
+    summary.add({"check", "not made"});
+  }
+  std::string out = modules.text() + "\n" + summary.text();
+  out += "rel. error: |X dW^T| / |X W^T| over the calibration samples; of the weights alone for rtn\n";
+  for (const std::string& warning : result.warnings) out += wrapped("warning:", warning);
+  return out;
+}
+
+}  // namespace lowbit
