@@ -224,9 +224,9 @@ int64_t count_chunks(std::span<const Job> jobs, int64_t chunk) {
 int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 // Output columns that a thread takes at a time, a multiple of 32.
-// Decode: one to four chunks a thread, of at most 1024 columns; of these the size that leaves no thread with
-// more columns than needed. Prefill: as few chunks as threads, of at most 512 columns, since each chunk reads
-// all of x.
+// Decode: at least two chunks a thread, of at most 1024 columns; of these the largest that leaves no thread
+// with more columns than needed. Prefill: as few chunks as threads, of at most 512 columns, since each chunk
+// reads all of x.
 int64_t chunk_columns(std::span<const Job> jobs, int threads, MatmulMode mode) {
   int64_t columns = 0;
   for (const Job& job : jobs) columns += job.args.out;
@@ -234,10 +234,9 @@ int64_t chunk_columns(std::span<const Job> jobs, int threads, MatmulMode mode) {
     const int64_t parts = round_up(std::max<int64_t>(1, columns / 512), threads);
     return round_up((columns + parts - 1) / parts, 32);
   }
+  const int64_t most = std::min<int64_t>(1024, round_up(columns / (2 * threads) + 1, 32));
   int64_t best = 0, least_load = 0;
-  for (int per_thread = 4; per_thread >= 1; --per_thread) {
-    const int64_t chunk =
-        std::min<int64_t>(1024, round_up((columns + per_thread * threads - 1) / (per_thread * threads), 32));
+  for (int64_t chunk = most; chunk >= std::min<int64_t>(most, 64); chunk -= 32) {
     const int64_t load = (count_chunks(jobs, chunk) + threads - 1) / threads * chunk;
     if (best == 0 || load < least_load) {
       best = chunk;
