@@ -53,8 +53,14 @@ struct CheckpointFiles {
   std::vector<std::pair<std::string, std::string>> metadata;  // of the safetensors files
 };
 
-// Writes all files into `folder`, which must exist and be empty of model files. The caller renames the
-// folder.
+// The config.json of a model of these tensors: `config` with its keys in their order, torch_dtype (or dtype,
+// where that is the key) set to the type that most dense bytes have, and quantization_config set, or absent
+// when `quantization` is null.
+Json output_config(Json config, const std::vector<NamedTensor>& tensors, const Json& quantization);
+
+// Writes all files into `folder`, which must exist and be empty of model files; config.json comes last. The
+// caller makes the folder under another name and renames it. kInvalidArgument when it is the source or holds a
+// model, kCorruptFile when a file to be copied is a link that leads out of the source.
 void write_checkpoint(const std::filesystem::path& folder, const CheckpointFiles& files);
 
 }  // namespace lowbit

@@ -4,6 +4,9 @@
 
 #include "checkpoint/checkpoint.h"
 
+#include <string>
+#include <vector>
+
 namespace lowbit {
 
 enum class GptqVersion { kV1, kV2 };
@@ -32,7 +35,7 @@ Json gptq_config_json(const GptqConfig& config);
 
 // Whether an engine can run such a checkpoint, and why not (research: kernels' published shape rules).
 struct EngineVerdict {
-  std::string engine;   // "transformers + GPTQModel", "vLLM", "SGLang", "AutoGPTQ"
+  std::string engine;   // "GPTQModel", "transformers + GPTQModel", "vLLM", "SGLang", "AutoGPTQ"
   std::string verdict;  // "fast", "slow", "no"
   std::string reason;   // "in_features 576 is no multiple of group_size 128 (model.layers.0.mlp.gate_proj)";
                         // may be empty

@@ -1,13 +1,10 @@
-#include <cstring>
-
 #include "base/fail.h"
 #include "checkpoint/gptq.h"
 #include "checkpoint/reorder.h"
 #include "format/bits.h"
+#include "lowbit/version.h"
 
-#ifndef LOWBIT_VERSION
-#error "LOWBIT_VERSION is set by src/checkpoint/CMakeLists.txt"
-#endif
+#include <cstring>
 
 namespace lowbit {
 namespace {
@@ -25,27 +22,31 @@ Tensor packed_zeros(const std::string& module, const QuantizedTensor& weight, Gp
       for (int64_t row = 0; row < rows; ++row) {
         if (zeros[row] < offset) {
           fail(ErrorCode::kInvalidArgument,
-               "[gptq] {}: the zero point of group {}, row {} is 0, which version 1 stores as -1; engines differ on that: "
+               "[gptq] {}: the zero point of group {}, row {} is 0, which version 1 stores as -1; engines "
+               "differ on that: "
                "write gptq_v2",
                module, group, row);
         }
         stored[static_cast<size_t>(row)] = static_cast<uint8_t>(zeros[row] - offset);
       }
     }
-    pack_bits(stored.data(), 1, rows, weight.bits, qzeros.mutable_data<uint32_t>() + group * qzeros.size(1), 1);
+    pack_bits(stored.data(), 1, rows, weight.bits, qzeros.mutable_data<uint32_t>() + group * qzeros.size(1),
+              1);
   }
   return qzeros;
 }
 
 }  // namespace
 
-std::vector<NamedTensor> gptq_tensors(const std::string& module, const QuantizedTensor& weight, GptqVersion version) {
+std::vector<NamedTensor> gptq_tensors(const std::string& module, const QuantizedTensor& weight,
+                                      GptqVersion version) {
   const int64_t columns = weight.in_features;
   Tensor qweight = weight.codes;
   Tensor g_idx = Tensor::allocate(DType::kI32, {columns});
   int32_t* group_of = g_idx.mutable_data<int32_t>();
   if (weight.column_order.empty()) {
-    for (int64_t column = 0; column < columns; ++column) group_of[column] = static_cast<int32_t>(column / weight.group_size);
+    for (int64_t column = 0; column < columns; ++column)
+      group_of[column] = static_cast<int32_t>(column / weight.group_size);
   } else {
     const int32_t* order = weight.column_order.data<int32_t>();
     std::vector<int32_t> position_of(static_cast<size_t>(columns), 0);
@@ -64,7 +65,7 @@ std::vector<NamedTensor> gptq_tensors(const std::string& module, const Quantized
 Json gptq_config_json(const GptqConfig& config) {
   const char* format = config.version == GptqVersion::kV1 ? "gptq" : "gptq_v2";
   Json meta = Json::object();
-  meta.set("quantizer", Json::Array{std::string("lowbit:") + LOWBIT_VERSION});
+  meta.set("quantizer", Json::Array{std::string("lowbit:") + version()});
   if (config.meta.is_object()) {
     for (const auto& [key, value] : config.meta.as_object()) {
       if (key != "quantizer") meta.set(key, value);
@@ -73,7 +74,8 @@ Json gptq_config_json(const GptqConfig& config) {
   Json json = Json::object();
   json.set("bits", config.affine.bits);
   json.set("group_size", config.affine.group_size);
-  json.set("damp_percent", std::stod(fmt::format("{}", config.damp_percent)));  // 0.05, not 0.05000000074505806
+  json.set("damp_percent",
+           std::stod(fmt::format("{}", config.damp_percent)));  // 0.05, not 0.05000000074505806
   json.set("desc_act", config.desc_act);
   json.set("static_groups", config.static_groups);
   json.set("sym", config.affine.sym);

@@ -1,12 +1,12 @@
 #include "io/safetensors.h"
 
-#include <chrono>
-#include <cstring>
-#include <fstream>
-
 #include "base/json.h"
 #include "io/safetensors_header.h"
 #include "support.h"
+
+#include <chrono>
+#include <cstring>
+#include <fstream>
 
 namespace lowbit {
 namespace {
@@ -41,7 +41,8 @@ void expect_corrupt(const std::string& header, size_t data_bytes, const std::str
 TEST(Safetensors, ReadsTensorsInTheOrderOfTheirBytes) {
   const SafetensorsFile file = parse(file_bytes(
       R"({"b":{"dtype":"U8","shape":[2,2],"data_offsets":[4,8]},"__metadata__":{"k":"v"},)"
-      R"("a":{"shape":[],"data_offsets":[0,4],"dtype":"F32"},"none":{"dtype":"I64","shape":[0,7],"data_offsets":[8,8]}}   )", 8));
+      R"("a":{"shape":[],"data_offsets":[0,4],"dtype":"F32"},"none":{"dtype":"I64","shape":[0,7],"data_offsets":[8,8]}}   )",
+      8));
   ASSERT_EQ(file.tensors.size(), 3u);
   EXPECT_EQ(file.tensors[0].name, "a");
   EXPECT_EQ(file.tensors[0].tensor.shape(), Shape{});
@@ -56,7 +57,8 @@ TEST(Safetensors, AFileWithoutTensorsIsAFile) { EXPECT_TRUE(parse(file_bytes("{}
 TEST(Safetensors, MisalignedTensorsAreCopiedAndRead) {
   for (size_t pad = 0; pad < 8; ++pad) {
     const std::string header = R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},)"
-                               R"("b":{"dtype":"I32","shape":[2],"data_offsets":[1,9]}})" + std::string(pad, ' ');
+                               R"("b":{"dtype":"I32","shape":[2],"data_offsets":[1,9]}})" +
+                               std::string(pad, ' ');
     const SafetensorsFile file = parse(file_bytes(header, 9));
     EXPECT_EQ(file.tensors[1].tensor.data<int32_t>()[1], 0x01010101);
   }
@@ -66,9 +68,11 @@ TEST(Safetensors, HeaderLengthIsChecked) {
   expect_refusal(ErrorCode::kCorruptFile, "", "at least 8");
   expect_refusal(ErrorCode::kCorruptFile, "abc", "3 bytes");
   expect_refusal(ErrorCode::kCorruptFile, std::string("\0\0\0\0\0\0\0\x80", 8) + "{}", "9223372036854775808");
-  expect_refusal(ErrorCode::kCorruptFile, std::string("\xff\xff\xff\xff\xff\xff\xff\xff", 8) + "{}", "18446744073709551615");
+  expect_refusal(ErrorCode::kCorruptFile, std::string("\xff\xff\xff\xff\xff\xff\xff\xff", 8) + "{}",
+                 "18446744073709551615");
   expect_refusal(ErrorCode::kCorruptFile, std::string("\x01\xe1\xf5\x05\0\0\0\0", 8) + "{}", "100000001");
-  expect_refusal(ErrorCode::kCorruptFile, std::string("\x40\0\0\0\0\0\0\0", 8) + "{}", "its header has 64 bytes, only 2 follow");
+  expect_refusal(ErrorCode::kCorruptFile, std::string("\x40\0\0\0\0\0\0\0", 8) + "{}",
+                 "its header has 64 bytes, only 2 follow");
   expect_refusal(ErrorCode::kCorruptFile, std::string(8, '\0'), "does not begin");
 }
 
@@ -112,22 +116,27 @@ TEST(Safetensors, EntriesHaveExactlyTheirThreeKeys) {
 }
 
 TEST(Safetensors, OnlyPlainIntegersAreSizes) {
-  for (const char* number : {"1.0", "-1", "1e0", "1E2", "18446744073709551616", "99999999999999999999", "true", "\"1\"", "null"}) {
-    expect_corrupt(fmt::format(R"({{"a":{{"dtype":"U8","shape":[{}],"data_offsets":[0,1]}}}})", number), 1, "shape");
-    expect_corrupt(fmt::format(R"({{"a":{{"dtype":"U8","shape":[1],"data_offsets":[0,{}]}}}})", number), 1, "data_offsets");
+  for (const char* number :
+       {"1.0", "-1", "1e0", "1E2", "18446744073709551616", "99999999999999999999", "true", "\"1\"", "null"}) {
+    expect_corrupt(fmt::format(R"({{"a":{{"dtype":"U8","shape":[{}],"data_offsets":[0,1]}}}})", number), 1,
+                   "shape");
+    expect_corrupt(fmt::format(R"({{"a":{{"dtype":"U8","shape":[1],"data_offsets":[0,{}]}}}})", number), 1,
+                   "data_offsets");
   }
 }
 
 TEST(Safetensors, SizesThatOverflowAreRefused) {
   expect_corrupt(R"({"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,4]}})", 4, "2^63");
   expect_corrupt(R"({"a":{"dtype":"F64","shape":[1152921504606846976],"data_offsets":[0,0]}})", 0, "2^63");
-  expect_corrupt(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[18446744073709551615,3]}})", 4, "needs 4 bytes");
+  expect_corrupt(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[18446744073709551615,3]}})", 4,
+                 "needs 4 bytes");
 }
 
 TEST(Safetensors, OffsetsCoverTheDataWithoutHolesOrOverlaps) {
   auto two = [](int a, int b, int c, int d) {
-    return fmt::format(R"({{"a":{{"dtype":"U8","shape":[{}],"data_offsets":[{},{}]}},"b":{{"dtype":"U8","shape":[{}],"data_offsets":[{},{}]}}}})",
-                       b - a, a, b, d - c, c, d);
+    return fmt::format(
+        R"({{"a":{{"dtype":"U8","shape":[{}],"data_offsets":[{},{}]}},"b":{{"dtype":"U8","shape":[{}],"data_offsets":[{},{}]}}}})",
+        b - a, a, b, d - c, c, d);
   };
   EXPECT_EQ(parse(file_bytes(two(0, 4, 4, 8), 8)).tensors.size(), 2u);
   expect_corrupt(two(0, 4, 3, 7), 7, "begins at byte 3 of the data, expected 4");
@@ -140,14 +149,16 @@ TEST(Safetensors, OffsetsCoverTheDataWithoutHolesOrOverlaps) {
 }
 
 TEST(Safetensors, ATruncatedDownloadNamesBothSizes) {
-  expect_corrupt(R"({"a":{"dtype":"F32","shape":[256],"data_offsets":[0,1024]}})", 1000, "promises 1024 bytes of tensors, 1000");
+  expect_corrupt(R"({"a":{"dtype":"F32","shape":[256],"data_offsets":[0,1024]}})", 1000,
+                 "promises 1024 bytes of tensors, 1000");
 }
 
 TEST(Safetensors, UnknownTypesAreRefusedByName) {
   for (const char* dtype : {"F8_E4M3", "F4", "C64", "bf16", ""}) {
-    expect_refusal(ErrorCode::kUnsupported,
-                   file_bytes(fmt::format(R"({{"w":{{"dtype":"{}","shape":[1],"data_offsets":[0,1]}}}})", dtype), 1),
-                   fmt::format("tensor \"w\" has the dtype \"{}\"", dtype));
+    expect_refusal(
+        ErrorCode::kUnsupported,
+        file_bytes(fmt::format(R"({{"w":{{"dtype":"{}","shape":[1],"data_offsets":[0,1]}}}})", dtype), 1),
+        fmt::format("tensor \"w\" has the dtype \"{}\"", dtype));
   }
 }
 
@@ -155,18 +166,21 @@ TEST(Safetensors, RankAndCountHaveLimits) {
   std::string ones = "1";
   for (int i = 0; i < 16; ++i) ones += ",1";
   expect_refusal(ErrorCode::kUnsupported,
-                 file_bytes("{\"a\":{\"dtype\":\"U8\",\"shape\":[" + ones + "],\"data_offsets\":[0,1]}}", 1), "dimensions");
+                 file_bytes("{\"a\":{\"dtype\":\"U8\",\"shape\":[" + ones + "],\"data_offsets\":[0,1]}}", 1),
+                 "dimensions");
 }
 
 TEST(Safetensors, AHundredThousandTensorsAreReadInTime) {
   std::string header = "{";
   for (int i = 0; i < 100000; ++i) {
-    header += fmt::format(R"({}"tensor.{}":{{"dtype":"U8","shape":[1],"data_offsets":[{},{}]}})", i ? "," : "", i, i, i + 1);
+    header += fmt::format(R"({}"tensor.{}":{{"dtype":"U8","shape":[1],"data_offsets":[{},{}]}})",
+                          i ? "," : "", i, i, i + 1);
   }
   const std::string bytes = file_bytes(header + "}", 100000);
   const auto start = std::chrono::steady_clock::now();
   EXPECT_EQ(parse(bytes).tensors.size(), 100000u);
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));  // a quadratic search takes minutes
+  EXPECT_LT(std::chrono::steady_clock::now() - start,
+            std::chrono::seconds(5));  // a quadratic search takes minutes
   for (int i = 100000; i <= 200000; ++i) {
     header += fmt::format(R"(,"tensor.{}":{{"dtype":"U8","shape":[1],"data_offsets":[{},{}]}})", i, i, i + 1);
   }
@@ -177,7 +191,8 @@ TEST(Safetensors, PicklesAreRefusedWithHowToConvert) {
   TemporaryFolder folder;
   for (const char* name : {"pytorch_model.bin", "a.pt", "a.pth", "a.ckpt"}) {
     std::ofstream(folder.path() / name) << "PK\x03\x04 not to be read";
-    const std::string message = error_of(ErrorCode::kUnsupported, [&] { open_safetensors(folder.path() / name); });
+    const std::string message =
+        error_of(ErrorCode::kUnsupported, [&] { open_safetensors(folder.path() / name); });
     EXPECT_NE(message.find("safetensors.torch"), std::string::npos) << message;
     EXPECT_NE(message.find(name), std::string::npos) << message;
   }
@@ -204,13 +219,15 @@ TEST(Safetensors, WhatIsWrittenIsRead) {
   EXPECT_EQ(file.tensors[1].name, "a");
   EXPECT_EQ(file.tensors[0].tensor.data<float>()[4], 1.5f);
   EXPECT_EQ(file.tensors[1].tensor.data<uint8_t>()[7], 9);
-  EXPECT_EQ(file.metadata, (std::vector<std::pair<std::string, std::string>>{{"made_by", "test"}, {"format", "pt"}}));
+  EXPECT_EQ(file.metadata,
+            (std::vector<std::pair<std::string, std::string>>{{"made_by", "test"}, {"format", "pt"}}));
 }
 
 TEST(Safetensors, WritingMovesWideElementsForwardWhenTheOrderWouldMisalignThem) {
   TemporaryFolder folder;
   const fs::path path = folder.path() / "out.safetensors";
-  write_safetensors(path, {{"odd", Tensor::zeros(DType::kU8, {3})}, {"wide", Tensor::zeros(DType::kF64, {2})}});
+  write_safetensors(path,
+                    {{"odd", Tensor::zeros(DType::kU8, {3})}, {"wide", Tensor::zeros(DType::kF64, {2})}});
   EXPECT_EQ(open_safetensors(path).tensors[0].name, "wide");
 }
 

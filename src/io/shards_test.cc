@@ -1,9 +1,9 @@
 #include "io/shards.h"
 
-#include <fstream>
-
 #include "base/json.h"
 #include "support.h"
+
+#include <fstream>
 
 namespace lowbit {
 namespace {
@@ -17,7 +17,7 @@ std::vector<NamedTensor> tensors(int count, int64_t floats) {
   for (int i = 0; i < count; ++i) {
     Tensor tensor = Tensor::zeros(DType::kF32, {floats});
     tensor.mutable_data<float>()[0] = static_cast<float>(i);
-    result.push_back({"t" + std::to_string(i), tensor});
+    result.push_back({fmt::format("t{}", i), tensor});
   }
   return result;
 }
@@ -48,7 +48,8 @@ TEST(Shards, WrittenShardsAreReadBack) {
   const TensorFolder read = open_tensor_folder(model.path);
   EXPECT_EQ(read.files.size(), 2u);
   ASSERT_EQ(read.tensors.size(), 4u);
-  for (int i = 0; i < 4; ++i) EXPECT_EQ(read.tensors.at("t" + std::to_string(i)).data<float>()[0], static_cast<float>(i));
+  for (int i = 0; i < 4; ++i)
+    EXPECT_EQ(read.tensors.at(fmt::format("t{}", i)).data<float>()[0], static_cast<float>(i));
   EXPECT_EQ(parse_json(read_file(model.index), "index").get("metadata").get("total_size").as_integer(), 1600);
   uint64_t bytes = 0;
   for (const SafetensorsFile& file : read.files) bytes += fs::file_size(file.path);
@@ -57,16 +58,19 @@ TEST(Shards, WrittenShardsAreReadBack) {
 
 TEST(Shards, ATensorIsNeverSplitAndNoLimitMeansOneFile) {
   TemporaryFolder folder;
-  EXPECT_EQ(write_tensor_folder(folder.path(), "big", tensors(3, 100), 1).size(), 4u);  // three shards and the index
+  EXPECT_EQ(write_tensor_folder(folder.path(), "big", tensors(3, 100), 1).size(),
+            4u);                                                  // three shards and the index
   EXPECT_EQ(open_tensor_folder(folder.path()).files.size(), 3u);  // the only index, under another name
   EXPECT_EQ(open_tensor_folder(folder.path(), "big").files.size(), 3u);
   TemporaryFolder other;
-  EXPECT_EQ(write_tensor_folder(other.path(), "model", tensors(3, 100), 0), std::vector<std::string>{"model.safetensors"});
+  EXPECT_EQ(write_tensor_folder(other.path(), "model", tensors(3, 100), 0),
+            std::vector<std::string>{"model.safetensors"});
   EXPECT_EQ(write_tensor_folder(other.path(), "model", tensors(3, 100), 1200).size(), 1u);
 }
 
 TEST(Shards, ShardNamesThatLeaveTheFolderAreRefused) {
-  for (const char* name : {"../../etc/x.safetensors", "/etc/x.safetensors", "sub/x.safetensors", "..", "", "a\\b.safetensors"}) {
+  for (const char* name :
+       {"../../etc/x.safetensors", "/etc/x.safetensors", "sub/x.safetensors", "..", "", "a\\b.safetensors"}) {
     Sharded model;
     model.point("t0", name);
     expect_refusal(ErrorCode::kCorruptFile, model.path, "is no plain file name");
@@ -133,10 +137,12 @@ TEST(Shards, AnIndexThatIsNoneIsRefused) {
       {R"({"weight_map":{"a":1}})", "expected a file name"},
       {R"({"weight_map":{"a":"x.safetensors","a":"y.safetensors"}})", "appears twice"}};
   for (const auto& [text, part] : cases) {
-    const std::string message = error_of(ErrorCode::kCorruptFile, [&] { parse_shard_index(text, "index.json"); });
+    const std::string message =
+        error_of(ErrorCode::kCorruptFile, [&] { parse_shard_index(text, "index.json"); });
     EXPECT_NE(message.find(part), std::string::npos) << message;
   }
-  error_of(ErrorCode::kUnsupported, [] { parse_shard_index(R"({"weight_map":{"a":"pytorch_model.bin"}})", "i"); });
+  error_of(ErrorCode::kUnsupported,
+           [] { parse_shard_index(R"({"weight_map":{"a":"pytorch_model.bin"}})", "i"); });
 }
 
 TEST(Shards, TheFileOfAFolderIsFoundOrTheMessageSaysWhatIsThere) {
@@ -169,8 +175,10 @@ TEST(Shards, ByteSizesHaveUnits) {
   EXPECT_EQ(parse_byte_size("4GB"), 4000000000u);
   EXPECT_EQ(parse_byte_size("500MB"), 500000000u);
   EXPECT_EQ(parse_byte_size("2GiB"), uint64_t{2} << 30);
-  for (const char* text : {"", "GB", "-1", "1.5GB", "4 GB", "4gb", "99999999999999999999", "99999999999TiB"}) {
-    EXPECT_NE(error_of(ErrorCode::kInvalidArgument, [&] { parse_byte_size(text); }).find(text), std::string::npos);
+  for (const char* text :
+       {"", "GB", "-1", "1.5GB", "4 GB", "4gb", "99999999999999999999", "99999999999TiB"}) {
+    EXPECT_NE(error_of(ErrorCode::kInvalidArgument, [&] { parse_byte_size(text); }).find(text),
+              std::string::npos);
   }
 }
 

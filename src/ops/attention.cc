@@ -8,7 +8,10 @@
 namespace lowbit {
 namespace {
 
+bool fits_tiles(const AttentionArgs& args) { return args.prefill && args.head_dim % 32 == 0; }
+
 constexpr Kernel<AttentionArgs> kTable[] = {
+    {"amx_bf16", Isa::kAmxBf16, fits_tiles, attention_amx_bf16},
     {"avx512", Isa::kAvx512, nullptr, attention_avx512},
     {"avx2", Isa::kAvx2, nullptr, attention_avx2},
     {"ref", Isa::kRef, nullptr, attention_ref},

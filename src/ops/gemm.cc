@@ -25,7 +25,7 @@ template <class T>
 void pack_a(const OpContext& context, const T* a, int64_t row_stride, int64_t depth_stride, int64_t rows, int64_t depth,
             T* out) {
   const int64_t panels = round_up(rows, kGemmTileRows) / kGemmPanelRows;
-  split_work(context, panels, chunk_for(depth * kGemmPanelRows, 1 << 14), [&](int64_t begin, int64_t end, int) {
+  split_work(context, panels, chunk_for(depth * kGemmPanelRows, 1 << 16), [&](int64_t begin, int64_t end, int) {
     for (int64_t panel = begin; panel < end; ++panel) {
       T* to = out + panel * depth * kGemmPanelRows;
       const int64_t first = panel * kGemmPanelRows, have = std::clamp<int64_t>(rows - first, 0, kGemmPanelRows);
@@ -52,7 +52,7 @@ template <class T>
 void pack_b(const OpContext& context, const T* b, int64_t stride, int64_t columns, int64_t depth, T* out) {
   constexpr int64_t kColumns = GemmPanels<T>::kColumns;
   const int64_t panels = round_up(columns, GemmPanels<T>::kTileColumns) / kColumns;
-  split_work(context, panels, chunk_for(depth * kColumns, 1 << 14), [&](int64_t begin, int64_t end, int) {
+  split_work(context, panels, chunk_for(depth * kColumns, 1 << 16), [&](int64_t begin, int64_t end, int) {
     for (int64_t panel = begin; panel < end; ++panel) {
       T* to = out + panel * depth * kColumns;
       const int64_t first = panel * kColumns, have = std::clamp<int64_t>(columns - first, 0, kColumns);
@@ -72,9 +72,9 @@ template <class T>
 void multiply_packed(const OpContext& context, const GemmArgs& args) {
   const int64_t tiles = gemm_tiles<T>(args.rows, args.columns);
   if constexpr (sizeof(T) == sizeof(float)) {
-    run_kernel(context, choose_kernel<GemmArgs>(context, "gemm", kTable, args), args, tiles, 1);
+    run_kernel(context, choose_kernel<GemmArgs>(context, "gemm", kTable, args), args, tiles, gemm_chunk<T>(args));
   } else {
-    run_kernel(context, choose_kernel<GemmArgs>(context, "gemm_double", kDoubleTable, args), args, tiles, 1);
+    run_kernel(context, choose_kernel<GemmArgs>(context, "gemm_double", kDoubleTable, args), args, tiles, gemm_chunk<T>(args));
   }
 }
 

@@ -35,6 +35,12 @@ void pack_a(const OpContext& context, const T* a, int64_t row_stride, int64_t de
 template <class T>
 void pack_b(const OpContext& context, const T* b, int64_t stride, int64_t columns, int64_t depth, T* out);
 
+// Tiles per chunk: a product of less than about 50 microseconds stays on the calling thread.
+template <class T>
+int64_t gemm_chunk(const GemmArgs& args) {
+  return args.rows * args.columns * args.depth < (1 << 21) ? gemm_tiles<T>(args.rows, args.columns) : 1;
+}
+
 // The product of packed factors with the best kernel for T (args.a and args.b are T).
 template <class T>
 void multiply_packed(const OpContext& context, const GemmArgs& args);

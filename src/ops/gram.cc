@@ -5,8 +5,9 @@
 namespace lowbit {
 namespace {
 
-// The FP32 kernels are those of ops/gemm.h: they touch the upper triangle alone when told so.
+// The tiles of BF16 want x packed their own way. The FP32 kernels are those of ops/gemm.h: they touch the upper triangle alone when told so.
 constexpr Kernel<GemmArgs> kTable[] = {
+    {"amx_bf16", Isa::kAmxBf16, nullptr, gram_amx_bf16},
     {"avx512", Isa::kAvx512, nullptr, gemm_avx512},
     {"avx2", Isa::kAvx2, nullptr, gemm_avx2},
     {"ref", Isa::kRef, nullptr, gemm_ref},
@@ -18,13 +19,23 @@ void gram_accumulate(const OpContext& context, const float* x, int64_t tokens, i
   const GemmArgs wanted{nullptr, nullptr, h, width, width, width, tokens, false, true};
   const auto& kernel = choose_kernel<GemmArgs>(context, "gram", kTable, wanted);
   const int64_t piece = std::min(tokens, kGemmDepth);
-  const OpScratch a(context, packed_a_bytes<float>(width, piece));
-  const OpScratch b(context, packed_b_bytes<float>(width, piece));
+  // The panels of BF16 are padded to 32 tokens, so that for few tokens they are the larger ones.
+  const size_t tiles_bytes = static_cast<size_t>(round_up(width, 32) / 32 * gram_amx_panel_bytes(piece));
+  const OpScratch a(context, std::max(packed_a_bytes<float>(width, piece), tiles_bytes));
+  const OpScratch b(context, std::max(packed_b_bytes<float>(width, piece), tiles_bytes));
   for (int64_t first = 0; first < tokens; first += piece) {
     const int64_t count = std::min(piece, tokens - first);
+    const GemmArgs args{a.as<float>(), b.as<float>(), h, width, width, width, count, false, true};
+    if (kernel.isa == Isa::kAmxBf16) {
+      split_work(context, round_up(width, 32) / 32, chunk_for(32 * count, 1 << 15), [&](int64_t begin, int64_t end, int) {
+        gram_amx_pack(x + first * width, count, width, a.as<void>(), b.as<void>(), begin, end);
+      });
+      const int64_t tiles = round_up(width, gram_tile(width)) / gram_tile(width);
+      run_kernel(context, kernel, args, tiles * tiles, 1);
+      continue;
+    }
     pack_a(context, x + first * width, 1, width, width, count, a.as<float>());
     pack_b(context, x + first * width, width, width, count, b.as<float>());
-    const GemmArgs args{a.as<float>(), b.as<float>(), h, width, width, width, count, false, true};
     run_kernel(context, kernel, args, gemm_tiles<float>(width, width), 1);
   }
 }

@@ -19,9 +19,10 @@ enum class XForm : uint8_t {
   kBf16Tiles,  // x_tiles
 };
 
-// Columns of x that share a scale in kInt16; a block never crosses a group. 128 products of a 15-bit and an
-// 8-bit number fit 32 bits.
-constexpr int64_t kXBlock = 128;
+// Columns of x that share a scale in kInt16, by the bits of the codes; a block never crosses a group. They
+// are eight words of codes (six of 3 bits): decode walks the word rows of a block side by side, and more than
+// eight streams at a time were measured to be much slower than memory allows.
+constexpr int64_t kXBlock[9] = {0, 0, 128, 64, 64, 0, 0, 0, 32};
 
 // The part that a kernel computes is split over the output columns [0, out). Nothing it writes for one
 // element depends on the split or on the other rows. Pointers into weights have any alignment.
@@ -57,6 +58,6 @@ struct MatmulArgs {
 };
 
 // Scratch bytes that a kernel may use: this, and 4 * in more.
-constexpr size_t kMatmulScratchBytes = size_t{640} << 10;
+constexpr size_t kMatmulScratchBytes = size_t{1120} << 10;
 
 }  // namespace lowbit

@@ -36,10 +36,12 @@ constexpr std::array<uint8_t, 32> pair_order(int bits) {
 constexpr std::array<uint8_t, 32> kOrderDense = pair_order(0), kOrder2 = pair_order(2),
                                   kOrder3 = pair_order(3), kOrder4 = pair_order(4), kOrder8 = pair_order(8);
 
-int64_t blocks_of(int64_t in, int64_t group_size) {
+int64_t blocks_of(int64_t in, int64_t group_size, int64_t block) {
   const int64_t whole = in / group_size, rest = in % group_size;
-  return whole * ((group_size + kXBlock - 1) / kXBlock) + (rest + kXBlock - 1) / kXBlock;
+  return whole * ((group_size + block - 1) / block) + (rest + block - 1) / block;
 }
+
+constexpr int64_t kMostColumns = 128;  // of a block
 
 // One block: values are rounded to the nearest of 65,535 steps of its largest magnitude.
 void encode_block(const float* x, int64_t count, const uint8_t* order, int64_t unit, int16_t* codes,
@@ -60,9 +62,9 @@ void encode_block(const float* x, int64_t count, const uint8_t* order, int64_t u
     return;
   }
   const float inverse = 32767.0f / largest;
-  alignas(64) float values[kXBlock + 32] = {};
+  alignas(64) float values[kMostColumns] = {};
   std::copy(x, x + count, values);
-  alignas(64) int32_t rounded[kXBlock + 32];
+  alignas(64) int32_t rounded[kMostColumns];
   int32_t total = 0;
   for (int64_t i = 0; i < padded; ++i) {
     // Adding 1.5 * 2^23 rounds to nearest even and leaves the integer in the low bits.
@@ -78,11 +80,11 @@ void encode_block(const float* x, int64_t count, const uint8_t* order, int64_t u
 
 void encode_row(const MatmulArgs& args, const float* x, int16_t* codes, float* scales, int32_t* sums) {
   const uint8_t* order = position_order(args.bits);
-  const int64_t unit = unit_columns(args.bits);
+  const int64_t unit = unit_columns(args.bits), block = kXBlock[args.bits];
   for (int64_t group = 0; group < args.in; group += args.group_size) {
     const int64_t group_end = std::min(args.in, group + args.group_size);
-    for (int64_t column = group; column < group_end; column += kXBlock) {
-      encode_block(x + column, std::min(kXBlock, group_end - column), order, unit, codes + column, scales++,
+    for (int64_t column = group; column < group_end; column += block) {
+      encode_block(x + column, std::min(block, group_end - column), order, unit, codes + column, scales++,
                    sums++);
     }
   }
@@ -151,7 +153,7 @@ Scratch prepare_x(const OpContext& context, XForm form, MatmulArgs& args,
       return scratch;
     }
     case XForm::kInt16: {
-      args.x_blocks = blocks_of(in, args.group_size);
+      args.x_blocks = blocks_of(in, args.group_size, kXBlock[args.bits]);
       args.x_stride = padded;
       const size_t code_bytes = static_cast<size_t>(rows * padded) * sizeof(int16_t);
       const size_t scale_bytes = static_cast<size_t>(rows * args.x_blocks) * sizeof(float);

@@ -29,7 +29,7 @@ TEST(CompatAutogptq, CodesEqualTheNumpyRendering) {
   ASSERT_EQ(cases.size(), 10u);
   const Tensor weight = find(file, "w");
   const int64_t rows = weight.size(0), width = weight.size(1);
-  const Hessian hessian{find(file, "h"), 400};
+  const Hessian hessian{find(file, "h"), 1000};
   int64_t total = 0, different = 0;
   for (size_t index = 0; index < cases.size(); ++index) {
     const Json& json = cases.as_array()[index];

@@ -112,22 +112,22 @@ TEST(Gptq, StoredWeightsHaveTheLossThatTheLoopSummedUp) {
   }
 }
 
-TEST(Gptq, OrderAndUpdatedGroupsPayOnAverage) {
+TEST(Gptq, GroupAwareOrderPaysOnAverage) {
   Machine machine;
   const OpContext ops = machine.ops();
-  std::vector<double> errors(std::size(kOrders), 0);
-  for (uint64_t seed = 1; seed <= 6; ++seed) {
-    const Tensor weight = random_tensor({32, 256}, seed * 31);
-    const Hessian hessian = hessian_of(ops, correlated_inputs(600, 256, seed * 7));
-    for (size_t i = 0; i < std::size(kOrders); ++i) {
+  double plain = 0, aware = 0;
+  for (uint64_t seed = 1; seed <= 4; ++seed) {
+    const Tensor weight = random_tensor({32, 160}, seed * 31);
+    const Hessian hessian = hessian_of(ops, correlated_inputs(400, 160, seed * 7));
+    for (const Orders* orders : {&kOrders[0], &kOrders[2]}) {
       MatrixProblem problem = problem_of(weight, 3, 32);
-      set(problem, kOrders[i]);
+      set(problem, *orders);
       FactorCache factors(ops, hessian);
-      errors[i] += output_error(weight, quantize_gptq(ops, problem, factors).weight, hessian);
+      (orders == kOrders ? plain : aware) +=
+          output_error(weight, quantize_gptq(ops, problem, factors).weight, hessian);
     }
   }
-  EXPECT_LT(errors[2], errors[0]);  // group aware against plain
-  EXPECT_LT(errors[0], errors[1]);  // updated against lazy
+  EXPECT_LT(aware, 0.9 * plain);
 }
 
 TEST(Gptq, CodesDoNotDependOnThreads) {
@@ -230,7 +230,8 @@ TEST(Gptq, ZeroAndNonFiniteHessiansFallBackToRounding) {
   Tensor x = correlated_inputs(100, 64, 6);
   x.mutable_data<float>()[64 * 7 + 3] = std::numeric_limits<float>::quiet_NaN();
   const Hessian broken = hessian_of(ops, x);
-  for (const auto& [hessian, text] : {std::pair{&zero, "zero"}, {&broken, "non-finite"}}) {
+  for (const auto& [hessian, text] :
+       {std::pair<const Hessian*, const char*>{&zero, "zero"}, {&broken, "non-finite"}}) {
     FactorCache factors(ops, *hessian);
     const QuantizedMatrix result = quantize_gptq(ops, problem, factors);
     EXPECT_EQ(result.method, "rtn");

@@ -54,16 +54,14 @@ Json parse_overrides(std::string_view text, std::string_view rule) {
   return overrides;
 }
 
-void apply(const Json& overrides, const QuantizeOptions& base, ModuleSettings& settings) {
+void apply(const Json& overrides, ModuleSettings& settings) {
   Json affine = Json::object(), gptq = Json::object();
   for (const auto& [key, value] : overrides.as_object())
     (contains(kAffineKeys, key) ? affine : gptq).set(key, value);
   const std::string where = "the dynamic rule for " + settings.module;
   fields_from_json(option_fields(settings.affine), affine, where);
   fields_from_json(option_fields(settings.gptq), gptq, where);
-  QuantizeOptions changed = base;
-  changed.affine = settings.affine;
-  validate(changed.affine);
+  validate(settings.affine);
   if (!(settings.gptq.damp_percent > 0 && settings.gptq.damp_percent < 1)) {
     fail(ErrorCode::kInvalidArgument, "{}: damp_percent is {}, expected a number between 0 and 1", where,
          settings.gptq.damp_percent);
@@ -100,17 +98,29 @@ class Resolver {
       : options_(options),
         result_(result),
         dynamic_(parse_dynamic_rules(options.dynamic)),
-        rules_(dynamic_, "dynamic") {}
+        rules_(dynamic_, "dynamic") {
+    for (const auto& [pattern, overrides] : dynamic_.as_object()) {
+      ModuleSettings probe{pattern, 1, 1, true, "", options.affine, options.gptq};
+      apply(overrides, probe);  // so that values are checked even when nothing matches
+      Json alone = Json::object();
+      alone.set(pattern, overrides);
+      reach_.push_back({pattern, DynamicRules(alone, "dynamic"), false});
+    }
+  }
 
-  ModuleSettings module(const std::string& name, const Weight& weight) const {
+  ModuleSettings module(const std::string& name, const Weight& weight) {
     ModuleSettings settings{name, out_features(weight), in_features(weight), true,
                             "",   options_.affine,      options_.gptq};
+    for (Reach& rule : reach_) {
+      const DynamicRules::Match alone = rule.rules.match(name);
+      rule.matches = rule.matches || alone.is_excluded || alone.overrides;
+    }
     const DynamicRules::Match match = rules_.match(name);
     if (match.is_excluded) {
       settings.is_quantized = false;
       settings.reason = "a dynamic rule leaves it unquantized";
     } else if (match.overrides) {
-      apply(*match.overrides, options_, settings);
+      apply(*match.overrides, settings);
     }
     return settings;
   }
@@ -139,7 +149,7 @@ class Resolver {
     as_fused.affine = options_.affine;
     const DynamicRules::Match match = rules_.match(fused);
     if (match.is_excluded) as_fused.is_quantized = false;
-    if (match.overrides) apply(*match.overrides, options_, as_fused);
+    if (match.overrides) apply(*match.overrides, as_fused);
     if (same_layout(first, as_fused)) return;
     Json overrides = Json::object();
     std::string prefix = "-:";
@@ -152,6 +162,14 @@ class Resolver {
     fused_rules_.emplace_back(prefix + "^" + escaped(fused) + "$", overrides);
   }
 
+  void warn_of_idle_rules() {
+    for (const Reach& rule : reach_) {
+      if (rule.matches) continue;
+      result_.warnings.push_back(fmt::format("the dynamic rule \"{}\" matches no module; names are like {}",
+                                             rule.pattern, result_.layers.at(0).at(0).module));
+    }
+  }
+
   Json dynamic() const {
     if (rules_.empty()) return Json();
     Json object = Json::object();
@@ -161,10 +179,17 @@ class Resolver {
   }
 
  private:
+  struct Reach {
+    std::string pattern;
+    DynamicRules rules;  // this one alone
+    bool matches;
+  };
+
   const QuantizeOptions& options_;
   QuantizationSettings& result_;
   Json dynamic_;
   DynamicRules rules_;
+  std::vector<Reach> reach_;
   std::vector<std::pair<std::string, Json>> fused_rules_;
 };
 
@@ -223,6 +248,7 @@ QuantizationSettings resolve_settings(const Model& model, const QuantizeOptions&
          "looked up by row "
          "and stays dense; leave out --lm-head");
   }
+  resolver.warn_of_idle_rules();
   result.dynamic = resolver.dynamic();
   if (!result.has_quantized()) {
     fail(ErrorCode::kInvalidArgument, "the dynamic rules leave no module to quantize");

@@ -1,7 +1,7 @@
 """Writes tests/golden/gptq/compat.safetensors: AutoGPTQ's algorithm on one random matrix, in numpy.
 
 The rendering follows the published description of AutoGPTQ 0.7.1 (auto_gptq/quantization/gptq.py and quantizer.py):
-FP32 throughout, damping 0.01 of the mean diagonal, blocks of 128 columns, group parameters from the weights without
+FP32 but for the inversion, damping 0.01 of the mean diagonal, blocks of 128 columns, group parameters from the weights without
 the updates of the block at work, no clip search. Run: python3 tests/golden/make_gptq_golden.py (numpy, safetensors).
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 F = np.float32
-ROWS, COLUMNS, TOKENS, BLOCK, DAMP = 16, 192, 400, 128, 0.01
+ROWS, COLUMNS, TOKENS, BLOCK, DAMP = 16, 192, 1000, 128, 0.01
 
 
 def find_params(w, bits, sym):
@@ -40,9 +40,8 @@ def gptq(w, h, bits, group, sym, desc_act, static_groups):
     perm = np.argsort(-np.diag(h), kind="stable") if desc_act else np.arange(n)
     w, h = w[:, perm], h[perm][:, perm]
     h[np.arange(n), np.arange(n)] += F(DAMP) * np.mean(np.diag(h), dtype=F)
-    lower = np.linalg.cholesky(h).astype(F)
-    inverse = np.linalg.inv(lower).astype(F)
-    u = np.linalg.cholesky((inverse.T @ inverse).astype(F)).T.astype(F)
+    inverse = np.linalg.inv(np.linalg.cholesky(h.astype(np.float64)))  # in double: the same for every LAPACK
+    u = np.linalg.cholesky(inverse.T @ inverse).T.astype(F)
     codes = np.zeros(w.shape, np.uint8)
     used = []
     g_idx = np.zeros(n, np.int32)
@@ -82,7 +81,7 @@ def gptq(w, h, bits, group, sym, desc_act, static_groups):
 
 def main():
     rng = np.random.default_rng(7)
-    mix = rng.standard_normal((COLUMNS, COLUMNS)) * np.exp(rng.standard_normal(COLUMNS))[None, :]
+    mix = rng.standard_normal((COLUMNS, COLUMNS)) * np.exp(0.5 * rng.standard_normal(COLUMNS))[None, :]
     x = (rng.standard_normal((TOKENS, COLUMNS)) @ mix).astype(F)
     x[:, [5, 130]] = 0
     w = rng.standard_normal((ROWS, COLUMNS)).astype(F)
@@ -100,6 +99,7 @@ def main():
         cases.append(dict(bits=bits, group_size=group, sym=sym, desc_act=desc_act, static_groups=static_groups))
     folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "gptq")
     os.makedirs(folder, exist_ok=True)
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     save_file(tensors, os.path.join(folder, "compat.safetensors"),
               {"cases": json.dumps(cases), "made_with": f"numpy {np.__version__}"})
 

@@ -12,7 +12,7 @@ namespace {
 }  // namespace
 
 void attention_avx512(const AttentionArgs& args, int64_t begin, int64_t end, void* scratch) noexcept {
-  attention_run(args, begin, end, static_cast<float*>(scratch));
+  attention_run<FloatBlocks>(args, begin, end, static_cast<float*>(scratch));
 }
 
 }  // namespace lowbit

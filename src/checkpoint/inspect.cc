@@ -1,0 +1,296 @@
+#include "lowbit/inspect.h"
+
+#include "base/fail.h"
+#include "base/sha256.h"
+#include "checkpoint/gptq.h"
+#include "checkpoint/inspect_source.h"
+#include "checkpoint/tensor_kinds.h"
+
+#include <cstring>
+#include <set>
+
+namespace lowbit {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool ends_with(std::string_view text, std::string_view ending) {
+  return text.size() >= ending.size() && text.substr(text.size() - ending.size()) == ending;
+}
+
+// The part of a quantized module that a tensor is: codes, zeros, scales, g_idx; "dense" for all others.
+std::string_view kind_of(std::string_view name, const std::set<std::string, std::less<>>& modules) {
+  static constexpr std::pair<std::string_view, std::string_view> kParts[] = {
+      {".qweight", "codes"}, {".qzeros", "zeros"}, {".scales", "scales"}, {".g_idx", "g_idx"}};
+  for (const auto& [ending, kind] : kParts) {
+    if (ends_with(name, ending) && modules.count(name.substr(0, name.size() - ending.size()))) return kind;
+  }
+  return "dense";
+}
+
+struct ComponentBytes {
+  int64_t parameters = 0;
+  std::map<std::string_view, uint64_t> bytes;  // by kind
+  uint64_t total() const {
+    uint64_t sum = 0;
+    for (const auto& [kind, count] : bytes) sum += count;
+    return sum;
+  }
+};
+
+struct Waste {
+  uint64_t head = 0, biases = 0, g_idx = 0, buffers = 0;
+};
+
+struct Summary {
+  std::set<std::string, std::less<>> modules;  // quantized ones
+  std::map<std::string_view, ComponentBytes> components;
+  std::map<std::pair<std::string, std::string>, std::pair<int64_t, uint64_t>>
+      dtypes;  // kind, dtype: tensors, bytes
+  Waste waste;
+  int64_t parameters = 0, quantized_parameters = 0;
+  uint64_t tensor_bytes = 0, quantized_bytes = 0, header_bytes = 0;
+};
+
+Summary summarize(const InspectSource& source) {
+  Summary summary;
+  if (source.checkpoint) {
+    for (const auto& [name, weight] : source.checkpoint->weights) {
+      if (std::holds_alternative<QuantizedTensor>(weight))
+        summary.modules.insert(name.substr(0, name.size() - 7));
+    }
+  } else {
+    for (const auto& [name, tensor] : source.files.tensors) {
+      if (ends_with(name, ".qweight")) summary.modules.insert(name.substr(0, name.size() - 8));
+    }
+  }
+  for (const SafetensorsFile& file : source.files.files) summary.header_bytes += file.header_bytes;
+  for (const auto& [name, tensor] : source.files.tensors) {
+    const uint64_t bytes = tensor.byte_count();
+    const std::string_view component = component_of(name), kind = kind_of(name, summary.modules);
+    summary.tensor_bytes += bytes;
+    summary.components[component].bytes[kind] += bytes;
+    if (kind != "dense") summary.quantized_bytes += bytes;
+    auto& [count, sum] = summary.dtypes[{std::string(kind == "dense" ? component : kind),
+                                         std::string(dtype_name(tensor.dtype()))}];
+    ++count;
+    sum += bytes;
+    const bool is_used = !source.checkpoint || source.checkpoint->weights.count(name) > 0;
+    if (kind == "dense" && !is_used) {
+      (name == "lm_head.weight"   ? summary.waste.head
+       : ends_with(name, ".bias") ? summary.waste.biases
+                                  : summary.waste.buffers) += bytes;
+    } else if (kind == "dense" && is_floating(tensor.dtype())) {
+      summary.components[component].parameters += tensor.element_count();
+    }
+    if (kind == "g_idx" && source.checkpoint) {
+      const auto weight = source.checkpoint->weights.find(name.substr(0, name.size() - 6) + ".weight");
+      if (std::get<QuantizedTensor>(weight->second).column_order.empty()) summary.waste.g_idx += bytes;
+    }
+  }
+  if (source.checkpoint) {
+    for (const std::string& module : summary.modules) {
+      const Weight& weight = source.checkpoint->weights.find(module + ".weight")->second;
+      const int64_t count = out_features(weight) * in_features(weight);
+      summary.components[component_of(module + ".weight")].parameters += count;
+      summary.quantized_parameters += count;
+    }
+  }
+  for (const auto& [name, component] : summary.components) summary.parameters += component.parameters;
+  return summary;
+}
+
+Json components_json(const Summary& summary) {
+  Json list = Json::array();
+  for (const auto& [name, component] : summary.components) {
+    Json entry(Json::Object{
+        {"component", name}, {"parameters", component.parameters}, {"bytes", component.total()}});
+    for (const auto& [kind, bytes] : component.bytes) entry.set(std::string(kind) + "_bytes", bytes);
+    list.push_back(std::move(entry));
+  }
+  list.push_back(Json::Object{{"component", "headers"}, {"parameters", 0}, {"bytes", summary.header_bytes}});
+  return list;
+}
+
+Json waste_json(const Waste& waste, uint64_t& total) {
+  Json list = Json::array();
+  auto add = [&](uint64_t bytes, const char* reason) {
+    if (bytes > 0) list.push_back(Json::Object{{"reason", reason}, {"bytes", bytes}});
+    total += bytes;
+  };
+  add(waste.head, "lm_head.weight repeats the embedding, which the config ties to it");
+  add(waste.biases, "biases of zeros that the architecture does not have");
+  add(waste.g_idx, "g_idx says what column / group_size says (engines ask for the tensor all the same)");
+  add(waste.buffers, "buffers that follow from the config");
+  return list;
+}
+
+// Group size as the config would say it: the whole row is -1.
+int shown_group_size(const QuantizedTensor& weight) {
+  return weight.group_size >= weight.in_features ? -1 : static_cast<int>(weight.group_size);
+}
+
+std::vector<EngineModule> engine_modules(const Checkpoint& checkpoint) {
+  std::vector<EngineModule> modules;
+  for (const auto& [name, weight] : checkpoint.weights) {
+    const auto* quantized = std::get_if<QuantizedTensor>(&weight);
+    if (!quantized) continue;
+    modules.push_back({name.substr(0, name.size() - 7),
+                       quantized->out_features,
+                       quantized->in_features,
+                       {quantized->bits, shown_group_size(*quantized), quantized->zero_points.empty()},
+                       !quantized->column_order.empty()});
+  }
+  return modules;
+}
+
+// "BF16", or "affine, 4 bits, group_size 128, symmetric"; "mixed" where modules differ.
+std::string format_text(const Summary& summary, const std::vector<EngineModule>& modules) {
+  if (modules.empty()) {
+    std::string most = "empty";
+    uint64_t bytes = 0;
+    std::map<std::string, uint64_t> by_type;
+    for (const auto& [key, count] : summary.dtypes) by_type[key.second] += count.second;
+    for (const auto& [type, count] : by_type) {
+      if (count > bytes) most = type, bytes = count;
+    }
+    return most;
+  }
+  std::set<std::string> bits, groups, kinds;
+  for (const EngineModule& module : modules) {
+    bits.insert(fmt::format("{}", module.affine.bits));
+    groups.insert(fmt::format("{}", module.affine.group_size));
+    kinds.insert(module.affine.sym ? "symmetric" : "asymmetric");
+  }
+  auto one = [](const std::set<std::string>& values) {
+    return values.size() == 1 ? *values.begin() : std::string("mixed");
+  };
+  return fmt::format("affine, {} bits, group_size {}, {}", one(bits), one(groups), one(kinds));
+}
+
+// What modules share their options, with their number and parameters.
+Json module_groups(const std::vector<EngineModule>& modules) {
+  std::map<std::tuple<int, int, bool, bool>, std::pair<int64_t, int64_t>> groups;
+  for (const EngineModule& module : modules) {
+    auto& [count, parameters] =
+        groups[{module.affine.bits, module.affine.group_size, module.affine.sym, module.is_act_order}];
+    ++count;
+    parameters += module.out_features * module.in_features;
+  }
+  Json list = Json::array();
+  for (const auto& [key, value] : groups) {
+    list.push_back(Json::Object{{"bits", std::get<0>(key)},
+                                {"group_size", std::get<1>(key)},
+                                {"sym", std::get<2>(key)},
+                                {"group_order", std::get<3>(key) ? "act-order" : "sequential"},
+                                {"modules", value.first},
+                                {"parameters", value.second}});
+  }
+  return list;
+}
+
+Json engines_json(const Checkpoint& checkpoint, const std::vector<EngineModule>& modules) {
+  const QuantizationInfo& info = *checkpoint.quantization;
+  const std::string& version = info.found_version.empty() ? info.declared_version : info.found_version;
+  const Json* dynamic = info.config.find("dynamic");
+  Json list = Json::array();
+  for (const EngineVerdict& verdict :
+       engine_table(modules, version == "gptq_v2" ? GptqVersion::kV2 : GptqVersion::kV1,
+                    dynamic && dynamic->size() > 0)) {
+    list.push_back(
+        Json::Object{{"engine", verdict.engine}, {"verdict", verdict.verdict}, {"reason", verdict.reason}});
+  }
+  return list;
+}
+
+Json ties_json(const InspectSource& source, const Summary& summary) {
+  const Json* tie = source.config.find("tie_word_embeddings");
+  const bool has_head =
+      source.files.tensors.count("lm_head.weight") > 0 || source.files.tensors.count("lm_head.qweight") > 0;
+  return Json::Object{{"tie_word_embeddings", tie && tie->is_bool() ? *tie : Json()},
+                      {"head_in_file", has_head},
+                      {"head_repeats_embedding", summary.waste.head > 0}};
+}
+
+void add_template(const InspectSource& source, Json& json) {
+  const std::string text = source.chat_template;
+  json.set("chat_template_sha256", source.has_chat_template ? Json(sha256_hex(text)) : Json());
+  if (source.has_chat_template) json.set("chat_template_bytes", static_cast<int64_t>(text.size()));
+}
+
+Json texts(const std::vector<std::string>& lines, bool warnings) {
+  static constexpr std::string_view kMark = "warning: ";
+  Json list = Json::array();
+  for (const std::string& line : lines) {
+    const bool is_warning = std::string_view(line).substr(0, kMark.size()) == kMark;
+    if (is_warning == warnings) list.push_back(is_warning ? line.substr(kMark.size()) : line);
+  }
+  return list;
+}
+
+std::string architecture_of(const Json& config) {
+  if (const Json* list = config.find("architectures"); list && list->is_array() && list->size() > 0) {
+    if (list->as_array()[0].is_string()) return list->as_array()[0].as_string();
+  }
+  if (const Json* type = config.find("model_type"); type && type->is_string()) return type->as_string();
+  return "unknown";
+}
+
+double bits_each(uint64_t bytes, int64_t parameters) {
+  return parameters > 0 ? 8.0 * static_cast<double>(bytes) / static_cast<double>(parameters) : 0;
+}
+
+}  // namespace
+
+std::string inspect_json(const fs::path& path) {
+  const InspectSource source = open_inspect_source(path);
+  const Summary summary = summarize(source);
+  std::vector<EngineModule> modules;
+  if (source.checkpoint) modules = engine_modules(*source.checkpoint);
+  const bool is_quantized = source.checkpoint && source.checkpoint->quantization;
+
+  Json json = Json::object();
+  json.set("path", path.string());
+  json.set("architecture", architecture_of(source.config));
+  json.set("parameters", summary.parameters);
+  json.set("bytes", source.files.file_bytes);
+  json.set("bits_per_weight", bits_each(summary.tensor_bytes, summary.parameters));
+  if (is_quantized) {
+    json.set("bits_per_quantized_weight", bits_each(summary.quantized_bytes, summary.quantized_parameters));
+  }
+  json.set("format", format_text(summary, modules));
+  json.set("dialect", source.dialect);
+  json.set("components", components_json(summary));
+  Json dtypes = Json::array();
+  for (const auto& [key, value] : summary.dtypes) {
+    dtypes.push_back(Json::Object{
+        {"kind", key.first}, {"dtype", key.second}, {"tensors", value.first}, {"bytes", value.second}});
+  }
+  json.set("dtypes", std::move(dtypes));
+  json.set("ties", ties_json(source, summary));
+  uint64_t waste_bytes = 0;
+  Json waste = waste_json(summary.waste, waste_bytes);
+  json.set("waste_bytes", waste_bytes);
+  json.set("bytes_without_waste", source.files.file_bytes - waste_bytes);
+  json.set("waste", std::move(waste));
+  json.set("group_order", is_quantized ? Json(source.checkpoint->quantization->group_order) : Json());
+  json.set("declared_version",
+           is_quantized ? Json(source.checkpoint->quantization->declared_version) : Json());
+  json.set("found_version", is_quantized ? Json(source.checkpoint->quantization->found_version) : Json());
+  json.set("quantized_modules", module_groups(modules));
+  json.set("engines", is_quantized ? engines_json(*source.checkpoint, modules) : Json::array());
+  add_template(source, json);
+  Json files = Json::array();
+  for (const SafetensorsFile& file : source.files.files) {
+    files.push_back(Json::Object{{"name", file.path.filename().string()},
+                                 {"bytes", file.file_bytes},
+                                 {"header_bytes", file.header_bytes},
+                                 {"tensors", static_cast<int64_t>(file.tensors.size())}});
+  }
+  json.set("files", std::move(files));
+  json.set("notes", texts(source.notes, false));
+  json.set("warnings", texts(source.notes, true));
+  return json.dump(2);
+}
+
+}  // namespace lowbit
