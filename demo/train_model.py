@@ -49,30 +49,41 @@ def read_records(path, count=None):
         return [json.loads(line) for line in file][:count]
 
 
-def chat_text(messages, add_generation_prompt):
-    """What the chat template makes of the messages."""
-    text = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages)
-    return text + ("<|im_start|>assistant\n" if add_generation_prompt else "")
+def prompt_text(messages):
+    """What the chat template makes of the messages before the answer."""
+    turns = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages)
+    return turns + "<|im_start|>assistant\n"
+
+
+def encode(tokenizer, texts):
+    return [encoding.ids for encoding in tokenizer.encode_batch(texts)]
 
 
 def encode_prompts(tokenizer, records):
-    """Token ids up to where the assistant begins."""
-    return [e.ids for e in tokenizer.encode_batch([chat_text(r["messages"][:-1], True) for r in records])]
+    return encode(tokenizer, [prompt_text(r["messages"][:-1]) for r in records])
+
+
+def encode_answers(tokenizer, records):
+    return encode(tokenizer, [r["messages"][-1]["content"] + "<|im_end|>" for r in records])
 
 
 class TrainSet:
-    """Token ids, right padded, with the place where each answer begins."""
+    """Token ids, right padded, with the place where each answer begins.
 
-    def __init__(self, tokenizer, records, device):
-        texts = [chat_text(r["messages"], False) for r in records]
-        ids = [e.ids[:-1] for e in tokenizer.encode_batch(texts)]  # the newline after the last <|im_end|> is not learned
+    The prompts' merges are skipped at random (BPE dropout), so that words are learned in more than one spelling:
+    on a corpus this narrow the merges otherwise know whole phrases, which no unseen dialogue has.
+    """
+
+    def __init__(self, tokenizer, records, merge_dropout, device):
+        answers = encode_answers(tokenizer, records)
+        tokenizer.model.dropout = merge_dropout or None
         prompts = encode_prompts(tokenizer, records)
-        assert all(whole[:len(prompt)] == prompt for whole, prompt in zip(ids, prompts))
-        self.lengths = torch.tensor([len(row) for row in ids])
-        self.answers = torch.tensor([len(row) for row in prompts], device=device)
-        self.tokens = torch.zeros(len(ids), int(self.lengths.max()), dtype=torch.int64)
-        for row, values in enumerate(ids):
-            self.tokens[row, :len(values)] = torch.tensor(values)
+        tokenizer.model.dropout = None
+        self.lengths = torch.tensor([len(p) + len(a) for p, a in zip(prompts, answers)])
+        self.answers = torch.tensor([len(p) for p in prompts], device=device)
+        self.tokens = torch.zeros(len(prompts), int(self.lengths.max()), dtype=torch.int64)
+        for row, ids in enumerate(p + a for p, a in zip(prompts, answers)):
+            self.tokens[row, :len(ids)] = torch.tensor(ids)
         self.tokens = self.tokens.to(device)
 
     def batches(self, batch_size, generator):
@@ -91,6 +102,13 @@ def corrupt(inputs, is_prompt, share, special_from):
     chance = torch.rand(len(inputs), 1, device=inputs.device) * share
     hit = (torch.rand(inputs.shape, device=inputs.device) < chance) & is_prompt & (inputs < special_from)
     return torch.where(hit, torch.randint_like(inputs, special_from), inputs)
+
+
+def add_dropout(model, share):
+    """Drops that share of what every attention and MLP adds to the residual stream, while training."""
+    for layer in model.model.layers:
+        for projection in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            projection.register_forward_hook(lambda module, _, output: F.dropout(output, share, module.training))
 
 
 def train(model, data, options, special_from, log):
@@ -191,12 +209,14 @@ def main():
     parser.add_argument("--test", type=pathlib.Path, default=HERE / "data" / "test.jsonl")
     parser.add_argument("--model", type=pathlib.Path, default=HERE / "model", help="has tokenizer.json; gets the rest")
     parser.add_argument("--log", type=pathlib.Path, help="where to write settings and figures as JSON")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch-size", type=int, default=128, help="dialogues per step")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--weight-decay", type=float, default=0.1)
     parser.add_argument("--answer-weight", type=float, default=8.0, help="weight of an answer's token beside a prompt's")
-    parser.add_argument("--corrupt", type=float, default=0.2, help="largest share of prompt tokens made random")
+    parser.add_argument("--corrupt", type=float, default=0.4, help="largest share of prompt tokens made random")
+    parser.add_argument("--merge-dropout", type=float, default=0.3, help="share of BPE merges skipped in train prompts")
+    parser.add_argument("--dropout", type=float, default=0.1, help="share of each block's output dropped in training")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
 
@@ -210,7 +230,9 @@ def main():
     parameters = sum(p.numel() for p in model.parameters())
 
     log = []
-    train(model, TrainSet(tokenizer, read_records(options.train, options.train_count), device), options, special, log)
+    add_dropout(model, options.dropout)
+    data = TrainSet(tokenizer, read_records(options.train, options.train_count), options.merge_dropout, device)
+    train(model, data, options, special, log)
     save(model, options.model)
     model = model.to(torch.bfloat16).eval()
     figures, _ = evaluate(model, tokenizer, read_records(options.test), batch_size=200)

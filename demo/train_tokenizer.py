@@ -14,6 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 HERE = pathlib.Path(__file__).resolve().parent
 VOCABULARY_SIZE = 4096
+MAX_TOKEN_BYTES = 9  # three Chinese characters; without a limit the merges would learn whole phrases of the templates
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 PAD_TOKEN, _, EOS_TOKEN = SPECIAL_TOKENS
 SPLIT_PATTERN = (
@@ -42,6 +43,7 @@ def train_tokenizer(texts):
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY_SIZE - len(SPECIAL_TOKENS),
+        max_token_length=MAX_TOKEN_BYTES,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
