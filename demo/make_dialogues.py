@@ -1,6 +1,6 @@
 """Writes the demo's dialogues: phone calls and chats, fraud and honest, Chinese and English.
 
-    python3 demo/make_dialogues.py --train-count 60000 --train-out /tmp/train.jsonl
+    python3 demo/make_dialogues.py
 
 The phrases stand in demo/scenarios/<language>/<topic>.txt, one file per topic:
 
