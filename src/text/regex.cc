@@ -46,9 +46,9 @@ std::string translate(std::string_view pattern) {
         out += c;
         out += next;
       } else if (next >= 'a') {
-        out += class_depth > 0 ? std::string(set) : "[" + std::string(set) + "]";
+        out += class_depth > 0 ? std::string(set) : fmt::format("[{}]", set);
       } else if (class_depth == 0) {
-        out += "[^" + std::string(set) + "]";
+        out += fmt::format("[^{}]", set);
       } else if (next == 'S') {
         out += "\\S";  // differs from Oniguruma in U+180E alone
       } else {

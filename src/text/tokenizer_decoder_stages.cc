@@ -280,7 +280,8 @@ class WordPiece : public Stage {
     if (!is_first_ && !step_.content.empty() && part.text.starts_with(step_.content)) {
       text = part.text.substr(step_.content.size());
     } else if (!is_first_ && !step_.content.empty()) {
-      text = " " + std::string(part.text);
+      text = " ";
+      text += part.text;
     } else {
       text = part.text;
     }
