@@ -227,12 +227,13 @@ QuantizedMatrix fall_back(const OpContext& ops, const MatrixProblem& problem, st
 
 }  // namespace
 
-const InverseFactor* FactorCache::factor(const std::vector<int32_t>& order, double damp_percent) {
+const InverseFactor* FactorCache::factor(const std::vector<int32_t>& order, double damp_percent,
+                                         FactorPrecision precision) {
   if (order != order_ || damp_percent != damp_percent_) {
     factor_.reset();
     order_ = order;
     damp_percent_ = damp_percent;
-    factor_ = invert(ops_, hessian_, order, damp_percent);
+    factor_ = invert(ops_, hessian_, order, damp_percent, precision);
   }
   return factor_ ? &*factor_ : nullptr;
 }
@@ -249,7 +250,9 @@ QuantizedMatrix quantize_gptq(const OpContext& ops, const MatrixProblem& problem
   }
   const int64_t group_size = effective_group_size(hessian.width(), problem.affine.group_size);
   const ColumnOrder order = column_order(diagonal, group_size, problem.gptq);
-  const InverseFactor* factor = factors.factor(order.columns, problem.gptq.damp_percent);
+  // Where another program's codes are to be met, the factor must not add noise of its own.
+  const FactorPrecision precision = problem.as_autogptq ? FactorPrecision::kDouble : FactorPrecision::kFloat;
+  const InverseFactor* factor = factors.factor(order.columns, problem.gptq.damp_percent, precision);
   if (!factor)
     return fall_back(ops, problem, "its Hessian could not be inverted: rounded to nearest instead");
 

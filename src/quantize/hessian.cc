@@ -133,13 +133,14 @@ Hessian HessianAccumulator::finish() {
 }
 
 std::optional<InverseFactor> invert(const OpContext& ops, const Hessian& hessian,
-                                    std::span<const int32_t> order, double damp_percent) {
+                                    std::span<const int32_t> order, double damp_percent,
+                                    FactorPrecision precision) {
   if (!hessian.is_finite()) return std::nullopt;
   Factorization factorization(ops, hessian, order);
   InverseFactor& result = factorization.result();
   double step = 0.01;
   for (double percent = damp_percent; percent < 1; percent += step, step *= 2) {
-    if (!factorization.attempt(percent, 0, FactorPrecision::kFloat)) continue;
+    if (!factorization.attempt(percent, 0, precision)) continue;
     if (percent > damp_percent) {
       result.note = fmt::format("the Hessian was singular at damp_percent {:.3g}; {:.3g} was needed",
                                 damp_percent, percent);
@@ -147,7 +148,7 @@ std::optional<InverseFactor> invert(const OpContext& ops, const Hessian& hessian
     return std::move(result);
   }
   for (double floor = 1e-6; floor < 1; floor *= 10) {
-    if (factorization.attempt(damp_percent, floor * factorization.largest(), FactorPrecision::kFloat)) {
+    if (factorization.attempt(damp_percent, floor * factorization.largest(), precision)) {
       result.note =
           fmt::format("the Hessian was singular; {:.0e} of its largest diagonal element was added", floor);
       return std::move(result);

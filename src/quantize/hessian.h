@@ -2,7 +2,7 @@
 // rescues when it is not positive definite.
 #pragma once
 
-#include "ops/context.h"
+#include "ops/gram.h"
 #include "tensor/tensor.h"
 
 #include <optional>
@@ -51,6 +51,7 @@ struct InverseFactor {
 // floor under the diagonal, then double precision; nothing when all of that fails (H is not finite, or not a
 // Gram matrix).
 std::optional<InverseFactor> invert(const OpContext& ops, const Hessian& hessian,
-                                    std::span<const int32_t> order, double damp_percent);
+                                    std::span<const int32_t> order, double damp_percent,
+                                    FactorPrecision precision = FactorPrecision::kFloat);
 
 }  // namespace lowbit

@@ -28,7 +28,8 @@ class FactorCache {
   FactorCache(const OpContext& ops, const Hessian& hessian) : ops_(ops), hessian_(hessian) {}
   const Hessian& hessian() const { return hessian_; }
   // Null when the Hessian cannot be inverted. The latest factor only is kept.
-  const InverseFactor* factor(const std::vector<int32_t>& order, double damp_percent);
+  const InverseFactor* factor(const std::vector<int32_t>& order, double damp_percent,
+                              FactorPrecision precision);
 
  private:
   const OpContext& ops_;
