@@ -5,6 +5,7 @@
 #include "lowbit/evaluate.h"
 #include "lowbit/fields.h"
 #include "lowbit/report.h"
+#include "lowbit/version.h"
 #include "options.h"
 #include "paths.h"
 #include "terminal.h"
@@ -77,6 +78,7 @@ void add_eval(CLI::App& app, Run& run) {
                                "  lowbit eval classify models/qwen2-int4 --data test.jsonl\n"
                                "  asks for every dialogue of test.jsonl and counts the answers; `lowbit eval classify --help` says more.");
   eval.require_subcommand(1);
+  eval.set_version_flag("--version", std::string("lowbit ") + version(), "print the version");
 
   auto arguments = std::make_shared<Arguments>();
   CLI::App& classify_command = add_command(

@@ -168,7 +168,14 @@ void write_safetensors(const fs::path& path, const std::vector<NamedTensor>& ten
   AtomicFile file(path);
   file.append(length, sizeof length);
   file.append(header.data(), header.size());
-  for (const NamedTensor* named : order) file.append(named->tensor.bytes(), named->tensor.byte_count());
+  for (const NamedTensor* named : order) {
+    const Tensor tensor = named->make ? named->make() : named->tensor;
+    if (tensor.byte_count() != named->tensor.byte_count()) {
+      fail(ErrorCode::kInternal, "{}: {} bytes were made, {} announced", named->name, tensor.byte_count(),
+           named->tensor.byte_count());
+    }
+    file.append(tensor.bytes(), tensor.byte_count());
+  }
   file.commit();
 }
 

@@ -6,6 +6,7 @@
 #include "tensor/tensor.h"
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -18,6 +19,9 @@ namespace lowbit {
 struct NamedTensor {
   std::string name;
   Tensor tensor;
+  // For writing: makes the bytes at the moment they are written, so that no more than one such tensor is in memory;
+  // `tensor` then only gives dtype and shape (Tensor::borrow without data).
+  std::function<Tensor()> make = {};
 };
 
 struct SafetensorsFile {

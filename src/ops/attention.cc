@@ -1,9 +1,9 @@
 #include "ops/attention.h"
 
-#include <cstring>
-
 #include "ops/parallel.h"
 #include "tensor/half.h"
+
+#include <cstring>
 
 namespace lowbit {
 namespace {
@@ -19,16 +19,18 @@ constexpr Kernel<AttentionArgs> kTable[] = {
 
 void check(const AttentionShape& shape, std::span<const AttentionSequence> sequences) {
   if (shape.kv_heads <= 0 || shape.head_dim <= 0 || shape.heads <= 0 || shape.heads % shape.kv_heads != 0) {
-    fail(ErrorCode::kInvalidArgument, "attention: {} heads of {} elements over {} KV heads are not possible", shape.heads,
-         shape.head_dim, shape.kv_heads);
+    fail(ErrorCode::kInvalidArgument, "attention: {} heads of {} elements over {} KV heads are not possible",
+         shape.heads, shape.head_dim, shape.kv_heads);
   }
   if (shape.cache_dtype != DType::kF32 && shape.cache_dtype != DType::kBF16) {
-    fail(ErrorCode::kInvalidArgument, "attention: the cache is {}, expected F32 or BF16", dtype_name(shape.cache_dtype));
+    fail(ErrorCode::kInvalidArgument, "attention: the cache is {}, expected F32 or BF16",
+         dtype_name(shape.cache_dtype));
   }
   for (const AttentionSequence& sequence : sequences) {
-    if (sequence.count < 0 || sequence.position < 0 || sequence.position > sequence.capacity - sequence.count) {
-      fail(ErrorCode::kInvalidArgument, "attention: {} tokens from position {} do not fit into a cache of {}", sequence.count,
-           sequence.position, sequence.capacity);
+    if (sequence.count < 0 || sequence.position < 0 ||
+        sequence.position > sequence.capacity - sequence.count) {
+      fail(ErrorCode::kInvalidArgument, "attention: {} tokens from position {} do not fit into a cache of {}",
+           sequence.count, sequence.position, sequence.capacity);
     }
   }
 }
@@ -66,8 +68,8 @@ void for_each_block(const AttentionShape& shape, std::span<const AttentionSequen
 
 }  // namespace
 
-void kv_append(const OpContext& context, const AttentionShape& shape, std::span<const AttentionSequence> sequences,
-               const float* k, const float* v) {
+void kv_append(const OpContext& context, const AttentionShape& shape,
+               std::span<const AttentionSequence> sequences, const float* k, const float* v) {
   check(shape, sequences);
   const int64_t width = shape.kv_heads * shape.head_dim;
   for (const AttentionSequence& sequence : sequences) {
@@ -84,8 +86,8 @@ void kv_append(const OpContext& context, const AttentionShape& shape, std::span<
   }
 }
 
-void attention(const OpContext& context, const AttentionShape& shape, std::span<const AttentionSequence> sequences,
-               const float* q, float* out, AttentionMode mode) {
+void attention(const OpContext& context, const AttentionShape& shape,
+               std::span<const AttentionSequence> sequences, const float* q, float* out, AttentionMode mode) {
   check(shape, sequences);
   int64_t whole = 0, pieces = 0, partial_rows = 0;
   for_each_block(shape, sequences, [&](const AttentionItem& item) {
@@ -124,9 +126,18 @@ void attention(const OpContext& context, const AttentionShape& shape, std::span<
     }
   });
 
-  AttentionArgs args{sequences.data(), items,        q,           out,
-                     shape.heads,      shape.kv_heads, shape.head_dim, shape.window,
-                     shape.scale,      shape.cache_dtype == DType::kBF16, mode == AttentionMode::kPrefill, false};
+  AttentionArgs args{sequences.data(),
+                     items,
+                     q,
+                     out,
+                     shape.heads,
+                     shape.kv_heads,
+                     shape.head_dim,
+                     shape.window,
+                     shape.scale,
+                     shape.cache_dtype == DType::kBF16,
+                     mode == AttentionMode::kPrefill,
+                     false};
   const auto& kernel = choose_kernel<AttentionArgs>(context, "attention", kTable, args);
   const size_t scratch = static_cast<size_t>(attention_scratch_floats(shape.head_dim)) * sizeof(float);
   run_kernel(context, kernel, args, item_count, 1, scratch);

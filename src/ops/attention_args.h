@@ -5,8 +5,8 @@
 
 namespace lowbit {
 
-// One sequence of a ragged batch. Its new tokens are rows [row, row + count) of q, k, v and out; their positions
-// begin at `position`, and keys 0 ... position + count - 1 are in the cache once kv_append ran.
+// One sequence of a ragged batch. Its new tokens are rows [row, row + count) of q, k, v and out; their
+// positions begin at `position`, and keys 0 ... position + count - 1 are in the cache once kv_append ran.
 //   keys, values: [kv_heads, capacity, head_dim] of the cache's dtype
 struct AttentionSequence {
   int64_t row = 0;
@@ -17,19 +17,22 @@ struct AttentionSequence {
   void* values = nullptr;
 };
 
-// The shape of the arithmetic, the same for every kernel call whatever is split how: keys are taken in blocks of
-// kAttentionKeys (counted from key 0) by a streamed softmax, and every kAttentionChunk keys its state (maximum, sum,
-// weighted values) is merged into the state of the chunks before. So chunks may be computed apart, in any order.
-constexpr int64_t kAttentionRows = 64;    // most rows of an item
+// The shape of the arithmetic, the same for every kernel call whatever is split how: keys are taken in blocks
+// of kAttentionKeys (counted from key 0) by a streamed softmax, and every kAttentionChunk keys its state
+// (maximum, sum, weighted values) is merged into the state of the chunks before. So chunks may be computed
+// apart, in any order.
+constexpr int64_t kAttentionRows = 64;  // most rows of an item
 constexpr int64_t kAttentionKeys = 64;
 constexpr int64_t kAttentionChunk = 512;
 
-// Rows of one KV head: row r is query head kv_head * group + r % group of token r / group, group = heads / kv_heads.
+// Rows of one KV head: row r is query head kv_head * group + r % group of token r / group, group = heads /
+// kv_heads.
 struct AttentionItem {
   int64_t sequence = 0, kv_head = 0;
   int64_t first_row = 0, rows = 0;
   int64_t first_chunk = 0, chunks = 0;
-  float* partial = nullptr;  // [chunks][rows][head_dim + 2]: weighted values, maximum, sum; null: straight to out
+  float* partial =
+      nullptr;  // [chunks][rows][head_dim + 2]: weighted values, maximum, sum; null: straight to out
 };
 
 // A unit of the kernels' work is one item.
@@ -49,7 +52,8 @@ struct AttentionArgs {
 // Floats of scratch per worker. Kernels pad head_dim to 32.
 constexpr int64_t attention_scratch_floats(int64_t head_dim) {
   const int64_t padded = (head_dim + 31) / 32 * 32;
-  return kAttentionRows * kAttentionChunk + (2 * kAttentionKeys + 4 * kAttentionRows) * padded + 8 * kAttentionRows;
+  return kAttentionRows * kAttentionChunk + (2 * kAttentionKeys + 4 * kAttentionRows) * padded +
+         8 * kAttentionRows;
 }
 
 void attention_ref(const AttentionArgs& args, int64_t begin, int64_t end, void* scratch) noexcept;

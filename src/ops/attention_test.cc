@@ -23,10 +23,11 @@ struct Problem {
   int64_t tokens = 0;
 
   // lengths: {keys already cached, new tokens}
-  Problem(int64_t kv_heads, int64_t group, int64_t head_dim, std::vector<std::pair<int64_t, int64_t>> lengths, DType dtype,
-          int64_t window, uint32_t seed) {
+  Problem(int64_t kv_heads, int64_t group, int64_t head_dim, std::vector<std::pair<int64_t, int64_t>> lengths,
+          DType dtype, int64_t window, uint32_t seed) {
     Numbers numbers(seed);
-    shape = {kv_heads * group, kv_heads, head_dim, dtype, 1 / std::sqrt(static_cast<float>(head_dim)), window};
+    shape = {
+        kv_heads * group, kv_heads, head_dim, dtype, 1 / std::sqrt(static_cast<float>(head_dim)), window};
     caches.resize(lengths.size());
     for (size_t s = 0; s < lengths.size(); ++s) {
       const auto [position, count] = lengths[s];
@@ -37,7 +38,8 @@ struct Problem {
       cache.values = numbers.normals(elements);
       // What lies behind the sequence must never be read: stale memory may hold anything.
       for (int64_t head = 0; head < kv_heads; ++head) {
-        for (int64_t i = (head * capacity + position + count) * head_dim; i < (head + 1) * capacity * head_dim; ++i) {
+        for (int64_t i = (head * capacity + position + count) * head_dim;
+             i < (head + 1) * capacity * head_dim; ++i) {
           cache.keys[static_cast<size_t>(i)] = cache.values[static_cast<size_t>(i)] = NAN;
         }
       }
@@ -113,7 +115,8 @@ TEST(Attention, EveryKernelMatchesDoubleForAllShapes) {
         for (DType dtype : {DType::kF32, DType::kBF16}) {
           const Problem problem(2, group, head_dim, {{0, 5}, {70, 1}, {0, 67}, {513, 3}}, dtype, 0, ++seed);
           for (AttentionMode mode : {AttentionMode::kDecode, AttentionMode::kPrefill}) {
-            EXPECT_LT(testing::relative_error(problem.run(bench.context(), mode), problem.expected()), bound(kernel, mode))
+            EXPECT_LT(testing::relative_error(problem.run(bench.context(), mode), problem.expected()),
+                      bound(kernel, mode))
                 << kernel << " head_dim " << head_dim << " group " << group;
           }
         }
@@ -128,7 +131,8 @@ TEST(Attention, AWindowHidesOlderKeys) {
     for (int64_t window : {1, 2, 63, 64, 65, 200, 700}) {
       const Problem problem(1, 3, 32, {{0, 130}, {600, 2}, {1100, 70}}, DType::kF32, window, 7);
       for (AttentionMode mode : {AttentionMode::kDecode, AttentionMode::kPrefill}) {
-        EXPECT_LT(testing::relative_error(problem.run(bench.context(), mode), problem.expected()), bound(kernel, mode))
+        EXPECT_LT(testing::relative_error(problem.run(bench.context(), mode), problem.expected()),
+                  bound(kernel, mode))
             << kernel << " window " << window;
       }
     }
@@ -149,7 +153,8 @@ TEST(Attention, ARowIsTheSameWhateverElseIsInTheCallAndOnAnyNumberOfThreads) {
           for (int64_t token = 0; token < sequence.count; ++token) {
             AttentionSequence alone = sequence;
             alone.row += token, alone.position += token, alone.count = 1;
-            attention(three.context(), problem.shape, std::span(&alone, 1), problem.q.data(), apart.data(), mode);
+            attention(three.context(), problem.shape, std::span(&alone, 1), problem.q.data(), apart.data(),
+                      mode);
           }
         }
         EXPECT_EQ(together, apart) << kernel << " window " << window;
@@ -180,7 +185,8 @@ TEST(Attention, KvAppendWritesBehindTheCachedRows) {
         for (int64_t head = 0; head < 2; ++head) {
           for (int64_t d = 0; d < 8; ++d) {
             const size_t from = static_cast<size_t>((sequence.row + token) * 16 + head * 8 + d);
-            const size_t to = static_cast<size_t>((head * sequence.capacity + sequence.position + token) * 8 + d);
+            const size_t to =
+                static_cast<size_t>((head * sequence.capacity + sequence.position + token) * 8 + d);
             if (dtype == DType::kF32) {
               EXPECT_EQ(problem.caches[s].keys[to], k[from]);
               EXPECT_EQ(problem.caches[s].values[to], v[from]);
@@ -199,7 +205,8 @@ TEST(Attention, RefusesWhatDoesNotFit) {
   Bench bench;
   Problem problem(2, 2, 8, {{0, 4}}, DType::kF32, 0, 1);
   problem.sequences[0].capacity = 3;
-  EXPECT_NE(testing::error_of(ErrorCode::kInvalidArgument, [&] { problem.run(bench.context()); }).find("cache of 3"),
+  EXPECT_NE(testing::error_of(ErrorCode::kInvalidArgument, [&] { problem.run(bench.context()); })
+                .find("cache of 3"),
             std::string::npos);
   Problem uneven(2, 2, 8, {{0, 4}}, DType::kF32, 0, 1);
   uneven.shape.heads = 3;

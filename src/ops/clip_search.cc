@@ -22,8 +22,17 @@ void run(const OpContext& context, const ClipSearchArgs& args, int64_t rows) {
 
 ClipSearchArgs prepare(const GridProblem& problem, const AffineOptions& options) {
   validate(options);
-  return {problem.w, problem.stride, nullptr,     problem.columns, 2.0f, 1, 0, (1 << options.bits) - 1, options.sym,
-          problem.scales, problem.zero_points};
+  return {problem.w,
+          problem.stride,
+          nullptr,
+          problem.columns,
+          2.0f,
+          1,
+          0,
+          (1 << options.bits) - 1,
+          options.sym,
+          problem.scales,
+          problem.zero_points};
 }
 
 }  // namespace
@@ -43,7 +52,8 @@ void clip_search(const OpContext& context, const GridProblem& problem, const Aff
   ClipSearchArgs args = prepare(problem, options);
   args.norm = search.norm;
   args.step = 1.0 / search.grid;
-  args.candidates = std::max(1, static_cast<int>(static_cast<double>(search.grid) * double{search.max_shrink} + 1e-4));
+  args.candidates =
+      std::max(1, static_cast<int>(static_cast<double>(search.grid) * double{search.max_shrink} + 1e-4));
   args.column_weights = column_weights;
   const OpScratch ones(context, static_cast<size_t>(problem.columns) * sizeof(float) + 64);
   if (!column_weights) {

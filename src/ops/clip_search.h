@@ -1,23 +1,24 @@
-// Grids of one group of columns for many rows: from the plain range, or with the range shrunk to where the weighted
-// quantization error is least ("mse" search of GPTQ implementations).
+// Grids of one group of columns for many rows: from the plain range, or with the range shrunk to where the
+// weighted quantization error is least ("mse" search of GPTQ implementations).
 #pragma once
-
-#include <cstdint>
-#include <vector>
 
 #include "lowbit/format.h"
 #include "ops/context.h"
 #include "ops/kernel_table.h"
 
+#include <cstdint>
+#include <vector>
+
 namespace lowbit {
 
 struct ClipSearchOptions {
-  int grid = 100;          // candidate i shrinks the range by 1 - i / grid
-  float max_shrink = 0.8f; // i < grid * max_shrink
-  float norm = 2.4f;       // of the error |w - decoded|^norm, in [1, 4]; 2 is the fast case
+  int grid = 100;           // candidate i shrinks the range by 1 - i / grid
+  float max_shrink = 0.8f;  // i < grid * max_shrink
+  float norm = 2.4f;        // of the error |w - decoded|^norm, in [1, 4]; 2 is the fast case
 };
 
-// The values of one group, [columns][rows] with `stride` floats between columns, and where the grids go: [rows] each.
+// The values of one group, [columns][rows] with `stride` floats between columns, and where the grids go:
+// [rows] each.
 struct GridProblem {
   const float* w = nullptr;
   int64_t stride = 0, columns = 0, rows = 0;
@@ -28,10 +29,10 @@ struct GridProblem {
 // affine_grid of each row's least and greatest value; NaN is passed over.
 void range_grid(const OpContext& context, const GridProblem& problem, const AffineOptions& options);
 
-// The candidate with the least sum over columns of column_weights * |w - decoded|^norm, of equal ones the widest.
-// column_weights: [columns], >= 0, or null for 1. Fast kernels compute the power with a relative error below 2e-5, so
-// between candidates that are this close they may choose the other. A row with NaN gets its plain range.
-// kInvalidArgument: options out of range.
+// The candidate with the least sum over columns of column_weights * |w - decoded|^norm, of equal ones the
+// widest. column_weights: [columns], >= 0, or null for 1. Fast kernels compute the power with a relative
+// error below 2e-5, so between candidates that are this close they may choose the other. A row with NaN gets
+// its plain range. kInvalidArgument: options out of range.
 void clip_search(const OpContext& context, const GridProblem& problem, const AffineOptions& options,
                  const ClipSearchOptions& search, const float* column_weights);
 

@@ -21,7 +21,9 @@ struct ClipSearchArgs {
 };
 
 constexpr int64_t kClipSearchRows = 16;  // rows that a kernel takes at a time, in scratch
-constexpr int64_t clip_search_scratch_bytes(int64_t columns) { return (columns + 1) * kClipSearchRows * 4 + 64; }
+constexpr int64_t clip_search_scratch_bytes(int64_t columns) {
+  return (columns + 1) * kClipSearchRows * 4 + 64;
+}
 
 void clip_search_ref(const ClipSearchArgs& args, int64_t begin, int64_t end, void* scratch) noexcept;
 void clip_search_avx2(const ClipSearchArgs& args, int64_t begin, int64_t end, void* scratch) noexcept;

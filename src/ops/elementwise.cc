@@ -1,11 +1,11 @@
 #include "ops/elementwise.h"
 
-#include <cstring>
-
 #include "format/bits.h"
 #include "ops/elementwise_args.h"
 #include "ops/parallel.h"
 #include "tensor/half.h"
+
+#include <cstring>
 
 namespace lowbit {
 namespace {
@@ -33,7 +33,9 @@ constexpr int64_t kChunk = 1 << 14;
 
 void to_float(const Tensor& tensor, int64_t offset, int64_t count, float* out) {
   switch (tensor.dtype()) {
-    case DType::kF32: std::memcpy(out, tensor.data<float>() + offset, static_cast<size_t>(count) * sizeof(float)); return;
+    case DType::kF32:
+      std::memcpy(out, tensor.data<float>() + offset, static_cast<size_t>(count) * sizeof(float));
+      return;
     case DType::kBF16: {
       const uint16_t* from = tensor.data<uint16_t>() + offset;
       for (int64_t i = 0; i < count; ++i) out[i] = bf16_to_float(from[i]);
@@ -69,7 +71,8 @@ void decode_row(const QuantizedTensor& table, int64_t row, uint8_t* codes, float
 
 }  // namespace
 
-void rms_norm(const OpContext& context, const float* x, int64_t rows, const Tensor& weight, float epsilon, float* y) {
+void rms_norm(const OpContext& context, const float* x, int64_t rows, const Tensor& weight, float epsilon,
+              float* y) {
   const int64_t width = weight.element_count();
   const float* scale = nullptr;
   const OpScratch converted(context, static_cast<size_t>(width) * sizeof(float));
@@ -84,8 +87,8 @@ void rms_norm(const OpContext& context, const float* x, int64_t rows, const Tens
   run_kernel(context, kernel, args, rows, chunk_for(width, kChunk));
 }
 
-void rope(const OpContext& context, float* x, int64_t tokens, int64_t heads, int64_t head_dim, const int32_t* positions,
-          const RopeTable& table) {
+void rope(const OpContext& context, float* x, int64_t tokens, int64_t heads, int64_t head_dim,
+          const int32_t* positions, const RopeTable& table) {
   const int64_t length = table.cosines.size(0), half = table.cosines.size(1);
   if (2 * half > head_dim || table.sines.shape() != table.cosines.shape()) {
     fail(ErrorCode::kInvalidArgument, "rope: cosines {} and sines {} do not fit heads of {} elements",
@@ -97,7 +100,8 @@ void rope(const OpContext& context, float* x, int64_t tokens, int64_t heads, int
            positions[token], token, length);
     }
   }
-  const RopeArgs args{x, positions, table.cosines.data<float>(), table.sines.data<float>(), heads, head_dim, half};
+  const RopeArgs args{x,        positions, table.cosines.data<float>(), table.sines.data<float>(), heads,
+                      head_dim, half};
   const auto& kernel = choose_kernel<RopeArgs>(context, "rope", kRopeTable, args);
   run_kernel(context, kernel, args, tokens, chunk_for(heads * head_dim, kChunk));
 }
@@ -118,20 +122,22 @@ void embedding(const OpContext& context, const Weight& table, std::span<const in
   const int64_t vocab = out_features(table), width = in_features(table);
   for (size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= vocab) {
-      fail(ErrorCode::kInvalidArgument, "embedding: token id {} at place {} is outside the vocabulary of {}", ids[i], i, vocab);
+      fail(ErrorCode::kInvalidArgument, "embedding: token id {} at place {} is outside the vocabulary of {}",
+           ids[i], i, vocab);
     }
   }
   const OpScratch codes(context, static_cast<size_t>(width) * static_cast<size_t>(worker_count(context)));
-  split_work(context, static_cast<int64_t>(ids.size()), chunk_for(width, kChunk), [&](int64_t begin, int64_t end, int worker) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t row = ids[static_cast<size_t>(i)];
-      if (const auto* quantized = std::get_if<QuantizedTensor>(&table)) {
-        decode_row(*quantized, row, codes.as<uint8_t>() + worker * width, out + i * width);
-      } else {
-        to_float(std::get<Tensor>(table), row * width, width, out + i * width);
-      }
-    }
-  });
+  split_work(context, static_cast<int64_t>(ids.size()), chunk_for(width, kChunk),
+             [&](int64_t begin, int64_t end, int worker) {
+               for (int64_t i = begin; i < end; ++i) {
+                 const int64_t row = ids[static_cast<size_t>(i)];
+                 if (const auto* quantized = std::get_if<QuantizedTensor>(&table)) {
+                   decode_row(*quantized, row, codes.as<uint8_t>() + worker * width, out + i * width);
+                 } else {
+                   to_float(std::get<Tensor>(table), row * width, width, out + i * width);
+                 }
+               }
+             });
 }
 
 std::vector<KernelListing> elementwise_kernels() {

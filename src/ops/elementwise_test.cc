@@ -30,11 +30,12 @@ TEST(RmsNorm, EveryKernelMatchesDouble) {
         std::vector<double> expected(x.size());
         for (int64_t row = 0; row < rows; ++row) {
           double squares = 0;
-          for (int64_t i = 0; i < width; ++i) squares += std::pow(double{x[static_cast<size_t>(row * width + i)]}, 2);
+          for (int64_t i = 0; i < width; ++i)
+            squares += std::pow(double{x[static_cast<size_t>(row * width + i)]}, 2);
           for (int64_t i = 0; i < width; ++i) {
-            expected[static_cast<size_t>(row * width + i)] = double{x[static_cast<size_t>(row * width + i)]} /
-                                                             std::sqrt(squares / static_cast<double>(width) + 1e-5) *
-                                                             double{float_at(weight, i)};
+            expected[static_cast<size_t>(row * width + i)] =
+                double{x[static_cast<size_t>(row * width + i)]} /
+                std::sqrt(squares / static_cast<double>(width) + 1e-5) * double{float_at(weight, i)};
           }
         }
         Bench bench(kernel, 2);
@@ -47,12 +48,15 @@ TEST(RmsNorm, EveryKernelMatchesDouble) {
 
 TEST(Rope, EveryKernelRotatesPairsAndLeavesTheRestAlone) {
   for (const std::string& kernel : testing::available(elementwise_kernels(), "rope")) {
-    for (const auto& [head_dim, half] : std::vector<std::pair<int64_t, int64_t>>{{8, 4}, {64, 32}, {20, 6}, {128, 64}, {6, 3}}) {
+    for (const auto& [head_dim, half] :
+         std::vector<std::pair<int64_t, int64_t>>{{8, 4}, {64, 32}, {20, 6}, {128, 64}, {6, 3}}) {
       Numbers numbers(3);
       const int64_t tokens = 4, heads = 3, length = 50;
-      RopeTable table{Tensor::allocate(DType::kF32, {length, half}), Tensor::allocate(DType::kF32, {length, half})};
+      RopeTable table{Tensor::allocate(DType::kF32, {length, half}),
+                      Tensor::allocate(DType::kF32, {length, half})};
       for (int64_t i = 0; i < length * half; ++i) {
-        const double angle = static_cast<double>(i / half) * std::pow(1e4, -static_cast<double>(i % half) / static_cast<double>(half));
+        const double angle = static_cast<double>(i / half) *
+                             std::pow(1e4, -static_cast<double>(i % half) / static_cast<double>(half));
         table.cosines.mutable_data<float>()[i] = static_cast<float>(std::cos(angle));
         table.sines.mutable_data<float>()[i] = static_cast<float>(std::sin(angle));
       }
@@ -64,7 +68,8 @@ TEST(Rope, EveryKernelRotatesPairsAndLeavesTheRestAlone) {
           double& a = expected[static_cast<size_t>(row * head_dim + i)];
           double& b = expected[static_cast<size_t>(row * head_dim + half + i)];
           const int64_t at = positions[static_cast<size_t>(row / heads)] * half + i;
-          const double c = double{float_at(table.cosines, at)}, s = double{float_at(table.sines, at)}, first = a;
+          const double c = double{float_at(table.cosines, at)}, s = double{float_at(table.sines, at)},
+                       first = a;
           a = first * c - b * s;
           b = b * c + first * s;
         }
@@ -73,7 +78,8 @@ TEST(Rope, EveryKernelRotatesPairsAndLeavesTheRestAlone) {
       rope(bench.context(), x.data(), tokens, heads, head_dim, positions.data(), table);
       EXPECT_LT(testing::relative_error(x, expected), 1e-6) << kernel << " " << head_dim;
       const int32_t outside = 50;
-      testing::error_of(ErrorCode::kInvalidArgument, [&] { rope(bench.context(), x.data(), 1, heads, head_dim, &outside, table); });
+      testing::error_of(ErrorCode::kInvalidArgument,
+                        [&] { rope(bench.context(), x.data(), 1, heads, head_dim, &outside, table); });
     }
   }
 }
@@ -82,7 +88,8 @@ TEST(Swiglu, EveryKernelMatchesDouble) {
   for (const std::string& kernel : testing::available(elementwise_kernels(), "swiglu")) {
     for (int64_t count : {1, 7, 8, 16, 31, 40000}) {
       Numbers numbers(3);
-      std::vector<float> gate = numbers.normals(count + 1, 20), up = numbers.normals(count + 1), out(gate.size());
+      std::vector<float> gate = numbers.normals(count + 1, 20), up = numbers.normals(count + 1),
+                         out(gate.size());
       gate[1] = 1000, up[1] = 1;
       if (count > 5) gate[2] = -1000, gate[3] = 0, gate[4] = NAN, gate[5] = INFINITY;
       Bench bench(kernel, 2);
@@ -108,7 +115,8 @@ TEST(Swiglu, TheExponentialIsAccurateAndNotSuspiciouslySo) {
   for (const std::string& kernel : testing::available(elementwise_kernels(), "swiglu")) {
     const int64_t count = 200000;
     std::vector<float> gate, up(count, 1.0f), out(count);
-    for (int64_t i = 0; i < count; ++i) gate.push_back(-20 - 60 * static_cast<float>(i) / static_cast<float>(count));
+    for (int64_t i = 0; i < count; ++i)
+      gate.push_back(-20 - 60 * static_cast<float>(i) / static_cast<float>(count));
     Bench bench(kernel);
     swiglu(bench.context(), gate.data(), up.data(), count, out.data());
     double worst = 0;
@@ -144,7 +152,8 @@ TEST(Embedding, TakesRowsOfDenseAndQuantizedTables) {
   for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
     const Tensor table = converted(dense, dtype);
     embedding(bench.context(), table, ids, out.data());
-    for (size_t i = 0; i < out.size(); ++i) ASSERT_EQ(out[i], float_at(table, ids[i / width] * width + static_cast<int64_t>(i % width)));
+    for (size_t i = 0; i < out.size(); ++i)
+      ASSERT_EQ(out[i], float_at(table, ids[i / width] * width + static_cast<int64_t>(i % width)));
   }
   for (int bits : {2, 3, 4, 8}) {
     QuantizedTensor table;
@@ -155,7 +164,8 @@ TEST(Embedding, TakesRowsOfDenseAndQuantizedTables) {
     }
     table.scales = converted(tensor_of(numbers.normals(3 * vocab), {3, vocab}), DType::kF16);
     table.zero_points = Tensor::allocate(DType::kU8, {3, vocab});
-    for (int64_t i = 0; i < 3 * vocab; ++i) table.zero_points.mutable_data<uint8_t>()[i] = static_cast<uint8_t>(numbers.between(0, 3));
+    for (int64_t i = 0; i < 3 * vocab; ++i)
+      table.zero_points.mutable_data<uint8_t>()[i] = static_cast<uint8_t>(numbers.between(0, 3));
     if (bits == 4) {
       table.column_order = Tensor::allocate(DType::kI32, {width});
       for (int32_t i = 0; i < width; ++i) table.column_order.mutable_data<int32_t>()[i] = (i * 7) % 40;
@@ -167,7 +177,9 @@ TEST(Embedding, TakesRowsOfDenseAndQuantizedTables) {
     }
   }
   const std::vector<int32_t> outside{11};
-  EXPECT_NE(testing::error_of(ErrorCode::kInvalidArgument, [&] { embedding(bench.context(), dense, outside, out.data()); }).find("11"),
+  EXPECT_NE(testing::error_of(ErrorCode::kInvalidArgument,
+                              [&] { embedding(bench.context(), dense, outside, out.data()); })
+                .find("11"),
             std::string::npos);
 }
 
@@ -184,12 +196,14 @@ TEST(Softmax, LogSumExpMatchesDouble) {
     for (int64_t vocab : {1, 5, 16, 1000, 4096, 49152, 50001}) {
       Numbers numbers(static_cast<uint32_t>(vocab));
       std::vector<float> x = numbers.normals(3 * vocab, 5);
-      for (int64_t i = 0; i < vocab; ++i) x[static_cast<size_t>(vocab + i)] += static_cast<float>(i) * 0.01f;  // rising
+      for (int64_t i = 0; i < vocab; ++i)
+        x[static_cast<size_t>(vocab + i)] += static_cast<float>(i) * 0.01f;  // rising
       if (vocab > 4) x[2] = -INFINITY;
       std::vector<double> out(3);
       log_sum_exp(bench.context(), x.data(), 3, vocab, out.data());
       for (int64_t row = 0; row < 3; ++row) {
-        EXPECT_NEAR(out[static_cast<size_t>(row)], log_sum_exp_of(x.data() + row * vocab, vocab), 1e-6) << kernel << " " << vocab;
+        EXPECT_NEAR(out[static_cast<size_t>(row)], log_sum_exp_of(x.data() + row * vocab, vocab), 1e-6)
+            << kernel << " " << vocab;
       }
     }
     std::vector<float> special(40, -INFINITY);
@@ -218,7 +232,8 @@ TEST(Softmax, ArgmaxTakesTheFirstOfEqualsAndNeverNan) {
         int32_t expected = -1, got;
         for (int64_t i = 0; i < vocab; ++i) {
           const float value = x[static_cast<size_t>(i)];
-          if (!std::isnan(value) && (expected < 0 || value > x[static_cast<size_t>(expected)])) expected = static_cast<int32_t>(i);
+          if (!std::isnan(value) && (expected < 0 || value > x[static_cast<size_t>(expected)]))
+            expected = static_cast<int32_t>(i);
         }
         argmax(bench.context(), x.data(), 1, vocab, &got);
         ASSERT_EQ(got, expected) << kernel << " " << vocab << " trial " << trial;
@@ -247,7 +262,8 @@ TEST(Softmax, DivergenceMatchesDouble) {
             const double p = std::exp(double{r[i]} - a);
             if (p > 0) expected += p * (double{r[i]} - a - (double{s[i]} - b));
           }
-          EXPECT_NEAR(out[static_cast<size_t>(row)], expected, 1e-12 + 5e-6 * expected) << kernel << " " << vocab << " " << noise;
+          EXPECT_NEAR(out[static_cast<size_t>(row)], expected, 1e-12 + 5e-6 * expected)
+              << kernel << " " << vocab << " " << noise;
         }
       }
     }

@@ -1,9 +1,9 @@
 #include "ops/gemm.h"
 
-#include <cstring>
-
 #include "ops/gemm_internal.h"
 #include "ops/gram.h"
+
+#include <cstring>
 
 namespace lowbit {
 namespace {
@@ -22,30 +22,34 @@ constexpr Kernel<GemmArgs> kDoubleTable[] = {
 }  // namespace
 
 template <class T>
-void pack_a(const OpContext& context, const T* a, int64_t row_stride, int64_t depth_stride, int64_t rows, int64_t depth,
-            T* out) {
+void pack_a(const OpContext& context, const T* a, int64_t row_stride, int64_t depth_stride, int64_t rows,
+            int64_t depth, T* out) {
   const int64_t panels = round_up(rows, kGemmTileRows) / kGemmPanelRows;
-  split_work(context, panels, chunk_for(depth * kGemmPanelRows, 1 << 16), [&](int64_t begin, int64_t end, int) {
-    for (int64_t panel = begin; panel < end; ++panel) {
-      T* to = out + panel * depth * kGemmPanelRows;
-      const int64_t first = panel * kGemmPanelRows, have = std::clamp<int64_t>(rows - first, 0, kGemmPanelRows);
-      const T* from = a + first * row_stride;
-      if (have == kGemmPanelRows && row_stride == 1) {
-        for (int64_t d = 0; d < depth; ++d) {
-          std::memcpy(to + d * kGemmPanelRows, from + d * depth_stride, kGemmPanelRows * sizeof(T));
+  split_work(
+      context, panels, chunk_for(depth * kGemmPanelRows, 1 << 16), [&](int64_t begin, int64_t end, int) {
+        for (int64_t panel = begin; panel < end; ++panel) {
+          T* to = out + panel * depth * kGemmPanelRows;
+          const int64_t first = panel * kGemmPanelRows,
+                        have = std::clamp<int64_t>(rows - first, 0, kGemmPanelRows);
+          const T* from = a + first * row_stride;
+          if (have == kGemmPanelRows && row_stride == 1) {
+            for (int64_t d = 0; d < depth; ++d) {
+              std::memcpy(to + d * kGemmPanelRows, from + d * depth_stride, kGemmPanelRows * sizeof(T));
+            }
+          } else if (have == kGemmPanelRows) {
+            for (int64_t d = 0; d < depth; ++d) {
+              for (int64_t r = 0; r < kGemmPanelRows; ++r)
+                to[d * kGemmPanelRows + r] = from[r * row_stride + d * depth_stride];
+            }
+          } else {
+            std::fill(to, to + depth * kGemmPanelRows, T{0});
+            for (int64_t d = 0; d < depth; ++d) {
+              for (int64_t r = 0; r < have; ++r)
+                to[d * kGemmPanelRows + r] = from[r * row_stride + d * depth_stride];
+            }
+          }
         }
-      } else if (have == kGemmPanelRows) {
-        for (int64_t d = 0; d < depth; ++d) {
-          for (int64_t r = 0; r < kGemmPanelRows; ++r) to[d * kGemmPanelRows + r] = from[r * row_stride + d * depth_stride];
-        }
-      } else {
-        std::fill(to, to + depth * kGemmPanelRows, T{0});
-        for (int64_t d = 0; d < depth; ++d) {
-          for (int64_t r = 0; r < have; ++r) to[d * kGemmPanelRows + r] = from[r * row_stride + d * depth_stride];
-        }
-      }
-    }
-  });
+      });
 }
 
 template <class T>
@@ -57,7 +61,8 @@ void pack_b(const OpContext& context, const T* b, int64_t stride, int64_t column
       T* to = out + panel * depth * kColumns;
       const int64_t first = panel * kColumns, have = std::clamp<int64_t>(columns - first, 0, kColumns);
       if (have == kColumns) {
-        for (int64_t d = 0; d < depth; ++d) std::memcpy(to + d * kColumns, b + d * stride + first, kColumns * sizeof(T));
+        for (int64_t d = 0; d < depth; ++d)
+          std::memcpy(to + d * kColumns, b + d * stride + first, kColumns * sizeof(T));
         continue;
       }
       std::fill(to, to + depth * kColumns, T{0});
@@ -72,9 +77,11 @@ template <class T>
 void multiply_packed(const OpContext& context, const GemmArgs& args) {
   const int64_t tiles = gemm_tiles<T>(args.rows, args.columns);
   if constexpr (sizeof(T) == sizeof(float)) {
-    run_kernel(context, choose_kernel<GemmArgs>(context, "gemm", kTable, args), args, tiles, gemm_chunk<T>(args));
+    run_kernel(context, choose_kernel<GemmArgs>(context, "gemm", kTable, args), args, tiles,
+               gemm_chunk<T>(args));
   } else {
-    run_kernel(context, choose_kernel<GemmArgs>(context, "gemm_double", kDoubleTable, args), args, tiles, gemm_chunk<T>(args));
+    run_kernel(context, choose_kernel<GemmArgs>(context, "gemm_double", kDoubleTable, args), args, tiles,
+               gemm_chunk<T>(args));
   }
 }
 
@@ -93,9 +100,10 @@ void gemm_subtract(const OpContext& context, const GemmOperands& operands) {
   for (int64_t first = 0; first < operands.depth; first += piece) {
     const int64_t depth = std::min(piece, operands.depth - first);
     pack_a(context, operands.a + first, operands.a_stride, 1, operands.rows, depth, a.as<float>());
-    pack_b(context, operands.b + first * operands.b_stride, operands.b_stride, operands.columns, depth, b.as<float>());
-    multiply_packed<float>(context, {a.as<float>(), b.as<float>(), operands.c, operands.c_stride, operands.rows,
-                                     operands.columns, depth, true, false});
+    pack_b(context, operands.b + first * operands.b_stride, operands.b_stride, operands.columns, depth,
+           b.as<float>());
+    multiply_packed<float>(context, {a.as<float>(), b.as<float>(), operands.c, operands.c_stride,
+                                     operands.rows, operands.columns, depth, true, false});
   }
 }
 

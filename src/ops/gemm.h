@@ -1,15 +1,16 @@
 // FP32 and FP64 matrix products for the linear algebra of quantization methods (layers use ops/matmul.h).
 #pragma once
 
-#include <vector>
-
 #include "ops/context.h"
 #include "ops/kernel_table.h"
 
+#include <vector>
+
 namespace lowbit {
 
-// c -= a b. a: [rows, depth], b: [depth, columns], c: [rows, columns], row-major with strides in elements; c overlaps
-// neither. Deterministic for any number of threads: an element is summed over depth in order, in pieces of 512.
+// c -= a b. a: [rows, depth], b: [depth, columns], c: [rows, columns], row-major with strides in elements; c
+// overlaps neither. Deterministic for any number of threads: an element is summed over depth in order, in
+// pieces of 512.
 struct GemmOperands {
   const float* a = nullptr;
   const float* b = nullptr;

@@ -1,6 +1,7 @@
 // What matrix product kernels get: both factors packed into panels. Plain data only.
 //   a: panels of kGemmPanelRows rows, each [depth][kGemmPanelRows]
-//   b: panels of kGemmPanelColumns (float) or kGemmPanelColumns / 2 (double) columns, each [depth][columns of a panel]
+//   b: panels of kGemmPanelColumns (float) or kGemmPanelColumns / 2 (double) columns, each [depth][columns of
+//   a panel]
 // Both are padded with zero panels to whole tiles, so that a kernel may take two neighbouring panels at once.
 #pragma once
 
@@ -10,9 +11,9 @@ namespace lowbit {
 
 constexpr int64_t kGemmPanelRows = 6;
 constexpr int64_t kGemmPanelColumns = 16;
-constexpr int64_t kGemmTileRows = 96;                 // a unit of work is a tile of c
-constexpr int64_t kGemmTileColumns = 128;             // 64 for double
-constexpr int64_t kGemmDepth = 512;                   // most depth of one call; more is cut by the op
+constexpr int64_t kGemmTileRows = 96;      // a unit of work is a tile of c
+constexpr int64_t kGemmTileColumns = 128;  // 64 for double
+constexpr int64_t kGemmDepth = 512;        // most depth of one call; more is cut by the op
 
 struct GemmArgs {
   const void* a;
@@ -20,8 +21,8 @@ struct GemmArgs {
   void* c;  // [rows, columns], float or double
   int64_t c_stride;
   int64_t rows, columns, depth;
-  bool subtract;        // c -= a b, else c += a b
-  bool only_upper;      // only elements with row <= column are touched
+  bool subtract;    // c -= a b, else c += a b
+  bool only_upper;  // only elements with row <= column are touched
 };
 
 // A unit is tile begin / column_tiles, begin % column_tiles of c.
@@ -33,11 +34,14 @@ void gemm_double_avx2(const GemmArgs& args, int64_t begin, int64_t end, void* sc
 void gemm_double_avx512(const GemmArgs& args, int64_t begin, int64_t end, void* scratch) noexcept;
 
 // x^T x with BF16 tiles. Panels are 32 columns of x; see cpu/gram_amx.cc for their layout.
-// A unit of gram_amx is a tile of h of this size: small where threads want enough units, large where panels come from memory.
+// A unit of gram_amx is a tile of h of this size: small where threads want enough units, large where panels
+// come from memory.
 constexpr int64_t gram_tile(int64_t width) { return width <= 2048 ? 128 : 256; }
 void gram_amx_bf16(const GemmArgs& args, int64_t begin, int64_t end, void* scratch) noexcept;
 constexpr int64_t gram_amx_panel_bytes(int64_t tokens) { return (tokens + 31) / 32 * 32 * 32 * 2; }
-// Packs panels [begin, end) of x [tokens, width]: a and b each of ceil(width / 32) panels of gram_amx_panel_bytes.
-void gram_amx_pack(const float* x, int64_t tokens, int64_t width, void* a, void* b, int64_t begin, int64_t end) noexcept;
+// Packs panels [begin, end) of x [tokens, width]: a and b each of ceil(width / 32) panels of
+// gram_amx_panel_bytes.
+void gram_amx_pack(const float* x, int64_t tokens, int64_t width, void* a, void* b, int64_t begin,
+                   int64_t end) noexcept;
 
 }  // namespace lowbit

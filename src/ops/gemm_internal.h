@@ -31,7 +31,8 @@ int64_t gemm_tiles(int64_t rows, int64_t columns) {
 
 // Element (r, d) of a lies at a[r * row_stride + d * depth_stride]; element (d, c) of b at b[d * stride + c].
 template <class T>
-void pack_a(const OpContext& context, const T* a, int64_t row_stride, int64_t depth_stride, int64_t rows, int64_t depth, T* out);
+void pack_a(const OpContext& context, const T* a, int64_t row_stride, int64_t depth_stride, int64_t rows,
+            int64_t depth, T* out);
 template <class T>
 void pack_b(const OpContext& context, const T* b, int64_t stride, int64_t columns, int64_t depth, T* out);
 

@@ -14,9 +14,11 @@ constexpr Kernel<GptqBlockArgs> kTable[] = {
 }  // namespace
 
 void gptq_block(const OpContext& context, const GptqBlockArgs& args, int64_t rows) {
-  if (args.columns > kGptqBlockColumns || args.begin < 0 || args.begin > args.end || args.end > args.columns) {
-    fail(ErrorCode::kInvalidArgument, "gptq_block: columns {} to {} of {} cannot be run, at most {} fit a block", args.begin,
-         args.end, args.columns, kGptqBlockColumns);
+  if (args.columns > kGptqBlockColumns || args.begin < 0 || args.begin > args.end ||
+      args.end > args.columns) {
+    fail(ErrorCode::kInvalidArgument,
+         "gptq_block: columns {} to {} of {} cannot be run, at most {} fit a block", args.begin, args.end,
+         args.columns, kGptqBlockColumns);
   }
   const auto& kernel = choose_kernel<GptqBlockArgs>(context, "gptq_block", kTable, args);
   run_kernel(context, kernel, args, rows, kGptqBlockRows, kGptqBlockScratchBytes);

@@ -1,11 +1,12 @@
-// GPTQ's inner loop over the columns of a block (Frantar et al., arXiv 2210.17323, algorithm 1), for all rows at once.
+// GPTQ's inner loop over the columns of a block (Frantar et al., arXiv 2210.17323, algorithm 1), for all rows
+// at once.
 #pragma once
-
-#include <vector>
 
 #include "ops/context.h"
 #include "ops/gptq_block_args.h"
 #include "ops/kernel_table.h"
+
+#include <vector>
 
 namespace lowbit {
 
@@ -13,9 +14,9 @@ namespace lowbit {
 //   codes[i]  = clamp(round_half_even(w[i] / scale) + zero_point, 0, max_code); NaN gets the zero_point
 //   errors[i] = (w[i] - scale * (codes[i] - zero_point)) / u[i][i]
 //   w[j]     -= errors[i] * u[i][j] for all j > i of the block, also those behind `end`
-// so that the block can be run in parts, group parameters being chosen from the updated w in between. w[i] keeps its value
-// before rounding. Updates are fused multiply-adds in the order of i: every kernel gives the same bits.
-// kInvalidArgument: more than kGptqBlockColumns columns, or a range outside of them.
+// so that the block can be run in parts, group parameters being chosen from the updated w in between. w[i]
+// keeps its value before rounding. Updates are fused multiply-adds in the order of i: every kernel gives the
+// same bits. kInvalidArgument: more than kGptqBlockColumns columns, or a range outside of them.
 void gptq_block(const OpContext& context, const GptqBlockArgs& args, int64_t rows);
 
 std::vector<KernelListing> gptq_block_kernels();

@@ -5,7 +5,8 @@
 
 namespace lowbit {
 
-// Matrices are [columns][rows], rows fastest, with `stride` floats (bytes for codes) between columns. Units: rows.
+// Matrices are [columns][rows], rows fastest, with `stride` floats (bytes for codes) between columns. Units:
+// rows.
 struct GptqBlockArgs {
   float* w;
   int64_t w_stride;

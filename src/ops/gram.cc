@@ -5,7 +5,8 @@
 namespace lowbit {
 namespace {
 
-// The tiles of BF16 want x packed their own way. The FP32 kernels are those of ops/gemm.h: they touch the upper triangle alone when told so.
+// The tiles of BF16 want x packed their own way. The FP32 kernels are those of ops/gemm.h: they touch the
+// upper triangle alone when told so.
 constexpr Kernel<GemmArgs> kTable[] = {
     {"amx_bf16", Isa::kAmxBf16, nullptr, gram_amx_bf16},
     {"avx512", Isa::kAvx512, nullptr, gemm_avx512},
@@ -27,9 +28,10 @@ void gram_accumulate(const OpContext& context, const float* x, int64_t tokens, i
     const int64_t count = std::min(piece, tokens - first);
     const GemmArgs args{a.as<float>(), b.as<float>(), h, width, width, width, count, false, true};
     if (kernel.isa == Isa::kAmxBf16) {
-      split_work(context, round_up(width, 32) / 32, chunk_for(32 * count, 1 << 15), [&](int64_t begin, int64_t end, int) {
-        gram_amx_pack(x + first * width, count, width, a.as<void>(), b.as<void>(), begin, end);
-      });
+      split_work(context, round_up(width, 32) / 32, chunk_for(32 * count, 1 << 15),
+                 [&](int64_t begin, int64_t end, int) {
+                   gram_amx_pack(x + first * width, count, width, a.as<void>(), b.as<void>(), begin, end);
+                 });
       const int64_t tiles = round_up(width, gram_tile(width)) / gram_tile(width);
       run_kernel(context, kernel, args, tiles * tiles, 1);
       continue;

@@ -1,26 +1,27 @@
 // X^T X, the matrix that GPTQ calls its Hessian, and its inverse Cholesky factor.
 #pragma once
 
-#include <cstdint>
-#include <vector>
-
 #include "ops/context.h"
 #include "ops/kernel_table.h"
 
+#include <cstdint>
+#include <vector>
+
 namespace lowbit {
 
-// h += x^T x. x: [tokens, width] F32; h: [width, width] F32, of which only elements with row <= column are written.
-// The result depends on how tokens are cut into calls, but not on the number of threads.
-// The AMX kernel rounds x to BF16 (products then are exact in FP32).
+// h += x^T x. x: [tokens, width] F32; h: [width, width] F32, of which only elements with row <= column are
+// written. The result depends on how tokens are cut into calls, but not on the number of threads. The AMX
+// kernel rounds x to BF16 (products then are exact in FP32).
 void gram_accumulate(const OpContext& context, const float* x, int64_t tokens, int64_t width, float* h);
 
 enum class FactorPrecision { kFloat, kDouble };
 
-// The upper triangular U with inverse(H) = U^T U, U = R^-1 where H = R R^T and R is upper triangular (Cholesky from
-// the last row up). h: [width, width], elements with row <= column are read. u: [width, width], below the diagonal
-// zero; may be h. False, u undefined, when H is not positive definite in this precision.
-[[nodiscard]] bool inverse_cholesky(const OpContext& context, const float* h, int64_t width, FactorPrecision precision,
-                                    float* u);
+// The upper triangular U with inverse(H) = U^T U, U = R^-1 where H = R R^T and R is upper triangular
+// (Cholesky from the last row up). h: [width, width], elements with row <= column are read. u: [width,
+// width], below the diagonal zero; may be h. False, u undefined, when H is not positive definite in this
+// precision.
+[[nodiscard]] bool inverse_cholesky(const OpContext& context, const float* h, int64_t width,
+                                    FactorPrecision precision, float* u);
 
 // Of "gram". inverse_cholesky runs on the kernels of ops/gemm.h.
 std::vector<KernelListing> gram_kernels();

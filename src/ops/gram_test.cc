@@ -68,18 +68,25 @@ TEST(Gram, DoesNotDependOnThreads) {
 
 TEST(Gemm, SubtractMatchesDouble) {
   for (const std::string& kernel : testing::available(gemm_kernels(), "gemm")) {
-    for (const auto& [rows, columns, depth] : std::vector<std::array<int64_t, 3>>{
-             {1, 1, 1}, {7, 19, 3}, {96, 128, 128}, {97, 129, 65}, {200, 300, 1030}, {5, 700, 128}, {6, 16, 0}}) {
+    for (const auto& [rows, columns, depth] : std::vector<std::array<int64_t, 3>>{{1, 1, 1},
+                                                                                  {7, 19, 3},
+                                                                                  {96, 128, 128},
+                                                                                  {97, 129, 65},
+                                                                                  {200, 300, 1030},
+                                                                                  {5, 700, 128},
+                                                                                  {6, 16, 0}}) {
       Numbers numbers(static_cast<uint32_t>(rows));
       const int64_t a_stride = depth + 3, b_stride = columns + 5, c_stride = columns + 1;
-      const std::vector<float> a = numbers.normals(rows * a_stride), b = numbers.normals((depth + 1) * b_stride);
+      const std::vector<float> a = numbers.normals(rows * a_stride),
+                               b = numbers.normals((depth + 1) * b_stride);
       std::vector<float> c = numbers.normals(rows * c_stride), threaded = c;
       std::vector<double> expected(c.begin(), c.end());
       for (int64_t i = 0; i < rows; ++i) {
         for (int64_t j = 0; j < columns; ++j) {
           for (int64_t d = 0; d < depth; ++d) {
             expected[static_cast<size_t>(i * c_stride + j)] -=
-                double{a[static_cast<size_t>(i * a_stride + d)]} * double{b[static_cast<size_t>(d * b_stride + j)]};
+                double{a[static_cast<size_t>(i * a_stride + d)]} *
+                double{b[static_cast<size_t>(d * b_stride + j)]};
           }
         }
       }
@@ -88,7 +95,8 @@ TEST(Gemm, SubtractMatchesDouble) {
       gemm_subtract(one.context(), operands);
       operands.c = threaded.data();
       gemm_subtract(three.context(), operands);
-      EXPECT_LT(testing::relative_error(c, expected), 1e-5) << kernel << " " << rows << "x" << columns << "x" << depth;
+      EXPECT_LT(testing::relative_error(c, expected), 1e-5)
+          << kernel << " " << rows << "x" << columns << "x" << depth;
       EXPECT_TRUE(testing::same_bits(c, threaded)) << kernel;
     }
   }
@@ -107,8 +115,10 @@ std::vector<float> covariance(int64_t width, uint32_t seed) {
   std::vector<float> h(static_cast<size_t>(width * width));
   gram_accumulate(bench.context(), x.data(), tokens, width, h.data());
   double mean = 0;
-  for (int64_t i = 0; i < width; ++i) mean += double{h[static_cast<size_t>(i * (width + 1))]} / static_cast<double>(width);
-  for (int64_t i = 0; i < width; ++i) h[static_cast<size_t>(i * (width + 1))] += static_cast<float>(0.01 * mean);
+  for (int64_t i = 0; i < width; ++i)
+    mean += double{h[static_cast<size_t>(i * (width + 1))]} / static_cast<double>(width);
+  for (int64_t i = 0; i < width; ++i)
+    h[static_cast<size_t>(i * (width + 1))] += static_cast<float>(0.01 * mean);
   return h;
 }
 
@@ -145,7 +155,8 @@ TEST(InverseCholesky, FactorsTheInverse) {
         ASSERT_TRUE(inverse_cholesky(one.context(), h.data(), width, precision, u.data()));
         ASSERT_TRUE(inverse_cholesky(three.context(), in_place.data(), width, precision, in_place.data()));
         EXPECT_TRUE(testing::same_bits(u, in_place)) << kernel << " " << width;
-        EXPECT_LT(residual(u, h, width), precision == FactorPrecision::kFloat ? 3e-3 : 3e-5) << kernel << " " << width;
+        EXPECT_LT(residual(u, h, width), precision == FactorPrecision::kFloat ? 3e-3 : 3e-5)
+            << kernel << " " << width;
         for (int64_t i = 0; i < width; ++i) {
           EXPECT_GT(u[static_cast<size_t>(i * (width + 1))], 0);
           for (int64_t j = 0; j < i; ++j) ASSERT_EQ(u[static_cast<size_t>(i * width + j)], 0);
@@ -163,7 +174,8 @@ TEST(InverseCholesky, SaysWhenTheMatrixIsNotPositiveDefinite) {
       std::vector<float> u(good.size());
       for (float bad : {0.0f, -1.0f, NAN, INFINITY}) {
         std::vector<float> h = good;
-        h[static_cast<size_t>(width + 1)] = bad;  // diagonal element 1, the last but one that the algorithm reaches
+        h[static_cast<size_t>(width + 1)] =
+            bad;  // diagonal element 1, the last but one that the algorithm reaches
         EXPECT_FALSE(inverse_cholesky(bench.context(), h.data(), width, precision, u.data())) << bad;
       }
       std::vector<float> singular(good.size(), 1.0f);

@@ -1,15 +1,17 @@
-// Everything runs on the matrix mirrored at its anti-diagonal, G[i][j] = H[n-1-j][n-1-i]: with G = C^T C (C upper, the
-// usual Cholesky), R is the mirror of C, and U = R^-1 the mirror of Y = C^-1. Both factorisation and inversion go
-// block row by block row over row-major memory, so that all but the diagonal blocks is products of packed panels.
-#include <cmath>
-
+// Everything runs on the matrix mirrored at its anti-diagonal, G[i][j] = H[n-1-j][n-1-i]: with G = C^T C (C
+// upper, the usual Cholesky), R is the mirror of C, and U = R^-1 the mirror of Y = C^-1. Both factorisation
+// and inversion go block row by block row over row-major memory, so that all but the diagonal blocks is
+// products of packed panels.
 #include "ops/gemm_internal.h"
 #include "ops/gram.h"
+
+#include <cmath>
 
 namespace lowbit {
 namespace {
 
-// Upper c of the block g = c^T c, in place; elements below the diagonal are not touched. False: not positive definite.
+// Upper c of the block g = c^T c, in place; elements below the diagonal are not touched. False: not positive
+// definite.
 template <class T>
 bool factor_block(T* g, int64_t stride, int64_t size) {
   for (int64_t k = 0; k < size; ++k) {
@@ -53,7 +55,8 @@ template <class T>
 bool invert_factor(const OpContext& context, T* g, int64_t n) {
   const int64_t size = n >= 4096 ? 192 : 96, blocks = (n + size - 1) / size;
   const OpScratch inverses(context, static_cast<size_t>(blocks * size * size) * sizeof(T));
-  const OpScratch packed_a(context, packed_a_bytes<T>(n, size)), packed_b(context, packed_b_bytes<T>(n, size));
+  const OpScratch packed_a(context, packed_a_bytes<T>(n, size)),
+      packed_b(context, packed_b_bytes<T>(n, size));
   T* a = packed_a.as<T>();
   T* b = packed_b.as<T>();
   for (int64_t block = 0; block < blocks; ++block) {
@@ -84,8 +87,10 @@ bool invert_factor(const OpContext& context, T* g, int64_t n) {
       zero_block(panel, n, width, rest);
       multiply_packed<T>(context, {a, b, panel, n, width, rest, width, false, false});
     }
-    for (int64_t r = 0; r < width; ++r) std::copy(inverse + r * width + r, inverse + (r + 1) * width, diagonal + r * (n + 1));
-    if (k > 0) {  // T[above, k and right] -= C[above, k] Y[k, k and right]; C[above, k] is needed no more after it
+    for (int64_t r = 0; r < width; ++r)
+      std::copy(inverse + r * width + r, inverse + (r + 1) * width, diagonal + r * (n + 1));
+    if (k > 0) {  // T[above, k and right] -= C[above, k] Y[k, k and right]; C[above, k] is needed no more
+                  // after it
       T* above = g + k;
       pack_a(context, static_cast<const T*>(above), n, 1, k, width, a);
       pack_b(context, static_cast<const T*>(diagonal), n, n - k, width, b);
@@ -96,7 +101,8 @@ bool invert_factor(const OpContext& context, T* g, int64_t n) {
   return true;
 }
 
-// to[i][j] = from[n-1-j][n-1-i] for i <= j, in tiles that stay in the cache. From and to may differ in type, not in memory.
+// to[i][j] = from[n-1-j][n-1-i] for i <= j, in tiles that stay in the cache. From and to may differ in type,
+// not in memory.
 template <class From, class To>
 void mirror(const OpContext& context, const From* from, int64_t n, To* to) {
   constexpr int64_t kTile = 32;
@@ -126,9 +132,11 @@ bool run(const OpContext& context, const float* h, int64_t n, float* u) {
 
 }  // namespace
 
-bool inverse_cholesky(const OpContext& context, const float* h, int64_t width, FactorPrecision precision, float* u) {
+bool inverse_cholesky(const OpContext& context, const float* h, int64_t width, FactorPrecision precision,
+                      float* u) {
   if (width <= 0) return true;
-  return precision == FactorPrecision::kDouble ? run<double>(context, h, width, u) : run<float>(context, h, width, u);
+  return precision == FactorPrecision::kDouble ? run<double>(context, h, width, u)
+                                               : run<float>(context, h, width, u);
 }
 
 }  // namespace lowbit

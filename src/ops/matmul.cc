@@ -215,28 +215,41 @@ void copy_bias(const Tensor& bias, int64_t out, float* to) {
   }
 }
 
-// Output columns that a thread takes at a time. Decode: small enough to spread the work, long enough for
-// sequential reads. Prefill: as few parts as threads (each part reads all of x), of at most 512 columns.
-// Multiples of 32.
-int64_t chunk_columns(int64_t columns, int threads, MatmulMode mode) {
-  int64_t chunk;
-  if (mode == MatmulMode::kDecode) {
-    chunk = std::clamp<int64_t>(columns / (4 * threads), 64, 1024);
-  } else {
-    const int64_t parts = (std::max<int64_t>(1, columns / 512) + threads - 1) / threads * threads;
-    chunk = (columns + parts - 1) / parts;
+int64_t count_chunks(std::span<const Job> jobs, int64_t chunk) {
+  int64_t chunks = 0;
+  for (const Job& job : jobs) chunks += (job.args.out + chunk - 1) / chunk;
+  return chunks;
+}
+
+int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// Output columns that a thread takes at a time, a multiple of 32.
+// Decode: at least two chunks a thread, of at most 1024 columns; of these the largest that leaves no thread
+// with more columns than needed. Prefill: as few chunks as threads, of at most 512 columns, since each chunk
+// reads all of x.
+int64_t chunk_columns(std::span<const Job> jobs, int threads, MatmulMode mode) {
+  int64_t columns = 0;
+  for (const Job& job : jobs) columns += job.args.out;
+  if (mode == MatmulMode::kPrefill) {
+    const int64_t parts = round_up(std::max<int64_t>(1, columns / 512), threads);
+    return round_up((columns + parts - 1) / parts, 32);
   }
-  return (chunk + 31) / 32 * 32;
+  const int64_t most = std::min<int64_t>(1024, round_up(columns / (2 * threads) + 1, 32));
+  int64_t best = 0, least_load = 0;
+  for (int64_t chunk = most; chunk >= std::min<int64_t>(most, 64); chunk -= 32) {
+    const int64_t load = (count_chunks(jobs, chunk) + threads - 1) / threads * chunk;
+    if (best == 0 || load < least_load) {
+      best = chunk;
+      least_load = load;
+    }
+  }
+  return best;
 }
 
 // Jobs that share one prepared x, in one loop over the columns of all.
 void run_jobs(const OpContext& context, std::span<Job> jobs, MatmulMode mode) {
   const int threads = context.threads->size();
-  int64_t columns = 0;
-  for (const Job& job : jobs) columns += job.args.out;
-  const int64_t chunk = chunk_columns(columns, threads, mode);
-  int64_t chunks = 0;
-  for (const Job& job : jobs) chunks += (job.args.out + chunk - 1) / chunk;
+  const int64_t chunk = chunk_columns(jobs, threads, mode), chunks = count_chunks(jobs, chunk);
   const size_t scratch_bytes =
       kMatmulScratchBytes + (static_cast<size_t>(jobs[0].args.in) * 4 + 63) / 64 * 64;
   const Scratch scratch = context.workspace->take(scratch_bytes * static_cast<size_t>(threads));

@@ -58,6 +58,6 @@ struct MatmulArgs {
 };
 
 // Scratch bytes that a kernel may use: this, and 4 * in more.
-constexpr size_t kMatmulScratchBytes = size_t{640} << 10;
+constexpr size_t kMatmulScratchBytes = size_t{1120} << 10;
 
 }  // namespace lowbit

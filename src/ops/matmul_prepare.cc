@@ -1,6 +1,8 @@
 #include "ops/matmul_prepare.h"
 
 #include "base/fail.h"
+#include "ops/cpu/prepare_kernels.h"
+#include "ops/kernel_table.h"
 
 #include <algorithm>
 #include <array>
@@ -41,51 +43,21 @@ int64_t blocks_of(int64_t in, int64_t group_size, int64_t block) {
   return whole * ((group_size + block - 1) / block) + (rest + block - 1) / block;
 }
 
-constexpr int64_t kMostColumns = 128;  // of a block
-
-// One block: values are rounded to the nearest of 65,535 steps of its largest magnitude.
-void encode_block(const float* x, int64_t count, const uint8_t* order, int64_t unit, int16_t* codes,
-                  float* scale, int32_t* sum) {
-  // Magnitudes of floats order like their bits; infinities and NaN come above all others.
-  int32_t largest_bits = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    largest_bits = std::max(largest_bits, std::bit_cast<int32_t>(x[i]) & 0x7fffffff);
-  }
-  const int64_t padded = (count + unit - 1) / unit * unit;
-  const bool is_finite = largest_bits < 0x7f800000;
-  const float largest = std::bit_cast<float>(largest_bits);
-  // Below 1e-30 the reciprocal would overflow; such a block counts as zeros.
-  if (!is_finite || largest < 1e-30f) {
-    std::fill(codes, codes + padded, int16_t{0});
-    *scale = is_finite ? 0.0f : std::numeric_limits<float>::quiet_NaN();
-    *sum = 0;
-    return;
-  }
-  const float inverse = 32767.0f / largest;
-  alignas(64) float values[kMostColumns] = {};
-  std::copy(x, x + count, values);
-  alignas(64) int32_t rounded[kMostColumns];
-  int32_t total = 0;
-  for (int64_t i = 0; i < padded; ++i) {
-    // Adding 1.5 * 2^23 rounds to nearest even and leaves the integer in the low bits.
-    rounded[i] = std::bit_cast<int32_t>(values[i] * inverse + 12582912.0f) - 0x4b400000;
-    total += rounded[i];
-  }
-  for (int64_t i = 0; i < padded; i += unit) {
-    for (int64_t j = 0; j < unit; ++j) codes[i + j] = static_cast<int16_t>(rounded[i + order[j]]);
-  }
-  *scale = largest / 32767.0f;
-  *sum = total;
-}
-
 void encode_row(const MatmulArgs& args, const float* x, int16_t* codes, float* scales, int32_t* sums) {
-  const uint8_t* order = position_order(args.bits);
-  const int64_t unit = unit_columns(args.bits), block = kXBlock[args.bits];
+  const auto encode = isa_available(Isa::kAvx2) ? encode_int16_avx2 : encode_int16_ref;
+  Int16Block block = {};
+  block.order = position_order(args.bits);
+  block.unit = unit_columns(args.bits);
   for (int64_t group = 0; group < args.in; group += args.group_size) {
     const int64_t group_end = std::min(args.in, group + args.group_size);
-    for (int64_t column = group; column < group_end; column += block) {
-      encode_block(x + column, std::min(block, group_end - column), order, unit, codes + column, scales++,
-                   sums++);
+    for (int64_t column = group; column < group_end; column += kXBlock[args.bits]) {
+      block.x = x + column;
+      block.count = std::min(kXBlock[args.bits], group_end - column);
+      block.padded = (block.count + block.unit - 1) / block.unit * block.unit;
+      block.codes = codes + column;
+      block.scale = scales++;
+      block.sum = sums++;
+      encode(block);
     }
   }
 }
@@ -101,6 +73,36 @@ void for_rows(const OpContext& context, int64_t count, int64_t elements, const B
 }
 
 }  // namespace
+
+void encode_int16_ref(const Int16Block& block) noexcept {
+  // Magnitudes of floats order like their bits; infinities and NaN come above all others.
+  int32_t largest_bits = 0;
+  for (int64_t i = 0; i < block.count; ++i) {
+    largest_bits = std::max(largest_bits, std::bit_cast<int32_t>(block.x[i]) & 0x7fffffff);
+  }
+  const bool is_finite = largest_bits < 0x7f800000;
+  const float largest = std::bit_cast<float>(largest_bits);
+  if (!is_finite || largest < kLeastMagnitude) {
+    std::fill(block.codes, block.codes + block.padded, int16_t{0});
+    *block.scale = is_finite ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+    *block.sum = 0;
+    return;
+  }
+  const float inverse = 32767.0f / largest;
+  int32_t rounded[kMostBlockColumns] = {}, total = 0;
+  for (int64_t i = 0; i < block.count; ++i) {
+    // Adding 1.5 * 2^23 rounds to nearest even and leaves the integer in the low bits.
+    rounded[i] = std::bit_cast<int32_t>(block.x[i] * inverse + 12582912.0f) - 0x4b400000;
+    total += rounded[i];
+  }
+  for (int64_t i = 0; i < block.padded; i += block.unit) {
+    for (int64_t j = 0; j < block.unit; ++j) {
+      block.codes[i + j] = static_cast<int16_t>(rounded[i + block.order[j]]);
+    }
+  }
+  *block.scale = largest / 32767.0f;
+  *block.sum = total;
+}
 
 const uint8_t* position_order(int bits) {
   switch (bits) {

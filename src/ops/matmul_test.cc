@@ -1,7 +1,9 @@
 #include "ops/matmul.h"
 
 #include "format/bits.h"
+#include "ops/cpu/prepare_kernels.h"
 #include "ops/kernel_table.h"
+#include "ops/matmul_prepare.h"
 #include "support.h"
 #include "tensor/half.h"
 
@@ -393,6 +395,32 @@ TEST_F(Matmul, WrongArgumentsAreNamed) {
   EXPECT_NE(message_of(good, &bias).find("[9], expected [8]"), std::string::npos);
   const Weight doubles = Tensor::zeros(DType::kF64, {8, 64});
   testing::error_of(ErrorCode::kUnsupported, [&] { product(x, 1, doubles, nullptr, MatmulMode::kDecode); });
+}
+
+TEST(MatmulPrepare, VersionsOfTheEncodingAgreeToTheBit) {
+  if (!isa_available(Isa::kAvx2)) GTEST_SKIP() << "this processor lacks AVX2";
+  std::mt19937 random(15);
+  for (int bits : {2, 3, 4, 8}) {
+    for (int64_t count = 1; count <= kMostBlockColumns; ++count) {
+      std::vector<float> x = random_rows(1, count, random);
+      if (count % 9 == 0) x[static_cast<size_t>(count / 2)] = count % 2 ? kNaN : kInfinity;
+      if (count % 7 == 0) x.assign(x.size(), 0.0f);
+      const int64_t unit = unit_columns(bits), padded = (count + unit - 1) / unit * unit;
+      std::vector<int16_t> codes[2];
+      float scales[2];
+      int32_t sums[2];
+      for (int version = 0; version < 2; ++version) {
+        codes[version].assign(static_cast<size_t>(padded), -1);
+        const Int16Block block = {
+            x.data(),         count,         padded, unit, position_order(bits), codes[version].data(),
+            &scales[version], &sums[version]};
+        (version ? encode_int16_avx2 : encode_int16_ref)(block);
+      }
+      ASSERT_EQ(codes[0], codes[1]) << bits << " " << count;
+      ASSERT_EQ(std::memcmp(&scales[0], &scales[1], 4), 0);
+      ASSERT_EQ(sums[0], sums[1]);
+    }
+  }
 }
 
 TEST_F(Matmul, NoRowsAndNoColumnsAreFine) {

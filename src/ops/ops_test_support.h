@@ -1,16 +1,15 @@
 // What the tests of ops share: seeded numbers, and a context that forces one kernel.
 #pragma once
 
-#include <gtest/gtest.h>
+#include "ops/context.h"
+#include "ops/kernel_table.h"
 
 #include <cmath>
 #include <cstring>
+#include <gtest/gtest.h>
 #include <random>
 #include <string>
 #include <vector>
-
-#include "ops/context.h"
-#include "ops/kernel_table.h"
 
 namespace lowbit::testing {
 
@@ -18,7 +17,9 @@ class Numbers {
  public:
   explicit Numbers(uint32_t seed) : engine_(seed) {}
   float normal(float deviation = 1) { return std::normal_distribution<float>(0, deviation)(engine_); }
-  int64_t between(int64_t least, int64_t most) { return std::uniform_int_distribution<int64_t>(least, most)(engine_); }
+  int64_t between(int64_t least, int64_t most) {
+    return std::uniform_int_distribution<int64_t>(least, most)(engine_);
+  }
   std::vector<float> normals(int64_t count, float deviation = 1) {
     std::vector<float> values(static_cast<size_t>(count));
     for (float& value : values) value = normal(deviation);
@@ -32,7 +33,9 @@ class Numbers {
 // A context of its own; kernel "" lets the op choose.
 class Bench {
  public:
-  explicit Bench(std::string kernel = "", int threads = 1) : pool_(threads) { choice_.all = std::move(kernel); }
+  explicit Bench(std::string kernel = "", int threads = 1) : pool_(threads) {
+    choice_.all = std::move(kernel);
+  }
   OpContext context() { return {&pool_, &workspace_, &choice_}; }
 
  private:

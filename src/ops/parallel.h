@@ -1,11 +1,11 @@
 // How an op hands its kernel the work: ranges of units to threads, a private piece of scratch for each.
 #pragma once
 
+#include "ops/kernel_table.h"
+
 #include <algorithm>
 #include <span>
 #include <vector>
-
-#include "ops/kernel_table.h"
 
 namespace lowbit {
 
@@ -14,7 +14,8 @@ template <class Body>
 void split_work(const OpContext& context, int64_t count, int64_t chunk, const Body& body) {
   if (count <= 0) return;
   if (context.threads) {
-    context.threads->parallel_for(count, chunk, [&body](int64_t begin, int64_t end, int worker) { body(begin, end, worker); });
+    context.threads->parallel_for(
+        count, chunk, [&body](int64_t begin, int64_t end, int worker) { body(begin, end, worker); });
   } else {
     body(int64_t{0}, count, 0);
   }
@@ -25,7 +26,8 @@ inline int worker_count(const OpContext& context) { return context.threads ? con
 // Scratch from the context's workspace; a context without one gets a workspace for the length of the op.
 class OpScratch {
  public:
-  OpScratch(const OpContext& context, size_t bytes) : scratch_((context.workspace ? *context.workspace : own_).take(bytes)) {}
+  OpScratch(const OpContext& context, size_t bytes)
+      : scratch_((context.workspace ? *context.workspace : own_).take(bytes)) {}
   template <class T>
   T* as() const {
     return scratch_.as<T>();
@@ -37,8 +39,8 @@ class OpScratch {
 };
 
 template <class Args>
-void run_kernel(const OpContext& context, const Kernel<Args>& kernel, const Args& args, int64_t count, int64_t chunk,
-                size_t scratch_bytes = 0) {
+void run_kernel(const OpContext& context, const Kernel<Args>& kernel, const Args& args, int64_t count,
+                int64_t chunk, size_t scratch_bytes = 0) {
   if (count <= 0) return;
   const size_t stride = (scratch_bytes + 63) / 64 * 64;
   const OpScratch scratch(context, std::max<size_t>(64, stride * static_cast<size_t>(worker_count(context))));
@@ -47,16 +49,19 @@ void run_kernel(const OpContext& context, const Kernel<Args>& kernel, const Args
   });
 }
 
-// Units per chunk so that a chunk has about `cost` elementary steps: small ops then stay on the calling thread.
+// Units per chunk so that a chunk has about `cost` elementary steps: small ops then stay on the calling
+// thread.
 inline int64_t chunk_for(int64_t steps_per_unit, int64_t cost) {
   return std::max<int64_t>(1, cost / std::max<int64_t>(1, steps_per_unit));
 }
 
 // The rows of `lowbit doctor` for one table.
 template <class Args>
-void append_listing(std::vector<KernelListing>& out, std::string_view op, std::span<const Kernel<Args>> table) {
+void append_listing(std::vector<KernelListing>& out, std::string_view op,
+                    std::span<const Kernel<Args>> table) {
   for (const Kernel<Args>& kernel : table) {
-    out.push_back({std::string(op), std::string(kernel.name), isa_available(kernel.isa), isa_requirement(kernel.isa)});
+    out.push_back(
+        {std::string(op), std::string(kernel.name), isa_available(kernel.isa), isa_requirement(kernel.isa)});
   }
 }
 

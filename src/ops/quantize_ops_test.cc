@@ -1,11 +1,11 @@
 // The ops of GPTQ's column loop: the block and the search for grids.
-#include <algorithm>
-
 #include "format/affine.h"
 #include "ops/clip_search.h"
 #include "ops/gptq_block.h"
 #include "ops/ops_test_support.h"
 #include "support.h"
+
+#include <algorithm>
 
 namespace lowbit {
 namespace {
@@ -24,7 +24,8 @@ struct Block {
     Numbers numbers(seed);
     w = numbers.normals(columns * rows);
     u = numbers.normals(columns * columns, 0.1f);
-    for (int64_t i = 0; i < columns; ++i) u[static_cast<size_t>(i * (columns + 1))] = 1 + std::fabs(numbers.normal());
+    for (int64_t i = 0; i < columns; ++i)
+      u[static_cast<size_t>(i * (columns + 1))] = 1 + std::fabs(numbers.normal());
     errors.assign(w.size(), NAN);
     codes.assign(w.size(), 99);
     for (int64_t i = 0; i < columns; ++i) {
@@ -40,8 +41,10 @@ struct Block {
     }
   }
   void run(OpContext context, int64_t begin, int64_t end) {
-    gptq_block(context, {w.data(), rows, codes.data(), rows, errors.data(), rows, u.data(), columns, scale_rows.data(),
-                         zero_rows.data(), columns, begin, end, 15}, rows);
+    gptq_block(context,
+               {w.data(), rows, codes.data(), rows, errors.data(), rows, u.data(), columns, scale_rows.data(),
+                zero_rows.data(), columns, begin, end, 15},
+               rows);
   }
 };
 
@@ -55,11 +58,13 @@ TEST(GptqBlock, EveryKernelGivesTheBitsOfThePlainLoopAlsoInParts) {
       for (int64_t i = 0; i < columns; ++i) {
         for (int64_t row = 0; row < rows; ++row) {
           const size_t at = static_cast<size_t>(i * rows + row);
-          const AffineGrid grid{expected.scales[static_cast<size_t>(i)][static_cast<size_t>(row)],
-                                static_cast<int>(expected.zeros[static_cast<size_t>(i)][static_cast<size_t>(row)])};
+          const AffineGrid grid{
+              expected.scales[static_cast<size_t>(i)][static_cast<size_t>(row)],
+              static_cast<int>(expected.zeros[static_cast<size_t>(i)][static_cast<size_t>(row)])};
           const int code = nearest_code(expected.w[at], grid, 15);
           expected.codes[at] = static_cast<uint8_t>(code);
-          expected.errors[at] = (expected.w[at] - decode_code(code, grid)) / expected.u[static_cast<size_t>(i * columns + i)];
+          expected.errors[at] =
+              (expected.w[at] - decode_code(code, grid)) / expected.u[static_cast<size_t>(i * columns + i)];
           for (int64_t j = i + 1; j < columns; ++j) {
             float& w = expected.w[static_cast<size_t>(j * rows + row)];
             w = std::fma(-expected.errors[at], expected.u[static_cast<size_t>(i * columns + j)], w);
@@ -72,8 +77,10 @@ TEST(GptqBlock, EveryKernelGivesTheBitsOfThePlainLoopAlsoInParts) {
       got.run(bench.context(), cut, columns);
       EXPECT_EQ(got.codes, expected.codes) << kernel << " " << columns << "x" << rows;
       for (size_t i = 0; i < got.w.size(); ++i) {
-        ASSERT_TRUE(got.w[i] == expected.w[i] || (std::isnan(got.w[i]) && std::isnan(expected.w[i]))) << kernel << " " << i;
-        ASSERT_TRUE(got.errors[i] == expected.errors[i] || (std::isnan(got.errors[i]) && std::isnan(expected.errors[i])))
+        ASSERT_TRUE(got.w[i] == expected.w[i] || (std::isnan(got.w[i]) && std::isnan(expected.w[i])))
+            << kernel << " " << i;
+        ASSERT_TRUE(got.errors[i] == expected.errors[i] ||
+                    (std::isnan(got.errors[i]) && std::isnan(expected.errors[i])))
             << kernel << " " << i;
       }
     }
@@ -87,8 +94,8 @@ TEST(GptqBlock, RefusesABlockThatIsTooWide) {
   testing::error_of(ErrorCode::kInvalidArgument, [&] { block.run(bench.context(), 0, 1); });
 }
 
-double error_of_grid(const std::vector<float>& w, int64_t rows, int64_t columns, int64_t row, AffineGrid grid, int max_code,
-                     const std::vector<float>& weights, double norm) {
+double error_of_grid(const std::vector<float>& w, int64_t rows, int64_t columns, int64_t row, AffineGrid grid,
+                     int max_code, const std::vector<float>& weights, double norm) {
   double error = 0;
   for (int64_t c = 0; c < columns; ++c) {
     const float value = w[static_cast<size_t>(c * rows + row)];
@@ -107,19 +114,21 @@ TEST(ClipSearch, FindsTheLeastErrorOfThePlainLoop) {
           const int64_t columns = bits == 3 ? 33 : 128, rows = 37;
           Numbers numbers(static_cast<uint32_t>(bits));
           std::vector<float> w = numbers.normals(columns * rows), weights;
-          for (int64_t c = 0; c < columns; ++c) weights.push_back(c % 7 == 0 ? 0.0f : std::fabs(numbers.normal()));
-          for (int64_t c = 0; c < columns; ++c) w[static_cast<size_t>(c * rows + 1)] = 0;          // no range
-          for (int64_t c = 0; c < columns; ++c) w[static_cast<size_t>(c * rows + 2)] *= 1e-9f;     // below F16's range
-          for (int64_t c = 0; c < columns; ++c) w[static_cast<size_t>(c * rows + 3)] = 1.5f;       // constant
-          w[4] = 1e6f;                                                                             // above F16's range
+          for (int64_t c = 0; c < columns; ++c)
+            weights.push_back(c % 7 == 0 ? 0.0f : std::fabs(numbers.normal()));
+          for (int64_t c = 0; c < columns; ++c) w[static_cast<size_t>(c * rows + 1)] = 0;  // no range
+          for (int64_t c = 0; c < columns; ++c)
+            w[static_cast<size_t>(c * rows + 2)] *= 1e-9f;  // below F16's range
+          for (int64_t c = 0; c < columns; ++c) w[static_cast<size_t>(c * rows + 3)] = 1.5f;  // constant
+          w[4] = 1e6f;  // above F16's range
           AffineOptions options;
           options.bits = bits, options.sym = sym;
           ClipSearchOptions search;
           search.norm = norm;
           std::vector<float> scales(static_cast<size_t>(rows)), zeros = scales;
           Bench bench(kernel, 2);
-          clip_search(bench.context(), {w.data(), rows, columns, rows, scales.data(), zeros.data()}, options, search,
-                      weights.data());
+          clip_search(bench.context(), {w.data(), rows, columns, rows, scales.data(), zeros.data()}, options,
+                      search, weights.data());
           const int max_code = (1 << bits) - 1;
           for (int64_t row = 0; row < rows; ++row) {
             float low = 0, high = 0;
@@ -132,11 +141,14 @@ TEST(ClipSearch, FindsTheLeastErrorOfThePlainLoop) {
             for (int i = 0; i < 80; ++i) {
               const float shrink = static_cast<float>(1.0 - i * 0.01);
               const AffineGrid grid = affine_grid(low * shrink, high * shrink, options);
-              const double error = error_of_grid(w, rows, columns, row, grid, max_code, weights, double{norm});
+              const double error =
+                  error_of_grid(w, rows, columns, row, grid, max_code, weights, double{norm});
               if (error < least) least = error, best = grid;
             }
-            const AffineGrid got{scales[static_cast<size_t>(row)], static_cast<int>(zeros[static_cast<size_t>(row)])};
-            EXPECT_LE(error_of_grid(w, rows, columns, row, got, max_code, weights, double{norm}), least * (1 + 1e-4) + 1e-30)
+            const AffineGrid got{scales[static_cast<size_t>(row)],
+                                 static_cast<int>(zeros[static_cast<size_t>(row)])};
+            EXPECT_LE(error_of_grid(w, rows, columns, row, got, max_code, weights, double{norm}),
+                      least * (1 + 1e-4) + 1e-30)
                 << kernel << " bits " << bits << " sym " << sym << " norm " << norm << " row " << row;
             ++all;
             other += got.scale != best.scale || got.zero_point != best.zero_point;
@@ -158,7 +170,10 @@ TEST(ClipSearch, RangeGridIsTheAffineGridOfTheRange) {
         for (int64_t c = 0; c < columns; ++c) {
           for (int64_t row = 0; row < 20; ++row) {
             float& value = w[static_cast<size_t>(c * rows + row)];
-            value = row == 0 ? 0 : row == 1 ? std::fabs(value) : row == 2 ? -std::fabs(value) : std::ldexp(value, -int(row));
+            value = row == 0   ? 0
+                    : row == 1 ? std::fabs(value)
+                    : row == 2 ? -std::fabs(value)
+                               : std::ldexp(value, -int(row));
           }
         }
         w[0] = NAN;
@@ -176,7 +191,8 @@ TEST(ClipSearch, RangeGridIsTheAffineGridOfTheRange) {
           }
           const AffineGrid grid = affine_grid(low, high, options);
           EXPECT_EQ(scales[static_cast<size_t>(row)], grid.scale) << kernel << " row " << row;
-          EXPECT_EQ(zeros[static_cast<size_t>(row)], static_cast<float>(grid.zero_point)) << kernel << " row " << row;
+          EXPECT_EQ(zeros[static_cast<size_t>(row)], static_cast<float>(grid.zero_point))
+              << kernel << " row " << row;
         }
       }
     }
@@ -187,7 +203,8 @@ TEST(ClipSearch, RefusesOptionsOutOfRange) {
   Bench bench;
   ClipSearchOptions search;
   search.norm = 0.5f;
-  testing::error_of(ErrorCode::kInvalidArgument, [&] { clip_search(bench.context(), {}, {}, search, nullptr); });
+  testing::error_of(ErrorCode::kInvalidArgument,
+                    [&] { clip_search(bench.context(), {}, {}, search, nullptr); });
 }
 
 }  // namespace

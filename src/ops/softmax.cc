@@ -37,7 +37,8 @@ void argmax(const OpContext& context, const float* x, int64_t rows, int64_t voca
   run_kernel(context, kernel, args, rows, chunk_for(vocab, 4 * kChunk));
 }
 
-void divergence(const OpContext& context, const float* reference, const float* x, int64_t rows, int64_t vocab, double* out) {
+void divergence(const OpContext& context, const float* reference, const float* x, int64_t rows, int64_t vocab,
+                double* out) {
   const DivergenceArgs args{reference, x, vocab, out};
   const auto& kernel = choose_kernel<DivergenceArgs>(context, "divergence", kDivergenceTable, args);
   run_kernel(context, kernel, args, rows, chunk_for(vocab, kChunk));

@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "lowbit/report.h"
 #include "report/json_text.h"
 #include "report/text_table.h"
@@ -25,6 +27,46 @@ std::string waste_text(const Json& object) {
     if (std::string lines = lines_of(object, key, " "); !lines.empty()) return lines;
   }
   return "";
+}
+
+// The modules of a plan, those of all layers that get the same treatment on one line.
+std::string plan_modules(const Json& plan) {
+  std::vector<std::pair<std::vector<std::string>, int>> lines;  // cells, how many modules
+  for (const Json& module : array_of(plan, "modules")) {
+    if (!module.is_object()) continue;
+    std::vector<std::string> cells = {layer_pattern(text_of(module, "module")), text_of(module, "method"),
+                                      text_of(module, "bits"), text_of(module, "group_size"),
+                                      fmt::format("{} x {}", text_of(module, "out_features"), text_of(module, "in_features")),
+                                      module.find("reason") ? text_of(module, "reason") : ""};
+    const auto same = std::find_if(lines.begin(), lines.end(), [&](const auto& line) { return line.first == cells; });
+    if (same != lines.end()) {
+      ++same->second;
+    } else {
+      lines.emplace_back(std::move(cells), 1);
+    }
+  }
+  if (lines.empty()) return "";
+  TextTable table;
+  table.align_left(2);
+  table.align_left(6);
+  table.add({"module", "count", "method", "bits", "group", "out x in", "why not"});
+  table.add_rule();
+  for (auto& [cells, count] : lines) {
+    cells.insert(cells.begin() + 1, std::to_string(count));
+    table.add(cells);
+  }
+  return table.text();
+}
+
+// An object of byte counts, its members with units.
+std::string bytes_table(const Json& object, std::string_view key) {
+  const Json* counts = object.find(key);
+  if (!counts || !counts->is_object()) return "";
+  TextTable table;
+  for (const auto& [name, count] : counts->as_object()) {
+    table.add({name, count.is_number() ? bytes_of(*counts, name) : text_of(&count)});
+  }
+  return table.text();
 }
 
 }  // namespace
@@ -53,7 +95,9 @@ std::string inspection_text(std::string_view inspect_json) {
   std::string out = table.text();
   out += section("Where the bytes are", objects_table(json, "components", {"component", "parameters", "bytes", "dtype"}));
   out += section("Data types", objects_table(json, "dtypes", {"kind", "component", "dtype", "tensors", "parameters", "bytes"}));
+  out += section("Quantized modules", objects_table(json, "quantized_modules", {"modules", "bits", "group_size"}));
   out += section("Waste", waste_text(json));
+  out += section("Files", objects_table(json, "files", {"name", "tensors", "bytes", "header_bytes"}));
   out += section("Which engines can run it", objects_table(json, "engines", {"engine", "verdict", "reason"}));
   out += section("Also", remaining_text(json, {"path", "architecture", "model_type", "parameters", "bytes", "bits_per_weight",
                                                "format", "dialect", "declared_version", "found_version", "group_order", "ties",
@@ -75,11 +119,16 @@ std::string tensor_text(std::string_view tensor_json) {
 
 std::string plan_text(std::string_view plan_json) {
   const Json json = parse_json(plan_json, "plan");
-  std::string out = objects_table(json, "modules", {"module", "count", "method", "bits", "group_size", "bytes", "reason", "note"});
-  out += section("Bytes of the result", objects_table(json, "components", {"component", "parameters", "source_bytes", "bytes"}));
-  out += section("What it takes", remaining_text(json, {"feasible"}));
-  const Json* feasible = json.find("feasible");
-  if (feasible && feasible->is_bool()) {
+  std::string out = plan_modules(json);
+  out += section("Bytes of the result", bytes_table(json, "bytes_by_component"));
+  out += section("Memory by phase", bytes_table(json, "memory_by_phase"));
+  out += section("What it takes", remaining_text(json, {"feasible", "estimated_seconds", "measured_multiply_adds_per_second"}));
+  if (const double seconds = number_of(json, "estimated_seconds", -1); seconds >= 0) {
+    out += fmt::format("time, estimated from a matrix product measured here: {}\n", seconds_text(seconds));
+  }
+  out += section("Calibration", members_text(json, "calibration"));
+  out += section("Which engines can run the result", objects_table(json, "engines", {"engine", "verdict", "reason"}));
+  if (const Json* feasible = json.find("feasible"); feasible && feasible->is_bool()) {
     out += feasible->as_bool() ? "\nIt can finish.\n" : "\nIt CANNOT finish:\n";
   }
   out += lines_of(json, "reasons", "  -");
@@ -97,13 +146,8 @@ std::string doctor_text(std::string_view doctor_json) {
   const Json json = parse_json(doctor_json, "doctor");
   std::string out = remaining_text(json, {});
   out += section("Instruction sets", objects_table(json, "instruction_sets", {"name", "available", "reason"}));
-  if (const Json* memory = json.find("memory"); memory && memory->is_object()) {
-    out += section("Memory", remaining_text(*memory, {}));
-  }
-  if (const Json* limits = json.find("limits"); limits && limits->is_object()) {
-    out += section("Measured limits (gbps: 10^9 bytes per second read; gflops, gops: 10^9 operations per second)",
-                   remaining_text(*limits, {}));
-  }
+  out += section("Measured limits (gbps: 10^9 bytes per second read; gflops, gops: 10^9 operations per second)",
+                 members_text(json, "limits"));
   out += section("Kernels", objects_table(json, "kernels", {"op", "kernel", "available", "chosen", "requirement"}));
   out += lines_of(json, "notes", "note:");
   out += lines_of(json, "warnings", "warning:");

@@ -28,7 +28,11 @@ std::string text_of(const Json* value) {
     for (const Json& element : value->as_array()) out += (out.empty() ? "" : ", ") + text_of(&element);
     return out.empty() ? "-" : out;
   }
-  return value->dump();
+  std::string out;
+  for (const auto& [key, member] : value->as_object()) {
+    out += fmt::format("{}{} {}", out.empty() ? "" : ", ", key, is_bytes_key(key) ? bytes_of(*value, key) : text_of(&member));
+  }
+  return out.empty() ? "-" : out;
 }
 
 std::string text_of(const Json& object, std::string_view key) { return text_of(object.find(key)); }
@@ -53,10 +57,17 @@ std::string objects_table(const Json& object, std::string_view key, std::initial
   const Json::Array& elements = array_of(object, key);
   if (elements.empty()) return "";
   std::vector<std::string_view> present;
+  const auto add_column = [&](std::string_view column) {
+    if (std::find(present.begin(), present.end(), column) == present.end()) present.push_back(column);
+  };
   for (std::string_view column : columns) {
     if (std::any_of(elements.begin(), elements.end(), [&](const Json& element) { return element.find(column); })) {
-      present.push_back(column);
+      add_column(column);
     }
+  }
+  for (const Json& element : elements) {
+    if (!element.is_object()) continue;
+    for (const auto& [name, value] : element.as_object()) add_column(name);
   }
   if (present.empty()) return "";
   TextTable table;
@@ -77,6 +88,29 @@ std::string objects_table(const Json& object, std::string_view key, std::initial
     table.add(std::move(cells));
   }
   return table.text();
+}
+
+std::string members_text(const Json& object, std::string_view key) {
+  const Json* members = object.find(key);
+  return members && members->is_object() ? remaining_text(*members, {}) : "";
+}
+
+std::string layer_pattern(std::string_view module) {
+  std::string pattern;
+  for (size_t i = 0; i < module.size(); ++i) {
+    const bool is_digit = module[i] >= '0' && module[i] <= '9';
+    const bool starts = i == 0 || module[i - 1] == '.';
+    if (!is_digit || !starts) {
+      pattern += module[i];
+      continue;
+    }
+    size_t end = module.find_first_not_of("0123456789", i);
+    end = std::min(end, module.size());
+    const bool is_index = end == module.size() || module[end] == '.';
+    pattern += is_index ? "*" : std::string(module.substr(i, end - i));
+    i = end - 1;
+  }
+  return pattern;
 }
 
 std::string remaining_text(const Json& object, std::initializer_list<std::string_view> shown) {

@@ -1,6 +1,9 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "lowbit/report.h"
+#include "report/json_text.h"
 #include "report/text_table.h"
 
 namespace lowbit {
@@ -11,13 +14,56 @@ std::string percent_interval(const Proportion& proportion) {
   return fmt::format("{:.1f} %  [{:.1f}, {:.1f}]", *proportion.value * 100, proportion.low * 100, proportion.high * 100);
 }
 
+// The same module of all layers that was treated the same way.
+struct ModuleKind {
+  std::string pattern, method, note;
+  int bits = 0;
+  int64_t group_size = 0, count = 0;
+  double sum = 0, worst = 0, damp_percent = 0;
+};
+
+std::string module_lines(const std::vector<ModuleReport>& modules) {
+  std::vector<ModuleKind> kinds;
+  for (const ModuleReport& module : modules) {
+    const std::string pattern = layer_pattern(module.module);
+    const auto same = std::find_if(kinds.begin(), kinds.end(), [&](const ModuleKind& kind) {
+      return kind.pattern == pattern && kind.method == module.method && kind.bits == module.bits &&
+             kind.group_size == module.group_size && kind.note == module.note;
+    });
+    ModuleKind& kind = same != kinds.end() ? *same
+                                           : kinds.emplace_back(ModuleKind{.pattern = pattern,
+                                                                           .method = module.method,
+                                                                           .note = module.note,
+                                                                           .bits = module.bits,
+                                                                           .group_size = module.group_size});
+    ++kind.count;
+    kind.sum += module.relative_error;
+    kind.worst = std::max(kind.worst, module.relative_error);
+    kind.damp_percent = std::max(kind.damp_percent, module.damp_percent);
+  }
+  TextTable table;
+  table.align_left(2);
+  table.align_left(8);
+  table.add({"module", "count", "method", "bits", "group", "mean rel. error", "worst", "damping", "note"});
+  table.add_rule();
+  for (const ModuleKind& kind : kinds) {
+    const bool is_dense = kind.method == "none";
+    table.add({kind.pattern, count_text(kind.count), is_dense ? "dense" : kind.method, is_dense ? "-" : std::to_string(kind.bits),
+               is_dense ? "-" : std::to_string(kind.group_size),
+               is_dense ? "-" : significant_text(kind.sum / static_cast<double>(kind.count), 3),
+               is_dense ? "-" : significant_text(kind.worst, 3),
+               kind.damp_percent > 0 ? significant_text(kind.damp_percent, 3) : "-", kind.note});
+  }
+  return table.text();
+}
+
 }  // namespace
 
 std::string classification_text(const ClassifyResult& result) {
   TextTable table;
   table.align_left(1);
-  table.add({"samples", fmt::format("{}  ({} in {}, {:.2f} per second)", count_text(result.samples),
-                                    "answered", seconds_text(result.seconds), result.samples_per_second)});
+  table.add({"samples", fmt::format("{}  (in {}, {:.2f} per second)", count_text(result.samples), seconds_text(result.seconds),
+                                    result.samples_per_second)});
   table.add({"tn fp fn tp", fmt::format("{} {} {} {}", result.true_negative, result.false_positive, result.false_negative,
                                         result.true_positive)});
   table.add({"unparsable", count_text(result.unparsable)});
@@ -59,18 +105,7 @@ std::string divergence_text(const DivergenceResult& result) {
 }
 
 std::string quantize_text(const QuantizeResult& result) {
-  TextTable modules;
-  modules.align_left(1);
-  modules.align_left(6);
-  modules.add({"module", "method", "bits", "group", "rel. error", "damping", "note"});
-  modules.add_rule();
-  for (const ModuleReport& module : result.modules) {
-    const bool is_dense = module.method == "none";
-    modules.add({module.module, is_dense ? "dense" : module.method, is_dense ? "-" : std::to_string(module.bits),
-                 is_dense ? "-" : std::to_string(module.group_size),
-                 is_dense ? "-" : significant_text(module.relative_error, 3),
-                 module.damp_percent > 0 ? significant_text(module.damp_percent, 3) : "-", module.note});
-  }
+  std::string out = module_lines(result.modules) + "\n";
   TextTable summary;
   summary.align_left(1);
   summary.add({"size", fmt::format("{} from {}{}", bytes_text(result.bytes), bytes_text(result.source_bytes),
@@ -94,7 +129,7 @@ std::string quantize_text(const QuantizeResult& result) {
   } else {
     summary.add({"check", "not made"});
   }
-  std::string out = modules.text() + "\n" + summary.text();
+  out += summary.text();
   out += "rel. error: |X dW^T| / |X W^T| over the calibration samples; of the weights alone for rtn\n";
   for (const std::string& warning : result.warnings) out += wrapped("warning:", warning);
   return out;

@@ -1,9 +1,9 @@
 #include "text/added_tokens.h"
 
-#include <algorithm>
-
 #include "base/fail.h"
 #include "text/unicode.h"
+
+#include <algorithm>
 
 namespace lowbit {
 namespace {
@@ -14,7 +14,8 @@ bool flag(const Json& json, std::string_view key, bool otherwise) {
 }
 
 bool overlaps(std::span<const TextRange> sorted, size_t begin, size_t end) {
-  const auto after = std::partition_point(sorted.begin(), sorted.end(), [&](const TextRange& range) { return range.end <= begin; });
+  const auto after = std::partition_point(sorted.begin(), sorted.end(),
+                                          [&](const TextRange& range) { return range.end <= begin; });
   return after != sorted.end() && after->begin < end && after->begin < after->end;
 }
 
@@ -41,8 +42,8 @@ AddedToken AddedToken::from_json(const Json& json) {
   token.rstrip = flag(json, "rstrip", false);
   token.normalized = flag(json, "normalized", !token.special);
   if (token.content.size() > TokenMatcher::kMaxContentBytes) {
-    fail(ErrorCode::kUnsupported, "an added token has {} bytes, at most {} are supported", token.content.size(),
-         TokenMatcher::kMaxContentBytes);
+    fail(ErrorCode::kUnsupported, "an added token has {} bytes, at most {} are supported",
+         token.content.size(), TokenMatcher::kMaxContentBytes);
   }
   return token;
 }
@@ -77,7 +78,8 @@ TokenMatcher::Hit TokenMatcher::find(std::string_view text, size_t from) const {
       const int32_t value = nodes_[static_cast<size_t>(node)].value;
       if (value >= 0) hit = {begin, at, value};
       if (at >= text.size()) break;
-      const auto child = children_.find(static_cast<uint64_t>(node) << 8 | static_cast<unsigned char>(text[at]));
+      const auto child =
+          children_.find(static_cast<uint64_t>(node) << 8 | static_cast<unsigned char>(text[at]));
       if (child == children_.end()) break;
       node = child->second;
     }
@@ -87,8 +89,8 @@ TokenMatcher::Hit TokenMatcher::find(std::string_view text, size_t from) const {
 }
 
 void AddedTokens::add(const AddedToken& token, int32_t id) {
-  // Which list and which of two tokens of one content counts for what is as in HF tokenizers: the first special one
-  // decides where it is looked for, the last one decides the other flags.
+  // Which list and which of two tokens of one content counts for what is as in HF tokenizers: the first
+  // special one decides where it is looked for, the last one decides the other flags.
   if (token.special && special_.insert(token.content).second) special_list_.emplace_back(token, id);
   tokens_[id] = token;
   if (!is_special(token.content)) plain_list_.emplace_back(token, id);
@@ -103,7 +105,8 @@ void AddedTokens::prepare(const Normalizer& normalizer) {
       }
       const std::string content = normalizer.apply(token.content, false).text;
       if (content.size() > TokenMatcher::kMaxContentBytes) {
-        fail(ErrorCode::kUnsupported, "the normal form of an added token has {} bytes, at most {} are supported", content.size(),
+        fail(ErrorCode::kUnsupported,
+             "the normal form of an added token has {} bytes, at most {} are supported", content.size(),
              TokenMatcher::kMaxContentBytes);
       }
       normalized_.add(content, id);
@@ -133,7 +136,8 @@ void AddedTokens::split(std::string_view text, bool is_normalized, const Filter&
     if (is_special(token.content)) {
       if (!filter.parse_special) continue;
       const TextRange core = without_outer_spaces(text, {hit.begin, hit.end});
-      if (core.begin < core.end && overlaps(filter.literal, original(core.begin), original(core.end - 1) + 1)) {
+      if (core.begin < core.end &&
+          overlaps(filter.literal, original(core.begin), original(core.end - 1) + 1)) {
         from = hit.begin + 1;  // literal text must not hide a real token that begins inside of this match
         continue;
       }
@@ -145,10 +149,12 @@ void AddedTokens::split(std::string_view text, bool is_normalized, const Filter&
       if (touches_left || touches_right) continue;
     }
     if (token.lstrip) {
-      while (begin > done && is_space(decode_utf8_before(text, begin).value)) begin -= decode_utf8_before(text, begin).length;
+      while (begin > done && is_space(decode_utf8_before(text, begin).value))
+        begin -= decode_utf8_before(text, begin).length;
     }
     if (token.rstrip) {
-      while (end < text.size() && is_space(decode_utf8(text, end).value)) end += decode_utf8(text, end).length;
+      while (end < text.size() && is_space(decode_utf8(text, end).value))
+        end += decode_utf8(text, end).length;
     }
     begin = std::max(begin, done);
     add_text(done, begin);

@@ -1,6 +1,9 @@
 // Added tokens: found in the text before the model sees it. HF tokenizers' rules.
 #pragma once
 
+#include "base/json.h"
+#include "text/tokenizer_normalizer.h"
+
 #include <cstdint>
 #include <span>
 #include <string>
@@ -8,9 +11,6 @@
 #include <unordered_map>
 #include <unordered_set>
 #include <vector>
-
-#include "base/json.h"
-#include "text/tokenizer_normalizer.h"
 
 namespace lowbit {
 
@@ -71,10 +71,10 @@ class AddedTokens {
     bool parse_special = false;
     std::span<const TextRange> literal = {};  // sorted
   };
-  // Cuts `text` into added tokens and the text between them. `origin` leads from bytes of `text` to those that
-  // filter.literal counts; empty: `base` plus the offset.
-  void split(std::string_view text, bool is_normalized, const Filter& filter, size_t base, std::span<const uint32_t> origin,
-             std::vector<TextSegment>& segments) const;
+  // Cuts `text` into added tokens and the text between them. `origin` leads from bytes of `text` to those
+  // that filter.literal counts; empty: `base` plus the offset.
+  void split(std::string_view text, bool is_normalized, const Filter& filter, size_t base,
+             std::span<const uint32_t> origin, std::vector<TextSegment>& segments) const;
 
  private:
   std::unordered_map<int32_t, AddedToken> tokens_;  // by id, the last one added

@@ -1,9 +1,9 @@
 #include "text/byte_level.h"
 
+#include "text/unicode.h"
+
 #include <array>
 #include <string>
-
-#include "text/unicode.h"
 
 namespace lowbit {
 namespace {

@@ -6,7 +6,8 @@
 
 namespace lowbit {
 
-// The character of a byte: printable Latin-1 stands for itself, the other 68 bytes are U+0100 to U+0143 in order.
+// The character of a byte: printable Latin-1 stands for itself, the other 68 bytes are U+0100 to U+0143 in
+// order.
 uint32_t byte_level_character(unsigned char byte);
 std::string_view byte_level_text(unsigned char byte);  // the same as UTF-8
 // The byte that a character stands for, or -1.

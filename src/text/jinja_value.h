@@ -18,7 +18,7 @@ namespace lowbit::jinja {
 
 struct Limits {
   uint64_t steps = 2'000'000;            // evaluated nodes, loop turns, elements and blocks of text touched
-  uint64_t bytes = uint64_t{128} << 20;  // all that a render ever allocates
+  uint64_t bytes = uint64_t{256} << 20;  // all that a render ever allocates
   size_t output = size_t{16} << 20;      // bytes of rendered text
   int parse_height = 200;                // of a parsed expression or statement tree
   int parse_nesting = 150;               // of expressions in brackets and of blocks; a bracket counts twice

@@ -1,12 +1,11 @@
 #include "text/regex.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
-
-#include <chrono>
-
 #include "base/fail.h"
 #include "text/unicode.h"
+
+#include <chrono>
+#include <pcre2.h>
 
 namespace lowbit {
 namespace {
@@ -19,10 +18,12 @@ constexpr double kSecondsPerText = 5, kSecondsPerMegabyte = 2;
 
 // White_Space without U+180E, which PCRE2's \s has and Oniguruma's has not.
 constexpr std::string_view kSpaces =
-    "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}";
+    "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{"
+    "3000}";
 // Oniguruma's \w: it has the superscripts and fractions of Latin-1 and lacks the joiners.
 constexpr std::string_view kWords =
-    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}"
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{"
+    "1f149}\\x{1f150}-\\x{1f169}"
     "\\x{1f170}-\\x{1f189}";
 constexpr std::string_view kHexDigits = "0-9a-fA-F";
 
@@ -64,7 +65,8 @@ std::string translate(std::string_view pattern) {
         continue;
       }
       if (c == '[') unsupported(pattern, "nests character classes, which is not supported");
-      if (pattern.substr(i, 2) == "&&") unsupported(pattern, "intersects character classes (&&), which is not supported");
+      if (pattern.substr(i, 2) == "&&")
+        unsupported(pattern, "intersects character classes (&&), which is not supported");
       if (c == ']') --class_depth;
     } else if (c == '[') {
       ++class_depth;
@@ -83,26 +85,32 @@ std::string translate(std::string_view pattern) {
 
 Regex::Regex(std::string_view pattern) : pattern_(pattern) {
   if (pattern.size() > kMaxPatternBytes) {
-    fail(ErrorCode::kUnsupported, "a regular expression has {} bytes, at most {} are supported", pattern.size(), kMaxPatternBytes);
+    fail(ErrorCode::kUnsupported, "a regular expression has {} bytes, at most {} are supported",
+         pattern.size(), kMaxPatternBytes);
   }
   const std::string translated = translate(pattern);
   int error = 0;
   PCRE2_SIZE offset = 0;
   // Oniguruma's ^ and $ match at every line.
   pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
-                                   PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error, &offset, nullptr);
+                                   PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error,
+                                   &offset, nullptr);
   if (code == nullptr) {
     char message[256] = {};
     pcre2_get_error_message(error, reinterpret_cast<PCRE2_UCHAR*>(message), sizeof message);
-    unsupported(pattern, fmt::format("cannot be compiled: {} (at byte {} of its translation)", message, offset));
+    unsupported(pattern,
+                fmt::format("cannot be compiled: {} (at byte {} of its translation)", message, offset));
   }
-  code_ = std::shared_ptr<const void>(code, [](const void* p) { pcre2_code_free(static_cast<pcre2_code*>(const_cast<void*>(p))); });
+  code_ = std::shared_ptr<const void>(
+      code, [](const void* p) { pcre2_code_free(static_cast<pcre2_code*>(const_cast<void*>(p))); });
 }
 
 void Regex::find_all(std::string_view text, std::vector<TextRange>& matches) const {
   const auto* code = static_cast<const pcre2_code*>(code_.get());
-  const std::shared_ptr<pcre2_match_data> data(pcre2_match_data_create_from_pattern(code, nullptr), pcre2_match_data_free);
-  const std::shared_ptr<pcre2_match_context> context(pcre2_match_context_create(nullptr), pcre2_match_context_free);
+  const std::shared_ptr<pcre2_match_data> data(pcre2_match_data_create_from_pattern(code, nullptr),
+                                               pcre2_match_data_free);
+  const std::shared_ptr<pcre2_match_context> context(pcre2_match_context_create(nullptr),
+                                                     pcre2_match_context_free);
   if (!data || !context) fail(ErrorCode::kOutOfMemory, "no memory to match a regular expression");
   pcre2_set_match_limit(context.get(), kMatchLimit);
   pcre2_set_depth_limit(context.get(), kDepthLimit);
@@ -110,18 +118,22 @@ void Regex::find_all(std::string_view text, std::vector<TextRange>& matches) con
 
   using Clock = std::chrono::steady_clock;
   const double seconds = kSecondsPerText + kSecondsPerMegabyte * static_cast<double>(text.size()) / 1e6;
-  const auto deadline = Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+  const auto deadline =
+      Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
   bool has_match = false;
   size_t at = 0, last_end = 0;
-  // One anchored attempt per start: PCRE2's limits hold for one start, so only the caller can bound their sum.
+  // One anchored attempt per start: PCRE2's limits hold for one start, so only the caller can bound their
+  // sum.
   while (at <= text.size()) {
     if (Clock::now() > deadline) {
-      unsupported(pattern_, fmt::format("takes longer than {:.0f} s on a text of {} bytes", seconds, text.size()));
+      unsupported(pattern_,
+                  fmt::format("takes longer than {:.0f} s on a text of {} bytes", seconds, text.size()));
     }
     const int count = pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), at,
                                   PCRE2_ANCHORED | PCRE2_NO_UTF_CHECK, data.get(), context.get());
     if (count < 0 && count != PCRE2_ERROR_NOMATCH) {
-      unsupported(pattern_, fmt::format("needs too many steps on this text (PCRE2 error {} at byte {})", count, at));
+      unsupported(pattern_,
+                  fmt::format("needs too many steps on this text (PCRE2 error {} at byte {})", count, at));
     }
     const PCRE2_SIZE* ovector = pcre2_get_ovector_pointer(data.get());
     const bool is_match = count > 0 && ovector[1] >= ovector[0] && ovector[0] == at;

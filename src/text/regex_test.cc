@@ -1,10 +1,10 @@
 #include "text/regex.h"
 
-#include <chrono>
-
 #include "support.h"
 #include "text/tokenizer_pattern.h"
 #include "text/unicode.h"
+
+#include <chrono>
 
 namespace lowbit {
 namespace {
@@ -52,8 +52,10 @@ TEST(SplitRules, AreThePatternsTheyStandFor) {
       R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
       R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
   };
-  // All strings of up to five of these characters would be many; a walk through pairs of triples has every transition.
-  const std::string_view alphabet[] = {"a", "S", "7", " ", "\n", "\r", "\t", "'", "!", "\u3000", "\u4F60", "\u0301", "\u017F", "l", "e", "v"};
+  // All strings of up to five of these characters would be many; a walk through pairs of triples has every
+  // transition.
+  const std::string_view alphabet[] = {"a", "S",      "7",      " ",      "\n",     "\r", "\t", "'",
+                                       "!", "\u3000", "\u4F60", "\u0301", "\u017F", "l",  "e",  "v"};
   uint32_t random = 12345;
   for (const char* pattern : patterns) {
     const auto rules = known_split_rules(pattern);

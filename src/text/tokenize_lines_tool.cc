@@ -1,12 +1,13 @@
-// lowbit_tokenize_lines FOLDER: for each line of stdin, a JSON string or {"text":..., "special":bool, "parse":bool} or
-// {"ids":[...], "skip":bool}, prints one line: the ids as JSON, or the decoded text as JSON, or {"error": "..."}.
-// `special` adds the tokens around a text, `parse` recognises special tokens in it. For tests only.
-#include <cstdio>
-#include <iostream>
-
+// lowbit_tokenize_lines FOLDER: for each line of stdin, a JSON string or {"text":..., "special":bool,
+// "parse":bool} or
+// {"ids":[...], "skip":bool}, prints one line: the ids as JSON, or the decoded text as JSON, or {"error":
+// "..."}. `special` adds the tokens around a text, `parse` recognises special tokens in it. For tests only.
 #include "base/json.h"
 #include "lowbit/error.h"
 #include "lowbit/tokenizer.h"
+
+#include <cstdio>
+#include <iostream>
 
 namespace {
 
@@ -31,7 +32,8 @@ Json answer(const lowbit::Tokenizer& tokenizer, const Json& request) {
     return text;
   }
   const std::string& text = request.is_string() ? request.as_string() : request.get("text").as_string();
-  const lowbit::EncodeOptions options{.add_special_tokens = flag(request, "special"), .parse_special_tokens = flag(request, "parse")};
+  const lowbit::EncodeOptions options{.add_special_tokens = flag(request, "special"),
+                                      .parse_special_tokens = flag(request, "parse")};
   Json::Array out;
   for (int32_t id : tokenizer.encode(text, options)) out.emplace_back(int64_t{id});
   return Json(std::move(out));

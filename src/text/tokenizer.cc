@@ -39,7 +39,8 @@ CleanText replace_invalid(std::string_view text, std::span<const TextRange> lite
     at += unit.length;
   }
   position[text.size()] = clean.text.size();
-  for (const TextRange& range : literal) clean.literal.push_back({position[range.begin], position[range.end]});
+  for (const TextRange& range : literal)
+    clean.literal.push_back({position[range.begin], position[range.end]});
   return clean;
 }
 
@@ -48,7 +49,8 @@ void check_literal(std::span<const TextRange> literal, size_t size) {
   for (const TextRange& range : literal) {
     if (range.begin < last || range.end < range.begin || range.end > size) {
       fail(ErrorCode::kInvalidArgument,
-           "[tokenizer] the literal range {} to {} is not sorted, or not inside of the text of {} bytes", range.begin, range.end, size);
+           "[tokenizer] the literal range {} to {} is not sorted, or not inside of the text of {} bytes",
+           range.begin, range.end, size);
     }
     last = range.end;
   }
@@ -67,18 +69,21 @@ class Encoder {
       if (segment.id >= 0) {
         ids_.push_back(segment.id);
       } else {
-        encode_segment(text.substr(segment.range.begin, segment.range.end - segment.range.begin), segment.range.begin);
+        encode_segment(text.substr(segment.range.begin, segment.range.end - segment.range.begin),
+                       segment.range.begin);
       }
     }
   }
 
  private:
   void encode_segment(std::string_view text, size_t base) {
-    const bool needs_origin = filter_.parse_special && !filter_.literal.empty() && state_.added.has_special_normalized();
+    const bool needs_origin =
+        filter_.parse_special && !filter_.literal.empty() && state_.added.has_special_normalized();
     NormalizedText normalized = state_.normalizer.apply(text, needs_origin);
     normalized_total_ += normalized.text.size();
     if (normalized_total_ > max_normalized_) {
-      fail(ErrorCode::kUnsupported, "[tokenizer] the normalizer turns a text into more than {} bytes", max_normalized_);
+      fail(ErrorCode::kUnsupported, "[tokenizer] the normalizer turns a text into more than {} bytes",
+           max_normalized_);
     }
     if (!state_.added.has_normalized()) return encode_piece(std::move(normalized.text), base == 0);
     std::vector<TextSegment> segments;
@@ -101,7 +106,8 @@ class Encoder {
     pieces.is_start = is_start;
     state_.pre_tokenizer.apply(pieces);
     if (pieces.text.size() > static_cast<size_t>(INT32_MAX) - 1) {
-      fail(ErrorCode::kInvalidArgument, "[tokenizer] a text of {} bytes is too long for one call: cut it", pieces.text.size());
+      fail(ErrorCode::kInvalidArgument, "[tokenizer] a text of {} bytes is too long for one call: cut it",
+           pieces.text.size());
     }
     state_.model->encode(pieces.text, pieces.pieces, ids_);
   }
@@ -116,7 +122,8 @@ class Encoder {
 const std::string* text_to_decode(const Tokenizer::State& state, int32_t id, const DecodeOptions& options) {
   const std::string* text = state.text(id);
   if (text == nullptr) {
-    fail(ErrorCode::kInvalidArgument, "[tokenizer] there is no token with id {}, the vocabulary ends at {}", id, state.end_id - 1);
+    fail(ErrorCode::kInvalidArgument, "[tokenizer] there is no token with id {}, the vocabulary ends at {}",
+         id, state.end_id - 1);
   }
   return options.skip_special_tokens && state.added.is_special(*text) ? nullptr : text;
 }
@@ -127,27 +134,32 @@ Tokenizer Tokenizer::load(const fs::path& model_folder) {
   const fs::path path = model_folder / "tokenizer.json";
   if (!fs::exists(path)) {
     fail(ErrorCode::kNotFound,
-         "[tokenizer] {} has no tokenizer.json. Where there is only a tokenizer.model or a vocab.json, transformers writes one: "
+         "[tokenizer] {} has no tokenizer.json. Where there is only a tokenizer.model or a vocab.json, "
+         "transformers writes one: "
          "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)",
          model_folder.string());
   }
   Tokenizer tokenizer;
-  tokenizer.state_ =
-      read_tokenizer(parse_json(read_file(path, kMaxFileBytes), path.string()), parse_optional(model_folder / "tokenizer_config.json"),
-                     parse_optional(model_folder / "special_tokens_map.json"), path.string());
+  tokenizer.state_ = read_tokenizer(parse_json(read_file(path, kMaxFileBytes), path.string()),
+                                    parse_optional(model_folder / "tokenizer_config.json"),
+                                    parse_optional(model_folder / "special_tokens_map.json"), path.string());
   return tokenizer;
 }
 
-Tokenizer Tokenizer::from_json(std::string_view tokenizer_json, std::string_view tokenizer_config_json, std::string_view where) {
+Tokenizer Tokenizer::from_json(std::string_view tokenizer_json, std::string_view tokenizer_config_json,
+                               std::string_view where) {
   Tokenizer tokenizer;
-  const Json config = tokenizer_config_json.empty() ? Json() : parse_json(tokenizer_config_json, fmt::format("{} (config)", where));
+  const Json config = tokenizer_config_json.empty()
+                          ? Json()
+                          : parse_json(tokenizer_config_json, fmt::format("{} (config)", where));
   tokenizer.state_ = read_tokenizer(parse_json(tokenizer_json, where), config, Json(), where);
   return tokenizer;
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, const EncodeOptions& options) const {
   if (text.size() > kMaxTextBytes) {
-    fail(ErrorCode::kInvalidArgument, "[tokenizer] a text has {} bytes, at most {} go into one call: cut it", text.size(), kMaxTextBytes);
+    fail(ErrorCode::kInvalidArgument, "[tokenizer] a text has {} bytes, at most {} go into one call: cut it",
+         text.size(), kMaxTextBytes);
   }
   check_literal(options.literal, text.size());
   AddedTokens::Filter filter{options.parse_special_tokens, options.literal};
@@ -211,7 +223,8 @@ StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, const DecodeOptions& op
 StreamDecoder::~StreamDecoder() = default;
 
 std::string StreamDecoder::push(int32_t id) {
-  if (const std::string* text = text_to_decode(*state_->tokenizer, id, state_->options)) state_->run.push(*text);
+  if (const std::string* text = text_to_decode(*state_->tokenizer, id, state_->options))
+    state_->run.push(*text);
   return state_->run.take();
 }
 

@@ -1,12 +1,13 @@
-// Byte pair encoding (Sennrich et al., https://arxiv.org/abs/1508.07909): a word begins as its characters, then the
-// adjacent pair whose merge was learned first is joined, the leftmost one among equals, until none is left.
-#include <algorithm>
-#include <array>
-#include <queue>
-
+// Byte pair encoding (Sennrich et al., https://arxiv.org/abs/1508.07909): a word begins as its characters,
+// then the adjacent pair whose merge was learned first is joined, the leftmost one among equals, until none
+// is left.
 #include "base/fail.h"
 #include "text/tokenizer_model.h"
 #include "text/unicode.h"
+
+#include <algorithm>
+#include <array>
+#include <queue>
 
 namespace lowbit {
 namespace {
@@ -74,7 +75,8 @@ struct Candidate {
 class BpeModel : public TokenizerModel {
  public:
   explicit BpeModel(Json& model);
-  void encode(std::string_view text, std::span<const TextRange> pieces, std::vector<int32_t>& ids) const override;
+  void encode(std::string_view text, std::span<const TextRange> pieces,
+              std::vector<int32_t>& ids) const override;
 
  private:
   static constexpr uint32_t kDirectCharacters = 0x800;
@@ -90,7 +92,8 @@ class BpeModel : public TokenizerModel {
   size_t find_separator(std::string_view merge) const;
   void add_merge(std::string_view left, std::string_view right, int32_t rank, std::string& joined);
   void split_into_symbols(std::string_view word, Scratch& scratch) const;
-  int32_t find_character(std::string_view word, size_t begin, size_t end, uint32_t code_point, std::string& scratch) const;
+  int32_t find_character(std::string_view word, size_t begin, size_t end, uint32_t code_point,
+                         std::string& scratch) const;
   void merge_symbols(Scratch& scratch) const;
   void propose(Scratch& scratch, int32_t left, int32_t right) const;
 
@@ -115,7 +118,8 @@ std::string text_or_empty(const Json& json, std::string_view key) {
 BpeModel::BpeModel(Json& model) {
   const Json* dropout = model.find("dropout");
   if (dropout != nullptr && !dropout->is_null() && dropout->as_number() != 0) {
-    fail(ErrorCode::kUnsupported, "BPE with dropout {} is not supported: set \"dropout\" to null", dropout->as_number());
+    fail(ErrorCode::kUnsupported, "BPE with dropout {} is not supported: set \"dropout\" to null",
+         dropout->as_number());
   }
   Json* vocab = model.find("vocab");
   if (vocab == nullptr) fail(ErrorCode::kCorruptFile, "the key \"vocab\" is missing");
@@ -128,10 +132,13 @@ BpeModel::BpeModel(Json& model) {
   ignore_merges_ = flag(model, "ignore_merges");
   if (!unk_token_.empty()) {
     unk_id_ = vocabulary_.find(unk_token_);
-    if (unk_id_ < 0) fail(ErrorCode::kCorruptFile, "the unk_token \"{}\" is not in the vocabulary", unk_token_.substr(0, 100));
+    if (unk_id_ < 0)
+      fail(ErrorCode::kCorruptFile, "the unk_token \"{}\" is not in the vocabulary",
+           unk_token_.substr(0, 100));
   }
   for (uint32_t c = 0; c < kDirectCharacters; ++c) id_of_character_[c] = vocabulary_.find(to_utf8(c));
-  for (int byte = 0; byte < 256; ++byte) id_of_byte_[static_cast<size_t>(byte)] = vocabulary_.find(fmt::format("<0x{:02X}>", byte));
+  for (int byte = 0; byte < 256; ++byte)
+    id_of_byte_[static_cast<size_t>(byte)] = vocabulary_.find(fmt::format("<0x{:02X}>", byte));
   Json* merges = model.find("merges");
   if (merges == nullptr) fail(ErrorCode::kCorruptFile, "the key \"merges\" is missing");
   read_merges(*merges);
@@ -144,14 +151,16 @@ void BpeModel::read_merges(Json& merges) {
   int32_t rank = 0;
   for (const Json& merge : list) {
     if (merge.is_array()) {
-      if (merge.size() != 2) fail(ErrorCode::kCorruptFile, "merge {} has {} parts, expected 2", rank, merge.size());
+      if (merge.size() != 2)
+        fail(ErrorCode::kCorruptFile, "merge {} has {} parts, expected 2", rank, merge.size());
       add_merge(merge.as_array()[0].as_string(), merge.as_array()[1].as_string(), rank, joined);
     } else {
       const std::string_view text = merge.as_string();
       if (text.starts_with("#version")) continue;
       const size_t space = find_separator(text);
       if (space == text.npos) {
-        fail(ErrorCode::kCorruptFile, "merge {} is \"{}\", expected two tokens with one space between", rank, text.substr(0, 100));
+        fail(ErrorCode::kCorruptFile, "merge {} is \"{}\", expected two tokens with one space between", rank,
+             text.substr(0, 100));
       }
       add_merge(text.substr(0, space), text.substr(space + 1), rank, joined);
     }
@@ -159,8 +168,9 @@ void BpeModel::read_merges(Json& merges) {
   }
 }
 
-// The space between the two tokens of a merge. Tokens may contain spaces in files that write merges as strings; then
-// the one way to cut that gives three known tokens counts. npos: there is none, or more than one.
+// The space between the two tokens of a merge. Tokens may contain spaces in files that write merges as
+// strings; then the one way to cut that gives three known tokens counts. npos: there is none, or more than
+// one.
 size_t BpeModel::find_separator(std::string_view merge) const {
   const size_t first = merge.find(' ');
   if (first == merge.npos || merge.find(' ', first + 1) == merge.npos) return first;
@@ -180,22 +190,24 @@ void BpeModel::add_merge(std::string_view left, std::string_view right, int32_t 
   const auto id_of = [&](std::string_view token) {
     const int32_t id = vocabulary_.find(token);
     if (id < 0) {
-      fail(ErrorCode::kCorruptFile, "merge {} (\"{}\" and \"{}\") needs the token \"{}\", which is not in the vocabulary", rank,
+      fail(ErrorCode::kCorruptFile,
+           "merge {} (\"{}\" and \"{}\") needs the token \"{}\", which is not in the vocabulary", rank,
            left.substr(0, 100), right.substr(0, 100), token.substr(0, 100));
     }
     return id;
   };
   const int32_t left_id = id_of(left), right_id = id_of(right);
   if (!right.starts_with(prefix_)) {
-    fail(ErrorCode::kCorruptFile, "merge {} joins \"{}\", which lacks the continuing_subword_prefix \"{}\"", rank,
-         right.substr(0, 100), prefix_.substr(0, 100));
+    fail(ErrorCode::kCorruptFile, "merge {} joins \"{}\", which lacks the continuing_subword_prefix \"{}\"",
+         rank, right.substr(0, 100), prefix_.substr(0, 100));
   }
   joined.assign(left);
   joined += right.substr(prefix_.size());
   merges_.set(left_id, right_id, {rank, id_of(joined)});
 }
 
-void BpeModel::encode(std::string_view text, std::span<const TextRange> pieces, std::vector<int32_t>& ids) const {
+void BpeModel::encode(std::string_view text, std::span<const TextRange> pieces,
+                      std::vector<int32_t>& ids) const {
   Scratch scratch;
   for (const TextRange& piece : pieces) {
     const std::string_view word = text.substr(piece.begin, piece.end - piece.begin);
@@ -214,11 +226,13 @@ void BpeModel::encode(std::string_view text, std::span<const TextRange> pieces, 
   }
 }
 
-int32_t BpeModel::find_character(std::string_view word, size_t begin, size_t end, uint32_t code_point, std::string& scratch) const {
+int32_t BpeModel::find_character(std::string_view word, size_t begin, size_t end, uint32_t code_point,
+                                 std::string& scratch) const {
   const bool has_prefix = begin > 0 && !prefix_.empty();
   const bool has_suffix = end == word.size() && !suffix_.empty();
   if (!has_prefix && !has_suffix) {
-    return code_point < kDirectCharacters ? id_of_character_[code_point] : vocabulary_.find(word.substr(begin, end - begin));
+    return code_point < kDirectCharacters ? id_of_character_[code_point]
+                                          : vocabulary_.find(word.substr(begin, end - begin));
   }
   scratch.clear();
   if (has_prefix) scratch += prefix_;
@@ -234,8 +248,8 @@ void BpeModel::split_into_symbols(std::string_view word, Scratch& scratch) const
     const auto position = static_cast<int32_t>(symbols.size());
     symbols.push_back({id, position - 1, position + 1, false});
   };
-  // An unknown character waits: whether it joins the next one is known only there. As in HF tokenizers, bytes that
-  // fall back do not end the wait.
+  // An unknown character waits: whether it joins the next one is known only there. As in HF tokenizers, bytes
+  // that fall back do not end the wait.
   bool unk_waits = false;
   for (size_t begin = 0; begin < word.size();) {
     const CodePoint c = decode_utf8(word, begin);
@@ -262,7 +276,8 @@ void BpeModel::split_into_symbols(std::string_view word, Scratch& scratch) const
 }
 
 void BpeModel::propose(Scratch& scratch, int32_t left, int32_t right) const {
-  const Merge merge = merges_.find(scratch.symbols[static_cast<size_t>(left)].id, scratch.symbols[static_cast<size_t>(right)].id);
+  const Merge merge = merges_.find(scratch.symbols[static_cast<size_t>(left)].id,
+                                   scratch.symbols[static_cast<size_t>(right)].id);
   if (merge.rank < 0) return;
   scratch.queue.push_back({merge.rank, left, merge.id});
   std::push_heap(scratch.queue.begin(), scratch.queue.end(), std::greater<>());

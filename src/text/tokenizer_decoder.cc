@@ -40,14 +40,16 @@ void Decoder::add(const Json& json) {
     const Json* value = json.find(key);
     const std::string content = value == nullptr ? std::string(otherwise) : value->as_string();
     if (content.size() > kMaxContentBytes) {
-      fail(ErrorCode::kUnsupported, "{} has {} bytes of \"{}\", at most {} are supported", type, content.size(), key, kMaxContentBytes);
+      fail(ErrorCode::kUnsupported, "{} has {} bytes of \"{}\", at most {} are supported", type,
+           content.size(), key, kMaxContentBytes);
     }
     return content;
   };
   const auto character_of = [&](std::string_view key) {
     const std::string content = json.get(key).as_string();
     if (content.empty() || decode_utf8(content, 0).length != content.size()) {
-      fail(ErrorCode::kCorruptFile, "{} has \"{}\" as \"{}\", expected one character", type, content.substr(0, 100), key);
+      fail(ErrorCode::kCorruptFile, "{} has \"{}\" as \"{}\", expected one character", type,
+           content.substr(0, 100), key);
     }
     return content;
   };
@@ -57,18 +59,26 @@ void Decoder::add(const Json& json) {
     steps_.push_back({.kind = Kind::kByteLevel});
   } else if (type == "Metaspace") {
     const Json* scheme = json.find("prepend_scheme");
-    const bool is_never = scheme != nullptr && scheme->is_string() ? scheme->as_string() == "never" : !flag(json, "add_prefix_space", true);
+    const bool is_never = scheme != nullptr && scheme->is_string() ? scheme->as_string() == "never"
+                                                                   : !flag(json, "add_prefix_space", true);
     steps_.push_back({.kind = Kind::kMetaspace, .content = character_of("replacement"), .is_on = !is_never});
   } else if (type == "ByteFallback") {
     steps_.push_back({.kind = Kind::kByteFallback});
   } else if (type == "Fuse") {
     steps_.push_back({.kind = Kind::kFuse});
   } else if (type == "Strip") {
-    steps_.push_back({.kind = Kind::kStrip, .content = character_of("content"), .start = count_of(json, "start"), .stop = count_of(json, "stop")});
+    steps_.push_back({.kind = Kind::kStrip,
+                      .content = character_of("content"),
+                      .start = count_of(json, "start"),
+                      .stop = count_of(json, "stop")});
   } else if (type == "Replace") {
-    steps_.push_back({.kind = Kind::kReplace, .pattern = Pattern::from_json(json.get("pattern")), .content = content_of("content", "")});
+    steps_.push_back({.kind = Kind::kReplace,
+                      .pattern = Pattern::from_json(json.get("pattern")),
+                      .content = content_of("content", "")});
   } else if (type == "WordPiece") {
-    steps_.push_back({.kind = Kind::kWordPiece, .content = content_of("prefix", "##"), .is_on = flag(json, "cleanup", true)});
+    steps_.push_back({.kind = Kind::kWordPiece,
+                      .content = content_of("prefix", "##"),
+                      .is_on = flag(json, "cleanup", true)});
   } else if (type == "BPEDecoder") {
     steps_.push_back({.kind = Kind::kBpe, .content = content_of("suffix", "</w>")});
   } else {

@@ -1,27 +1,29 @@
-// The "decoder" of tokenizer.json: tokens back to text. It runs as a chain of stages that are fed token by token, so
-// that a stream and a whole sequence take the same way.
+// The "decoder" of tokenizer.json: tokens back to text. It runs as a chain of stages that are fed token by
+// token, so that a stream and a whole sequence take the same way.
 #pragma once
+
+#include "base/json.h"
+#include "text/tokenizer_pattern.h"
 
 #include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "base/json.h"
-#include "text/tokenizer_pattern.h"
-
 namespace lowbit {
 
 class Decoder {
  public:
-  // Null and absent mean: the tokens with one space between them. Throws kUnsupported naming a type that is not known.
+  // Null and absent mean: the tokens with one space between them. Throws kUnsupported naming a type that is
+  // not known.
   static Decoder from_json(const Json* json);
 
   enum class Kind { kJoin, kByteLevel, kMetaspace, kByteFallback, kFuse, kStrip, kReplace, kWordPiece, kBpe };
   struct Step {
     Kind kind;
     Pattern pattern = {};
-    std::string content = {};  // what stands for a match; the prefix of WordPiece; the suffix of BPE; the stripped character
+    std::string content =
+        {};  // what stands for a match; the prefix of WordPiece; the suffix of BPE; the stripped character
     size_t start = 0, stop = 0;  // kStrip
     bool is_on = true;           // WordPiece: clean up; Metaspace: the first token's mark is dropped
   };

@@ -1,12 +1,12 @@
-// The stages behind DecoderRun. Each gets tokens in order, a long token perhaps in parts, and passes text on as soon
-// as no later token can change it.
-#include <algorithm>
-#include <utility>
-
+// The stages behind DecoderRun. Each gets tokens in order, a long token perhaps in parts, and passes text on
+// as soon as no later token can change it.
 #include "base/fail.h"
 #include "text/byte_level.h"
 #include "text/tokenizer_decoder.h"
 #include "text/unicode.h"
+
+#include <algorithm>
+#include <utility>
 
 namespace lowbit {
 namespace {
@@ -35,7 +35,8 @@ class Sink : public DecoderStage {
   explicit Sink(std::string& out) : out_(out) {}
   void push(TokenPart part) override {
     total_ += part.text.size();
-    if (total_ > kMaxTotalBytes) fail(ErrorCode::kUnsupported, "the decoded text has more than {} bytes", kMaxTotalBytes);
+    if (total_ > kMaxTotalBytes)
+      fail(ErrorCode::kUnsupported, "the decoded text has more than {} bytes", kMaxTotalBytes);
     out_ += part.text;
   }
   void finish() override {}
@@ -153,7 +154,8 @@ class Metaspace : public Stage {
   size_t tokens_ = 0;
 };
 
-// Neighbouring tokens "<0x..>" are bytes. Whether they become text or one U+FFFD each is known at the end of the run.
+// Neighbouring tokens "<0x..>" are bytes. Whether they become text or one U+FFFD each is known at the end of
+// the run.
 class ByteFallback : public Stage {
  public:
   using Stage::Stage;
@@ -176,7 +178,10 @@ class ByteFallback : public Stage {
     if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return -1;
     int value = 0;
     for (char c : token.substr(3, 2)) {
-      const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+      const int digit = c >= '0' && c <= '9'   ? c - '0'
+                        : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                        : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                               : -1;
       if (digit < 0) return -1;
       value = value * 16 + digit;
     }
@@ -256,7 +261,8 @@ class Replace : public Stage {
       text += part.text.substr(at, match.begin - at);
       text += step_.content;
       at = match.end;
-      if (text.size() > kMaxTokenBytes) fail(ErrorCode::kUnsupported, "the decoder makes a token of more than {} bytes", kMaxTokenBytes);
+      if (text.size() > kMaxTokenBytes)
+        fail(ErrorCode::kUnsupported, "the decoder makes a token of more than {} bytes", kMaxTokenBytes);
     }
     text += part.text.substr(at);
     next_.push({text, part.begins});
@@ -286,8 +292,9 @@ class WordPiece : public Stage {
  private:
   static void clean_up(std::string& text) {
     static constexpr std::pair<std::string_view, std::string_view> kRules[] = {
-        {" .", "."},   {" ?", "?"},     {" !", "!"},           {" ,", ","},     {" ' ", "'"},   {" n't", "n't"},
-        {" 'm", "'m"}, {" do not", " don't"}, {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"},
+        {" .", "."},   {" ?", "?"},     {" !", "!"},     {" ,", ","},
+        {" ' ", "'"},  {" n't", "n't"}, {" 'm", "'m"},   {" do not", " don't"},
+        {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"},
     };
     for (const auto& [from, to] : kRules) replace_all(text, from, to);
   }
@@ -321,15 +328,24 @@ class Bpe : public Stage {
 
 std::unique_ptr<DecoderStage> make_stage(const Step& step, DecoderStage& next) {
   switch (step.kind) {
-    case Kind::kJoin: return std::make_unique<Join>(step, next);
-    case Kind::kByteLevel: return std::make_unique<ByteLevel>(step, next);
-    case Kind::kMetaspace: return std::make_unique<Metaspace>(step, next);
-    case Kind::kByteFallback: return std::make_unique<ByteFallback>(step, next);
-    case Kind::kFuse: return std::make_unique<Fuse>(step, next);
-    case Kind::kStrip: return std::make_unique<Strip>(step, next);
-    case Kind::kReplace: return std::make_unique<Replace>(step, next);
-    case Kind::kWordPiece: return std::make_unique<WordPiece>(step, next);
-    case Kind::kBpe: return std::make_unique<Bpe>(step, next);
+    case Kind::kJoin:
+      return std::make_unique<Join>(step, next);
+    case Kind::kByteLevel:
+      return std::make_unique<ByteLevel>(step, next);
+    case Kind::kMetaspace:
+      return std::make_unique<Metaspace>(step, next);
+    case Kind::kByteFallback:
+      return std::make_unique<ByteFallback>(step, next);
+    case Kind::kFuse:
+      return std::make_unique<Fuse>(step, next);
+    case Kind::kStrip:
+      return std::make_unique<Strip>(step, next);
+    case Kind::kReplace:
+      return std::make_unique<Replace>(step, next);
+    case Kind::kWordPiece:
+      return std::make_unique<WordPiece>(step, next);
+    case Kind::kBpe:
+      return std::make_unique<Bpe>(step, next);
   }
   fail(ErrorCode::kInternal, "unknown decoder step");
 }
@@ -342,7 +358,8 @@ bool needs_whole_tokens(const Step& step) {
     const std::string* literal = step.pattern.literal();
     return literal == nullptr || literal->empty() || decode_utf8(*literal, 0).length != literal->size();
   }
-  return step.kind == Kind::kByteLevel || step.kind == Kind::kByteFallback || step.kind == Kind::kWordPiece || step.kind == Kind::kBpe;
+  return step.kind == Kind::kByteLevel || step.kind == Kind::kByteFallback || step.kind == Kind::kWordPiece ||
+         step.kind == Kind::kBpe;
 }
 
 }  // namespace
@@ -355,7 +372,8 @@ DecoderRun::DecoderRun(const Decoder& decoder) {
     stages_.push_back(make_stage(steps[i], *stages_.back()));
     bool is_fused = false;
     for (size_t before = 0; before < i; ++before) is_fused = is_fused || fuses(steps[before].kind);
-    if (is_fused && needs_whole_tokens(steps[i])) stages_.push_back(std::make_unique<Gather>(*stages_.back()));
+    if (is_fused && needs_whole_tokens(steps[i]))
+      stages_.push_back(std::make_unique<Gather>(*stages_.back()));
   }
   std::reverse(stages_.begin(), stages_.end());
 }

@@ -1,12 +1,12 @@
-// Against ids that other tools made: HF tokenizers for tests/golden/tokenizers/ (make_tokenizer_golden.py) and, where
-// the material is there, llama.cpp's and HF's vectors for real tokenizers.
-#include <fstream>
-#include <sstream>
-
+// Against ids that other tools made: HF tokenizers for tests/golden/tokenizers/ (make_tokenizer_golden.py)
+// and, where the material is there, llama.cpp's and HF's vectors for real tokenizers.
 #include "base/files.h"
 #include "base/json.h"
 #include "lowbit/tokenizer.h"
 #include "support.h"
+
+#include <fstream>
+#include <sstream>
 
 namespace lowbit {
 namespace {
@@ -19,7 +19,8 @@ std::vector<int32_t> ids_of(const Json& json) {
   return ids;
 }
 
-std::string streamed(const Tokenizer& tokenizer, const std::vector<int32_t>& ids, const DecodeOptions& options) {
+std::string streamed(const Tokenizer& tokenizer, const std::vector<int32_t>& ids,
+                     const DecodeOptions& options) {
   StreamDecoder stream(tokenizer, options);
   std::string text;
   for (int32_t id : ids) text += stream.push(id);
@@ -38,7 +39,8 @@ TEST_P(SmallTokenizer, AgreesWithHuggingFace) {
     const std::string& text = expected.get("text").as_string();
     const std::vector<int32_t> ids = ids_of(expected.get("ids"));
     EXPECT_EQ(tokenizer.encode(text, {.parse_special_tokens = true}), ids) << text;
-    EXPECT_EQ(tokenizer.encode(text), expected.find("as_text") ? ids_of(expected.get("as_text")) : ids) << text;
+    EXPECT_EQ(tokenizer.encode(text), expected.find("as_text") ? ids_of(expected.get("as_text")) : ids)
+        << text;
     EXPECT_EQ(tokenizer.encode(text, {.add_special_tokens = true, .parse_special_tokens = true}),
               expected.find("around") ? ids_of(expected.get("around")) : ids)
         << text;
@@ -51,15 +53,19 @@ TEST_P(SmallTokenizer, AgreesWithHuggingFace) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Golden, SmallTokenizer,
-                         ::testing::Values("byte_fallback", "contiguous_prefix_space", "digits_bpe", "llama3_ignore_merges",
-                                           "metaspace_first_unk", "metaspace_old_fused", "o200k_added", "suffix_bpe",
+                         ::testing::Values("byte_fallback", "contiguous_prefix_space", "digits_bpe",
+                                           "llama3_ignore_merges", "metaspace_first_unk",
+                                           "metaspace_old_fused", "o200k_added", "suffix_bpe",
                                            "wordpiece_mixed", "wordpiece_untyped"),
                          [](const auto& info) { return std::string(info.param); });
 
 // llama.cpp: strings between lines "__ggml_vocab_test__", ids one line per string.
-void check_llama_cpp_vectors(const fs::path& material, const char* vectors, const Tokenizer& tokenizer, size_t expected_count) {
-  const std::string strings = read_file(material / "tokenizers/vectors" / (std::string("ggml-vocab-") + vectors + ".gguf.inp"));
-  std::istringstream lines(read_file(material / "tokenizers/vectors" / (std::string("ggml-vocab-") + vectors + ".gguf.out")));
+void check_llama_cpp_vectors(const fs::path& material, const char* vectors, const Tokenizer& tokenizer,
+                             size_t expected_count) {
+  const std::string strings =
+      read_file(material / "tokenizers/vectors" / (std::string("ggml-vocab-") + vectors + ".gguf.inp"));
+  std::istringstream lines(
+      read_file(material / "tokenizers/vectors" / (std::string("ggml-vocab-") + vectors + ".gguf.out")));
   constexpr std::string_view kSeparator = "\n__ggml_vocab_test__\n";
   size_t at = 0, count = 0;
   for (std::string line; at <= strings.size() && std::getline(lines, line); ++count) {
@@ -91,7 +97,8 @@ TEST(TokenizerVectors, Llama2AgreesWithLlamaCpp) {
 }
 
 void check_strings(const fs::path& vectors, const fs::path& folder) {
-  if (!fs::exists(folder / "tokenizer.json")) GTEST_SKIP() << "no " << folder << " (models/fetch.sh brings it)";
+  if (!fs::exists(folder / "tokenizer.json"))
+    GTEST_SKIP() << "no " << folder << " (models/fetch.sh brings it)";
   const Tokenizer tokenizer = Tokenizer::load(folder);
   const Json cases = parse_json(read_file(vectors), vectors.string());
   EXPECT_GT(cases.size(), 200u);
@@ -104,14 +111,16 @@ void check_strings(const fs::path& vectors, const fs::path& folder) {
 // LOWBIT_MODELS: a folder that holds what models/fetch.sh brought, as smollm2 and qwen.
 TEST(TokenizerVectors, Qwen2AgreesWithHuggingFace) {
   LOWBIT_SKIP_WITHOUT_MATERIAL(material);
-  check_strings(material / "models/qwen2.5-coder-0.5b-instruct/tokenizer_vectors.json", material / "tokenizers/qwen2.5-derived");
+  check_strings(material / "models/qwen2.5-coder-0.5b-instruct/tokenizer_vectors.json",
+                material / "tokenizers/qwen2.5-derived");
 }
 
 TEST(TokenizerVectors, SmolLm2AgreesWithHuggingFace) {
   LOWBIT_SKIP_WITHOUT_MATERIAL(material);
   const char* models = std::getenv("LOWBIT_MODELS");
   if (models == nullptr) GTEST_SKIP() << "LOWBIT_MODELS is not set";
-  check_strings(material / "models/smollm2-135m-instruct/tokenizer_vectors.json", fs::path(models) / "smollm2");
+  check_strings(material / "models/smollm2-135m-instruct/tokenizer_vectors.json",
+                fs::path(models) / "smollm2");
 }
 
 TEST(TokenizerVectors, EveryTokenizerInTheMaterialReadsBackWhatItWrote) {

@@ -1,16 +1,16 @@
 // The "model" of tokenizer.json: turns one piece of text into ids.
 #pragma once
 
+#include "base/json.h"
+#include "lowbit/tokenizer.h"
+#include "text/vocabulary.h"
+
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include "base/json.h"
-#include "lowbit/tokenizer.h"
-#include "text/vocabulary.h"
 
 namespace lowbit {
 
@@ -23,7 +23,8 @@ class TokenizerModel {
   static std::unique_ptr<const TokenizerModel> from_json(Json& model);
 
   // Appends the ids of each piece of `text`.
-  virtual void encode(std::string_view text, std::span<const TextRange> pieces, std::vector<int32_t>& ids) const = 0;
+  virtual void encode(std::string_view text, std::span<const TextRange> pieces,
+                      std::vector<int32_t>& ids) const = 0;
 
   const Vocabulary& vocabulary() const { return vocabulary_; }
   const std::string& unk_token() const { return unk_token_; }  // empty: none

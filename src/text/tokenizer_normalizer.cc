@@ -15,8 +15,8 @@ bool is_dropped_by_nmt(uint32_t c) {
 
 // Characters that NMT's normalizer turns into a space.
 bool is_space_to_nmt(uint32_t c) {
-  return c == 0x9 || c == 0xA || c == 0xC || c == 0xD || c == 0x1680 || (c >= 0x200B && c <= 0x200F) || c == 0x2028 ||
-         c == 0x2029 || c == 0x2581 || c == 0xFEFF || c == 0xFFFD;
+  return c == 0x9 || c == 0xA || c == 0xC || c == 0xD || c == 0x1680 || (c >= 0x200B && c <= 0x200F) ||
+         c == 0x2028 || c == 0x2029 || c == 0x2581 || c == 0xFEFF || c == 0xFFFD;
 }
 
 bool flag(const Json& json, std::string_view key, bool otherwise) {
@@ -29,7 +29,8 @@ bool flag(const Json& json, std::string_view key, bool otherwise) {
 // Builds the next text from pieces of the last one, and new bytes that stand for such pieces.
 class Normalizer::Rewriter {
  public:
-  Rewriter(const NormalizedText& from, NormalizedText& to, size_t limit) : from_(from), to_(to), limit_(limit) {
+  Rewriter(const NormalizedText& from, NormalizedText& to, size_t limit)
+      : from_(from), to_(to), limit_(limit) {
     to_.text.reserve(from.text.size() + 16);
   }
 
@@ -45,14 +46,16 @@ class Normalizer::Rewriter {
   // `text` stands for what is at byte `source` of the last text.
   void put(std::string_view text, size_t source) {
     to_.text += text;
-    if (!from_.origin.empty()) to_.origin.resize(to_.text.size(), from_.origin[std::min(source, from_.origin.size() - 1)]);
+    if (!from_.origin.empty())
+      to_.origin.resize(to_.text.size(), from_.origin[std::min(source, from_.origin.size() - 1)]);
     check();
   }
 
  private:
   void check() const {
     if (to_.text.size() > limit_) {
-      fail(ErrorCode::kUnsupported, "the normalizer turns a text into more than {} bytes, which looks like an attack", limit_);
+      fail(ErrorCode::kUnsupported,
+           "the normalizer turns a text into more than {} bytes, which looks like an attack", limit_);
     }
   }
 
@@ -74,7 +77,8 @@ void Normalizer::add(const Json& json) {
   const auto content_of = [&](std::string_view key) {
     const std::string& content = json.get(key).as_string();
     if (content.size() > kMaxContentBytes) {
-      fail(ErrorCode::kUnsupported, "{} has {} bytes of \"{}\", at most {} are supported", type, content.size(), key, kMaxContentBytes);
+      fail(ErrorCode::kUnsupported, "{} has {} bytes of \"{}\", at most {} are supported", type,
+           content.size(), key, kMaxContentBytes);
     }
     return content;
   };
@@ -93,11 +97,15 @@ void Normalizer::add(const Json& json) {
   } else if (type == "Prepend") {
     steps_.push_back({.kind = Kind::kPrepend, .content = content_of("prepend")});
   } else if (type == "Replace") {
-    steps_.push_back({.kind = Kind::kReplace, .pattern = Pattern::from_json(json.get("pattern")), .content = content_of("content")});
+    steps_.push_back({.kind = Kind::kReplace,
+                      .pattern = Pattern::from_json(json.get("pattern")),
+                      .content = content_of("content")});
   } else if (type == "StripAccents") {
     steps_.push_back({.kind = Kind::kStripAccents});
   } else if (type == "Strip") {
-    steps_.push_back({.kind = Kind::kStrip, .left = flag(json, "strip_left", true), .right = flag(json, "strip_right", true)});
+    steps_.push_back({.kind = Kind::kStrip,
+                      .left = flag(json, "strip_left", true),
+                      .right = flag(json, "strip_right", true)});
   } else if (type == "Nmt") {
     steps_.push_back({.kind = Kind::kNmt});
   } else if (type == "ByteLevel") {
@@ -198,12 +206,18 @@ void Normalizer::apply_step(const Step& step, const NormalizedText& from, Rewrit
       to.keep(at, text.size());
       break;
     }
-    case Kind::kStripAccents: keep_if([](uint32_t c) { return !is_accent(c); }); break;
-    case Kind::kStripNonspacing: keep_if([](uint32_t c) { return !is_nonspacing_mark(c); }); break;
+    case Kind::kStripAccents:
+      keep_if([](uint32_t c) { return !is_accent(c); });
+      break;
+    case Kind::kStripNonspacing:
+      keep_if([](uint32_t c) { return !is_nonspacing_mark(c); });
+      break;
     case Kind::kStrip: {
       size_t begin = 0, end = text.size();
-      while (step.left && begin < end && is_space(decode_utf8(text, begin).value)) begin += decode_utf8(text, begin).length;
-      while (step.right && end > begin && is_space(decode_utf8_before(text, end).value)) end -= decode_utf8_before(text, end).length;
+      while (step.left && begin < end && is_space(decode_utf8(text, begin).value))
+        begin += decode_utf8(text, begin).length;
+      while (step.right && end > begin && is_space(decode_utf8_before(text, end).value))
+        end -= decode_utf8_before(text, end).length;
       to.keep(begin, end);
       break;
     }
@@ -231,7 +245,8 @@ void Normalizer::apply_step(const Step& step, const NormalizedText& from, Rewrit
       });
       break;
     case Kind::kByteLevel:
-      for (size_t i = 0; i < text.size(); ++i) to.put(byte_level_text(static_cast<unsigned char>(text[i])), i);
+      for (size_t i = 0; i < text.size(); ++i)
+        to.put(byte_level_text(static_cast<unsigned char>(text[i])), i);
       break;
   }
 }

@@ -1,19 +1,21 @@
-// The "normalizer" of tokenizer.json: text to the text that is split and looked up, with the way back to the original.
+// The "normalizer" of tokenizer.json: text to the text that is split and looked up, with the way back to the
+// original.
 #pragma once
-
-#include <string>
-#include <string_view>
-#include <vector>
 
 #include "base/json.h"
 #include "text/tokenizer_pattern.h"
 #include "text/unicode.h"
 
+#include <string>
+#include <string_view>
+#include <vector>
+
 namespace lowbit {
 
 struct NormalizedText {
   std::string text;
-  // For each byte of `text` the byte of the original that it stems from, never decreasing; empty when not asked for.
+  // For each byte of `text` the byte of the original that it stems from, never decreasing; empty when not
+  // asked for.
   std::vector<uint32_t> origin;
 };
 
@@ -28,7 +30,17 @@ class Normalizer {
 
  private:
   enum class Kind {
-    kForm, kLowercase, kPrepend, kReplace, kStripAccents, kStrip, kCleanText, kSeparateIdeographs, kStripNonspacing, kNmt, kByteLevel
+    kForm,
+    kLowercase,
+    kPrepend,
+    kReplace,
+    kStripAccents,
+    kStrip,
+    kCleanText,
+    kSeparateIdeographs,
+    kStripNonspacing,
+    kNmt,
+    kByteLevel
   };
   struct Step {
     Kind kind;

@@ -1,9 +1,9 @@
 #include "text/tokenizer_pattern.h"
 
-#include <array>
-
 #include "base/fail.h"
 #include "text/unicode.h"
+
+#include <array>
 
 namespace lowbit {
 namespace {
@@ -46,18 +46,21 @@ class Splitter {
     const bool may_precede_letters = rules_.any_letter_prefix
                                          ? first.value != '\r' && first.value != '\n' && !first_is_number
                                          : first.value == ' ';
-    if (may_precede_letters && has_second && is_letter(second.value)) return run_end(after + second.length, is_letter);
+    if (may_precede_letters && has_second && is_letter(second.value))
+      return run_end(after + second.length, is_letter);
 
     if (rules_.max_digits > 0) {
       if (first_is_number) return digits_end(after);
     } else {
       if (first_is_number) return run_end(after, is_number);
-      if (first.value == ' ' && has_second && is_number(second.value)) return run_end(after + second.length, is_number);
+      if (first.value == ' ' && has_second && is_number(second.value))
+        return run_end(after + second.length, is_number);
     }
 
     const bool first_is_space = is_space(first.value);
     if (!first_is_space) return symbols_end(after);
-    if (first.value == ' ' && has_second && is_symbol(second.value)) return symbols_end(after + second.length);
+    if (first.value == ' ' && has_second && is_symbol(second.value))
+      return symbols_end(after + second.length);
     return spaces_end(at, after);
   }
 
@@ -145,7 +148,8 @@ void split_by_rules(const SplitRules& rules, std::string_view text, std::vector<
 
 Pattern Pattern::from_literal(std::string literal) {
   if (literal.size() > kMaxLiteralBytes) {
-    fail(ErrorCode::kUnsupported, "a pattern has {} bytes, at most {} are supported", literal.size(), kMaxLiteralBytes);
+    fail(ErrorCode::kUnsupported, "a pattern has {} bytes, at most {} are supported", literal.size(),
+         kMaxLiteralBytes);
   }
   Pattern pattern;
   pattern.literal_ = std::move(literal);

@@ -1,23 +1,24 @@
-// What a tokenizer file splits or replaces: a string, a regular expression, or one of the well-known split patterns,
-// which are matched by hand in linear time.
+// What a tokenizer file splits or replaces: a string, a regular expression, or one of the well-known split
+// patterns, which are matched by hand in linear time.
 #pragma once
+
+#include "base/json.h"
+#include "text/regex.h"
 
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "base/json.h"
-#include "text/regex.h"
-
 namespace lowbit {
 
-// The rules that the split patterns of GPT-2, cl100k, Llama 3 and Qwen 2 differ in. All cover every character.
+// The rules that the split patterns of GPT-2, cl100k, Llama 3 and Qwen 2 differ in. All cover every
+// character.
 struct SplitRules {
   bool any_case_contractions = false;  // 'S as well as 's
   bool any_letter_prefix = false;      // [^\r\n\p{L}\p{N}]? before letters, instead of one space
-  int max_digits = 0;                  // numbers in pieces of this length without a space before; 0: " ?\p{N}+"
-  bool take_newlines = false;          // [\r\n]* after symbols, and \s*[\r\n]+ before other white space
+  int max_digits = 0;          // numbers in pieces of this length without a space before; 0: " ?\p{N}+"
+  bool take_newlines = false;  // [\r\n]* after symbols, and \s*[\r\n]+ before other white space
 };
 
 // The rules behind a pattern string, when it is one of the known ones.

@@ -54,7 +54,8 @@ void PreTokenizer::add(const Json& json) {
                       .invert = flag(json, "invert", false),
                       .behavior = behavior_from(behavior, Behavior::kIsolated)});
   } else if (type == "Digits") {
-    add_characters(is_number, flag(json, "individual_digits", false) ? Behavior::kIsolated : Behavior::kContiguous);
+    add_characters(is_number,
+                   flag(json, "individual_digits", false) ? Behavior::kIsolated : Behavior::kContiguous);
   } else if (type == "Metaspace") {
     add_metaspace(json);
   } else if (type == "Whitespace") {
@@ -75,7 +76,8 @@ void PreTokenizer::add_metaspace(const Json& json) {
   Step step{.kind = Kind::kMetaspace};
   step.replacement = json.get("replacement").as_string();
   if (step.replacement.empty() || decode_utf8(step.replacement, 0).length != step.replacement.size()) {
-    fail(ErrorCode::kCorruptFile, "Metaspace has the replacement \"{}\", expected one character", step.replacement.substr(0, 100));
+    fail(ErrorCode::kCorruptFile, "Metaspace has the replacement \"{}\", expected one character",
+         step.replacement.substr(0, 100));
   }
   // Old files say add_prefix_space, newer ones prepend_scheme; where both stand they must agree.
   const Json* scheme = json.find("prepend_scheme");
@@ -89,10 +91,12 @@ void PreTokenizer::add_metaspace(const Json& json) {
   } else if (scheme->as_string() == "first") {
     step.prepend = Prepend::kFirst;
   } else {
-    fail(ErrorCode::kUnsupported, "the prepend_scheme \"{}\" of Metaspace is not supported", scheme->as_string());
+    fail(ErrorCode::kUnsupported, "the prepend_scheme \"{}\" of Metaspace is not supported",
+         scheme->as_string());
   }
   if (!add_prefix_space && step.prepend != Prepend::kNever) {
-    fail(ErrorCode::kCorruptFile, "Metaspace has add_prefix_space false but prepend_scheme \"{}\"", scheme->as_string());
+    fail(ErrorCode::kCorruptFile, "Metaspace has add_prefix_space false but prepend_scheme \"{}\"",
+         scheme->as_string());
   }
   step.split = flag(json, "split", true);
   step.pattern = Pattern::from_literal(step.replacement);
@@ -106,10 +110,18 @@ void PreTokenizer::apply(TextPieces& pieces) const {
     switch (step.kind) {
       case Kind::kSplit:
       case Kind::kSplitCharacters:
-      case Kind::kWords: apply_split(step, pieces); break;
-      case Kind::kMetaspace: apply_metaspace(step, pieces); break;
-      case Kind::kPrefixSpace: apply_prefix_space(pieces); break;
-      case Kind::kByteLevel: apply_byte_level(pieces); break;
+      case Kind::kWords:
+        apply_split(step, pieces);
+        break;
+      case Kind::kMetaspace:
+        apply_metaspace(step, pieces);
+        break;
+      case Kind::kPrefixSpace:
+        apply_prefix_space(pieces);
+        break;
+      case Kind::kByteLevel:
+        apply_byte_level(pieces);
+        break;
     }
   }
 }
@@ -134,7 +146,8 @@ void PreTokenizer::find_matches(const Step& step, std::string_view text, std::ve
     for (size_t at = 0; at < text.size();) {
       const int kind = kind_of(decode_utf8(text, at).value);
       size_t end = at;
-      while (end < text.size() && kind_of(decode_utf8(text, end).value) == kind) end += decode_utf8(text, end).length;
+      while (end < text.size() && kind_of(decode_utf8(text, end).value) == kind)
+        end += decode_utf8(text, end).length;
       if (kind != 0) add_match({at, end});
       at = end;
     }
@@ -149,7 +162,8 @@ void PreTokenizer::find_matches(const Step& step, std::string_view text, std::ve
   }
 }
 
-void PreTokenizer::split(Behavior behavior, size_t offset, const std::vector<Match>& matches, std::vector<TextRange>& out) {
+void PreTokenizer::split(Behavior behavior, size_t offset, const std::vector<Match>& matches,
+                         std::vector<TextRange>& out) {
   const size_t first = out.size();
   const auto add = [&](TextRange range) { out.push_back({range.begin + offset, range.end + offset}); };
   bool previous = false;
@@ -165,7 +179,8 @@ void PreTokenizer::split(Behavior behavior, size_t offset, const std::vector<Mat
     case Behavior::kContiguous:
     case Behavior::kMergedWithPrevious:
       for (const Match& match : matches) {
-        const bool joins = behavior == Behavior::kContiguous ? match.is_match == previous : match.is_match && !previous;
+        const bool joins =
+            behavior == Behavior::kContiguous ? match.is_match == previous : match.is_match && !previous;
         if (joins && out.size() > first) {
           out.back().end = match.range.end + offset;
         } else {
@@ -178,7 +193,8 @@ void PreTokenizer::split(Behavior behavior, size_t offset, const std::vector<Mat
       for (size_t i = 0; i < matches.size(); ++i) {
         TextRange range = matches[i].range;
         // A delimiter joins what follows, unless that is a delimiter too.
-        if (matches[i].is_match && i + 1 < matches.size() && !matches[i + 1].is_match) range.end = matches[++i].range.end;
+        if (matches[i].is_match && i + 1 < matches.size() && !matches[i + 1].is_match)
+          range.end = matches[++i].range.end;
         add(range);
       }
       break;
@@ -254,7 +270,8 @@ void PreTokenizer::apply_byte_level(TextPieces& pieces) {
   next.pieces.reserve(pieces.pieces.size());
   for (const TextRange& piece : pieces.pieces) {
     const size_t begin = next.text.size();
-    for (size_t i = piece.begin; i < piece.end; ++i) next.text += byte_level_text(static_cast<unsigned char>(pieces.text[i]));
+    for (size_t i = piece.begin; i < piece.end; ++i)
+      next.text += byte_level_text(static_cast<unsigned char>(pieces.text[i]));
     next.pieces.push_back({begin, next.text.size()});
   }
   pieces = std::move(next);

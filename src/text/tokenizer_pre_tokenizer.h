@@ -1,12 +1,13 @@
-// The "pre_tokenizer" of tokenizer.json: cuts normalized text into the pieces that the model looks at one by one.
+// The "pre_tokenizer" of tokenizer.json: cuts normalized text into the pieces that the model looks at one by
+// one.
 #pragma once
+
+#include "base/json.h"
+#include "text/tokenizer_pattern.h"
 
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include "base/json.h"
-#include "text/tokenizer_pattern.h"
 
 namespace lowbit {
 
@@ -47,7 +48,8 @@ class PreTokenizer {
   void add_metaspace(const Json& json);
   static Behavior behavior_from(const Json* json, Behavior otherwise);
   static void find_matches(const Step& step, std::string_view text, std::vector<Match>& matches);
-  static void split(Behavior behavior, size_t offset, const std::vector<Match>& matches, std::vector<TextRange>& out);
+  static void split(Behavior behavior, size_t offset, const std::vector<Match>& matches,
+                    std::vector<TextRange>& out);
   static void apply_split(const Step& step, TextPieces& pieces);
   static void apply_metaspace(const Step& step, TextPieces& pieces);
   static void apply_prefix_space(TextPieces& pieces);

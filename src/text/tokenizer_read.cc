@@ -1,8 +1,8 @@
 // tokenizer.json and its companions to a Tokenizer::State, deciding as HF tokenizers and transformers 5 do.
-#include <algorithm>
-
 #include "base/fail.h"
 #include "text/tokenizer_state.h"
+
+#include <algorithm>
 
 namespace lowbit {
 namespace {
@@ -29,7 +29,10 @@ std::string token_of(const Json* json) {
 class Reader {
  public:
   Reader(const Json& config, const Json& special_tokens_map, std::string_view where)
-      : config_(config), map_(special_tokens_map), where_(where), state_(std::make_shared<Tokenizer::State>()) {}
+      : config_(config),
+        map_(special_tokens_map),
+        where_(where),
+        state_(std::make_shared<Tokenizer::State>()) {}
 
   std::shared_ptr<const Tokenizer::State> read(Json& tokenizer) {
     Tokenizer::State& state = *state_;
@@ -40,16 +43,17 @@ class Reader {
     }
     at_place(where_, "model", [&] { state.model = TokenizerModel::from_json(*model); });
     at_place(where_, "normalizer", [&] { state.normalizer = Normalizer::from_json(part("normalizer")); });
-    at_place(where_, "pre_tokenizer", [&] { state.pre_tokenizer = PreTokenizer::from_json(part("pre_tokenizer")); });
+    at_place(where_, "pre_tokenizer",
+             [&] { state.pre_tokenizer = PreTokenizer::from_json(part("pre_tokenizer")); });
     at_place(where_, "decoder", [&] { state.decoder = Decoder::from_json(part("decoder")); });
     at_place(where_, "added_tokens", [&] { read_added_tokens(part("added_tokens")); });
     at_place(where_, "tokenizer_config", [&] { read_config_tokens(); });
     state.added.prepare(state.normalizer);
     state.end_id = state.model->vocabulary().end_id();
-    if (!state.added_texts.empty()) state.end_id = std::max(state.end_id, state.added_texts.rbegin()->first + 1);
-    at_place(where_, "post_processor", [&] {
-      state.post_processor = PostProcessor::from_json(part("post_processor"), state.end_id);
-    });
+    if (!state.added_texts.empty())
+      state.end_id = std::max(state.end_id, state.added_texts.rbegin()->first + 1);
+    at_place(where_, "post_processor",
+             [&] { state.post_processor = PostProcessor::from_json(part("post_processor"), state.end_id); });
     at_place(where_, "tokenizer_config", [&] { read_named_tokens(part("post_processor")); });
     return state_;
   }
@@ -86,20 +90,25 @@ class Reader {
       const int32_t id = known >= 0 ? known : next_id();
       if (written != id) {
         fail(ErrorCode::kCorruptFile,
-             "the added token \"{}\" has id {}, but {} gives it id {}: the file was edited, or tokens are missing or swapped",
-             token.content.substr(0, 100), written, known >= 0 ? "its place in the vocabulary" : "the number of tokens before it", id);
+             "the added token \"{}\" has id {}, but {} gives it id {}: the file was edited, or tokens are "
+             "missing or swapped",
+             token.content.substr(0, 100), written,
+             known >= 0 ? "its place in the vocabulary" : "the number of tokens before it", id);
       }
       add(token, id);
     }
   }
 
-  // transformers adds what its config has and tokenizer.json has not, or has with other flags, in the order of ids.
+  // transformers adds what its config has and tokenizer.json has not, or has with other flags, in the order
+  // of ids.
   void read_config_tokens() {
     if (const Json* decoder = config_.find("added_tokens_decoder"); is_given(decoder)) {
       std::map<int64_t, AddedToken> tokens;
       for (const auto& [key, value] : decoder->as_object()) {
-        if (key.empty() || key.size() > 9 || !std::all_of(key.begin(), key.end(), [](char c) { return c >= '0' && c <= '9'; })) {
-          fail(ErrorCode::kCorruptFile, "added_tokens_decoder has the key \"{}\", expected an id", key.substr(0, 100));
+        if (key.empty() || key.size() > 9 ||
+            !std::all_of(key.begin(), key.end(), [](char c) { return c >= '0' && c <= '9'; })) {
+          fail(ErrorCode::kCorruptFile, "added_tokens_decoder has the key \"{}\", expected an id",
+               key.substr(0, 100));
         }
         tokens[std::stol(key)] = AddedToken::from_json(value);
       }
@@ -109,13 +118,15 @@ class Reader {
         const int32_t id = known >= 0 ? known : next_id();
         if (id > Vocabulary::kMaxId) fail(ErrorCode::kCorruptFile, "more than {} tokens", Vocabulary::kMaxId);
         if (id != written) {
-          fail(ErrorCode::kCorruptFile, "added_tokens_decoder gives \"{}\" id {}, but in the tokenizer it has id {}",
+          fail(ErrorCode::kCorruptFile,
+               "added_tokens_decoder gives \"{}\" id {}, but in the tokenizer it has id {}",
                token.content.substr(0, 100), written, id);
         }
         add(token, id);
       }
     }
-    for (const char* key : {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"}) {
+    for (const char* key :
+         {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"}) {
       add_special(named(key));
     }
     for (const char* key : {"additional_special_tokens", "extra_special_tokens"}) {
@@ -125,10 +136,12 @@ class Reader {
     }
   }
 
-  // A token of the model's vocabulary that the config calls special. Names that no vocabulary knows stay text: the ids
-  // that transformers would invent for them lie outside of the model.
+  // A token of the model's vocabulary that the config calls special. Names that no vocabulary knows stay
+  // text: the ids that transformers would invent for them lie outside of the model.
   void add_special(const std::string& content) {
-    if (content.empty() || content.size() > TokenMatcher::kMaxContentBytes || state_->added_ids.count(content) > 0) return;
+    if (content.empty() || content.size() > TokenMatcher::kMaxContentBytes ||
+        state_->added_ids.count(content) > 0)
+      return;
     const int32_t id = state_->find(content);
     if (id < 0) return;
     AddedToken token;
@@ -155,7 +168,8 @@ class Reader {
     state.pad = named_id("pad_token");
     state.unk = named_id("unk_token");
     if (!state.unk && !state.model->unk_token().empty()) state.unk = state.find(state.model->unk_token());
-    // transformers builds its own post-processor where the config names these switches, or where there is none.
+    // transformers builds its own post-processor where the config names these switches, or where there is
+    // none.
     const Json* add_bos = config_.find("add_bos_token");
     const Json* add_eos = config_.find("add_eos_token");
     if ((add_bos == nullptr && add_eos == nullptr) && is_given(post_processor)) return;
@@ -174,7 +188,9 @@ class Reader {
   int32_t largest_added_ = -1;
 };
 
-void insert_front(std::vector<int32_t>& ids, const std::vector<int32_t>& front) { ids.insert(ids.begin(), front.begin(), front.end()); }
+void insert_front(std::vector<int32_t>& ids, const std::vector<int32_t>& front) {
+  ids.insert(ids.begin(), front.begin(), front.end());
+}
 
 }  // namespace
 
@@ -203,7 +219,8 @@ void PostProcessor::add(const Json& json, int32_t end_id) {
     }
     return static_cast<int32_t>(value);
   };
-  if (before.size() + after.size() > 4096) fail(ErrorCode::kUnsupported, "more than 4096 special tokens around a text");
+  if (before.size() + after.size() > 4096)
+    fail(ErrorCode::kUnsupported, "more than 4096 special tokens around a text");
   if (type == "Sequence") {
     for (const Json& element : json.get("processors").as_array()) add(element, end_id);
   } else if (type == "ByteLevel") {
@@ -211,7 +228,8 @@ void PostProcessor::add(const Json& json, int32_t end_id) {
   } else if (type == "BertProcessing" || type == "RobertaProcessing") {
     const auto id_of = [&](std::string_view key) {
       const Json& pair = json.get(key);  // ["[SEP]", 102]
-      if (!pair.is_array() || pair.size() != 2) fail(ErrorCode::kCorruptFile, "\"{}\" is not a pair of token and id", key);
+      if (!pair.is_array() || pair.size() != 2)
+        fail(ErrorCode::kCorruptFile, "\"{}\" is not a pair of token and id", key);
       return checked(pair.as_array()[1]);
     };
     insert_front(before, {id_of("cls")});
@@ -224,12 +242,15 @@ void PostProcessor::add(const Json& json, int32_t end_id) {
         ++sequences;
       } else if (const Json* special = piece.find("SpecialToken")) {
         const Json& known = json.get("special_tokens").get(special->get("id").as_string());
-        for (const Json& id : known.get("ids").as_array()) (sequences == 0 ? front : back).push_back(checked(id));
+        for (const Json& id : known.get("ids").as_array())
+          (sequences == 0 ? front : back).push_back(checked(id));
       } else {
-        fail(ErrorCode::kUnsupported, "a part of the template is neither a \"Sequence\" nor a \"SpecialToken\"");
+        fail(ErrorCode::kUnsupported,
+             "a part of the template is neither a \"Sequence\" nor a \"SpecialToken\"");
       }
     }
-    if (sequences != 1) fail(ErrorCode::kUnsupported, "the template for one text has {} texts, expected 1", sequences);
+    if (sequences != 1)
+      fail(ErrorCode::kUnsupported, "the template for one text has {} texts, expected 1", sequences);
     insert_front(before, front);
     after.insert(after.end(), back.begin(), back.end());
   } else {
@@ -237,7 +258,8 @@ void PostProcessor::add(const Json& json, int32_t end_id) {
   }
 }
 
-std::shared_ptr<const Tokenizer::State> read_tokenizer(Json tokenizer, const Json& config, const Json& special_tokens_map,
+std::shared_ptr<const Tokenizer::State> read_tokenizer(Json tokenizer, const Json& config,
+                                                       const Json& special_tokens_map,
                                                        std::string_view where) {
   return Reader(config, special_tokens_map, where).read(tokenizer);
 }

@@ -1,13 +1,13 @@
 // What a loaded tokenizer consists of. Immutable, shared by all copies of a Tokenizer and by its streams.
 #pragma once
 
-#include <map>
-
 #include "text/added_tokens.h"
 #include "text/tokenizer_decoder.h"
 #include "text/tokenizer_model.h"
 #include "text/tokenizer_normalizer.h"
 #include "text/tokenizer_pre_tokenizer.h"
+
+#include <map>
 
 namespace lowbit {
 
@@ -39,8 +39,10 @@ struct Tokenizer::State {
   const std::string* text(int32_t id) const;
 };
 
-// Reads tokenizer.json and what tokenizer_config.json and special_tokens_map.json (either may be null) add to it.
-std::shared_ptr<const Tokenizer::State> read_tokenizer(Json tokenizer, const Json& config, const Json& special_tokens_map,
+// Reads tokenizer.json and what tokenizer_config.json and special_tokens_map.json (either may be null) add to
+// it.
+std::shared_ptr<const Tokenizer::State> read_tokenizer(Json tokenizer, const Json& config,
+                                                       const Json& special_tokens_map,
                                                        std::string_view where);
 
 }  // namespace lowbit

@@ -1,5 +1,5 @@
-// WordPiece as BERT uses it: a word is cut into the longest tokens from left to right; all but the first carry the
-// prefix "##". A word that cannot be cut completely is unknown as a whole.
+// WordPiece as BERT uses it: a word is cut into the longest tokens from left to right; all but the first
+// carry the prefix "##". A word that cannot be cut completely is unknown as a whole.
 #include "base/fail.h"
 #include "text/tokenizer_model.h"
 #include "text/unicode.h"
@@ -10,7 +10,8 @@ namespace {
 class WordPieceModel : public TokenizerModel {
  public:
   explicit WordPieceModel(Json& model);
-  void encode(std::string_view text, std::span<const TextRange> pieces, std::vector<int32_t>& ids) const override;
+  void encode(std::string_view text, std::span<const TextRange> pieces,
+              std::vector<int32_t>& ids) const override;
 
  private:
   bool encode_word(std::string_view word, std::vector<int32_t>& ids, std::string& scratch) const;
@@ -27,12 +28,15 @@ WordPieceModel::WordPieceModel(Json& model) {
   unk_token_ = "[UNK]";
   if (const Json* unk = model.find("unk_token")) unk_token_ = unk->as_string();
   if (const Json* prefix = model.find("continuing_subword_prefix")) prefix_ = prefix->as_string();
-  if (const Json* characters = model.find("max_input_chars_per_word")) max_characters_ = characters->as_integer();
+  if (const Json* characters = model.find("max_input_chars_per_word"))
+    max_characters_ = characters->as_integer();
   unk_id_ = vocabulary_.find(unk_token_);
-  if (unk_id_ < 0) fail(ErrorCode::kCorruptFile, "the unk_token \"{}\" is not in the vocabulary", unk_token_.substr(0, 100));
+  if (unk_id_ < 0)
+    fail(ErrorCode::kCorruptFile, "the unk_token \"{}\" is not in the vocabulary", unk_token_.substr(0, 100));
 }
 
-void WordPieceModel::encode(std::string_view text, std::span<const TextRange> pieces, std::vector<int32_t>& ids) const {
+void WordPieceModel::encode(std::string_view text, std::span<const TextRange> pieces,
+                            std::vector<int32_t>& ids) const {
   std::string scratch;
   for (const TextRange& piece : pieces) {
     const size_t before = ids.size();
@@ -43,7 +47,8 @@ void WordPieceModel::encode(std::string_view text, std::span<const TextRange> pi
   }
 }
 
-bool WordPieceModel::encode_word(std::string_view word, std::vector<int32_t>& ids, std::string& scratch) const {
+bool WordPieceModel::encode_word(std::string_view word, std::vector<int32_t>& ids,
+                                 std::string& scratch) const {
   int64_t characters = 0;
   for (char c : word) characters += (static_cast<unsigned char>(c) & 0xC0) != 0x80;
   if (characters > max_characters_) return false;
@@ -73,6 +78,8 @@ bool WordPieceModel::encode_word(std::string_view word, std::vector<int32_t>& id
 
 }  // namespace
 
-std::unique_ptr<const TokenizerModel> word_piece_from_json(Json& model) { return std::make_unique<WordPieceModel>(model); }
+std::unique_ptr<const TokenizerModel> word_piece_from_json(Json& model) {
+  return std::make_unique<WordPieceModel>(model);
+}
 
 }  // namespace lowbit

@@ -1,11 +1,10 @@
 #include "text/unicode.h"
 
-#include <utf8proc.h>
-
-#include <algorithm>
-
 #include "base/fail.h"
 #include "text/unicode_versions.h"
+
+#include <algorithm>
+#include <utf8proc.h>
 
 namespace lowbit {
 namespace {
@@ -84,28 +83,33 @@ std::string to_utf8(uint32_t code_point) {
 bool is_letter(uint32_t c) {
   if (c < 0x80) return (c | 0x20) >= 'a' && (c | 0x20) <= 'z';
   const auto k = category(c);
-  return (k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_LO) || (k == UTF8PROC_CATEGORY_CN && is_newer_letter(c));
+  return (k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_LO) ||
+         (k == UTF8PROC_CATEGORY_CN && is_newer_letter(c));
 }
 
 bool is_number(uint32_t c) {
   if (c < 0x80) return c >= '0' && c <= '9';
   const auto k = category(c);
-  return (k >= UTF8PROC_CATEGORY_ND && k <= UTF8PROC_CATEGORY_NO) || (k == UTF8PROC_CATEGORY_CN && is_newer_number(c));
+  return (k >= UTF8PROC_CATEGORY_ND && k <= UTF8PROC_CATEGORY_NO) ||
+         (k == UTF8PROC_CATEGORY_CN && is_newer_number(c));
 }
 
 bool is_mark(uint32_t c) {
   const auto k = category(c);
-  return (k >= UTF8PROC_CATEGORY_MN && k <= UTF8PROC_CATEGORY_ME) || (k == UTF8PROC_CATEGORY_CN && is_newer_mark(c));
+  return (k >= UTF8PROC_CATEGORY_MN && k <= UTF8PROC_CATEGORY_ME) ||
+         (k == UTF8PROC_CATEGORY_CN && is_newer_mark(c));
 }
 
 bool is_accent(uint32_t c) { return is_mark(c) != differs_as_accent(c); }
 
-bool is_nonspacing_mark(uint32_t c) { return (category(c) == UTF8PROC_CATEGORY_MN) != differs_as_mark_of_bert(c); }
+bool is_nonspacing_mark(uint32_t c) {
+  return (category(c) == UTF8PROC_CATEGORY_MN) != differs_as_mark_of_bert(c);
+}
 
 bool is_space(uint32_t c) {
   if (c < 0x80) return c == ' ' || (c >= '\t' && c <= '\r');
-  return c == 0x85 || c == 0xA0 || c == 0x1680 || is_between(c, 0x2000, 0x200A) || c == 0x2028 || c == 0x2029 ||
-         c == 0x202F || c == 0x205F || c == 0x3000;
+  return c == 0x85 || c == 0xA0 || c == 0x1680 || is_between(c, 0x2000, 0x200A) || c == 0x2028 ||
+         c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
 bool is_word(uint32_t c) {
@@ -121,8 +125,10 @@ bool is_word(uint32_t c) {
     case UTF8PROC_CATEGORY_ME:
     case UTF8PROC_CATEGORY_ND:
     case UTF8PROC_CATEGORY_NL:
-    case UTF8PROC_CATEGORY_PC: return true;
-    case UTF8PROC_CATEGORY_CN: return is_newer_letter(c) || is_newer_number(c) || is_newer_mark(c);
+    case UTF8PROC_CATEGORY_PC:
+      return true;
+    case UTF8PROC_CATEGORY_CN:
+      return is_newer_letter(c) || is_newer_number(c) || is_newer_mark(c);
     default:
       // Join_Control, and the symbols that are Other_Alphabetic (letters in circles and squares).
       return c == 0x200C || c == 0x200D || is_between(c, 0x24B6, 0x24E9) || is_between(c, 0x1F130, 0x1F149) ||
@@ -131,20 +137,23 @@ bool is_word(uint32_t c) {
 }
 
 bool is_punctuation(uint32_t c) {
-  if (c < 0x80) return is_between(c, '!', '/') || is_between(c, ':', '@') || is_between(c, '[', '`') || is_between(c, '{', '~');
+  if (c < 0x80)
+    return is_between(c, '!', '/') || is_between(c, ':', '@') || is_between(c, '[', '`') ||
+           is_between(c, '{', '~');
   const auto k = category(c);
   return (k >= UTF8PROC_CATEGORY_PC && k <= UTF8PROC_CATEGORY_PO) != differs_as_punctuation(c);
 }
 
 bool is_control_or_format(uint32_t c) {
   const auto k = category(c);
-  return (k == UTF8PROC_CATEGORY_CC || k == UTF8PROC_CATEGORY_CF || k == UTF8PROC_CATEGORY_CO) != differs_as_control(c);
+  return (k == UTF8PROC_CATEGORY_CC || k == UTF8PROC_CATEGORY_CF || k == UTF8PROC_CATEGORY_CO) !=
+         differs_as_control(c);
 }
 
 bool is_cjk_ideograph(uint32_t c) {
   return is_between(c, 0x4E00, 0x9FFF) || is_between(c, 0x3400, 0x4DBF) || is_between(c, 0x20000, 0x2A6DF) ||
-         is_between(c, 0x2A700, 0x2B73F) || is_between(c, 0x2B740, 0x2B81F) || is_between(c, 0x2B920, 0x2CEAF) ||
-         is_between(c, 0xF900, 0xFAFF) || is_between(c, 0x2F800, 0x2FA1F);
+         is_between(c, 0x2A700, 0x2B73F) || is_between(c, 0x2B740, 0x2B81F) ||
+         is_between(c, 0x2B920, 0x2CEAF) || is_between(c, 0xF900, 0xFAFF) || is_between(c, 0x2F800, 0x2FA1F);
 }
 
 void append_lowercase(std::string& out, uint32_t c) {
@@ -164,7 +173,8 @@ bool is_normalization_boundary(uint32_t c) {
 void append_normalized(std::string& out, std::string_view text, NormalForm form) {
   const bool compatible = form == NormalForm::kNfkc || form == NormalForm::kNfkd;
   const bool composed = form == NormalForm::kNfc || form == NormalForm::kNfkc;
-  const auto decompose = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | (compatible ? UTF8PROC_COMPAT : 0));
+  const auto decompose = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE |
+                                                        (compatible ? UTF8PROC_COMPAT : 0));
   std::vector<utf8proc_int32_t> points;
   points.reserve(text.size());
   for (size_t at = 0; at < text.size();) {
@@ -176,7 +186,8 @@ void append_normalized(std::string& out, std::string_view text, NormalForm form)
     }
     utf8proc_int32_t parts[32];  // the longest decomposition has 18 (U+FDFA)
     int last_boundclass = 0;
-    const auto count = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c.value), parts, 32, decompose, &last_boundclass);
+    const auto count = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c.value), parts, 32, decompose,
+                                               &last_boundclass);
     if (count < 0 || count > 32) fail(ErrorCode::kInternal, "utf8proc cannot decompose U+{:04X}", c.value);
     points.insert(points.end(), parts, parts + count);
     at += c.length;
@@ -187,7 +198,8 @@ void append_normalized(std::string& out, std::string_view text, NormalForm form)
     size_t end = at;
     while (end < points.size() && combining_class(points[end]) != 0) ++end;
     if (end - at > 1) {
-      std::stable_sort(points.begin() + static_cast<ptrdiff_t>(at), points.begin() + static_cast<ptrdiff_t>(end),
+      std::stable_sort(points.begin() + static_cast<ptrdiff_t>(at),
+                       points.begin() + static_cast<ptrdiff_t>(end),
                        [&](auto a, auto b) { return combining_class(a) < combining_class(b); });
     }
     at = end + 1;

@@ -13,8 +13,9 @@ struct CodePoint {
   uint32_t length = 0;  // bytes
 };
 
-// One step through bytes that may not be UTF-8: a well-formed character, or the longest ill-formed part that the
-// Unicode standard replaces by one U+FFFD (table 3-7: overlong forms, surrogates and values above 10FFFF are ill-formed).
+// One step through bytes that may not be UTF-8: a well-formed character, or the longest ill-formed part that
+// the Unicode standard replaces by one U+FFFD (table 3-7: overlong forms, surrogates and values above 10FFFF
+// are ill-formed).
 struct Utf8Unit {
   uint32_t length = 0;
   bool is_valid = false;
@@ -47,8 +48,8 @@ void append_lowercase(std::string& out, uint32_t c);
 
 enum class NormalForm { kNfc, kNfd, kNfkc, kNfkd };
 
-// True for characters that no normal form changes and that never combine with what stands before them. Text may be cut
-// before such a character and its parts normalized one by one.
+// True for characters that no normal form changes and that never combine with what stands before them. Text
+// may be cut before such a character and its parts normalized one by one.
 bool is_normalization_boundary(uint32_t c);
 
 // Appends the normal form of valid UTF-8. O(n log n) for any input.

@@ -1,8 +1,8 @@
 #include "text/unicode.h"
 
-#include <chrono>
-
 #include "support.h"
+
+#include <chrono>
 
 namespace lowbit {
 namespace {
@@ -27,8 +27,9 @@ TEST(Utf8, EveryCharacterReadsBack) {
 }
 
 TEST(Utf8, OverlongFormsSurrogatesAndTooLargeValuesAreInvalid) {
-  for (std::string_view bad : {"\xC0\x80", "\xC1\xBF", "\xE0\x9F\xBF", "\xF0\x8F\xBF\xBF", "\xED\xA0\x80", "\xED\xBF\xBF",
-                               "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\x80", "\xFF", "\xE4\xBD", "a\xF0\x9F\x98"}) {
+  for (std::string_view bad :
+       {"\xC0\x80", "\xC1\xBF", "\xE0\x9F\xBF", "\xF0\x8F\xBF\xBF", "\xED\xA0\x80", "\xED\xBF\xBF",
+        "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\x80", "\xFF", "\xE4\xBD", "a\xF0\x9F\x98"}) {
     EXPECT_FALSE(is_utf8(bad)) << ::testing::PrintToString(std::string(bad));
   }
   EXPECT_TRUE(is_utf8("\xF4\x8F\xBF\xBF"));
@@ -64,9 +65,12 @@ TEST(NormalForm, ManyMarksTakeLinearTime) {
 }
 
 TEST(UnicodeClass, IsThatOfTheReference) {
-  EXPECT_TRUE(is_letter(0x4F60) && is_letter('z') && is_letter(0x13C86) && !is_letter('1') && !is_letter(0x301));
-  EXPECT_TRUE(is_number('7') && is_number(0xB2) && is_number(0x2167) && is_number(0x3007) && !is_number(0x4E00));
-  EXPECT_TRUE(is_space(0x3000) && is_space(0x85) && !is_space(0x200B) && !is_space(0x180E) && !is_space(0x1C));
+  EXPECT_TRUE(is_letter(0x4F60) && is_letter('z') && is_letter(0x13C86) && !is_letter('1') &&
+              !is_letter(0x301));
+  EXPECT_TRUE(is_number('7') && is_number(0xB2) && is_number(0x2167) && is_number(0x3007) &&
+              !is_number(0x4E00));
+  EXPECT_TRUE(is_space(0x3000) && is_space(0x85) && !is_space(0x200B) && !is_space(0x180E) &&
+              !is_space(0x1C));
   EXPECT_TRUE(is_word('_') && is_word(0x301) && is_word(0x24B6) && !is_word(0xB2) && !is_word('-'));
   EXPECT_TRUE(is_punctuation('$') && is_punctuation(0xFF0C) && !is_punctuation(0x20AC));
 }

@@ -1,5 +1,6 @@
 // Where the Unicode tables of the reference (HF tokenizers 0.23: Oniguruma with Unicode 16, Rust with 17, a
-// normalization crate with 11) differ from utf8proc 2.8 (Unicode 14 to 15), and a model was trained with the former.
+// normalization crate with 11) differ from utf8proc 2.8 (Unicode 14 to 15), and a model was trained with the
+// former.
 #pragma once
 
 #include <cstdint>

@@ -1,9 +1,9 @@
 #include "text/vocabulary.h"
 
+#include "base/fail.h"
+
 #include <algorithm>
 #include <functional>
-
-#include "base/fail.h"
 
 namespace lowbit {
 
@@ -14,7 +14,8 @@ Vocabulary Vocabulary::from_json(Json& vocab) {
   for (auto& [token, id] : object) {
     const int64_t value = id.as_integer();
     if (value < 0 || value > kMaxId) {
-      fail(ErrorCode::kCorruptFile, "the token \"{}\" has id {}, expected 0 to {}", token.substr(0, 100), value, kMaxId);
+      fail(ErrorCode::kCorruptFile, "the token \"{}\" has id {}, expected 0 to {}", token.substr(0, 100),
+           value, kMaxId);
     }
     vocabulary.add(std::move(token), static_cast<int32_t>(value));
   }
@@ -32,15 +33,17 @@ void Vocabulary::reserve(size_t count) {
 
 size_t Vocabulary::slot_of(std::string_view token) const {
   const size_t mask = slots_.size() - 1;
-  size_t slot = std::hash<std::string_view>{}(token) & mask;
-  while (slots_[slot] >= 0 && entries_[static_cast<size_t>(slots_[slot])].token != token) slot = (slot + 1) & mask;
+  size_t slot = std::hash<std::string_view>{}(token)&mask;
+  while (slots_[slot] >= 0 && entries_[static_cast<size_t>(slots_[slot])].token != token)
+    slot = (slot + 1) & mask;
   return slot;
 }
 
 void Vocabulary::add(std::string token, int32_t id) {
   reserve(entries_.size() + 1);
   const size_t slot = slot_of(token);
-  if (slots_[slot] >= 0) fail(ErrorCode::kCorruptFile, "the token \"{}\" appears twice", token.substr(0, 100));
+  if (slots_[slot] >= 0)
+    fail(ErrorCode::kCorruptFile, "the token \"{}\" appears twice", token.substr(0, 100));
   if (id >= end_id()) entry_of_id_.resize(static_cast<size_t>(id) + 1, -1);
   int32_t& entry = entry_of_id_[static_cast<size_t>(id)];
   if (entry >= 0) {

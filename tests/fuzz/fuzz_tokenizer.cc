@@ -1,13 +1,13 @@
-// tokenizer.json from untrusted bytes. The first byte says how the rest is cut: a tokenizer file and a text for it, or,
-// with one of the fixed tokenizers here, a text alone. What loads must encode and decode any text or say why not, and a
-// stream must give what decode gives.
+// tokenizer.json from untrusted bytes. The first byte says how the rest is cut: a tokenizer file and a text
+// for it, or, with one of the fixed tokenizers here, a text alone. What loads must encode and decode any text
+// or say why not, and a stream must give what decode gives.
+#include "lowbit/error.h"
+#include "lowbit/tokenizer.h"
+
 #include <cstdlib>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include "lowbit/error.h"
-#include "lowbit/tokenizer.h"
 
 namespace {
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Goldens for the tokenizers, made with HF `tokenizers` (0.23.3 when last run).
+"""Goldens for the tokenizers, made with HF `tokenizers` (0.23.3 when last run; Unicode tables as in src/text/unicode_versions.h).
 
   make_tokenizer_golden.py train             trains the small tokenizers of tests/golden/tokenizers/ and writes their cases
   make_tokenizer_golden.py compare BINARY [--count 10000] [--seed 1] FOLDER ...

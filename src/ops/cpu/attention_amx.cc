@@ -1,21 +1,22 @@
-// Attention for prompts with BF16 tiles: q, k, v and the softmax's weights are rounded, sums stay FP32. Tiles:
+// Attention for prompts with BF16 tiles: q, k, v and the softmax's weights are rounded, sums stay FP32.
+// Tiles:
 //   q        A: rows of queries, 32 dimensions                     in place, [kAttentionRows][head_dim]
 //   keys     B: row i = dimensions 2 i and 2 i + 1 of 16 keys      [head_dim / 32][4] tiles
 //   weights  A: rows of queries, 32 keys                           in place, [kAttentionRows][kAttentionKeys]
 //   values   B: row i = keys 2 i and 2 i + 1 of 16 dimensions      [2][head_dim / 16] tiles
-#include <immintrin.h>
-
 #include "ops/attention_args.h"
+
+#include <immintrin.h>
 
 namespace lowbit {
 namespace {
+// In this order.
+// clang-format off
 #include "ops/cpu/vector_avx512.inc"
-
 #include "ops/cpu/exp.inc"
-
 #include "ops/cpu/attention.inc"
-
 #include "ops/cpu/amx.inc"
+// clang-format on
 
 constexpr int64_t kTileBytes = 1024;
 
@@ -49,7 +50,8 @@ struct TileBlocks {
       for (int64_t key = 0; key < kAttentionKeys; key += 16, to += kTileBytes) {
         __m512i rows[16];
         for (int64_t i = 0; i < 16; ++i) {
-          rows[i] = key + i < count ? load_pairs(args, cache, (base + key + i) * args.head_dim + d) : _mm512_setzero_si512();
+          rows[i] = key + i < count ? load_pairs(args, cache, (base + key + i) * args.head_dim + d)
+                                    : _mm512_setzero_si512();
         }
         transpose16(rows);
         for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + i * 64, rows[i]);
@@ -57,20 +59,23 @@ struct TileBlocks {
     }
   }
 
-  static void pack_values(const AttentionArgs& args, const void* cache, int64_t base, int64_t count, char* to) {
+  static void pack_values(const AttentionArgs& args, const void* cache, int64_t base, int64_t count,
+                          char* to) {
     for (int64_t first = 0; first < kAttentionKeys; first += 32) {
       for (int64_t d = 0; d < args.head_dim; d += 16, to += kTileBytes) {
         for (int64_t i = 0; i < 16; ++i) {
           const int64_t key = first + 2 * i;
           const Vec low = key < count ? load_floats(args, cache, (base + key) * args.head_dim + d) : zero();
-          const Vec high = key + 1 < count ? load_floats(args, cache, (base + key + 1) * args.head_dim + d) : zero();
+          const Vec high =
+              key + 1 < count ? load_floats(args, cache, (base + key + 1) * args.head_dim + d) : zero();
           _mm512_storeu_si512(to + i * 64, bf16_pairs(low, high));
         }
       }
     }
   }
 
-  static void attend(const AttentionArgs& args, const AttentionItem& item, const Workplace& place, int64_t first, int64_t count) {
+  static void attend(const AttentionArgs& args, const AttentionItem& item, const Workplace& place,
+                     int64_t first, int64_t count) {
     const AttentionSequence& sequence = args.sequences[item.sequence];
     const int64_t base = item.kv_head * sequence.capacity + first, head_dim = args.head_dim;
     const int64_t padded_rows = (item.rows + 15) / 16 * 16;
@@ -109,7 +114,8 @@ struct TileBlocks {
     for (int64_t row = 0; row < padded_rows; ++row) {
       for (int64_t key = 0; key < kAttentionKeys; key += 16) {
         const bool used = row < item.rows && key < count;
-        const __m256i bits = used ? bf16_row(load(place.scores + row * kAttentionKeys + key)) : _mm256_setzero_si256();
+        const __m256i bits =
+            used ? bf16_row(load(place.scores + row * kAttentionKeys + key)) : _mm256_setzero_si256();
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(place.weights + row * kAttentionKeys + key), bits);
       }
       if (row >= item.rows || shrink[row] == 1) continue;

@@ -1,14 +1,15 @@
-#include <immintrin.h>
-
 #include "ops/attention_args.h"
+
+#include <immintrin.h>
 
 namespace lowbit {
 namespace {
+// In this order.
+// clang-format off
 #include "ops/cpu/vector_avx512.inc"
-
 #include "ops/cpu/exp.inc"
-
 #include "ops/cpu/attention.inc"
+// clang-format on
 }  // namespace
 
 void attention_avx512(const AttentionArgs& args, int64_t begin, int64_t end, void* scratch) noexcept {

@@ -1,15 +1,16 @@
-#include <immintrin.h>
-
 #include "ops/elementwise_args.h"
 #include "ops/softmax_args.h"
 
+#include <immintrin.h>
+
 namespace lowbit {
 namespace {
+// In this order.
+// clang-format off
 #include "ops/cpu/vector_avx2.inc"
-
 #include "ops/cpu/exp.inc"
-
 #include "ops/cpu/swiglu.inc"
+// clang-format on
 
 inline void norm_row(const RmsNormArgs& args, const float* x, float* y) {
   const int64_t width = args.width, whole = width / kLanes * kLanes;
@@ -23,10 +24,13 @@ inline void norm_row(const RmsNormArgs& args, const float* x, float* y) {
   }
   const double mean = wide_reduce(wide_add(sums[0], sums[1])) / static_cast<double>(width);
   const Vec inverse = set1(static_cast<float>(1 / __builtin_sqrt(mean + static_cast<double>(args.epsilon))));
-  for (int64_t i = 0; i < whole; i += kLanes) store(y + i, mul(mul(load(x + i), inverse), load(args.weight + i)));
+  for (int64_t i = 0; i < whole; i += kLanes)
+    store(y + i, mul(mul(load(x + i), inverse), load(args.weight + i)));
   if (whole < width) {
     const int64_t count = width - whole;
-    store_first(y + whole, count, mul(mul(load_first(x + whole, count, 0), inverse), load_first(args.weight + whole, count, 0)));
+    store_first(
+        y + whole, count,
+        mul(mul(load_first(x + whole, count, 0), inverse), load_first(args.weight + whole, count, 0)));
   }
 }
 
@@ -51,7 +55,8 @@ inline int32_t argmax_of(const float* x, int64_t vocab) {
 }  // namespace
 
 void rms_norm_avx2(const RmsNormArgs& args, int64_t begin, int64_t end, void*) noexcept {
-  for (int64_t row = begin; row < end; ++row) norm_row(args, args.x + row * args.width, args.y + row * args.width);
+  for (int64_t row = begin; row < end; ++row)
+    norm_row(args, args.x + row * args.width, args.y + row * args.width);
 }
 
 void rope_avx2(const RopeArgs& args, int64_t begin, int64_t end, void*) noexcept {
@@ -76,7 +81,9 @@ void rope_avx2(const RopeArgs& args, int64_t begin, int64_t end, void*) noexcept
   }
 }
 
-void swiglu_avx2(const SwigluArgs& args, int64_t begin, int64_t end, void*) noexcept { swiglu_run(args, begin, end); }
+void swiglu_avx2(const SwigluArgs& args, int64_t begin, int64_t end, void*) noexcept {
+  swiglu_run(args, begin, end);
+}
 
 void add_avx2(const AddArgs& args, int64_t begin, int64_t end, void*) noexcept {
   int64_t i = begin;
@@ -85,7 +92,8 @@ void add_avx2(const AddArgs& args, int64_t begin, int64_t end, void*) noexcept {
 }
 
 void argmax_avx2(const ArgmaxArgs& args, int64_t begin, int64_t end, void*) noexcept {
-  for (int64_t row = begin; row < end; ++row) args.out[row] = argmax_of(args.x + row * args.vocab, args.vocab);
+  for (int64_t row = begin; row < end; ++row)
+    args.out[row] = argmax_of(args.x + row * args.vocab, args.vocab);
 }
 
 }  // namespace lowbit

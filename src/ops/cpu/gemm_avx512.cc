@@ -1,6 +1,6 @@
-#include <immintrin.h>
-
 #include "ops/gemm_args.h"
+
+#include <immintrin.h>
 
 namespace lowbit {
 namespace {
@@ -33,7 +33,9 @@ inline GemmVec gv_fma(GemmVec a, GemmVec b, GemmVec c) { return _mm512_fmadd_pd(
 }  // namespace twice
 }  // namespace
 
-void gemm_avx512(const GemmArgs& args, int64_t begin, int64_t end, void*) noexcept { single::multiply_tiles(args, begin, end); }
+void gemm_avx512(const GemmArgs& args, int64_t begin, int64_t end, void*) noexcept {
+  single::multiply_tiles(args, begin, end);
+}
 void gemm_double_avx512(const GemmArgs& args, int64_t begin, int64_t end, void*) noexcept {
   twice::multiply_tiles(args, begin, end);
 }

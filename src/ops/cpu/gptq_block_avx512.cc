@@ -1,12 +1,14 @@
-#include <immintrin.h>
-
 #include "ops/gptq_block_args.h"
+
+#include <immintrin.h>
 
 namespace lowbit {
 namespace {
+// In this order.
+// clang-format off
 #include "ops/cpu/vector_avx512.inc"
-
 #include "ops/cpu/gptq_block.inc"
+// clang-format on
 }  // namespace
 
 void gptq_block_avx512(const GptqBlockArgs& args, int64_t begin, int64_t end, void* scratch) noexcept {

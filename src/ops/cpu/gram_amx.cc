@@ -1,15 +1,19 @@
-// h += x^T x with x rounded to BF16: products are exact, sums FP32 in tiles, at most kGemmDepth tokens before they are
-// added to h. Both factors are packed by panels of 32 columns; a panel holds, for each 32 tokens, two tiles of 1 KiB:
+// h += x^T x with x rounded to BF16: products are exact, sums FP32 in tiles, at most kGemmDepth tokens before
+// they are added to h. Both factors are packed by panels of 32 columns; a panel holds, for each 32 tokens,
+// two tiles of 1 KiB:
 //   a, tile of columns c ... c + 15: row i = column c + i, its 32 tokens as 16 pairs
 //   b, tile of columns c ... c + 15: row i = tokens 2 i and 2 i + 1 side by side, for 16 columns
 // so a tile of a is that of b with its 32-bit elements transposed.
-#include <immintrin.h>
-
 #include "ops/gemm_args.h"
+
+#include <immintrin.h>
 
 namespace lowbit {
 namespace {
+// In this order.
+// clang-format off
 #include "ops/cpu/amx.inc"
+// clang-format on
 
 constexpr int64_t kPanel = 32, kTileBytes = 1024;
 
@@ -57,7 +61,8 @@ inline void multiply_block(const GemmArgs& args, int64_t row, int64_t column, in
 }
 }  // namespace
 
-void gram_amx_pack(const float* x, int64_t tokens, int64_t width, void* a, void* b, int64_t begin, int64_t end) noexcept {
+void gram_amx_pack(const float* x, int64_t tokens, int64_t width, void* a, void* b, int64_t begin,
+                   int64_t end) noexcept {
   const int64_t steps = (tokens + 31) / 32;
   for (int64_t panel = begin; panel < end; ++panel) {
     char* to_a = static_cast<char*>(a) + panel * steps * 2 * kTileBytes;
@@ -68,7 +73,8 @@ void gram_amx_pack(const float* x, int64_t tokens, int64_t width, void* a, void*
         __m512i rows[16];
         for (int i = 0; i < 16; ++i) {
           const int64_t token = step * 32 + 2 * i;
-          rows[i] = bf16_pairs(load_columns(x, tokens, width, token, column), load_columns(x, tokens, width, token + 1, column));
+          rows[i] = bf16_pairs(load_columns(x, tokens, width, token, column),
+                               load_columns(x, tokens, width, token + 1, column));
           _mm512_storeu_si512(to_b + i * 64, rows[i]);
         }
         transpose16(rows);
@@ -86,8 +92,8 @@ void gram_amx_bf16(const GemmArgs& args, int64_t begin, int64_t end, void*) noex
   for (int64_t tile = begin; tile < end; ++tile) {
     const int64_t first_row = tile / column_tiles * size, first_column = tile % column_tiles * size;
     for (int64_t row = first_row; row < args.rows && row < first_row + size; row += 32) {
-      for (int64_t column = row > first_column ? row : first_column; column < args.columns && column < first_column + size;
-           column += 32) {
+      for (int64_t column = row > first_column ? row : first_column;
+           column < args.columns && column < first_column + size; column += 32) {
         multiply_block(args, row, column, steps, sums);
       }
     }

@@ -3,8 +3,7 @@
 // A tile of W holds 16 output columns x 32 columns of x as AMX wants its second operand: [16 pairs][16 output
 // columns][2]. Affine codes come in just this shape: a shifted and masked word row is a pair of codes for
 // each lane (ops/cpu/affine_codes.inc), so dequantizing needs no shuffle; x stands in the same order of
-// columns (XForm::kBf16Tiles). A panel of W, kPanel output columns x kDepth tiles, is converted once and
-// stays in L2 while all rows of x pass.
+// columns (XForm::kBf16Tiles). A panel of W is converted once and stays in L2 while all rows of x pass.
 #include "ops/cpu/amx_tiles.h"
 #include "ops/cpu/matmul_kernels.h"
 
@@ -21,11 +20,14 @@ namespace {
 #include "ops/cpu/start_rows.inc"
 
 constexpr int64_t kTile = 512;   // elements of a tile
-constexpr int64_t kDepth = 16;   // tiles, 512 columns of x
-constexpr int64_t kPanel = 512;  // output columns
 constexpr int64_t kEdge = 32;    // rows and output columns of a block of 2 x 2 tiles
-constexpr size_t kPanelBytes = sizeof(uint16_t) * 32 * kDepth * kPanel;
-static_assert(kPanelBytes + sizeof(float) * kEdge * kEdge <= kMatmulScratchBytes);
+constexpr int64_t kDepth = 48;   // tiles: columns of x / 32 that a panel of W spans at most
+constexpr int64_t kSlice = 18;   // tiles: part of them whose x (32 rows) stays in L1
+constexpr int64_t kPanel = 512;  // output columns of a panel at most
+constexpr int64_t kPanelTiles = 1024;
+constexpr size_t kPanelBytes = sizeof(uint16_t) * kTile * kPanelTiles;
+constexpr size_t kSumBytes = sizeof(float) * kEdge * kPanel;
+static_assert(kPanelBytes + kSumBytes + sizeof(float) * kEdge * kEdge <= kMatmulScratchBytes);
 
 // Tile instructions do not tell the compiler which memory they touch.
 inline void memory_barrier() { __asm__ volatile("" ::: "memory"); }
@@ -140,16 +142,28 @@ void pack_strip(const MatmulArgs& args, int64_t n, int64_t lanes, int64_t k, int
   }
 }
 
-// c[32 or 16 rows, 32] += two (or one) row blocks of x times two strips of W
+// Where a block of 2 x 2 tiles comes from or goes to; null data: zeros. A stride of 0 repeats one row.
+struct Place {
+  float* data;
+  int64_t stride;  // elements
+};
+
+// to = from + two row blocks of x (or one) times two strips of W
 template <bool kTwoRowBlocks>
 inline void multiply(const uint16_t* x0, const uint16_t* x1, const uint16_t* w0, const uint16_t* w1,
-                     int64_t depth, float* c, int64_t c_stride) {
-  const int64_t bytes = c_stride * 4;
-  _tile_loadd(0, c, bytes);
-  _tile_loadd(1, c + 16, bytes);
-  if constexpr (kTwoRowBlocks) {
-    _tile_loadd(2, c + 16 * c_stride, bytes);
-    _tile_loadd(3, c + 16 * c_stride + 16, bytes);
+                     int64_t depth, Place from, Place to) {
+  if (from.data) {
+    _tile_loadd(0, from.data, from.stride * 4);
+    _tile_loadd(1, from.data + 16, from.stride * 4);
+    if constexpr (kTwoRowBlocks) {
+      _tile_loadd(2, from.data + 16 * from.stride, from.stride * 4);
+      _tile_loadd(3, from.data + 16 * from.stride + 16, from.stride * 4);
+    }
+  } else {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
   }
   for (int64_t k = 0; k < depth; ++k) {
     _tile_loadd(4, x0 + k * kTile, 64);
@@ -163,70 +177,101 @@ inline void multiply(const uint16_t* x0, const uint16_t* x1, const uint16_t* w0,
       _tile_dpbf16ps(3, 5, 7);
     }
   }
-  _tile_stored(0, c, bytes);
-  _tile_stored(1, c + 16, bytes);
+  _tile_stored(0, to.data, to.stride * 4);
+  _tile_stored(1, to.data + 16, to.stride * 4);
   if constexpr (kTwoRowBlocks) {
-    _tile_stored(2, c + 16 * c_stride, bytes);
-    _tile_stored(3, c + 16 * c_stride + 16, bytes);
-  }
-}
-
-struct Block {
-  int64_t row, rows, n, columns;  // rows and columns that exist, at most kEdge
-};
-
-// At the edges of y through a copy of a whole block.
-void multiply_block(const MatmulArgs& args, const Block& block, const uint16_t* x0, const uint16_t* x1,
-                    const uint16_t* w0, const uint16_t* w1, int64_t depth, float* copy) {
-  float* y = args.y + block.row * args.out + block.n;
-  const bool is_whole = block.columns == kEdge && block.rows % 16 == 0;
-  float* c = is_whole ? y : copy;
-  const int64_t c_stride = is_whole ? args.out : kEdge;
-  const size_t bytes = static_cast<size_t>(block.columns) * sizeof(float);
-  if (!is_whole) {
-    memset(copy, 0, sizeof(float) * kEdge * kEdge);
-    for (int64_t row = 0; row < block.rows; ++row) memcpy(copy + row * kEdge, y + row * args.out, bytes);
-  }
-  memory_barrier();
-  if (block.rows > 16) {
-    multiply<true>(x0, x1, w0, w1, depth, c, c_stride);
-  } else {
-    multiply<false>(x0, x1, w0, w1, depth, c, c_stride);
-  }
-  memory_barrier();
-  if (!is_whole) {
-    for (int64_t row = 0; row < block.rows; ++row) memcpy(y + row * args.out, copy + row * kEdge, bytes);
+    _tile_stored(2, to.data + 16 * to.stride, to.stride * 4);
+    _tile_stored(3, to.data + 16 * to.stride + 16, to.stride * 4);
   }
 }
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+// The smallest part that cuts `count` into no more parts than `most` does: parts of like size.
+inline int64_t even_part(int64_t count, int64_t most) {
+  const int64_t parts = (count + most - 1) / most;
+  return parts == 0 ? 1 : (count + parts - 1) / parts;
+}
+
+// What a thread works on: a panel of W that spans tiles [k, k + depth) of x and output columns [n, n +
+// width).
+struct Panel {
+  const uint16_t* tiles;  // [strip][depth]
+  int64_t k, depth, n, width;
+  float* sums;   // [kEdge, kPanel] of the rows at hand
+  float* block;  // [kEdge, kEdge], for blocks that y has only a part of
+};
+
+// Sums of one slice for one block: the first slice starts from the bias (or from y, when the panel is not the
+// first of its columns), the last one ends in y, and between slices they stay in panel.sums.
+void multiply_block(const MatmulArgs& args, const Panel& panel, int64_t row, int64_t column, int64_t slice,
+                    int64_t slice_depth) {
+  const int64_t rows = smaller(args.rows - row, kEdge), columns = smaller(panel.width - column, kEdge);
+  const bool is_whole = columns == kEdge && rows % 16 == 0;
+  const bool is_first = slice == 0, is_last = slice + slice_depth == panel.depth;
+  const size_t bytes = static_cast<size_t>(columns) * sizeof(float);
+  float* y = args.y + row * args.out + panel.n + column;
+  const Place sums = {panel.sums + column, kPanel};
+  Place from = sums, to = sums;
+  if (is_first && panel.k > 0) {
+    from = is_whole ? Place{y, args.out} : Place{panel.block, kEdge};
+    for (int64_t r = 0; !is_whole && r < rows; ++r) memcpy(panel.block + r * kEdge, y + r * args.out, bytes);
+  } else if (is_first && args.bias) {
+    memcpy(panel.block, args.bias + panel.n + column, bytes);
+    from = {panel.block, 0};
+  } else if (is_first) {
+    from = {nullptr, 0};
+  }
+  if (is_last) to = is_whole ? Place{y, args.out} : Place{panel.block, kEdge};
+  const uint16_t* x0 = args.x_tiles + (row / 16 * args.x_depth + panel.k + slice) * kTile;
+  const uint16_t* x1 = x0 + args.x_depth * kTile;
+  const uint16_t* w0 = panel.tiles + (column / 16 * panel.depth + slice) * kTile;
+  const uint16_t* w1 = w0 + panel.depth * kTile;
+  memory_barrier();
+  if (rows > 16) {
+    multiply<true>(x0, x1, w0, w1, slice_depth, from, to);
+  } else {
+    multiply<false>(x0, x1, w0, w1, slice_depth, from, to);
+  }
+  memory_barrier();
+  if (is_last && !is_whole) {
+    for (int64_t r = 0; r < rows; ++r) memcpy(y + r * args.out, panel.block + r * kEdge, bytes);
+  }
+}
 
 }  // namespace
 
 void matmul_prefill_amx(const MatmulArgs& args, int64_t begin, int64_t end, void* scratch) noexcept {
-  uint16_t* panel = static_cast<uint16_t*>(scratch);
-  float* copy = reinterpret_cast<float*>(static_cast<uint8_t*>(scratch) + kPanelBytes);
-  start_rows(args, begin, end);
+  if (args.in == 0) return start_rows(args, begin, end);
+  uint16_t* tiles = static_cast<uint16_t*>(scratch);
+  Panel panel;
+  panel.tiles = tiles;
+  panel.sums = reinterpret_cast<float*>(static_cast<uint8_t*>(scratch) + kPanelBytes);
+  panel.block = panel.sums + kEdge * kPanel;
+  // Like parts, so that no slice is so short that moving its sums would cost more than its products.
+  const int64_t most_depth = even_part(args.x_depth, kDepth);
+  const int64_t most_width = smaller(kPanel, kPanelTiles / most_depth * 16 / kEdge * kEdge);
   _tile_loadconfig(&kFullTiles);
-  for (int64_t n = begin; n < end; n += kPanel) {
-    const int64_t width = smaller(end - n, kPanel), strips = (width + kEdge - 1) / kEdge * 2;
-    for (int64_t k = 0; k < args.x_depth; k += kDepth) {
-      const int64_t depth = smaller(args.x_depth - k, kDepth), strip_size = depth * kTile;
+  for (panel.n = begin; panel.n < end; panel.n += most_width) {
+    panel.width = smaller(end - panel.n, most_width);
+    const int64_t strips = (panel.width + kEdge - 1) / kEdge * 2;
+    for (panel.k = 0; panel.k < args.x_depth; panel.k += most_depth) {
+      panel.depth = smaller(args.x_depth - panel.k, most_depth);
       for (int64_t strip = 0; strip < strips; ++strip) {
-        const int64_t left = width - strip * 16;
-        if (left > 0) {
-          pack_strip(args, n + strip * 16, smaller(left, 16), k * 32, depth, panel + strip * strip_size);
+        uint16_t* to = tiles + strip * panel.depth * kTile;
+        const int64_t lanes = smaller(panel.width - strip * 16, 16);
+        if (lanes > 0) {
+          pack_strip(args, panel.n + strip * 16, lanes, panel.k * 32, panel.depth, to);
         } else {
-          memset(panel + strip * strip_size, 0, static_cast<size_t>(strip_size) * 2);
+          memset(to, 0, static_cast<size_t>(panel.depth * kTile) * sizeof(uint16_t));
         }
       }
+      const int64_t most_slice = even_part(panel.depth, kSlice);
       for (int64_t row = 0; row < args.rows; row += kEdge) {
-        const uint16_t* x0 = args.x_tiles + (row / 16 * args.x_depth + k) * kTile;
-        const uint16_t* x1 = x0 + args.x_depth * kTile;
-        for (int64_t c = 0; c < width; c += kEdge) {
-          const Block block = {row, smaller(args.rows - row, kEdge), n + c, smaller(width - c, kEdge)};
-          const uint16_t* w0 = panel + c / 16 * strip_size;
-          multiply_block(args, block, x0, x1, w0, w0 + strip_size, depth, copy);
+        for (int64_t slice = 0; slice < panel.depth; slice += most_slice) {
+          const int64_t slice_depth = smaller(panel.depth - slice, most_slice);
+          for (int64_t column = 0; column < panel.width; column += kEdge) {
+            multiply_block(args, panel, row, column, slice, slice_depth);
+          }
         }
       }
     }

@@ -1,14 +1,15 @@
-#include <algorithm>
-#include <cmath>
-
 #include "ops/attention_args.h"
 #include "tensor/half.h"
+
+#include <algorithm>
+#include <cmath>
 
 namespace lowbit {
 namespace {
 
 float cache_at(const AttentionArgs& args, const void* cache, int64_t index) {
-  return args.bf16_cache ? bf16_to_float(static_cast<const uint16_t*>(cache)[index]) : static_cast<const float*>(cache)[index];
+  return args.bf16_cache ? bf16_to_float(static_cast<const uint16_t*>(cache)[index])
+                         : static_cast<const float*>(cache)[index];
 }
 
 // State of a softmax over part of the keys: values[head_dim], then maximum, then sum.
@@ -22,8 +23,8 @@ void merge(float* state, const float* other, int64_t head_dim) {
 }
 
 // Keys [begin, end) for one query.
-void attend(const AttentionArgs& args, const AttentionSequence& sequence, int64_t kv_head, const float* q, int64_t begin,
-            int64_t end, float* weights, float* state) {
+void attend(const AttentionArgs& args, const AttentionSequence& sequence, int64_t kv_head, const float* q,
+            int64_t begin, int64_t end, float* weights, float* state) {
   const int64_t head_dim = args.head_dim;
   std::fill(state, state + head_dim, 0.0f);
   float maximum = -INFINITY, sum = 0;
@@ -39,7 +40,8 @@ void attend(const AttentionArgs& args, const AttentionSequence& sequence, int64_
     const float weight = std::exp(weights[key - begin] - maximum);
     sum += weight;
     for (int64_t d = 0; d < head_dim; ++d) {
-      state[d] += weight * cache_at(args, sequence.values, (kv_head * sequence.capacity + key) * head_dim + d);
+      state[d] +=
+          weight * cache_at(args, sequence.values, (kv_head * sequence.capacity + key) * head_dim + d);
     }
   }
   state[head_dim] = maximum;
@@ -57,7 +59,8 @@ void attention_ref(const AttentionArgs& args, int64_t begin, int64_t end, void* 
     const AttentionItem& item = args.items[index];
     const AttentionSequence& sequence = args.sequences[item.sequence];
     for (int64_t row = 0; row < item.rows; ++row) {
-      const int64_t token = (item.first_row + row) / group, head = item.kv_head * group + (item.first_row + row) % group;
+      const int64_t token = (item.first_row + row) / group,
+                    head = item.kv_head * group + (item.first_row + row) % group;
       const int64_t offset = ((sequence.row + token) * args.heads + head) * head_dim;
       const int64_t seen_end = sequence.position + token + 1;
       const int64_t seen_begin = args.window > 0 ? std::max<int64_t>(0, seen_end - args.window) : 0;

@@ -1,8 +1,8 @@
-#include <algorithm>
-#include <cmath>
-
 #include "format/affine.h"
 #include "ops/clip_search_args.h"
+
+#include <algorithm>
+#include <cmath>
 
 namespace lowbit {
 
@@ -25,7 +25,8 @@ void clip_search_ref(const ClipSearchArgs& args, int64_t begin, int64_t end, voi
       double error = 0;
       for (int64_t column = 0; column < args.columns; ++column) {
         const float value = args.w[column * args.w_stride + row];
-        const float difference = std::fabs(value - decode_code(nearest_code(value, grid, args.max_code), grid));
+        const float difference =
+            std::fabs(value - decode_code(nearest_code(value, grid, args.max_code), grid));
         error += double{args.column_weights[column]} * std::pow(double{difference}, double{args.norm});
       }
       if (error < least) least = error, best = grid;

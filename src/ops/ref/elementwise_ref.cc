@@ -1,6 +1,6 @@
-#include <cmath>
-
 #include "ops/elementwise_args.h"
+
+#include <cmath>
 
 namespace lowbit {
 
@@ -10,7 +10,8 @@ void rms_norm_ref(const RmsNormArgs& args, int64_t begin, int64_t end, void*) no
     float* y = args.y + row * args.width;
     double squares = 0;
     for (int64_t i = 0; i < args.width; ++i) squares += double{x[i]} * double{x[i]};
-    const float inverse = static_cast<float>(1 / std::sqrt(squares / static_cast<double>(args.width) + double{args.epsilon}));
+    const float inverse =
+        static_cast<float>(1 / std::sqrt(squares / static_cast<double>(args.width) + double{args.epsilon}));
     for (int64_t i = 0; i < args.width; ++i) y[i] = x[i] * inverse * args.weight[i];
   }
 }

@@ -1,7 +1,7 @@
-#include <cmath>
-
 #include "format/affine.h"
 #include "ops/gptq_block_args.h"
+
+#include <cmath>
 
 namespace lowbit {
 

@@ -1,7 +1,7 @@
+#include "ops/softmax_args.h"
+
 #include <algorithm>
 #include <cmath>
-
-#include "ops/softmax_args.h"
 
 namespace lowbit {
 namespace {
@@ -21,7 +21,8 @@ double log_sum_exp_of(const float* x, int64_t vocab) {
 }  // namespace
 
 void log_sum_exp_ref(const LogSumExpArgs& args, int64_t begin, int64_t end, void*) noexcept {
-  for (int64_t row = begin; row < end; ++row) args.out[row] = log_sum_exp_of(args.x + row * args.vocab, args.vocab);
+  for (int64_t row = begin; row < end; ++row)
+    args.out[row] = log_sum_exp_of(args.x + row * args.vocab, args.vocab);
 }
 
 void argmax_ref(const ArgmaxArgs& args, int64_t begin, int64_t end, void*) noexcept {
@@ -39,7 +40,8 @@ void divergence_ref(const DivergenceArgs& args, int64_t begin, int64_t end, void
   for (int64_t row = begin; row < end; ++row) {
     const float* reference = args.reference + row * args.vocab;
     const float* x = args.x + row * args.vocab;
-    const double reference_total = log_sum_exp_of(reference, args.vocab), total = log_sum_exp_of(x, args.vocab);
+    const double reference_total = log_sum_exp_of(reference, args.vocab),
+                 total = log_sum_exp_of(x, args.vocab);
     double sum = std::isfinite(reference_total) && std::isfinite(total) ? 0.0 : NAN;
     for (int64_t i = 0; i < args.vocab; ++i) {
       const double log_p = double{reference[i]} - reference_total;

@@ -1,0 +1,287 @@
+// The program itself, run as a user runs it: help, errors, exit codes, what goes to stdout and what to stderr, and the
+// whole path on a small model.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+
+#include "base/files.h"
+#include "base/json.h"
+#include "support.h"
+
+namespace lowbit {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::TemporaryFolder;
+
+struct Outcome {
+  int code = -1;
+  std::string out, err;
+};
+
+std::string quoted(const std::string& word) {
+  std::string out = "'";
+  for (char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return out + "'";
+}
+
+// Runs the program with `words`, `input` on its stdin.
+Outcome run(const std::vector<std::string>& words, const std::string& input = "") {
+  const TemporaryFolder folder;
+  const fs::path in = folder.path() / "in", out = folder.path() / "out", err = folder.path() / "err";
+  std::ofstream(in, std::ios::binary) << input;
+  std::string command = quoted(LOWBIT_BINARY);
+  for (const std::string& word : words) command += " " + quoted(word);
+  command += " <" + quoted(in) + " >" + quoted(out) + " 2>" + quoted(err);
+  const int status = std::system(command.c_str());
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(out), read_file(err)};
+}
+
+int64_t lines(const std::string& text) { return std::count(text.begin(), text.end(), '\n'); }
+bool holds(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
+
+// An error: its code, nothing on stdout, one line on stderr that holds `part`.
+void expect_error(const std::vector<std::string>& words, int code, std::string_view part, const std::string& input = "") {
+  const Outcome outcome = run(words, input);
+  EXPECT_EQ(outcome.code, code) << outcome.err;
+  EXPECT_EQ(outcome.out, "");
+  EXPECT_EQ(lines(outcome.err), 1) << outcome.err;
+  EXPECT_TRUE(holds(outcome.err, "lowbit: error: ")) << outcome.err;
+  EXPECT_TRUE(holds(outcome.err, part)) << "expected to find: " << part << "\nin: " << outcome.err;
+}
+
+// Runs with --json and returns the object on stdout.
+Json run_json(std::vector<std::string> words, const std::string& input = "") {
+  words.push_back("--json");
+  const Outcome outcome = run(words, input);
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  Json json = parse_json(outcome.out, "stdout");
+  EXPECT_TRUE(json.is_object());
+  return json;
+}
+
+const std::vector<std::vector<std::string>> kCommands = {
+    {"quantize"}, {"eval"},    {"eval", "classify"}, {"eval", "perplexity"}, {"eval", "divergence"}, {"compare"}, {"generate"},
+    {"chat"},     {"inspect"}, {"convert"},          {"tokenize"},           {"render"},             {"doctor"}};
+
+TEST(Help, OfEveryCommandTeachesWithAnExample) {
+  for (std::vector<std::string> words : kCommands) {
+    words.push_back("--help");
+    const Outcome outcome = run(words);
+    EXPECT_EQ(outcome.code, 0) << words[0];
+    EXPECT_TRUE(holds(outcome.out, "Example:\n  ")) << outcome.out;
+    EXPECT_TRUE(holds(outcome.out, "Usage: lowbit " + words[0])) << outcome.out;
+    EXPECT_EQ(outcome.err, "");
+    if (words[0] == "eval" && words.size() == 2) continue;  // a group of commands
+    for (const char* option : {"--threads", "--json", "--version"}) EXPECT_TRUE(holds(outcome.out, option)) << outcome.out;
+  }
+}
+
+TEST(Help, ListsCommandsAndExitCodes) {
+  const Outcome outcome = run({"--help"});
+  EXPECT_EQ(outcome.code, 0);
+  for (const auto& words : kCommands) EXPECT_TRUE(holds(outcome.out, "\n  " + words[0])) << outcome.out;
+  for (const char* code : {"Exit codes:", "0  ", "1  ", "2  ", "3  ", "4  ", "130  "}) EXPECT_TRUE(holds(outcome.out, code));
+}
+
+TEST(Help, ShowsTheDefaultsOfTheOptionsStructs) {
+  const Outcome outcome = run({"quantize", "--help"});
+  for (const char* part : {"--bits N", "(default 4)", "--group-size N", "(default 128)", "--sym, --no-sym", "(default on)",
+                           "--damp-percent X", "--desc-act, --no-desc-act", "--max-length N", "-o, --output OUT"}) {
+    EXPECT_TRUE(holds(outcome.out, part)) << part << "\n" << outcome.out;
+  }
+}
+
+TEST(Version, IsPrintedEverywhere) {
+  const Outcome top = run({"--version"}), command = run({"inspect", "--version"});
+  EXPECT_EQ(top.code, 0);
+  EXPECT_TRUE(holds(top.out, "lowbit ")) << top.out;
+  EXPECT_EQ(top.out, command.out);
+}
+
+TEST(Usage, MistypedNamesAreSuggested) {
+  expect_error({"quantize", "m", "-o", "o", "--bit", "4"}, 2, "did you mean --bits?");
+  expect_error({"quantize", "m", "-o", "o", "--groupsize=64"}, 2, "did you mean --group-size?");
+  expect_error({"quantise", "m"}, 2, "did you mean quantize?");
+  expect_error({"eval", "perplexty", "m"}, 2, "did you mean perplexity?");
+  expect_error({"eval", "classify", "m", "--data", "d", "--frobnicate"}, 2, "has no option --frobnicate");
+}
+
+TEST(Usage, WhatIsMissingOrWrongIsNamed) {
+  expect_error({}, 2, "needs a command");
+  expect_error({"eval"}, 2, "needs a command: classify, perplexity, divergence");
+  expect_error({"quantize", "m"}, 2, "--output");
+  expect_error({"quantize", "m", "-o", "o", "--bits", "four"}, 2, "four");
+  expect_error({"doctor", "--threads", "-3"}, 2, "--threads");
+  expect_error({"inspect", "a", "b"}, 2, "b");
+}
+
+TEST(Errors, AMissingModelIsOneLineAndNothingOnStdout) {
+  const std::vector<std::vector<std::string>> commands = {
+      {"quantize", "/nowhere/m", "-o", "/tmp/o", "--method", "rtn"},
+      {"eval", "classify", "/nowhere/m", "--data", "/dev/null"},
+      {"eval", "perplexity", "/nowhere/m", "--text", "/dev/null"},
+      {"eval", "divergence", "/nowhere/m", "--reference", "/nowhere/r", "--text", "/dev/null"},
+      {"compare", "/nowhere/m", "--text", "/dev/null"},
+      {"generate", "/nowhere/m", "--prompt", "x"},
+      {"chat", "/nowhere/m"},
+      {"inspect", "/nowhere/m"},
+      {"convert", "/nowhere/m", "-o", "/tmp/o"},
+      {"tokenize", "/nowhere/m"},
+      {"render", "/nowhere/m", "--messages", "-"}};
+  for (const auto& words : commands) expect_error(words, 1, "/nowhere/m", "[]");
+}
+
+TEST(Errors, AFolderThatIsNoModelIsNamed) {
+  const TemporaryFolder folder;
+  expect_error({"generate", folder.path(), "--prompt", "x"}, 1, "config.json");
+  std::ofstream(folder.path() / "config.json") << "{\"model_type\": ";
+  expect_error({"generate", folder.path(), "--prompt", "x"}, 1, "config.json");
+}
+
+// The rest needs a model: the demo's own, or one of the material.
+fs::path stories() { return testing::material_folder() / "model-stories260k-llama2c" / "hf"; }
+fs::path story_text() { return testing::material_folder() / "text" / "tinystories.txt"; }
+
+TEST(Errors, OptionValuesThatCannotBeRightAreUsageErrors) {
+  LOWBIT_SKIP_WITHOUT_MATERIAL(material);
+  const TemporaryFolder folder;
+  expect_error({"quantize", stories(), "-o", folder.path() / "o", "--method", "rtn", "--bits", "5"}, 2, "bits is 5");
+  EXPECT_FALSE(fs::exists(folder.path() / "o"));
+  expect_error({"generate", stories(), "--prompt", "x", "--top-p", "1.5"}, 2, "top_p is 1.5");
+  expect_error({"generate", stories(), "--prompt", "x", "--system", "y"}, 2, "--chat");
+  expect_error({"eval", "perplexity", stories(), "--text", story_text(), "--protocol", "wiki"}, 2, "wiki");
+  expect_error({"eval", "perplexity", stories(), "--text", folder.path() / "none"}, 1, "there is no file");
+  expect_error({"eval", "classify", stories(), "--data", story_text(), "--predictions", "/nowhere/p.jsonl"}, 1, "/nowhere");
+}
+
+TEST(Tokenize, GoesThereAndBack) {
+  LOWBIT_SKIP_WITHOUT_MATERIAL(material);
+  const std::string text = "Once upon a time, there was a cat.\nÄ 猫 \"x\"";
+  const Json json = run_json({"tokenize", stories()}, text);
+  ASSERT_GT(json.get("ids").size(), 5u);
+  EXPECT_EQ(json.get("ids").size(), json.get("pieces").size());
+  const Outcome ids = run({"tokenize", stories(), "--ids"}, text);
+  const Outcome back = run({"tokenize", stories(), "--decode"}, ids.out);
+  EXPECT_EQ(back.code, 0) << back.err;
+  EXPECT_EQ(back.out, text);
+  EXPECT_EQ(run({"tokenize", stories(), "--decode"}, json.get("ids").dump()).out, text);
+  const Outcome table = run({"tokenize", stories()}, text);
+  EXPECT_EQ(lines(table.out), static_cast<int64_t>(json.get("ids").size()));
+  expect_error({"tokenize", stories(), "--decode"}, 2, "token ids", "12 cat");
+  expect_error({"tokenize", stories(), "--decode"}, 2, "99999", "99999");
+}
+
+TEST(Render, ShowsSpecialTokensAndSaysWhichAreText) {
+  const TemporaryFolder folder;
+  std::ofstream(folder.path() / "tokenizer_config.json")
+      << R"({"eos_token": "</s>", "added_tokens_decoder": {"1": {"content": "<s>", "special": true}, "2": {"content": "</s>", "special": true}},
+ "chat_template": "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<s>assistant: {% endif %}"})";
+  const std::string messages = R"([{"role": "user", "content": "Hello"}])";
+  EXPECT_EQ(run({"render", folder.path(), "--messages", "-"}, messages).out, "<s>user: Hello</s><s>assistant: \n");
+  const Json json = run_json({"render", folder.path(), "--messages", "-", "--no-generation-prompt"}, messages);
+  EXPECT_EQ(json.get("text").as_string(), "<s>user: Hello</s>");
+  EXPECT_EQ(json.get("literal").size(), 0u);
+  const Outcome bad = run({"render", folder.path(), "--messages", "-"}, "{");
+  EXPECT_NE(bad.code, 0);
+  EXPECT_EQ(bad.out, "");
+}
+
+TEST(Generate, StreamsTheTextThatJsonHolds) {
+  LOWBIT_SKIP_WITHOUT_MATERIAL(material);
+  const std::vector<std::string> words = {"generate", stories(), "--prompt", "Once upon a time", "--max-new-tokens", "24"};
+  const Json json = run_json(words);
+  EXPECT_EQ(json.get("token_ids").size(), 24u);
+  EXPECT_EQ(json.get("prompt_tokens").as_integer(), 6);  // with BOS, as golden_numpy.json has it
+  EXPECT_GT(json.get("tokens_per_second").as_number(), 0);
+  EXPECT_GT(json.get("prefill_tokens_per_second").as_number(), 0);
+  const Outcome text = run(words);
+  EXPECT_EQ(text.code, 0);
+  EXPECT_EQ(text.out, json.get("text").as_string() + "\n");
+  EXPECT_TRUE(holds(text.err, "24 new tokens")) << text.err;
+}
+
+TEST(Chat, AnswersPipedQuestionsAndDropsTheOldestTurns) {
+  LOWBIT_SKIP_WITHOUT_MATERIAL(material);
+  const TemporaryFolder folder;
+  for (const auto& entry : fs::directory_iterator(stories())) {
+    fs::copy_file(entry.path(), folder.path() / entry.path().filename());
+  }
+  std::ofstream(folder.path() / "chat_template.jinja") << "{% for m in messages %}{{ m.content }} {% endfor %}";
+  std::string input = "Once upon a time\n\n/reset\nThe cat\n";
+  Outcome outcome = run({"chat", folder.path(), "--max-new-tokens", "8"}, input + "/exit\nnot asked\n");
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_GE(lines(outcome.out), 2) << outcome.out;
+  EXPECT_TRUE(holds(outcome.err, "a new conversation")) << outcome.err;
+
+  input.clear();
+  for (int i = 0; i < 8; ++i) input += std::string(150, 'x') + "\n";
+  outcome = run({"chat", folder.path(), "--max-new-tokens", "8", "--json"}, input);
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(lines(outcome.out), 8) << outcome.out;
+  EXPECT_TRUE(holds(outcome.err, "the context of 512 tokens is full")) << outcome.err;
+}
+
+TEST(WholePath, QuantizesInspectsEvaluatesAndCompares) {
+  LOWBIT_SKIP_WITHOUT_MATERIAL(material);
+  const TemporaryFolder folder;
+  const fs::path out = folder.path() / "int8";
+  const std::vector<std::string> quantize = {"quantize", stories(), "-o", out, "--method", "rtn", "--bits", "8", "--group-size", "-1"};
+  std::vector<std::string> plan = quantize;
+  plan.push_back("--plan");
+  EXPECT_TRUE(holds(run(plan).out, "It can finish")) << run(plan).out;
+  EXPECT_FALSE(fs::exists(out));
+
+  const Json quantized = run_json(quantize);
+  for (const char* key : {"seconds", "peak_rss_bytes", "peak_anonymous_bytes", "modules"}) EXPECT_NE(quantized.find(key), nullptr) << key;
+  EXPECT_NE(run(quantize).code, 0) << "an existing OUT must not be overwritten silently";
+
+  const Json inspected = run_json({"inspect", out});
+  for (const char* key : {"architecture", "parameters", "bytes", "bits_per_weight", "format", "dialect"}) {
+    EXPECT_NE(inspected.find(key), nullptr) << key;
+  }
+  EXPECT_EQ(inspected.get("dialect").as_string(), "gptq");
+  EXPECT_TRUE(holds(run({"inspect", out}).out, "embedding"));
+
+  const std::vector<std::string> windows = {"--text", story_text(), "--context", "64", "--limit", "4"};
+  std::vector<std::string> words = {"eval", "divergence", out, "--reference", stories()};
+  words.insert(words.end(), windows.begin(), windows.end());
+  const Json divergence = run_json(words);
+  EXPECT_LT(divergence.get("mean_kl").as_number(), 0.05);
+  EXPECT_GT(divergence.get("mean_kl").as_number(), 0);
+  EXPECT_GT(divergence.get("top1_agreement").as_number(), 0.9);
+  EXPECT_EQ(divergence.get("tokens").as_integer(), 4 * 64);
+
+  words = {"eval", "perplexity", out};
+  words.insert(words.end(), windows.begin(), windows.end());
+  const Json perplexity = run_json(words);
+  EXPECT_EQ(perplexity.get("tokens").as_integer(), 4 * 63);
+  EXPECT_NEAR(perplexity.get("perplexity").as_number(), divergence.get("perplexity").as_number(), 1e-6);
+
+  const Outcome table = run({"compare", stories(), out, "--text", story_text(), "--context", "64", "--windows", "4"});
+  EXPECT_EQ(table.code, 0) << table.err;
+  for (const char* part : {"hf", "int8", "bytes", "tokens/s", "perplexity", "mean KL", "KL(reference || model)"}) {
+    EXPECT_TRUE(holds(table.out, part)) << part << "\n" << table.out;
+  }
+}
+
+TEST(WholePath, APlanThatCannotFinishExitsFour) {
+  LOWBIT_SKIP_WITHOUT_MATERIAL(material);
+  const TemporaryFolder folder;
+  const Outcome outcome = run({"quantize", stories(), "-o", folder.path() / "o", "--method", "gptq", "--plan"});
+  EXPECT_EQ(outcome.code, 4) << outcome.err;
+  EXPECT_TRUE(holds(outcome.out, "CANNOT")) << outcome.out;
+  EXPECT_TRUE(holds(outcome.out, "rtn")) << outcome.out;
+}
+
+TEST(Doctor, PrintsOneObject) {
+  const Json json = run_json({"doctor"});
+  EXPECT_NE(json.find("kernels"), nullptr);
+  EXPECT_TRUE(holds(run({"doctor"}).out, "Kernels"));
+}
+
+}  // namespace
+}  // namespace lowbit
