@@ -227,12 +227,12 @@ QuantizedMatrix fall_back(const OpContext& ops, const MatrixProblem& problem, st
 
 }  // namespace
 
-const InverseFactor* FactorCache::factor(const std::vector<int32_t>& order, double damp_percent) {
-  if (order != order_ || damp_percent != damp_percent_) {
+const InverseFactor* FactorCache::factor(const std::vector<int32_t>& order, const Inversion& inversion) {
+  if (order != order_ || !(inversion == inversion_)) {
     factor_.reset();
     order_ = order;
-    damp_percent_ = damp_percent;
-    factor_ = invert(ops_, hessian_, order, damp_percent);
+    inversion_ = inversion;
+    factor_ = invert(ops_, hessian_, order, inversion);
   }
   return factor_ ? &*factor_ : nullptr;
 }
@@ -249,7 +249,13 @@ QuantizedMatrix quantize_gptq(const OpContext& ops, const MatrixProblem& problem
   }
   const int64_t group_size = effective_group_size(hessian.width(), problem.affine.group_size);
   const ColumnOrder order = column_order(diagonal, group_size, problem.gptq);
-  const InverseFactor* factor = factors.factor(order.columns, problem.gptq.damp_percent);
+  Inversion inversion{.damp_percent = problem.gptq.damp_percent};
+  if (problem.as_autogptq) {
+    inversion.dead_diagonal = 1;
+    inversion.precision =
+        FactorPrecision::kDouble;  // where another program's codes are to be met, no noise is added
+  }
+  const InverseFactor* factor = factors.factor(order.columns, inversion);
   if (!factor)
     return fall_back(ops, problem, "its Hessian could not be inverted: rounded to nearest instead");
 

@@ -30,7 +30,8 @@ void mirror(const OpContext& ops, float* matrix, int64_t width) {
 
 class Factorization {
  public:
-  Factorization(const OpContext& ops, const Hessian& hessian, std::span<const int32_t> order)
+  Factorization(const OpContext& ops, const Hessian& hessian, std::span<const int32_t> order,
+                float dead_diagonal)
       : ops_(ops), hessian_(hessian), order_(order), diagonal_(hessian.diagonal()) {
     double sum = 0, live = 0, alive = 0;
     for (float value : diagonal_) {
@@ -38,7 +39,7 @@ class Factorization {
       largest_ = std::max<double>(largest_, value);
       if (value > 0) live += value, alive += 1;
     }
-    const double fill = alive > 0 ? live / alive : 1;
+    const double fill = dead_diagonal > 0 ? double{dead_diagonal} : alive > 0 ? live / alive : 1;
     for (float& value : diagonal_) {
       if (!(value > 0)) value = static_cast<float>(fill), sum += fill;
     }
@@ -133,13 +134,14 @@ Hessian HessianAccumulator::finish() {
 }
 
 std::optional<InverseFactor> invert(const OpContext& ops, const Hessian& hessian,
-                                    std::span<const int32_t> order, double damp_percent) {
+                                    std::span<const int32_t> order, const Inversion& inversion) {
   if (!hessian.is_finite()) return std::nullopt;
-  Factorization factorization(ops, hessian, order);
+  const double damp_percent = inversion.damp_percent;
+  Factorization factorization(ops, hessian, order, inversion.dead_diagonal);
   InverseFactor& result = factorization.result();
   double step = 0.01;
   for (double percent = damp_percent; percent < 1; percent += step, step *= 2) {
-    if (!factorization.attempt(percent, 0, FactorPrecision::kFloat)) continue;
+    if (!factorization.attempt(percent, 0, inversion.precision)) continue;
     if (percent > damp_percent) {
       result.note = fmt::format("the Hessian was singular at damp_percent {:.3g}; {:.3g} was needed",
                                 damp_percent, percent);
@@ -147,7 +149,7 @@ std::optional<InverseFactor> invert(const OpContext& ops, const Hessian& hessian
     return std::move(result);
   }
   for (double floor = 1e-6; floor < 1; floor *= 10) {
-    if (factorization.attempt(damp_percent, floor * factorization.largest(), FactorPrecision::kFloat)) {
+    if (factorization.attempt(damp_percent, floor * factorization.largest(), inversion.precision)) {
       result.note =
           fmt::format("the Hessian was singular; {:.0e} of its largest diagonal element was added", floor);
       return std::move(result);

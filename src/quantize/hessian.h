@@ -2,7 +2,7 @@
 // rescues when it is not positive definite.
 #pragma once
 
-#include "ops/context.h"
+#include "ops/gram.h"
 #include "tensor/tensor.h"
 
 #include <optional>
@@ -46,11 +46,19 @@ struct InverseFactor {
   std::string note;         // how, when the first try failed
 };
 
+struct Inversion {
+  double damp_percent = 0.05;
+  FactorPrecision precision = FactorPrecision::kFloat;  // of the first tries
+  float dead_diagonal = 0;  // put in place of zero diagonal elements; 0: their mean
+
+  bool operator==(const Inversion&) const = default;
+};
+
 // H with rows and columns in the order given, its zero diagonal elements replaced by the mean (such columns
 // stand alone anyway), damped and factored. First damp_percent, then more in growing steps below 1, then a
 // floor under the diagonal, then double precision; nothing when all of that fails (H is not finite, or not a
 // Gram matrix).
 std::optional<InverseFactor> invert(const OpContext& ops, const Hessian& hessian,
-                                    std::span<const int32_t> order, double damp_percent);
+                                    std::span<const int32_t> order, const Inversion& inversion);
 
 }  // namespace lowbit

@@ -28,13 +28,13 @@ class FactorCache {
   FactorCache(const OpContext& ops, const Hessian& hessian) : ops_(ops), hessian_(hessian) {}
   const Hessian& hessian() const { return hessian_; }
   // Null when the Hessian cannot be inverted. The latest factor only is kept.
-  const InverseFactor* factor(const std::vector<int32_t>& order, double damp_percent);
+  const InverseFactor* factor(const std::vector<int32_t>& order, const Inversion& inversion);
 
  private:
   const OpContext& ops_;
   const Hessian& hessian_;
   std::vector<int32_t> order_;
-  double damp_percent_ = -1;
+  Inversion inversion_;
   std::optional<InverseFactor> factor_;
 };
 

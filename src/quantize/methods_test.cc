@@ -172,7 +172,7 @@ TEST(Hessian, FactorInvertsTheDampedMatrix) {
   const Hessian hessian = hessian_of(ops, correlated_inputs(200, width, 2));
   std::vector<int32_t> order(static_cast<size_t>(width));
   std::iota(order.rbegin(), order.rend(), 0);
-  const std::optional<InverseFactor> factor = invert(ops, hessian, order, 0.05);
+  const std::optional<InverseFactor> factor = invert(ops, hessian, order, {.damp_percent = 0.05});
   ASSERT_TRUE(factor);
   EXPECT_EQ(factor->note, "");
   double mean = 0;

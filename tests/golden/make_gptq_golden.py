@@ -2,7 +2,9 @@
 
 The rendering follows the published description of AutoGPTQ 0.7.1 (auto_gptq/quantization/gptq.py and quantizer.py):
 FP32 but for the inversion, damping 0.01 of the mean diagonal, blocks of 128 columns, group parameters from the weights without
-the updates of the block at work, no clip search. Run: python3 tests/golden/make_gptq_golden.py (numpy, safetensors).
+the updates of the block at work, no clip search. "margins" says how far each value was from a tie between two codes, in
+steps: a symmetric grid puts a group's extreme exactly between two codes, so ties are common, and one code that falls the
+other way changes the rest of its row. Run: python3 tests/golden/make_gptq_golden.py (numpy, safetensors).
 """
 
 import json
@@ -13,6 +15,11 @@ from safetensors.numpy import save_file
 
 F = np.float32
 ROWS, COLUMNS, TOKENS, BLOCK, DAMP = 16, 192, 1000, 128, 0.01
+
+
+def fma(a, b, c):
+    """a * b + c, rounded once: the product of two FP32 numbers is exact in double."""
+    return (a.astype(np.float64) * b.astype(np.float64) + c.astype(np.float64)).astype(F)
 
 
 def find_params(w, bits, sym):
@@ -42,7 +49,7 @@ def gptq(w, h, bits, group, sym, desc_act, static_groups):
     h[np.arange(n), np.arange(n)] += F(DAMP) * np.mean(np.diag(h), dtype=F)
     inverse = np.linalg.inv(np.linalg.cholesky(h.astype(np.float64)))  # in double: the same for every LAPACK
     u = np.linalg.cholesky(inverse.T @ inverse).T.astype(F)
-    codes = np.zeros(w.shape, np.uint8)
+    codes, margins = np.zeros(w.shape, np.uint8), np.zeros(w.shape, np.float16)
     used = []
     g_idx = np.zeros(n, np.int32)
     for begin in range(0, n, BLOCK):
@@ -60,12 +67,17 @@ def gptq(w, h, bits, group, sym, desc_act, static_groups):
                         used.append(params)
                     g_idx[c] = c // group
             scale, zero = params
-            level = np.clip(np.rint(block[:, i] / scale) + zero, 0, maxq)
+            level_of = block[:, i] / scale
+            level = np.clip(np.rint(level_of) + zero, 0, maxq)
             codes[:, c] = level
             error = (block[:, i] - scale * (level - zero)) / u[c, c]
-            block[:, i:] -= np.outer(error, u[c, c:end])
+            block[:, i:] = fma(-error[:, None], u[None, c, c:end], block[:, i:])
+            margins[:, c] = np.abs(np.abs(level_of - np.trunc(level_of)) - F(0.5))
             errors[:, i] = error
-        w[:, end:] -= errors @ u[begin:end, end:]
+        total = np.zeros_like(w[:, end:])
+        for i in range(end - begin):
+            total = fma(errors[:, i, None], u[None, begin + i, end:], total)
+        w[:, end:] -= total
     if group == -1:
         used = [params]
     elif static_groups:
@@ -76,7 +88,7 @@ def gptq(w, h, bits, group, sym, desc_act, static_groups):
     # Packing: codes are found again with the F16 scales.
     stored = scales.astype(np.float16).astype(F)
     codes = np.clip(np.rint(codes * scales[g_idx].T / stored[g_idx].T), 0, maxq).astype(np.uint8)
-    return codes, stored, zeros.astype(np.uint8), g_idx
+    return codes, stored, zeros.astype(np.uint8), g_idx, margins[:, back]
 
 
 def main():
@@ -94,8 +106,9 @@ def main():
         (4, 32, True, True, True), (8, 32, True, True, False), (2, 32, False, False, False), (4, 96, False, True, False),
         (4, 32, True, False, True), (8, -1, False, True, False)]:
         name = f"case{len(cases)}"
-        codes, scales, zeros, g_idx = gptq(w, h, bits, group, sym, desc_act, static_groups)
-        tensors |= {f"{name}.codes": codes, f"{name}.scales": scales, f"{name}.zeros": zeros, f"{name}.g_idx": g_idx}
+        codes, scales, zeros, g_idx, margins = gptq(w, h, bits, group, sym, desc_act, static_groups)
+        tensors |= {f"{name}.codes": codes, f"{name}.scales": scales, f"{name}.zeros": zeros, f"{name}.g_idx": g_idx,
+                    f"{name}.margins": margins}
         cases.append(dict(bits=bits, group_size=group, sym=sym, desc_act=desc_act, static_groups=static_groups))
     folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "gptq")
     os.makedirs(folder, exist_ok=True)
