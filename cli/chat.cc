@@ -1,12 +1,5 @@
 #include "lowbit/chat.h"
 
-#include <fmt/format.h>
-
-#include <CLI/CLI.hpp>
-#include <algorithm>
-#include <iostream>
-#include <memory>
-
 #include "command.h"
 #include "json_object.h"
 #include "lowbit/error.h"
@@ -16,6 +9,12 @@
 #include "paths.h"
 #include "terminal.h"
 
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <fmt/format.h>
+#include <iostream>
+#include <memory>
+
 namespace lowbit::cli {
 namespace {
 
@@ -23,7 +22,8 @@ struct Arguments {
   std::string model, system;
   RuntimeOptions runtime;
   GenerateOptions generate;
-  std::set<std::string> given;  // generation fields that the command line sets; the others come from the model
+  std::set<std::string>
+      given;  // generation fields that the command line sets; the others come from the model
   Common common;
 };
 
@@ -31,7 +31,9 @@ struct Arguments {
 class Conversation {
  public:
   Conversation(const LanguageModel& model, std::string system, int64_t room_for_answer)
-      : model_(model), system_(std::move(system)), room_(std::min(room_for_answer, model.context_length() / 2)) {
+      : model_(model),
+        system_(std::move(system)),
+        room_(std::min(room_for_answer, model.context_length() / 2)) {
     reset();
   }
 
@@ -40,8 +42,8 @@ class Conversation {
     if (!system_.empty()) messages_.push_back({"system", system_});
   }
 
-  // The ids of the prompt with the user's next message. kInvalidArgument when that message alone is too long; it is
-  // then forgotten.
+  // The ids of the prompt with the user's next message. kInvalidArgument when that message alone is too long;
+  // it is then forgotten.
   std::vector<int32_t> ask(const std::string& text) {
     messages_.push_back({"user", text});
     const size_t first = system_.empty() ? 0 : 1;
@@ -50,15 +52,18 @@ class Conversation {
       std::vector<int32_t> ids = encode_chat(model_.tokenizer(), model_.chat_template(), messages_);
       if (static_cast<int64_t>(ids.size()) + room_ <= model_.context_length()) {
         if (left > 0) {
-          note(fmt::format("(the context of {} tokens is full: the oldest {} messages have left)", model_.context_length(), left));
+          note(fmt::format("(the context of {} tokens is full: the oldest {} messages have left)",
+                           model_.context_length(), left));
         }
         return ids;
       }
       if (messages_.size() <= first + 1) {
         messages_.pop_back();
-        throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("the message has {} tokens with its template; the model's context of {} leaves {} for it",
-                                ids.size(), model_.context_length(), model_.context_length() - room_));
+        throw Error(
+            ErrorCode::kInvalidArgument,
+            fmt::format(
+                "the message has {} tokens with its template; the model's context of {} leaves {} for it",
+                ids.size(), model_.context_length(), model_.context_length() - room_));
       }
       // A turn is a question and its answer; templates want them to alternate.
       const size_t turn = std::min<size_t>(2, messages_.size() - 1 - first);
@@ -99,7 +104,8 @@ void answer_message(const Arguments& arguments, const LanguageModel& model, cons
   conversation.answer(result.text);
   if (is_streamed) {
     print("\n");
-    if (result.finish_reason == "length") note(fmt::format("(cut at {} tokens; --max-new-tokens)", options.max_new_tokens));
+    if (result.finish_reason == "length")
+      note(fmt::format("(cut at {} tokens; --max-new-tokens)", options.max_new_tokens));
     if (result.finish_reason == "context") note("(cut: the context is full)");
     if (result.finish_reason == "interrupted") note("(stopped)");
   } else {
@@ -148,14 +154,16 @@ int run_chat(Arguments& arguments) {
 }  // namespace
 
 void add_chat(CLI::App& app, Run& run) {
-  CLI::App& command = add_command(app, "chat", "A conversation in the terminal, streamed",
-                                  "  lowbit chat models/qwen2-int4 --system \"You are a careful assistant.\"\n"
-                                  "  samples as the model's generation_config.json says. Ctrl-C stops an answer, /reset forgets the\n"
-                                  "  conversation, /exit leaves. The oldest turns leave when the context is full.");
+  CLI::App& command = add_command(
+      app, "chat", "A conversation in the terminal, streamed",
+      "  lowbit chat models/qwen2-int4 --system \"You are a careful assistant.\"\n"
+      "  samples as the model's generation_config.json says. Ctrl-C stops an answer, /reset forgets the\n"
+      "  conversation, /exit leaves. The oldest turns leave when the context is full.");
   const auto arguments = std::make_shared<Arguments>();
   command.add_option("MODEL", arguments->model, "the model's folder, quantized or not")->required();
   command.add_option("--system", arguments->system, "the system message")->type_name("TEXT");
-  add_fields(command, option_fields(arguments->generate), "Generation (defaults: the model's generation_config.json)");
+  add_fields(command, option_fields(arguments->generate),
+             "Generation (defaults: the model's generation_config.json)");
   add_fields(command, option_fields(arguments->runtime), "Runtime", {"threads"});
   add_common(command, arguments->common);
   command.callback([arguments, &command, &run] {

@@ -1,8 +1,3 @@
-#include <fmt/format.h>
-
-#include <CLI/CLI.hpp>
-#include <memory>
-
 #include "command.h"
 #include "lowbit/error.h"
 #include "lowbit/evaluate.h"
@@ -11,6 +6,10 @@
 #include "options.h"
 #include "paths.h"
 #include "terminal.h"
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <memory>
 
 namespace lowbit::cli {
 namespace {
@@ -50,10 +49,11 @@ ComparisonRow measure(const Arguments& arguments, const std::string& folder, con
   }
   if (!arguments.data.empty()) row.classification = classify(model, arguments.data, arguments.classify, log);
   if (!arguments.text.empty()) {
-    row.perplexity = perplexity(model, arguments.text, {.context = arguments.context, .limit = arguments.windows}, log);
+    row.perplexity =
+        perplexity(model, arguments.text, {.context = arguments.context, .limit = arguments.windows}, log);
     if (source) {
-      row.divergence =
-          divergence(model, *source, arguments.text, {.context = arguments.context, .limit = arguments.windows}, log);
+      row.divergence = divergence(model, *source, arguments.text,
+                                  {.context = arguments.context, .limit = arguments.windows}, log);
     }
   }
   return row;
@@ -84,12 +84,17 @@ int run_compare(Arguments& arguments) {
 
 void add_compare(CLI::App& app, Run& run) {
   CLI::App& command = add_command(
-      app, "compare", "A model beside its quantized forms in one table: bytes, speed, your task, perplexity, divergence",
-      "  lowbit compare models/qwen2 models/qwen2-int8 models/qwen2-int4 --data test.jsonl --text wiki.test.raw\n"
+      app, "compare",
+      "A model beside its quantized forms in one table: bytes, speed, your task, perplexity, divergence",
+      "  lowbit compare models/qwen2 models/qwen2-int8 models/qwen2-int4 --data test.jsonl --text "
+      "wiki.test.raw\n"
       "  prints one column per model; the first folder is the source that the others are compared with.");
   const auto arguments = std::make_shared<Arguments>();
-  command.add_option("MODELS", arguments->models, "the source's folder, then those of the models made from it")->required();
-  command.add_option("--data", arguments->data, "dialogues with labels, as JSONL, for the classification")->type_name("FILE");
+  command
+      .add_option("MODELS", arguments->models, "the source's folder, then those of the models made from it")
+      ->required();
+  command.add_option("--data", arguments->data, "dialogues with labels, as JSONL, for the classification")
+      ->type_name("FILE");
   command.add_option("--text", arguments->text, "a text for perplexity and divergence")->type_name("FILE");
   add_fields(command,
              {{"context", &arguments->context, "ids per window of the text"},

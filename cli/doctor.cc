@@ -1,19 +1,20 @@
 #include "lowbit/doctor.h"
 
-#include <CLI/CLI.hpp>
-#include <memory>
-
 #include "command.h"
 #include "lowbit/report.h"
 #include "options.h"
 #include "terminal.h"
 
+#include <CLI/CLI.hpp>
+#include <memory>
+
 namespace lowbit::cli {
 
 void add_doctor(CLI::App& app, Run& run) {
-  CLI::App& command = add_command(app, "doctor", "The machine, its measured limits, the kernels that would run, and why",
-                                  "  lowbit doctor\n"
-                                  "  measures for about two seconds how fast memory can be read and numbers multiplied.");
+  CLI::App& command =
+      add_command(app, "doctor", "The machine, its measured limits, the kernels that would run, and why",
+                  "  lowbit doctor\n"
+                  "  measures for about two seconds how fast memory can be read and numbers multiplied.");
   const auto common = std::make_shared<Common>();
   add_common(command, *common);
   command.callback([common, &run] {

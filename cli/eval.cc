@@ -1,6 +1,3 @@
-#include <CLI/CLI.hpp>
-#include <memory>
-
 #include "command.h"
 #include "lowbit/evaluate.h"
 #include "lowbit/fields.h"
@@ -9,6 +6,9 @@
 #include "options.h"
 #include "paths.h"
 #include "terminal.h"
+
+#include <CLI/CLI.hpp>
+#include <memory>
 
 namespace lowbit::cli {
 namespace {
@@ -34,7 +34,8 @@ int run_classify(Arguments& arguments) {
   arguments.classify.predictions = arguments.predictions;
   set_on_interrupt(OnInterrupt::kFlag);
   const Log log = progress_log();
-  const ClassifyResult result = classify(load(arguments, arguments.model, log), arguments.data, arguments.classify, log);
+  const ClassifyResult result =
+      classify(load(arguments, arguments.model, log), arguments.data, arguments.classify, log);
   print_line(arguments.common.json ? to_json(result) : classification_text(result));
   return kOk;
 }
@@ -44,7 +45,8 @@ int run_perplexity(Arguments& arguments) {
   require_file(arguments.text, "--text");
   set_on_interrupt(OnInterrupt::kFlag);
   const Log log = progress_log();
-  const PerplexityResult result = perplexity(load(arguments, arguments.model, log), arguments.text, arguments.perplexity, log);
+  const PerplexityResult result =
+      perplexity(load(arguments, arguments.model, log), arguments.text, arguments.perplexity, log);
   print_line(arguments.common.json ? to_json(result) : perplexity_text(result));
   return kOk;
 }
@@ -55,7 +57,8 @@ int run_divergence(Arguments& arguments) {
   require_file(arguments.text, "--text");
   set_on_interrupt(OnInterrupt::kFlag);
   const Log log = progress_log();
-  const LanguageModel model = load(arguments, arguments.model, log), reference = load(arguments, arguments.reference, log);
+  const LanguageModel model = load(arguments, arguments.model, log),
+                      reference = load(arguments, arguments.reference, log);
   const DivergenceResult result = divergence(model, reference, arguments.text, arguments.divergence, log);
   print_line(arguments.common.json ? to_json(result) : divergence_text(result));
   return kOk;
@@ -65,7 +68,8 @@ void add_model(CLI::App& command, Arguments& arguments) {
   command.add_option("MODEL", arguments.model, "the model's folder, quantized or not")->required();
 }
 
-void finish(CLI::App& command, const std::shared_ptr<Arguments>& arguments, Run& run, int (*body)(Arguments&)) {
+void finish(CLI::App& command, const std::shared_ptr<Arguments>& arguments, Run& run,
+            int (*body)(Arguments&)) {
   add_fields(command, option_fields(arguments->runtime), "Runtime", {"threads"});
   add_common(command, arguments->common);
   command.callback([arguments, &run, body] { run = [arguments, body] { return body(*arguments); }; });
@@ -74,45 +78,61 @@ void finish(CLI::App& command, const std::shared_ptr<Arguments>& arguments, Run&
 }  // namespace
 
 void add_eval(CLI::App& app, Run& run) {
-  CLI::App& eval = add_command(app, "eval", "Say what a model is worth: on your own task, on a text, against its source",
-                               "  lowbit eval classify models/qwen2-int4 --data test.jsonl\n"
-                               "  asks for every dialogue of test.jsonl and counts the answers; `lowbit eval classify --help` says more.");
+  CLI::App& eval =
+      add_command(app, "eval", "Say what a model is worth: on your own task, on a text, against its source",
+                  "  lowbit eval classify models/qwen2-int4 --data test.jsonl\n"
+                  "  asks for every dialogue of test.jsonl and counts the answers; `lowbit eval classify "
+                  "--help` says more.");
   eval.require_subcommand(1);
   eval.set_version_flag("--version", std::string("lowbit ") + version(), "print the version");
 
   auto arguments = std::make_shared<Arguments>();
   CLI::App& classify_command = add_command(
       eval, "classify", "Yes or no on your own dialogues: counts, precision, recall, F1 with their intervals",
-      "  lowbit eval classify models/qwen2-int4 --data test.jsonl --batch-size 8 --predictions answers.jsonl\n"
-      "  asks each dialogue of test.jsonl, reads {\"is_fraud\": true} or a bare label from the greedy answer, compares it\n"
+      "  lowbit eval classify models/qwen2-int4 --data test.jsonl --batch-size 8 --predictions "
+      "answers.jsonl\n"
+      "  asks each dialogue of test.jsonl, reads {\"is_fraud\": true} or a bare label from the greedy "
+      "answer, compares it\n"
       "  with the label of the file, and writes every answer to answers.jsonl.");
   add_model(classify_command, *arguments);
-  classify_command.add_option("--data", arguments->data, "dialogues with labels, as JSONL")->required()->type_name("FILE");
-  classify_command.add_option("--predictions", arguments->predictions, "write id, truth, prediction and answer of each as JSONL")
+  classify_command.add_option("--data", arguments->data, "dialogues with labels, as JSONL")
+      ->required()
+      ->type_name("FILE");
+  classify_command
+      .add_option("--predictions", arguments->predictions,
+                  "write id, truth, prediction and answer of each as JSONL")
       ->type_name("FILE");
   add_fields(classify_command, option_fields(arguments->classify), "Classification");
   finish(classify_command, arguments, run, run_classify);
 
   arguments = std::make_shared<Arguments>();
-  CLI::App& perplexity_command = add_command(
-      eval, "perplexity", "How well a model foresees a text; the protocol is part of the figure",
-      "  lowbit eval perplexity models/qwen2-int4 --text wiki.test.raw --context 2048\n"
-      "  scores consecutive windows of 2048 ids, as the GPTQ paper and most tables do.");
+  CLI::App& perplexity_command =
+      add_command(eval, "perplexity", "How well a model foresees a text; the protocol is part of the figure",
+                  "  lowbit eval perplexity models/qwen2-int4 --text wiki.test.raw --context 2048\n"
+                  "  scores consecutive windows of 2048 ids, as the GPTQ paper and most tables do.");
   add_model(perplexity_command, *arguments);
-  perplexity_command.add_option("--text", arguments->text, "a plain text, or JSONL with \"text\"")->required()->type_name("FILE");
+  perplexity_command.add_option("--text", arguments->text, "a plain text, or JSONL with \"text\"")
+      ->required()
+      ->type_name("FILE");
   add_fields(perplexity_command, option_fields(arguments->perplexity), "Perplexity");
   finish(perplexity_command, arguments, run, run_perplexity);
 
   arguments = std::make_shared<Arguments>();
-  CLI::App& divergence_command = add_command(
-      eval, "divergence", "How far a model's next-token distributions are from those of the model it was made from",
-      "  lowbit eval divergence models/qwen2-int4 --reference models/qwen2 --text wiki.test.raw --context 512\n"
-      "  runs both models side by side and prints mean and tail KL, and how often they agree on the most likely token.");
+  CLI::App& divergence_command =
+      add_command(eval, "divergence",
+                  "How far a model's next-token distributions are from those of the model it was made from",
+                  "  lowbit eval divergence models/qwen2-int4 --reference models/qwen2 --text wiki.test.raw "
+                  "--context 512\n"
+                  "  runs both models side by side and prints mean and tail KL, and how often they agree on "
+                  "the most likely token.");
   add_model(divergence_command, *arguments);
-  divergence_command.add_option("--reference", arguments->reference, "the folder of the model it was made from")
+  divergence_command
+      .add_option("--reference", arguments->reference, "the folder of the model it was made from")
       ->required()
       ->type_name("FOLDER");
-  divergence_command.add_option("--text", arguments->text, "a plain text, or JSONL with \"text\"")->required()->type_name("FILE");
+  divergence_command.add_option("--text", arguments->text, "a plain text, or JSONL with \"text\"")
+      ->required()
+      ->type_name("FILE");
   add_fields(divergence_command, option_fields(arguments->divergence), "Divergence");
   finish(divergence_command, arguments, run, run_divergence);
 }

@@ -1,10 +1,5 @@
 #include "lowbit/generate.h"
 
-#include <fmt/format.h>
-
-#include <CLI/CLI.hpp>
-#include <memory>
-
 #include "command.h"
 #include "json_object.h"
 #include "lowbit/error.h"
@@ -12,6 +7,10 @@
 #include "options.h"
 #include "paths.h"
 #include "terminal.h"
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <memory>
 
 namespace lowbit::cli {
 namespace {
@@ -36,17 +35,21 @@ std::vector<int32_t> prompt_ids(const Arguments& arguments, const LanguageModel&
                                          .parse_special_tokens = arguments.has_special_tokens});
 }
 
-double per_second(int64_t tokens, double seconds) { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
+double per_second(int64_t tokens, double seconds) {
+  return seconds > 0 ? static_cast<double>(tokens) / seconds : 0;
+}
 
 int run_generate(Arguments& arguments) {
   require_model(arguments.model);
   if (!arguments.system.empty() && !arguments.is_chat) {
-    throw Error(ErrorCode::kInvalidArgument, "--system needs --chat: without a chat template there is no system message");
+    throw Error(ErrorCode::kInvalidArgument,
+                "--system needs --chat: without a chat template there is no system message");
   }
   arguments.runtime.threads = arguments.common.threads;
   const LanguageModel model = LanguageModel::load(arguments.model, arguments.runtime, progress_log());
   const std::vector<int32_t> ids = prompt_ids(arguments, model);
-  if (ids.empty()) throw Error(ErrorCode::kInvalidArgument, "--prompt is empty; there is nothing to continue");
+  if (ids.empty())
+    throw Error(ErrorCode::kInvalidArgument, "--prompt is empty; there is nothing to continue");
 
   set_on_interrupt(OnInterrupt::kFlag);
   GenerateSpeed speed;
@@ -79,19 +82,24 @@ int run_generate(Arguments& arguments) {
 
 void add_generate(CLI::App& app, Run& run) {
   CLI::App& command = add_command(app, "generate", "Continue a prompt, greedy unless told otherwise",
-                                  "  lowbit generate models/qwen2-int4 --chat --prompt \"Is this call a fraud? ...\" --max-new-tokens 64\n"
+                                  "  lowbit generate models/qwen2-int4 --chat --prompt \"Is this call a "
+                                  "fraud? ...\" --max-new-tokens 64\n"
                                   "  puts the prompt into the model's chat template and streams the answer.");
   const auto arguments = std::make_shared<Arguments>();
   command.add_option("MODEL", arguments->model, "the model's folder, quantized or not")->required();
-  command.add_option("--prompt", arguments->prompt, "the text to continue; - reads it from stdin")->required()->type_name("TEXT");
-  command.add_flag("--chat", arguments->is_chat, "put the prompt into the model's chat template, as a user's message");
+  command.add_option("--prompt", arguments->prompt, "the text to continue; - reads it from stdin")
+      ->required()
+      ->type_name("TEXT");
+  command.add_flag("--chat", arguments->is_chat,
+                   "put the prompt into the model's chat template, as a user's message");
   command.add_option("--system", arguments->system, "with --chat: the system message")->type_name("TEXT");
-  add_fields(command,
-             {{"special_tokens", &arguments->adds_special_tokens,
-               "without --chat: put the tokens before the prompt that the tokenizer adds by itself (BOS)"},
-              {"parse_special_tokens", &arguments->has_special_tokens,
-               "without --chat: special tokens that the prompt spells become such; otherwise they stay text"}},
-             "Prompt");
+  add_fields(
+      command,
+      {{"special_tokens", &arguments->adds_special_tokens,
+        "without --chat: put the tokens before the prompt that the tokenizer adds by itself (BOS)"},
+       {"parse_special_tokens", &arguments->has_special_tokens,
+        "without --chat: special tokens that the prompt spells become such; otherwise they stay text"}},
+      "Prompt");
   add_fields(command, option_fields(arguments->generate), "Generation");
   add_fields(command, option_fields(arguments->runtime), "Runtime", {"threads"});
   add_common(command, arguments->common);

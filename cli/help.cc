@@ -48,6 +48,14 @@ class HouseHelp : public CLI::Formatter {
     return entry(name, option->get_description());
   }
 
+  // The formatter puts an empty line between option groups by itself.
+  std::string make_group(std::string group, bool is_positional,
+                         std::vector<const CLI::Option*> options) const override {
+    std::string out = (is_positional ? "Arguments" : group) + ":\n";
+    for (const CLI::Option* option : options) out += make_option(option, is_positional);
+    return is_positional ? out + "\n" : out;
+  }
+
   std::string make_subcommand(const CLI::App* command) const override {
     return entry(command->get_name(), command->get_description());
   }
@@ -58,19 +66,23 @@ class HouseHelp : public CLI::Formatter {
       path = path.empty() ? app->get_name() : app->get_name() + " " + path;
     }
     std::string out = "Usage: " + path;
-    for (const CLI::Option* option : command->get_options([](const CLI::Option* o) { return o->get_positional(); })) {
+    for (const CLI::Option* option :
+         command->get_options([](const CLI::Option* o) { return o->get_positional(); })) {
       out += " " + make_option_usage(option);
     }
     for (const CLI::Option* option :
          command->get_options([](const CLI::Option* o) { return o->nonpositional() && o->get_required(); })) {
-      out += " " + (option->get_snames().empty() ? "--" + option->get_lnames()[0] : "-" + option->get_snames()[0]) + " " +
-             option->get_type_name();
+      out += " " +
+             (option->get_snames().empty() ? "--" + option->get_lnames()[0] : "-" + option->get_snames()[0]) +
+             " " + option->get_type_name();
     }
     if (!command->get_subcommands([](const CLI::App*) { return true; }).empty()) out += " COMMAND";
-    return out + " [OPTIONS]\n";
+    return out + " [OPTIONS]\n\n";
   }
 
-  std::string make_description(const CLI::App* command) const override { return command->get_description() + "\n\n"; }
+  std::string make_description(const CLI::App* command) const override {
+    return command->get_description() + "\n\n";
+  }
 };
 
 }  // namespace

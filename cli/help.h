@@ -1,4 +1,5 @@
-// How --help looks: a sentence, the usage line, options in named groups with their values and defaults, one example.
+// How --help looks: a sentence, the usage line, options in named groups with their values and defaults, one
+// example.
 #pragma once
 
 #include "command.h"

@@ -1,15 +1,16 @@
 #include "json_object.h"
 
-#include <fmt/format.h>
-
 #include <cmath>
+#include <fmt/format.h>
 
 namespace lowbit::cli {
 namespace {
 
 // Bytes of the well-formed UTF-8 sequence at `i` (RFC 3629, table 3-7 of Unicode); 0 when there is none.
 size_t sequence_length(std::string_view text, size_t i) {
-  const auto byte = [&](size_t k) { return i + k < text.size() ? static_cast<unsigned char>(text[i + k]) : 0u; };
+  const auto byte = [&](size_t k) {
+    return i + k < text.size() ? static_cast<unsigned char>(text[i + k]) : 0u;
+  };
   const auto follows = [&](size_t k) { return (byte(k) & 0xc0) == 0x80; };
   const unsigned lead = byte(0), second = byte(1);
   if (lead < 0x80) return 1;
@@ -57,8 +58,12 @@ JsonObject& JsonObject::add_raw(std::string_view key, std::string_view json) {
   return *this;
 }
 
-JsonObject& JsonObject::add(std::string_view key, int64_t number) { return add_raw(key, fmt::format("{}", number)); }
-JsonObject& JsonObject::add(std::string_view key, uint64_t number) { return add_raw(key, fmt::format("{}", number)); }
+JsonObject& JsonObject::add(std::string_view key, int64_t number) {
+  return add_raw(key, fmt::format("{}", number));
+}
+JsonObject& JsonObject::add(std::string_view key, uint64_t number) {
+  return add_raw(key, fmt::format("{}", number));
+}
 JsonObject& JsonObject::add(std::string_view key, double number) {
   return add_raw(key, std::isfinite(number) ? fmt::format("{}", number) : "null");
 }

@@ -1,4 +1,5 @@
-// Results of commands that no room below makes into JSON. Text that is not UTF-8 gets U+FFFD for each stray byte.
+// Results of commands that no room below makes into JSON. Text that is not UTF-8 gets U+FFFD for each stray
+// byte.
 #pragma once
 
 #include <cstdint>

@@ -1,12 +1,5 @@
-// lowbit: quantize language models, run them, and say what it cost. Reads the command line, runs one command, and
-// turns errors into one line and an exit code.
-
-#include <fmt/format.h>
-
-#include <CLI/CLI.hpp>
-#include <algorithm>
-#include <iostream>
-#include <new>
+// lowbit: quantize language models, run them, and say what it cost. Reads the command line, runs one command,
+// and turns errors into one line and an exit code.
 
 #include "command.h"
 #include "help.h"
@@ -14,6 +7,12 @@
 #include "lowbit/version.h"
 #include "options.h"
 #include "terminal.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <fmt/format.h>
+#include <iostream>
+#include <new>
 
 namespace lowbit::cli {
 namespace {
@@ -27,12 +26,13 @@ constexpr const char* kFooter =
     "  4    quantize --plan: it cannot finish\n"
     "  130  interrupted\n"
     "\n"
-    "stdout carries results only; progress and warnings go to stderr. Nothing is downloaded, nothing is sent.\n"
+    "stdout carries results only; progress and warnings go to stderr. Nothing is downloaded, nothing is "
+    "sent.\n"
     "\n"
     "Example:\n"
     "  lowbit quantize models/qwen2 -o models/qwen2-int4 --bits 4 --calibration train.jsonl\n"
     "  lowbit eval classify models/qwen2-int4 --data test.jsonl\n"
-    "  lowbit quantize --help";
+    "  lowbit quantize --help\n";
 
 // An error is one line, whatever a message holds.
 int fail_with(ExitCode code, std::string message) {
@@ -61,7 +61,8 @@ std::vector<std::string> option_names(const CLI::App* app) {
 
 std::vector<std::string> command_names(const CLI::App* app) {
   std::vector<std::string> names;
-  for (const CLI::App* command : app->get_subcommands([](const CLI::App*) { return true; })) names.push_back(command->get_name());
+  for (const CLI::App* command : app->get_subcommands([](const CLI::App*) { return true; }))
+    names.push_back(command->get_name());
   return names;
 }
 
@@ -73,15 +74,17 @@ std::string did_you_mean(const std::string& word, const std::vector<std::string>
 int fail_parse(const CLI::App& app, const CLI::ParseError& error) {
   const CLI::App* command = deepest(&app);
   const std::string path = path_of(command), hint = fmt::format(" (see {} --help)", path);
-  if (error.get_name() == "ExtrasError") {
+  if (dynamic_cast<const CLI::ExtrasError*>(&error)) {
     for (const std::string& word : command->remaining()) {
       if (word.size() > 1 && word[0] == '-') {
         const std::string name = word.substr(0, word.find('='));
-        return fail_with(kUsage, fmt::format("{} has no option {}{}{}", path, name, did_you_mean(name, option_names(command)), hint));
+        return fail_with(kUsage, fmt::format("{} has no option {}{}{}", path, name,
+                                             did_you_mean(name, option_names(command)), hint));
       }
     }
     const std::vector<std::string> left = command->remaining();
-    return fail_with(kUsage, fmt::format("{} does not take \"{}\"{}", path, left.empty() ? "" : left[0], hint));
+    return fail_with(kUsage,
+                     fmt::format("{} does not take \"{}\"{}", path, left.empty() ? "" : left[0], hint));
   }
   return fail_with(kUsage, fmt::format("{}: {}{}", path, error.what(), hint));
 }
@@ -92,10 +95,12 @@ int check_command(const CLI::App& app, int argc, char** argv) {
   for (int i = 1; !command_names(at).empty(); ++i) {
     const std::vector<std::string> names = command_names(at);
     if (i >= argc) {
-      return fail_with(kUsage, fmt::format("{} needs a command: {} (see {} --help)", path_of(at), fmt::join(names, ", "), path_of(at)));
+      return fail_with(kUsage, fmt::format("{} needs a command: {} (see {} --help)", path_of(at),
+                                           fmt::join(names, ", "), path_of(at)));
     }
     const std::string word = argv[i];
-    if (!word.empty() && word[0] == '-') return kOk;  // an option of `at`, such as --help: the parser's business
+    if (!word.empty() && word[0] == '-')
+      return kOk;  // an option of `at`, such as --help: the parser's business
     if (std::find(names.begin(), names.end(), word) == names.end()) {
       return fail_with(kUsage, fmt::format("{} has no command \"{}\"{} (see {} --help)", path_of(at), word,
                                            did_you_mean(word, names), path_of(at)));
@@ -140,9 +145,12 @@ int guarded_main(int argc, char** argv) {
     return run_main(argc, argv);
   } catch (const Error& error) {
     switch (error.code()) {
-      case ErrorCode::kInterrupted: return fail_with(kInterrupted, error.what());
-      case ErrorCode::kInvalidArgument: return fail_with(kUsage, error.what());
-      default: return fail_with(kError, error.what());
+      case ErrorCode::kInterrupted:
+        return fail_with(kInterrupted, error.what());
+      case ErrorCode::kInvalidArgument:
+        return fail_with(kUsage, error.what());
+      default:
+        return fail_with(kError, error.what());
     }
   } catch (const std::bad_alloc&) {
     return fail_with(kError, "out of memory");

@@ -1,13 +1,12 @@
 #include "options.h"
 
-#include <fmt/format.h>
+#include "help.h"
+#include "lowbit/version.h"
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <fmt/format.h>
 #include <numeric>
-
-#include "help.h"
-#include "lowbit/version.h"
 
 namespace lowbit::cli {
 namespace {
@@ -38,12 +37,19 @@ CLI::Option* add_option(CLI::App& command, const std::string& flag, const std::s
   if constexpr (std::is_same_v<T, bool>) {
     return command.add_flag(flag + ",!" + negated, *value, help);
   } else if constexpr (std::is_same_v<T, std::optional<bool>>) {
-    return command.add_flag_function(flag + ",!" + negated, [value](int64_t count) { *value = count > 0; }, help);
+    return command.add_flag_function(
+        flag + ",!" + negated, [value](int64_t count) { *value = count > 0; }, help);
   } else if constexpr (std::is_same_v<T, std::vector<std::string>>) {
     // One value per flag: a list that takes what follows would swallow the model's path.
     return command.add_option(flag, *value, help)->type_name("TEXT")->allow_extra_args(false);
   } else {
-    return command.add_option(flag, *value, help)->type_name(type_text<T>());
+    CLI::Option* option = command.add_option(flag, *value, help)->type_name(type_text<T>());
+    if constexpr (std::is_unsigned_v<T>) {  // the parser would take -1 for the largest number
+      option->check([](const std::string& text) {
+        return text.starts_with("-") ? std::string("must not be negative") : "";
+      });
+    }
+    return option;
   }
 }
 
@@ -63,7 +69,8 @@ void add_fields(CLI::App& command, const Fields& fields, const std::string& grou
     std::visit(
         [&](auto* value) {
           std::string help(field.help);
-          if (const std::string preset = default_text(*value); !preset.empty()) help += fmt::format(" (default {})", preset);
+          if (const std::string preset = default_text(*value); !preset.empty())
+            help += fmt::format(" (default {})", preset);
           add_option(command, flag, negated, value, help)->group(group);
         },
         field.value);
@@ -71,18 +78,23 @@ void add_fields(CLI::App& command, const Fields& fields, const std::string& grou
 }
 
 void add_common(CLI::App& command, Common& common) {
-  command.add_option("--threads", common.threads, "worker threads; 0: one per processor that this process may use (default 0)")
+  command
+      .add_option("--threads", common.threads,
+                  "worker threads; 0: one per processor that this process may use (default 0)")
       ->type_name("N")
       ->check(CLI::Range(0, 4096).description(""))
       ->group("Common");
   command.add_flag("--json", common.json, "print the result as one JSON object")->group("Common");
-  command.set_version_flag("--version", std::string("lowbit ") + version())->group("Common");
-  command.get_help_ptr()->group("Common");
+  command.set_version_flag("--version", std::string("lowbit ") + version(), "print the version")
+      ->group("Common");
+  command.set_help_flag("-h,--help", "print this text")->group("Common");  // set anew, so that it stands last
 }
 
-CLI::App& add_command(CLI::App& app, const std::string& name, const std::string& description, const std::string& example) {
+CLI::App& add_command(CLI::App& app, const std::string& name, const std::string& description,
+                      const std::string& example) {
   CLI::App* command = app.add_subcommand(name, description);
-  command->footer("Example:\n" + example);
+  command->group("Commands");
+  command->footer("Example:\n" + example + "\n");
   use_house_help(*command);
   return *command;
 }

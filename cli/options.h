@@ -1,14 +1,15 @@
-// From option fields to command line options: group_size becomes --group-size, a bool --sym and --no-sym, and the help
-// shows the member's own default. An option is added by one struct member and one line of option_fields.
+// From option fields to command line options: group_size becomes --group-size, a bool --sym and --no-sym, and
+// the help shows the member's own default. An option is added by one struct member and one line of
+// option_fields.
 #pragma once
+
+#include "command.h"
+#include "lowbit/fields.h"
 
 #include <initializer_list>
 #include <set>
 #include <string>
 #include <string_view>
-
-#include "command.h"
-#include "lowbit/fields.h"
 
 namespace lowbit::cli {
 
@@ -20,7 +21,8 @@ void add_fields(CLI::App& command, const Fields& fields, const std::string& grou
 void add_common(CLI::App& command, Common& common);
 
 // A command with its description and its example; the text that --help ends with.
-CLI::App& add_command(CLI::App& app, const std::string& name, const std::string& description, const std::string& example);
+CLI::App& add_command(CLI::App& app, const std::string& name, const std::string& description,
+                      const std::string& example);
 
 // Names (snake_case) of the fields whose options were on the command line.
 std::set<std::string> given_fields(const CLI::App& command, const Fields& fields);

@@ -1,11 +1,10 @@
 #include "paths.h"
 
-#include <fmt/format.h>
-
-#include <fstream>
-
 #include "lowbit/error.h"
 #include "terminal.h"
+
+#include <fmt/format.h>
+#include <fstream>
 
 namespace lowbit::cli {
 namespace fs = std::filesystem;
@@ -13,17 +12,23 @@ namespace fs = std::filesystem;
 void require_model(const fs::path& path) {
   std::error_code ignored;
   if (!fs::exists(path, ignored)) {
-    throw Error(ErrorCode::kNotFound,
-                fmt::format("there is no folder {}: give a local folder in the Hugging Face layout (config.json, "
-                            "tokenizer.json, *.safetensors); lowbit never downloads", path.string()));
+    throw Error(
+        ErrorCode::kNotFound,
+        fmt::format("there is no folder {}: give a local folder in the Hugging Face layout (config.json, "
+                    "tokenizer.json, *.safetensors); lowbit never downloads",
+                    path.string()));
   }
   if (!fs::is_directory(path, ignored)) {
-    throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("{} is a file; a model is a folder with config.json, tokenizer.json and *.safetensors", path.string()));
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("{} is a file; a model is a folder with config.json, tokenizer.json and *.safetensors",
+                    path.string()));
   }
   if (!fs::is_regular_file(path / "config.json", ignored)) {
-    throw Error(ErrorCode::kNotFound, fmt::format("the folder {} has no config.json, so it is not a model in the Hugging Face "
-                                                  "layout", path.string()));
+    throw Error(ErrorCode::kNotFound,
+                fmt::format("the folder {} has no config.json, so it is not a model in the Hugging Face "
+                            "layout",
+                            path.string()));
   }
 }
 
@@ -33,7 +38,8 @@ void require_file(const fs::path& path, const std::string& option) {
     throw Error(ErrorCode::kNotFound, fmt::format("{}: there is no file {}", option, path.string()));
   }
   if (fs::is_directory(path, ignored)) {
-    throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: {} is a folder, a file is expected", option, path.string()));
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{}: {} is a folder, a file is expected", option, path.string()));
   }
 }
 
@@ -46,8 +52,8 @@ void require_parent(const fs::path& path, const std::string& option) {
   const fs::path parent = named.has_parent_path() ? named.parent_path() : fs::path(".");
   std::error_code ignored;
   if (!fs::is_directory(parent, ignored)) {
-    throw Error(ErrorCode::kNotFound,
-                fmt::format("{}: {} cannot be made, there is no folder {}", option, path.string(), parent.string()));
+    throw Error(ErrorCode::kNotFound, fmt::format("{}: {} cannot be made, there is no folder {}", option,
+                                                  path.string(), parent.string()));
   }
 }
 
@@ -56,7 +62,8 @@ std::string read_text(const fs::path& path, const std::string& option) {
   require_file(path, option);
   constexpr uintmax_t kMost = uintmax_t{64} << 20;
   if (fs::file_size(path) > kMost) {
-    throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: {} is larger than 64 MiB", option, path.string()));
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{}: {} is larger than 64 MiB", option, path.string()));
   }
   std::ifstream file(path, std::ios::binary);
   std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());

@@ -1,8 +1,5 @@
 #include "lowbit/quantize.h"
 
-#include <CLI/CLI.hpp>
-#include <memory>
-
 #include "command.h"
 #include "lowbit/error.h"
 #include "lowbit/fields.h"
@@ -10,6 +7,9 @@
 #include "options.h"
 #include "paths.h"
 #include "terminal.h"
+
+#include <CLI/CLI.hpp>
+#include <memory>
 
 namespace lowbit::cli {
 namespace {
@@ -49,17 +49,25 @@ int run_quantize(Arguments& arguments) {
 
 void add_quantize(CLI::App& app, Run& run) {
   CLI::App& command = add_command(
-      app, "quantize", "Make a model small: choose codes with GPTQ or rounding, save a checkpoint, reload and check it",
-      "  lowbit quantize models/qwen2 -o models/qwen2-int4 --bits 4 --group-size 128 --calibration train.jsonl\n"
-      "  quantizes to 4 bits with GPTQ, calibrated on the dialogues of train.jsonl. With --plan it only says what it\n"
+      app, "quantize",
+      "Make a model small: choose codes with GPTQ or rounding, save a checkpoint, reload and check it",
+      "  lowbit quantize models/qwen2 -o models/qwen2-int4 --bits 4 --group-size 128 --calibration "
+      "train.jsonl\n"
+      "  quantizes to 4 bits with GPTQ, calibrated on the dialogues of train.jsonl. With --plan it only says "
+      "what it\n"
       "  would do: what is quantized and what not and why, bytes, memory, disk and time.");
   const auto arguments = std::make_shared<Arguments>();
   command.add_option("MODEL", arguments->model, "the model's folder, in the Hugging Face layout")->required();
-  command.add_option("-o,--output", arguments->out, "folder to write the checkpoint to")->required()->type_name("OUT");
-  command.add_option("--calibration", arguments->calibration,
-                     "examples to calibrate on: chat or text JSONL, or a plain text, cut into windows of max-length tokens")
+  command.add_option("-o,--output", arguments->out, "folder to write the checkpoint to")
+      ->required()
+      ->type_name("OUT");
+  command
+      .add_option("--calibration", arguments->calibration,
+                  "examples to calibrate on: chat or text JSONL, or a plain text, cut into windows of "
+                  "max-length tokens")
       ->type_name("FILE");
-  command.add_flag("--plan", arguments->is_plan, "only say what would be done; exit code 4 when it cannot finish");
+  command.add_flag("--plan", arguments->is_plan,
+                   "only say what would be done; exit code 4 when it cannot finish");
   add_fields(command, option_fields(arguments->options), "Quantization", {"threads"});
   add_fields(command, option_fields(arguments->options.affine), "Format affine");
   add_fields(command, option_fields(arguments->options.gptq), "Method gptq");

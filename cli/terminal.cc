@@ -1,17 +1,16 @@
 #include "terminal.h"
 
-#include <fmt/format.h>
-#include <signal.h>
-#include <unistd.h>
+#include "command.h"
+#include "lowbit/error.h"
 
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <fmt/format.h>
 #include <memory>
-
-#include "command.h"
-#include "lowbit/error.h"
+#include <signal.h>
+#include <unistd.h>
 
 namespace lowbit::cli {
 namespace {
@@ -64,6 +63,7 @@ class ProgressPrinter {
 
   void message(LogLevel level, std::string_view text) {
     if (level == LogLevel::kDebug) return;
+    last_message_ = text;
     clear();
     write_error(fmt::format("{}{}\n", level == LogLevel::kWarning ? "lowbit: warning: " : "", text));
   }
@@ -78,7 +78,9 @@ class ProgressPrinter {
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
     const int64_t steps = state.done - first_done_;
     if (state.total <= 0 || steps <= 0 || state.done >= state.total) return "";
-    return ", " + time_left(seconds / static_cast<double>(steps) * static_cast<double>(state.total - state.done)) + " left";
+    return ", " +
+           time_left(seconds / static_cast<double>(steps) * static_cast<double>(state.total - state.done)) +
+           " left";
   }
 
   void draw(const Progress& state) {
@@ -93,7 +95,7 @@ class ProgressPrinter {
       bar = fmt::format("{}", state.done);
     }
     std::string line = fmt::format("{} {}{}", state.phase, bar, remaining(state));
-    if (!state.detail.empty()) line += fmt::format("  {}", state.detail);
+    if (!state.detail.empty() && state.detail != last_message_) line += fmt::format("  {}", state.detail);
     // A line that wraps could not be overwritten.
     if (line.size() > 100) line = line.substr(0, 97) + "...";
     write_error("\r\033[K" + line);
@@ -102,16 +104,18 @@ class ProgressPrinter {
 
   void write_lines(const Progress& state) {
     const int64_t tenth = state.total > 0 ? 10 * state.done / state.total : -1;
-    if (state.detail.empty() && tenth == last_tenth_) return;
+    const bool is_said =
+        !state.detail.empty() && state.detail == last_message_;  // the library's log has said it
+    if ((state.detail.empty() || is_said) && tenth == last_tenth_) return;
     last_tenth_ = tenth;
     std::string line = state.total > 0 ? fmt::format("{} {}/{}", state.phase, state.done, state.total)
                                        : fmt::format("{} {}", state.phase, state.done);
     line += remaining(state);
-    if (!state.detail.empty()) line += fmt::format("  {}", state.detail);
+    if (!state.detail.empty() && !is_said) line += fmt::format("  {}", state.detail);
     write_error(line + "\n");
   }
 
-  std::string phase_;
+  std::string phase_, last_message_;
   int64_t first_done_ = 0, last_done_ = 0, last_tenth_ = -1;
   std::chrono::steady_clock::time_point start_;
 };
@@ -120,7 +124,8 @@ class ProgressPrinter {
 
 void print(std::string_view text) {
   if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
-    throw Error(ErrorCode::kOutOfMemory, fmt::format("cannot write the result to stdout: {}", std::strerror(errno)));
+    throw Error(ErrorCode::kOutOfMemory,
+                fmt::format("cannot write the result to stdout: {}", std::strerror(errno)));
   }
 }
 

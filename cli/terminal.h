@@ -1,10 +1,10 @@
 // Where the program speaks: results to stdout, progress and warnings to stderr; and what Ctrl-C does.
 #pragma once
 
+#include "lowbit/log.h"
+
 #include <string>
 #include <string_view>
-
-#include "lowbit/log.h"
 
 namespace lowbit::cli {
 
@@ -16,8 +16,9 @@ void print_line(std::string_view text);
 // One line to stderr, clear of a progress bar.
 void note(std::string_view text);
 
-// Progress to stderr: a bar with the time left on a terminal; otherwise a line for each step that says something, and
-// one line per tenth of the work for those that do not. Stops with Error kInterrupted at the step after a Ctrl-C.
+// Progress to stderr: a bar with the time left on a terminal; otherwise a line for each step that says
+// something, and one line per tenth of the work for those that do not. Stops with Error kInterrupted at the
+// step after a Ctrl-C.
 Log progress_log();
 
 enum class OnInterrupt {

@@ -1,17 +1,19 @@
 #include "eval/answer.h"
 
-#include <string>
-
 #include "lowbit/error.h"
+
+#include <string>
 
 namespace lowbit {
 namespace {
 
-constexpr std::string_view kPositive[] = {"true", "yes", "1",    "fraud",      "是",          "有",
-                                          "诈骗", "欺诈", "有诈骗风险", "存在诈骗风险"};
-constexpr std::string_view kNegative[] = {"false",  "no",     "0",    "not fraud",  "not_fraud",    "non-fraud",     "否", "无",
-                                          "不是",   "没有",   "非诈骗", "非欺诈", "无诈骗风险", "没有诈骗风险", "不存在诈骗风险"};
-constexpr std::string_view kAround[] = {" ", "\t", "\n", "\r", "\"", "'", "`", "*", ".", ",", "!", "。", "，", "！", "“", "”"};
+constexpr std::string_view kPositive[] = {"true", "yes",  "1",    "fraud",      "是",
+                                          "有",   "诈骗", "欺诈", "有诈骗风险", "存在诈骗风险"};
+constexpr std::string_view kNegative[] = {
+    "false", "no",     "0",      "not fraud",  "not_fraud",    "non-fraud",     "否", "无", "不是",
+    "没有",  "非诈骗", "非欺诈", "无诈骗风险", "没有诈骗风险", "不存在诈骗风险"};
+constexpr std::string_view kAround[] = {" ", "\t", "\n", "\r", "\"", "'",  "`", "*",
+                                        ".", ",",  "!",  "。", "，", "！", "“", "”"};
 
 // Strips every leading and trailing occurrence of the marks of kAround.
 std::string_view strip(std::string_view text) {
@@ -75,7 +77,8 @@ std::optional<std::optional<bool>> label_in_object(std::string_view text, std::s
     size_t next = at + 1;
     if (const size_t end = object_end(text, at); end != text.npos) {
       try {
-        const Json object = parse_json(text.substr(at, end - at), "answer", {.allow_duplicate_keys = true, .allow_nan = true});
+        const Json object = parse_json(text.substr(at, end - at), "answer",
+                                       {.allow_duplicate_keys = true, .allow_nan = true});
         if (const Json* value = object.find(key)) return label_of(*value);
         next = end;
       } catch (const Error&) {
@@ -130,7 +133,8 @@ std::optional<bool> label_of_word(std::string_view word) {
 std::optional<bool> label_of(const Json& value) {
   if (value.is_bool()) return value.as_bool();
   if (value.is_string()) return label_of_word(value.as_string());
-  if (value.is_integer() && (value.as_integer() == 0 || value.as_integer() == 1)) return value.as_integer() == 1;
+  if (value.is_integer() && (value.as_integer() == 0 || value.as_integer() == 1))
+    return value.as_integer() == 1;
   return std::nullopt;
 }
 

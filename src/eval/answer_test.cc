@@ -43,7 +43,8 @@ TEST(Answer, CutAndNearlyJsonAnswersAreRead) {
 }
 
 TEST(Answer, BareLabelsAreRead) {
-  for (const char* text : {"true", " True.", "**Yes**", "fraud", "是。", "有诈骗风险", "\"true\"", "1", "Yes\nBecause the caller lies."}) {
+  for (const char* text : {"true", " True.", "**Yes**", "fraud", "是。", "有诈骗风险", "\"true\"", "1",
+                           "Yes\nBecause the caller lies."}) {
     EXPECT_EQ(label(text), 1) << text;
   }
   for (const char* text : {"false", "No!", "not fraud", "Not_Fraud", "否", "无", "没有。", "0", "`false`"}) {
@@ -52,8 +53,9 @@ TEST(Answer, BareLabelsAreRead) {
 }
 
 TEST(Answer, NothingElseBecomesAClass) {
-  for (const char* text : {"", "maybe", "I think this is fraud", "true or false", "{\"is_fraud\": null}", "{\"is_fraud\": 2}",
-                           "{\"is_fraud\": []}", "{\"fraud\": true}", "falsehood", "```", "{{{{", "\xff\xfe", "无法判断"}) {
+  for (const char* text :
+       {"", "maybe", "I think this is fraud", "true or false", "{\"is_fraud\": null}", "{\"is_fraud\": 2}",
+        "{\"is_fraud\": []}", "{\"fraud\": true}", "falsehood", "```", "{{{{", "\xff\xfe", "无法判断"}) {
     EXPECT_EQ(label(text), -1) << text;
   }
 }

@@ -1,14 +1,14 @@
 #include "eval/classification.h"
 
-#include <algorithm>
-#include <chrono>
-#include <numeric>
-
 #include "base/fail.h"
 #include "base/files.h"
 #include "eval/answer.h"
 #include "eval/confusion.h"
 #include "eval/validate.h"
+
+#include <algorithm>
+#include <chrono>
+#include <numeric>
 
 namespace lowbit {
 namespace {
@@ -24,12 +24,13 @@ bool truth_of(const Example& example, const std::string& label_key, const std::s
   constexpr std::string_view kExpected = "true or false (also 1, 0, yes, no, fraud, not fraud, 是, 否, ...)";
   if (example.label_json) {
     if (const auto label = label_of(parse_json(*example.label_json, name))) return *label;
-    fail(ErrorCode::kInvalidArgument, "{}: \"{}\" is {}, expected {}", name, label_key, example.label_json->substr(0, 200),
-         kExpected);
+    fail(ErrorCode::kInvalidArgument, "{}: \"{}\" is {}, expected {}", name, label_key,
+         example.label_json->substr(0, 200), kExpected);
   }
   if (example.messages.back().role != "assistant") {
     fail(ErrorCode::kInvalidArgument,
-         "{}: no label: neither a key \"{}\" beside the messages nor an assistant turn at the end; name the key with --label-key",
+         "{}: no label: neither a key \"{}\" beside the messages nor an assistant turn at the end; name the "
+         "key with --label-key",
          name, label_key);
   }
   const std::string& answer = example.messages.back().content;
@@ -39,7 +40,8 @@ bool truth_of(const Example& example, const std::string& label_key, const std::s
 }
 
 // Token ids of every prompt, checked against the context before anything runs.
-std::vector<std::vector<int32_t>> encode_prompts(const LanguageModel& model, const std::vector<Question>& questions,
+std::vector<std::vector<int32_t>> encode_prompts(const LanguageModel& model,
+                                                 const std::vector<Question>& questions,
                                                  const ClassifyOptions& options, const Log& log) {
   const Tokenizer& tokenizer = model.tokenizer();
   const ChatTemplate& chat_template = model.chat_template();
@@ -55,13 +57,15 @@ std::vector<std::vector<int32_t>> encode_prompts(const LanguageModel& model, con
   }
   if (too_long > 0) {
     fail(ErrorCode::kInvalidArgument,
-         "{} of {} prompts leave no room for an answer in the model's context of {} tokens; the first is example {} with {} "
-         "tokens: shorten or remove them", too_long, prompts.size(), context, questions[first_too_long].id,
-         prompts[first_too_long].size());
+         "{} of {} prompts leave no room for an answer in the model's context of {} tokens; the first is "
+         "example {} with {} "
+         "tokens: shorten or remove them",
+         too_long, prompts.size(), context, questions[first_too_long].id, prompts[first_too_long].size());
   }
   if (short_of_room > 0) {
-    log.warning(fmt::format("{} of {} answers may be cut: less than {} tokens of the model's context of {} are left for them",
-                            short_of_room, prompts.size(), options.max_new_tokens, context));
+    log.warning(fmt::format(
+        "{} of {} answers may be cut: less than {} tokens of the model's context of {} are left for them",
+        short_of_room, prompts.size(), options.max_new_tokens, context));
   }
   return prompts;
 }
@@ -82,10 +86,13 @@ void write_predictions(const std::filesystem::path& file, const std::vector<Ques
 
 }  // namespace
 
-std::vector<Question> read_questions(const Dataset& dataset, const ClassifyOptions& options, const std::string& file) {
+std::vector<Question> read_questions(const Dataset& dataset, const ClassifyOptions& options,
+                                     const std::string& file) {
   if (dataset.kind != DatasetKind::kChat) {
-    fail(ErrorCode::kInvalidArgument,
-         "{} holds text, not dialogues; classification needs JSONL with \"messages\" (or Alpaca, or ShareGPT)", file);
+    fail(
+        ErrorCode::kInvalidArgument,
+        "{} holds text, not dialogues; classification needs JSONL with \"messages\" (or Alpaca, or ShareGPT)",
+        file);
   }
   std::vector<Question> questions;
   for (size_t i = 0; i < dataset.examples.size(); ++i) {
@@ -93,10 +100,12 @@ std::vector<Question> read_questions(const Dataset& dataset, const ClassifyOptio
     const Example& example = dataset.examples[i];
     const std::string name = name_of(file, example, i);
     if (example.messages.empty()) fail(ErrorCode::kInvalidArgument, "{} has no messages", name);
-    Question question{.id = example.id, .messages = example.messages, .truth = truth_of(example, options.label_key, name)};
+    Question question{
+        .id = example.id, .messages = example.messages, .truth = truth_of(example, options.label_key, name)};
     if (question.messages.back().role == "assistant") question.messages.pop_back();
     if (question.messages.empty()) {
-      fail(ErrorCode::kInvalidArgument, "{} has nothing before the assistant's turn: there is no question", name);
+      fail(ErrorCode::kInvalidArgument, "{} has nothing before the assistant's turn: there is no question",
+           name);
     }
     questions.push_back(std::move(question));
   }
@@ -104,7 +113,8 @@ std::vector<Question> read_questions(const Dataset& dataset, const ClassifyOptio
   return questions;
 }
 
-std::vector<std::vector<size_t>> length_sorted_batches(const std::vector<size_t>& lengths, int64_t batch_size) {
+std::vector<std::vector<size_t>> length_sorted_batches(const std::vector<size_t>& lengths,
+                                                       int64_t batch_size) {
   std::vector<size_t> order(lengths.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return lengths[a] > lengths[b]; });
@@ -116,8 +126,8 @@ std::vector<std::vector<size_t>> length_sorted_batches(const std::vector<size_t>
   return batches;
 }
 
-ClassifyResult classify(const LanguageModel& model, const std::filesystem::path& data, const ClassifyOptions& options,
-                        const Log& log) {
+ClassifyResult classify(const LanguageModel& model, const std::filesystem::path& data,
+                        const ClassifyOptions& options, const Log& log) {
   validate(options);
   const Dataset dataset = load_dataset(data, {.label_key = options.label_key});
   for (const std::string& warning : dataset.warnings) log.warning(data.string() + ": " + warning);
@@ -151,10 +161,12 @@ ClassifyResult classify(const LanguageModel& model, const std::filesystem::path&
   score(result, options.unparsable);
   result.samples_per_second = result.seconds > 0 ? static_cast<double>(total) / result.seconds : 0;
   result.protocol = fmt::format(
-      "one chat prompt per dialogue (the model's own template, the last assistant turn left out), greedy answers of at most {} "
+      "one chat prompt per dialogue (the model's own template, the last assistant turn left out), greedy "
+      "answers of at most {} "
       "tokens, label \"{}\" from JSON or a bare label; unparsable answers {}; 95 % Wilson intervals",
       options.max_new_tokens, options.label_key,
-      options.unparsable == "negative" ? "count as negative" : "count on their own and as missed when the truth is positive");
+      options.unparsable == "negative" ? "count as negative"
+                                       : "count on their own and as missed when the truth is positive");
   if (options.limit > 0) result.protocol += fmt::format("; only the first {} examples", total);
   if (!options.predictions.empty()) write_predictions(options.predictions, questions, answers, result);
   return result;

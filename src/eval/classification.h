@@ -12,13 +12,15 @@ struct Question {
   bool truth = false;
 };
 
-// Questions of a data set. The truth is the label key at the top level of the example, else in the JSON (or bare label)
-// of the assistant turn that ends it. Errors (kInvalidArgument, with file, example and what was found): no dialogue, no
-// label, a label that is not in the set of eval/answer.h, nothing left to ask.
-std::vector<Question> read_questions(const Dataset& dataset, const ClassifyOptions& options, const std::string& file);
+// Questions of a data set. The truth is the label key at the top level of the example, else in the JSON (or
+// bare label) of the assistant turn that ends it. Errors (kInvalidArgument, with file, example and what was
+// found): no dialogue, no label, a label that is not in the set of eval/answer.h, nothing left to ask.
+std::vector<Question> read_questions(const Dataset& dataset, const ClassifyOptions& options,
+                                     const std::string& file);
 
-// Indices [0, lengths.size()) by falling length, in groups of batch_size: neighbours pad little, and the batch that
-// needs the most memory comes first.
-std::vector<std::vector<size_t>> length_sorted_batches(const std::vector<size_t>& lengths, int64_t batch_size);
+// Indices [0, lengths.size()) by falling length, in groups of batch_size: neighbours pad little, and the
+// batch that needs the most memory comes first.
+std::vector<std::vector<size_t>> length_sorted_batches(const std::vector<size_t>& lengths,
+                                                       int64_t batch_size);
 
 }  // namespace lowbit

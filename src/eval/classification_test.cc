@@ -1,8 +1,8 @@
 #include "eval/classification.h"
 
-#include <gtest/gtest.h>
-
 #include "support.h"
+
+#include <gtest/gtest.h>
 
 namespace lowbit {
 namespace {
@@ -12,8 +12,9 @@ using testing::error_of;
 Dataset dialogues(std::vector<Example> examples) { return {DatasetKind::kChat, std::move(examples), {}}; }
 
 TEST(Questions, TheLastAssistantTurnIsTheTruthAndIsNotAsked) {
-  const Dataset data = dialogues({{"1", {{"system", "s"}, {"user", "u"}, {"assistant", "{\"is_fraud\": true}"}}, "", {}},
-                                  {"2", {{"user", "u"}, {"assistant", "否"}}, "", {}}});
+  const Dataset data =
+      dialogues({{"1", {{"system", "s"}, {"user", "u"}, {"assistant", "{\"is_fraud\": true}"}}, "", {}},
+                 {"2", {{"user", "u"}, {"assistant", "否"}}, "", {}}});
   const auto questions = read_questions(data, {}, "d.jsonl");
   ASSERT_EQ(questions.size(), 2u);
   EXPECT_TRUE(questions[0].truth);
@@ -23,8 +24,9 @@ TEST(Questions, TheLastAssistantTurnIsTheTruthAndIsNotAsked) {
 }
 
 TEST(Questions, TheTopLevelLabelWinsAndNeedsNoAssistantTurn) {
-  const Dataset data = dialogues({{"1", {{"user", "u"}}, "", "false"},
-                                  {"2", {{"user", "u"}, {"assistant", "{\"is_fraud\": false}"}}, "", "\"yes\""}});
+  const Dataset data =
+      dialogues({{"1", {{"user", "u"}}, "", "false"},
+                 {"2", {{"user", "u"}, {"assistant", "{\"is_fraud\": false}"}}, "", "\"yes\""}});
   const auto questions = read_questions(data, {}, "d.jsonl");
   EXPECT_FALSE(questions[0].truth);
   EXPECT_EQ(questions[0].messages.size(), 1u);
@@ -33,7 +35,8 @@ TEST(Questions, TheTopLevelLabelWinsAndNeedsNoAssistantTurn) {
 }
 
 TEST(Questions, LabelsOutsideTheSetAreErrorsThatNameTheExample) {
-  const Dataset top = dialogues({{"1", {{"user", "u"}}, "", "true"}, {"call-7", {{"user", "u"}}, "", "\"perhaps\""}});
+  const Dataset top =
+      dialogues({{"1", {{"user", "u"}}, "", "true"}, {"call-7", {{"user", "u"}}, "", "\"perhaps\""}});
   std::string message = error_of(ErrorCode::kInvalidArgument, [&] { read_questions(top, {}, "d.jsonl"); });
   EXPECT_NE(message.find("d.jsonl: example 2 (id call-7)"), std::string::npos) << message;
   EXPECT_NE(message.find("perhaps"), std::string::npos) << message;
@@ -48,9 +51,13 @@ TEST(Questions, LabelsOutsideTheSetAreErrorsThatNameTheExample) {
 }
 
 TEST(Questions, TextAndEmptyDialoguesAreErrors) {
-  error_of(ErrorCode::kInvalidArgument, [] { read_questions({DatasetKind::kText, {{"1", {}, "t", {}}}, {}}, {}, "d"); });
+  error_of(ErrorCode::kInvalidArgument, [] {
+    read_questions({DatasetKind::kText, {{"1", {}, "t", {}}}, {}}, {}, "d");
+  });
   error_of(ErrorCode::kInvalidArgument, [] { read_questions(dialogues({{"1", {}, "", {}}}), {}, "d"); });
-  error_of(ErrorCode::kInvalidArgument, [] { read_questions(dialogues({{"1", {{"assistant", "true"}}, "", {}}}), {}, "d"); });
+  error_of(ErrorCode::kInvalidArgument, [] {
+    read_questions(dialogues({{"1", {{"assistant", "true"}}, "", {}}}), {}, "d");
+  });
   error_of(ErrorCode::kInvalidArgument, [] { read_questions(dialogues({}), {}, "d"); });
 }
 

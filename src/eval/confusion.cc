@@ -9,7 +9,8 @@ void score(ClassifyResult& result, const std::string& unparsable) {
   LOWBIT_ASSERT(result.labels.size() == result.predictions.size());
   const bool as_negative = unparsable == "negative";
   result.samples = static_cast<int64_t>(result.labels.size());
-  result.true_negative = result.false_positive = result.false_negative = result.true_positive = result.unparsable = 0;
+  result.true_negative = result.false_positive = result.false_negative = result.true_positive =
+      result.unparsable = 0;
   int64_t positives = 0;
   for (size_t i = 0; i < result.labels.size(); ++i) {
     const bool truth = result.labels[i] == 1;

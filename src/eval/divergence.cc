@@ -1,14 +1,14 @@
-#include <algorithm>
-#include <chrono>
-#include <cmath>
-#include <cstring>
-
 #include "base/fail.h"
 #include "eval/token_scores.h"
 #include "eval/validate.h"
 #include "eval/windows.h"
 #include "ops/softmax.h"
 #include "runtime/forward.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
 
 namespace lowbit {
 namespace {
@@ -23,10 +23,14 @@ struct Sums {
 class WindowComparison {
  public:
   WindowComparison(const LanguageModel::State& model, const LanguageModel::State& reference)
-      : model_(model), reference_(reference), vocab_(model.model.config().vocab_size), chunk_(logit_rows(vocab_)) {}
+      : model_(model),
+        reference_(reference),
+        vocab_(model.model.config().vocab_size),
+        chunk_(logit_rows(vocab_)) {}
 
   // All positions of one window, both models' last hidden states given.
-  void add(size_t window, const std::vector<int32_t>& ids, const float* hidden, const float* reference_hidden, Sums& sums) {
+  void add(size_t window, const std::vector<int32_t>& ids, const float* hidden, const float* reference_hidden,
+           Sums& sums) {
     const int64_t count = static_cast<int64_t>(ids.size());
     for (int64_t row = 0; row < count; row += chunk_) {
       add_rows(window, ids, row, std::min(chunk_, count - row), hidden, reference_hidden, sums);
@@ -34,15 +38,17 @@ class WindowComparison {
   }
 
  private:
-  void add_rows(size_t window, const std::vector<int32_t>& ids, int64_t row, int64_t rows, const float* hidden,
-                const float* reference_hidden, Sums& sums) {
+  void add_rows(size_t window, const std::vector<int32_t>& ids, int64_t row, int64_t rows,
+                const float* hidden, const float* reference_hidden, Sums& sums) {
     const OpContext ops = model_.ops(), reference_ops = reference_.ops();
-    const size_t bytes = static_cast<size_t>(chunk_ * vocab_) * sizeof(float), size = static_cast<size_t>(rows);
+    const size_t bytes = static_cast<size_t>(chunk_ * vocab_) * sizeof(float),
+                 size = static_cast<size_t>(rows);
     const Scratch logits = model_.workspace.take(bytes), reference_logits = reference_.workspace.take(bytes);
     float *ours = logits.as<float>(), *theirs = reference_logits.as<float>();
-    model_.model.logits(ops, hidden + row * model_.model.config().hidden_size, rows, MatmulMode::kPrefill, ours);
-    reference_.model.logits(reference_ops, reference_hidden + row * reference_.model.config().hidden_size, rows,
-                            MatmulMode::kPrefill, theirs);
+    model_.model.logits(ops, hidden + row * model_.model.config().hidden_size, rows, MatmulMode::kPrefill,
+                        ours);
+    reference_.model.logits(reference_ops, reference_hidden + row * reference_.model.config().hidden_size,
+                            rows, MatmulMode::kPrefill, theirs);
 
     std::vector<double> kl(size), nll(size), reference_nll(size);
     std::vector<int32_t> best(size), reference_best(size);
@@ -57,8 +63,10 @@ class WindowComparison {
     }
     for (int64_t i = 0; i < rows; ++i) {
       const size_t at = static_cast<size_t>(i);
-      if (i < scored && !std::isfinite(reference_nll[at])) fail_not_finite(reference_.folder, window, row + i);
-      if (!std::isfinite(kl[at]) || (i < scored && !std::isfinite(nll[at]))) fail_not_finite(model_.folder, window, row + i);
+      if (i < scored && !std::isfinite(reference_nll[at]))
+        fail_not_finite(reference_.folder, window, row + i);
+      if (!std::isfinite(kl[at]) || (i < scored && !std::isfinite(nll[at])))
+        fail_not_finite(model_.folder, window, row + i);
       const double value = std::max(kl[at], 0.0);  // rounding takes a KL of almost 0 below it
       sums.kl.push_back(value);
       sums.kl_mean.add(value);
@@ -78,9 +86,10 @@ class WindowComparison {
 void check_same_vocabulary(const LanguageModel& model, const LanguageModel& reference) {
   if (model.vocab_size() != reference.vocab_size()) {
     fail(ErrorCode::kInvalidArgument,
-         "the model's vocabulary has {} entries, the reference's {}: their distributions cannot be compared; the reference "
-         "must be the model that {} was made from", model.vocab_size(), reference.vocab_size(),
-         model.state().folder.string());
+         "the model's vocabulary has {} entries, the reference's {}: their distributions cannot be compared; "
+         "the reference "
+         "must be the model that {} was made from",
+         model.vocab_size(), reference.vocab_size(), model.state().folder.string());
   }
 }
 
@@ -89,20 +98,22 @@ void check_same_ids(const std::vector<int32_t>& ids, const std::vector<int32_t>&
   for (size_t i = 0; i < common; ++i) {
     if (ids[i] == reference_ids[i]) continue;
     fail(ErrorCode::kInvalidArgument,
-         "the two tokenizers read the text differently: id {} of it is {} for the model and {} for the reference", i, ids[i],
-         reference_ids[i]);
+         "the two tokenizers read the text differently: id {} of it is {} for the model and {} for the "
+         "reference",
+         i, ids[i], reference_ids[i]);
   }
   if (ids.size() != reference_ids.size()) {
     fail(ErrorCode::kInvalidArgument,
-         "the two tokenizers read the text differently: {} ids for the model and {} for the reference", ids.size(),
-         reference_ids.size());
+         "the two tokenizers read the text differently: {} ids for the model and {} for the reference",
+         ids.size(), reference_ids.size());
   }
 }
 
 }  // namespace
 
-DivergenceResult divergence(const LanguageModel& model, const LanguageModel& reference, const std::filesystem::path& text,
-                            const DivergenceOptions& options, const Log& log) {
+DivergenceResult divergence(const LanguageModel& model, const LanguageModel& reference,
+                            const std::filesystem::path& text, const DivergenceOptions& options,
+                            const Log& log) {
   validate(options);
   check_same_vocabulary(model, reference);
   check_context(model, options.context);
@@ -126,13 +137,17 @@ DivergenceResult divergence(const LanguageModel& model, const LanguageModel& ref
         std::span(plan.windows).subspan(first, std::min(batch, plan.windows.size() - first));
     forward_windows(ours.model, ours.ops(), windows, options.batch_size, ours.cache_dtype,
                     [&](size_t window, const float* hidden) {
-                      std::memcpy(kept.as<float>() + window * window_floats, hidden, window_floats * sizeof(float));
+                      std::memcpy(kept.as<float>() + window * window_floats, hidden,
+                                  window_floats * sizeof(float));
                     });
-    forward_windows(theirs.model, theirs.ops(), windows, options.batch_size, theirs.cache_dtype,
-                    [&](size_t window, const float* hidden) {
-                      comparison.add(first + window, windows[window], kept.as<float>() + window * window_floats, hidden, sums);
-                      log.report({.phase = "divergence", .done = static_cast<int64_t>(first + window) + 1, .total = total});
-                    });
+    forward_windows(
+        theirs.model, theirs.ops(), windows, options.batch_size, theirs.cache_dtype,
+        [&](size_t window, const float* hidden) {
+          comparison.add(first + window, windows[window], kept.as<float>() + window * window_floats, hidden,
+                         sums);
+          log.report(
+              {.phase = "divergence", .done = static_cast<int64_t>(first + window) + 1, .total = total});
+        });
   }
 
   DivergenceResult result;
@@ -152,8 +167,10 @@ DivergenceResult divergence(const LanguageModel& model, const LanguageModel& ref
   result.context = options.context;
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   result.protocol = fmt::format(
-      "KL(reference || model) in nats of the next-id distributions at all {} positions of consecutive windows of {} ids of the "
-      "whole text, no special tokens, each alone, the rest dropped{}", options.context, options.context,
+      "KL(reference || model) in nats of the next-id distributions at all {} positions of consecutive "
+      "windows of {} ids of the "
+      "whole text, no special tokens, each alone, the rest dropped{}",
+      options.context, options.context,
       options.limit > 0 ? fmt::format(", only the first {} windows", total) : "");
   return result;
 }

@@ -1,15 +1,14 @@
 // Whole evaluations with a real model of 260k parameters, against transformers and against plain formulas.
-#include <gtest/gtest.h>
-
-#include <cmath>
-#include <fstream>
-
 #include "base/files.h"
 #include "base/json.h"
 #include "lowbit/evaluate.h"
 #include "runtime/forward.h"
 #include "runtime/language_model.h"
 #include "support.h"
+
+#include <cmath>
+#include <fstream>
+#include <gtest/gtest.h>
 
 namespace lowbit {
 namespace {
@@ -25,7 +24,8 @@ fs::path text_file() { return testing::material_folder() / "text" / "tinystories
 
 // A copy of the stories model in `folder`, with a change to its config.
 fs::path changed_copy(const fs::path& folder, const std::function<void(Json&)>& change) {
-  for (const auto& entry : fs::directory_iterator(stories())) fs::copy_file(entry.path(), folder / entry.path().filename());
+  for (const auto& entry : fs::directory_iterator(stories()))
+    fs::copy_file(entry.path(), folder / entry.path().filename());
   Json config = parse_json(read_file(folder / "config.json"), "config.json");
   change(config);
   fs::permissions(folder / "config.json", fs::perms::owner_write, fs::perm_options::add);
@@ -49,7 +49,8 @@ TEST(Perplexity, MatchesTransformersUnderEveryProtocol) {
   check({}, 6.328255810343883, 1524);
   check({.protocol = "llama.cpp"}, 6.75456097675883, 756);  // this tokenizer adds a BOS
   check({.stride = 32}, 5.29320132599397, 479);
-  EXPECT_NEAR(perplexity(model, text_file(), {.context = 128, .limit = 12}).standard_error, 0.07531215523692915, 1e-5);
+  EXPECT_NEAR(perplexity(model, text_file(), {.context = 128, .limit = 12}).standard_error,
+              0.07531215523692915, 1e-5);
 }
 
 TEST(Perplexity, DoesNotDependOnTheBatch) {
@@ -70,7 +71,8 @@ TEST(Perplexity, RefusesWindowsLongerThanTheModelsContext) {
 
 TEST(Divergence, OfAModelFromItselfIsNothing) {
   LOWBIT_SKIP_WITHOUT_MATERIAL(material);
-  const LanguageModel model = LanguageModel::load(stories(), kExact), reference = LanguageModel::load(stories(), kExact);
+  const LanguageModel model = LanguageModel::load(stories(), kExact),
+                      reference = LanguageModel::load(stories(), kExact);
   const DivergenceResult result = divergence(model, reference, text_file(), {.context = 64, .limit = 3});
   EXPECT_LT(result.max_kl, 1e-12);
   EXPECT_EQ(result.top1_agreement, 1);
@@ -80,13 +82,15 @@ TEST(Divergence, OfAModelFromItselfIsNothing) {
 }
 
 // Log probabilities [ids, vocab] of one window, in double.
-std::vector<std::vector<double>> log_probabilities(const LanguageModel& loaded, const std::vector<int32_t>& ids) {
+std::vector<std::vector<double>> log_probabilities(const LanguageModel& loaded,
+                                                   const std::vector<int32_t>& ids) {
   const LanguageModel::State& state = loaded.state();
   const int64_t vocab = state.model.config().vocab_size;
   std::vector<float> logits(ids.size() * static_cast<size_t>(vocab));
   forward_windows(state.model, state.ops(), std::vector<std::vector<int32_t>>{ids}, 1, DType::kF32,
                   [&](size_t, const float* hidden) {
-                    state.model.logits(state.ops(), hidden, static_cast<int64_t>(ids.size()), MatmulMode::kPrefill, logits.data());
+                    state.model.logits(state.ops(), hidden, static_cast<int64_t>(ids.size()),
+                                       MatmulMode::kPrefill, logits.data());
                   });
   std::vector<std::vector<double>> rows;
   for (size_t row = 0; row < ids.size(); ++row) {
@@ -103,9 +107,11 @@ TEST(Divergence, MatchesThePlainFormula) {
   LOWBIT_SKIP_WITHOUT_MATERIAL(material);
   const TemporaryFolder folder;
   changed_copy(folder.path(), [](Json& config) { config.set("rms_norm_eps", 0.5); });
-  const LanguageModel model = LanguageModel::load(folder.path(), kExact), reference = LanguageModel::load(stories(), kExact);
+  const LanguageModel model = LanguageModel::load(folder.path(), kExact),
+                      reference = LanguageModel::load(stories(), kExact);
   constexpr int64_t kContext = 100;  // not a multiple of the rows that are held at once
-  const DivergenceResult result = divergence(model, reference, text_file(), {.context = kContext, .limit = 1});
+  const DivergenceResult result =
+      divergence(model, reference, text_file(), {.context = kContext, .limit = 1});
 
   std::vector<int32_t> ids = model.tokenizer().encode(read_file(text_file()).substr(0, 5000));
   ids.resize(kContext);
@@ -114,7 +120,8 @@ TEST(Divergence, MatchesThePlainFormula) {
   int agreeing = 0;
   for (size_t row = 0; row < ids.size(); ++row) {
     double kl = 0;
-    for (size_t i = 0; i < ours[row].size(); ++i) kl += std::exp(theirs[row][i]) * (theirs[row][i] - ours[row][i]);
+    for (size_t i = 0; i < ours[row].size(); ++i)
+      kl += std::exp(theirs[row][i]) * (theirs[row][i] - ours[row][i]);
     sum += kl;
     most = std::max(most, kl);
     agreeing += std::max_element(ours[row].begin(), ours[row].end()) - ours[row].begin() ==
@@ -134,7 +141,8 @@ TEST(Divergence, RefusesAnotherVocabulary) {
   LOWBIT_SKIP_WITHOUT_MATERIAL(material);
   const LanguageModel model = LanguageModel::load(stories(), kExact);
   const LanguageModel other = LanguageModel::load(material / "model-tinystories-656k-llama", kExact);
-  const std::string message = error_of(ErrorCode::kInvalidArgument, [&] { divergence(model, other, text_file(), {.context = 32}); });
+  const std::string message =
+      error_of(ErrorCode::kInvalidArgument, [&] { divergence(model, other, text_file(), {.context = 32}); });
   EXPECT_NE(message.find("512"), std::string::npos) << message;
   EXPECT_NE(message.find("2048"), std::string::npos) << message;
 }
@@ -144,13 +152,16 @@ TEST(Classify, CountsUnparsableAnswersAndWritesThemInFileOrder) {
   LOWBIT_SKIP_WITHOUT_MATERIAL(material);
   const TemporaryFolder folder;
   changed_copy(folder.path(), [](Json&) {});
-  std::ofstream(folder.path() / "chat_template.jinja") << "{% for m in messages %}{{ m.content }}\n{% endfor %}";
+  std::ofstream(folder.path() / "chat_template.jinja")
+      << "{% for m in messages %}{{ m.content }}\n{% endfor %}";
   const fs::path data = folder.path() / "d.jsonl", predictions = folder.path() / "p.jsonl";
   {
     std::ofstream file(data);
     for (int i = 0; i < 5; ++i) {
-      file << "{\"id\": \"call-" << i << "\", \"messages\": [{\"role\": \"user\", \"content\": \"Once upon a time"
-           << std::string(static_cast<size_t>(i * 7 % 5), '!') << "\"}, {\"role\": \"assistant\", \"content\": \"{\\\"is_fraud\\\": "
+      file << "{\"id\": \"call-" << i
+           << "\", \"messages\": [{\"role\": \"user\", \"content\": \"Once upon a time"
+           << std::string(static_cast<size_t>(i * 7 % 5), '!')
+           << "\"}, {\"role\": \"assistant\", \"content\": \"{\\\"is_fraud\\\": "
            << (i < 3 ? "true" : "false") << "}\"}]}\n";
     }
   }
@@ -191,10 +202,12 @@ TEST(Classify, APromptLongerThanTheContextIsAnErrorBeforeAnythingRuns) {
   const TemporaryFolder folder;
   changed_copy(folder.path(), [](Json&) {});
   std::ofstream(folder.path() / "chat_template.jinja") << "{{ messages[0].content }}";
-  std::ofstream(folder.path() / "d.jsonl") << "{\"is_fraud\": true, \"messages\": [{\"role\": \"user\", \"content\": \""
-                                           << std::string(3000, 'x') << "\"}]}\n";
+  std::ofstream(folder.path() / "d.jsonl")
+      << "{\"is_fraud\": true, \"messages\": [{\"role\": \"user\", \"content\": \"" << std::string(3000, 'x')
+      << "\"}]}\n";
   const LanguageModel model = LanguageModel::load(folder.path(), kExact);
-  const std::string message = error_of(ErrorCode::kInvalidArgument, [&] { classify(model, folder.path() / "d.jsonl"); });
+  const std::string message =
+      error_of(ErrorCode::kInvalidArgument, [&] { classify(model, folder.path() / "d.jsonl"); });
   EXPECT_NE(message.find("1 of 1 prompts"), std::string::npos) << message;
   EXPECT_NE(message.find("512"), std::string::npos) << message;
 }

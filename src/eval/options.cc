@@ -14,7 +14,8 @@ Fields option_fields(ClassifyOptions& options) {
   return {{"batch_size", &options.batch_size, "prompts per batch; does not change the answers"},
           {"label_key", &options.label_key, "key of the JSON answer, and of the example's label"},
           {"unparsable", &options.unparsable,
-           "answers without a label: count (on their own; a missed positive when the truth is positive) or negative "
+           "answers without a label: count (on their own; a missed positive when the truth is positive) or "
+           "negative "
            "(as the answer \"negative\")"},
           {"max_new_tokens", &options.max_new_tokens, "at most this many tokens per answer"},
           {"limit", &options.limit, "only the first examples, for trying out; 0: all"}};
@@ -40,18 +41,35 @@ void validate(const ClassifyOptions& options) {
   check_at_least("batch_size", options.batch_size, 1);
   check_at_least("max_new_tokens", options.max_new_tokens, 1);
   check_at_least("limit", options.limit, 0);
-  if (options.label_key.empty()) fail(ErrorCode::kInvalidArgument, "label_key is empty; name the key of the answer's label");
+  if (options.label_key.empty())
+    fail(ErrorCode::kInvalidArgument, "label_key is empty; name the key of the answer's label");
   if (options.unparsable != "count" && options.unparsable != "negative") {
-    fail(ErrorCode::kInvalidArgument, "unparsable is \"{}\", expected \"count\" or \"negative\"", options.unparsable);
+    fail(ErrorCode::kInvalidArgument, "unparsable is \"{}\", expected \"count\" or \"negative\"",
+         options.unparsable);
   }
 }
 
 void validate(const PerplexityOptions& options) {
+  check_at_least("context", options.context, 2);
+  if (options.protocol != "gptq" && options.protocol != "llama.cpp") {
+    fail(ErrorCode::kInvalidArgument, "protocol is \"{}\", expected \"gptq\" or \"llama.cpp\"",
+         options.protocol);
+  }
+  if (options.stride < 0 || options.stride >= options.context) {
+    fail(ErrorCode::kInvalidArgument,
+         "stride is {}, expected 1 to {} (context - 1), or 0 for windows side by side", options.stride,
+         options.context - 1);
+  }
+  if (options.stride > 0 && options.protocol != "gptq") {
+    fail(ErrorCode::kInvalidArgument, "stride goes with the protocol gptq only, not with {}",
+         options.protocol);
+  }
   check_at_least("batch_size", options.batch_size, 1);
   check_at_least("limit", options.limit, 0);
 }
 
 void validate(const DivergenceOptions& options) {
+  check_at_least("context", options.context, 2);
   check_at_least("batch_size", options.batch_size, 1);
   check_at_least("limit", options.limit, 0);
 }

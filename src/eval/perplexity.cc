@@ -1,11 +1,11 @@
-#include <chrono>
-#include <cmath>
-
 #include "base/fail.h"
 #include "eval/token_scores.h"
 #include "eval/validate.h"
 #include "eval/windows.h"
 #include "runtime/forward.h"
+
+#include <chrono>
+#include <cmath>
 
 namespace lowbit {
 
@@ -22,11 +22,12 @@ PerplexityResult perplexity(const LanguageModel& model, const std::filesystem::p
   RunningMean nll;
   const int64_t total = static_cast<int64_t>(plan.windows.size());
   log.report({.phase = "perplexity", .done = 0, .total = total});
-  forward_windows(state.model, state.ops(), plan.windows, options.batch_size, state.cache_dtype,
-                  [&](size_t window, const float* hidden) {
-                    score_tokens(state, plan.windows[window], plan.first_scored[window], hidden, window, nll);
-                    log.report({.phase = "perplexity", .done = static_cast<int64_t>(window) + 1, .total = total});
-                  });
+  forward_windows(
+      state.model, state.ops(), plan.windows, options.batch_size, state.cache_dtype,
+      [&](size_t window, const float* hidden) {
+        score_tokens(state, plan.windows[window], plan.first_scored[window], hidden, window, nll);
+        log.report({.phase = "perplexity", .done = static_cast<int64_t>(window) + 1, .total = total});
+      });
 
   PerplexityResult result;
   result.mean_nll = nll.mean();

@@ -1,15 +1,16 @@
-#include <algorithm>
-
 #include "base/fail.h"
 #include "eval/validate.h"
+
+#include <algorithm>
 
 namespace lowbit {
 
 SpeedResult measure_speed(const LanguageModel& model, const SpeedOptions& options, const Log& log) {
   validate(options);
   if (options.prompt_tokens + options.new_tokens > model.context_length()) {
-    fail(ErrorCode::kInvalidArgument, "{} prompt tokens and {} new ones are more than the model's context of {}",
-         options.prompt_tokens, options.new_tokens, model.context_length());
+    fail(ErrorCode::kInvalidArgument,
+         "{} prompt tokens and {} new ones are more than the model's context of {}", options.prompt_tokens,
+         options.new_tokens, model.context_length());
   }
   // Which ids does not matter for speed; a stride through the vocabulary avoids one hot embedding row.
   std::vector<int32_t> prompt;
@@ -23,8 +24,10 @@ SpeedResult measure_speed(const LanguageModel& model, const SpeedOptions& option
     model.generate({prompt}, greedy, {}, &speed);
     log.report({.phase = "speed", .done = run, .total = options.repetitions});
     if (run == 0) continue;  // the first run reads the weights from disk
-    if (speed.decode_seconds > 0) decode.push_back(static_cast<double>(speed.decode_tokens) / speed.decode_seconds);
-    if (speed.prefill_seconds > 0) prefill.push_back(static_cast<double>(speed.prefill_tokens) / speed.prefill_seconds);
+    if (speed.decode_seconds > 0)
+      decode.push_back(static_cast<double>(speed.decode_tokens) / speed.decode_seconds);
+    if (speed.prefill_seconds > 0)
+      prefill.push_back(static_cast<double>(speed.prefill_tokens) / speed.prefill_seconds);
   }
   const auto median = [](std::vector<double>& values) {
     std::sort(values.begin(), values.end());
@@ -33,8 +36,9 @@ SpeedResult measure_speed(const LanguageModel& model, const SpeedOptions& option
   SpeedResult result;
   result.decode_tokens_per_second = median(decode);
   result.prefill_tokens_per_second = median(prefill);
-  result.protocol = fmt::format("one sequence, {} prompt tokens, {} new tokens, greedy, median of {} runs after one to warm up",
-                                options.prompt_tokens, options.new_tokens, options.repetitions);
+  result.protocol = fmt::format(
+      "one sequence, {} prompt tokens, {} new tokens, greedy, median of {} runs after one to warm up",
+      options.prompt_tokens, options.new_tokens, options.repetitions);
   return result;
 }
 

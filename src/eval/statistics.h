@@ -1,10 +1,10 @@
 // Means with their errors, percentiles, and intervals of proportions.
 #pragma once
 
+#include "lowbit/evaluate.h"
+
 #include <cstdint>
 #include <vector>
-
-#include "lowbit/evaluate.h"
 
 namespace lowbit {
 
@@ -13,16 +13,16 @@ class RunningMean {
  public:
   void add(double value);
   int64_t count() const { return count_; }
-  double mean() const { return mean_; }       // 0 without values
-  double standard_error() const;              // sample deviation / sqrt(count); 0 below two values
+  double mean() const { return mean_; }  // 0 without values
+  double standard_error() const;         // sample deviation / sqrt(count); 0 below two values
 
  private:
   int64_t count_ = 0;
   double mean_ = 0, squares_ = 0;
 };
 
-// The value below which `share` (0 to 1) of the ascending values lie, interpolated linearly between neighbours as numpy
-// does by default. 0 for an empty list.
+// The value below which `share` (0 to 1) of the ascending values lie, interpolated linearly between
+// neighbours as numpy does by default. 0 for an empty list.
 double percentile(const std::vector<double>& ascending, double share);
 
 // numerator / denominator; none when the denominator is 0.

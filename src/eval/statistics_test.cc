@@ -1,20 +1,23 @@
 #include "eval/statistics.h"
 
-#include <gtest/gtest.h>
-
-#include <cmath>
-
 #include "base/json.h"
 #include "eval/confusion.h"
+
+#include <cmath>
+#include <gtest/gtest.h>
 
 namespace lowbit {
 namespace {
 
 // The closed form (Wilson 1927), evaluated in Python with the same quantile of the normal distribution.
 TEST(Wilson, MatchesReferenceValues) {
-  struct Case { int64_t successes, trials; double low, high; };
-  for (const Case& c : {Case{8, 10, 0.49016247153664183, 0.9433178485456247}, Case{0, 20, 0.0, 0.16112515805281938},
-                        Case{20, 20, 0.8388748419471806, 1.0}, Case{950, 1000, 0.9346861797557492, 0.9618697376072513}}) {
+  struct Case {
+    int64_t successes, trials;
+    double low, high;
+  };
+  for (const Case& c :
+       {Case{8, 10, 0.49016247153664183, 0.9433178485456247}, Case{0, 20, 0.0, 0.16112515805281938},
+        Case{20, 20, 0.8388748419471806, 1.0}, Case{950, 1000, 0.9346861797557492, 0.9618697376072513}}) {
     const Proportion p = wilson_interval(c.successes, c.trials);
     EXPECT_DOUBLE_EQ(*p.value, static_cast<double>(c.successes) / static_cast<double>(c.trials));
     EXPECT_NEAR(p.low, c.low, 1e-9) << c.successes << "/" << c.trials;
@@ -112,14 +115,16 @@ TEST(Score, NothingOverNothingIsNull) {
 
 TEST(ResultsJson, HaveThePromisedKeys) {
   const Json classify = parse_json(to_json(ClassifyResult{}), "classify");
-  for (const char* key : {"samples", "true_negative", "false_positive", "false_negative", "true_positive", "unparsable",
-                          "precision", "recall", "f1", "accuracy", "samples_per_second"}) {
+  for (const char* key : {"samples", "true_negative", "false_positive", "false_negative", "true_positive",
+                          "unparsable", "precision", "recall", "f1", "accuracy", "samples_per_second"}) {
     EXPECT_NE(classify.find(key), nullptr) << key;
   }
   const Json perplexity = parse_json(to_json(PerplexityResult{}), "perplexity");
-  for (const char* key : {"perplexity", "tokens", "context", "protocol"}) EXPECT_NE(perplexity.find(key), nullptr) << key;
+  for (const char* key : {"perplexity", "tokens", "context", "protocol"})
+    EXPECT_NE(perplexity.find(key), nullptr) << key;
   const Json divergence = parse_json(to_json(DivergenceResult{}), "divergence");
-  for (const char* key : {"mean_kl", "top1_agreement", "tokens"}) EXPECT_NE(divergence.find(key), nullptr) << key;
+  for (const char* key : {"mean_kl", "top1_agreement", "tokens"})
+    EXPECT_NE(divergence.find(key), nullptr) << key;
 }
 
 }  // namespace

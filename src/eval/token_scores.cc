@@ -1,10 +1,10 @@
 #include "eval/token_scores.h"
 
-#include <algorithm>
-#include <cmath>
-
 #include "base/fail.h"
 #include "ops/softmax.h"
+
+#include <algorithm>
+#include <cmath>
 
 namespace lowbit {
 
@@ -12,15 +12,18 @@ int64_t logit_rows(int64_t vocab_size) {
   return std::clamp<int64_t>((int64_t{16} << 20) / std::max<int64_t>(vocab_size, 1), 16, 256);
 }
 
-void token_nll(const OpContext& ops, const float* logits, const int32_t* target, int64_t rows, int64_t vocab, double* out) {
+void token_nll(const OpContext& ops, const float* logits, const int32_t* target, int64_t rows, int64_t vocab,
+               double* out) {
   log_sum_exp(ops, logits, rows, vocab, out);
   for (int64_t row = 0; row < rows; ++row) out[row] -= static_cast<double>(logits[row * vocab + target[row]]);
 }
 
 void fail_not_finite(const std::filesystem::path& folder, size_t window, int64_t position) {
   fail(ErrorCode::kCorruptFile,
-       "{} computes logits that are not finite (window {}, position {}): its weights are damaged, or too large for the "
-       "chosen number formats", folder.string(), window, position);
+       "{} computes logits that are not finite (window {}, position {}): its weights are damaged, or too "
+       "large for the "
+       "chosen number formats",
+       folder.string(), window, position);
 }
 
 void score_tokens(const LanguageModel::State& state, const std::vector<int32_t>& ids, int64_t first_scored,
@@ -45,8 +48,9 @@ void score_tokens(const LanguageModel::State& state, const std::vector<int32_t>&
 
 void check_context(const LanguageModel& model, int64_t context) {
   if (context > model.context_length()) {
-    fail(ErrorCode::kInvalidArgument, "context is {}, but the model was made for at most {} ids (max_position_embeddings)",
-         context, model.context_length());
+    fail(ErrorCode::kInvalidArgument,
+         "context is {}, but the model was made for at most {} ids (max_position_embeddings)", context,
+         model.context_length());
   }
 }
 

@@ -1,24 +1,25 @@
 // Logits of many positions without a buffer of positions x vocabulary: rows pass through in chunks.
 #pragma once
 
-#include <functional>
-
 #include "eval/statistics.h"
 #include "runtime/language_model.h"
+
+#include <functional>
 
 namespace lowbit {
 
 // Rows of logits that are held at once: 64 MiB of them, but at least 16 and at most 256 rows.
 int64_t logit_rows(int64_t vocab_size);
 
-// Adds the negative log likelihood (nats) of ids [first_scored, ids.size()) to `nll`, given the ids before each.
-// hidden: [ids.size(), hidden_size], the last block's output. kCorruptFile when a logit is not finite; `where` names the
-// window.
+// Adds the negative log likelihood (nats) of ids [first_scored, ids.size()) to `nll`, given the ids before
+// each. hidden: [ids.size(), hidden_size], the last block's output. kCorruptFile when a logit is not finite;
+// `where` names the window.
 void score_tokens(const LanguageModel::State& state, const std::vector<int32_t>& ids, int64_t first_scored,
                   const float* hidden, size_t window, RunningMean& nll);
 
 // The NLL of `target` in each of `rows` logit rows [rows, vocab] goes to `out`.
-void token_nll(const OpContext& ops, const float* logits, const int32_t* target, int64_t rows, int64_t vocab, double* out);
+void token_nll(const OpContext& ops, const float* logits, const int32_t* target, int64_t rows, int64_t vocab,
+               double* out);
 
 [[noreturn]] void fail_not_finite(const std::filesystem::path& folder, size_t window, int64_t position);
 

@@ -1,4 +1,5 @@
-// Options of this room, checked once at the door. kInvalidArgument names the option, its value and what is expected.
+// Options of this room, checked once at the door. kInvalidArgument names the option, its value and what is
+// expected.
 #pragma once
 
 #include "lowbit/evaluate.h"

@@ -1,10 +1,11 @@
 #include "eval/windows.h"
 
-#include <algorithm>
-
 #include "base/fail.h"
 #include "base/files.h"
+#include "eval/validate.h"
 #include "lowbit/dataset.h"
+
+#include <algorithm>
 
 namespace lowbit {
 namespace {
@@ -16,7 +17,8 @@ std::string load_text(const std::filesystem::path& file) {
   for (const Example& example : dataset.examples) {
     if (example.text.empty() && !example.messages.empty()) {
       fail(ErrorCode::kInvalidArgument,
-           "{}: example {} is a dialogue; perplexity and divergence need text: a plain text file, or JSONL with \"text\"",
+           "{}: example {} is a dialogue; perplexity and divergence need text: a plain text file, or JSONL "
+           "with \"text\"",
            file.string(), example.id);
     }
     if (!text.empty()) text += "\n\n";
@@ -25,13 +27,16 @@ std::string load_text(const std::filesystem::path& file) {
   return text;
 }
 
-int64_t most_windows(int64_t available, int64_t limit) { return limit > 0 ? std::min(available, limit) : available; }
+int64_t most_windows(int64_t available, int64_t limit) {
+  return limit > 0 ? std::min(available, limit) : available;
+}
 
 }  // namespace
 
 std::vector<int32_t> load_text_ids(const Tokenizer& tokenizer, const std::filesystem::path& file) {
   const std::string text = load_text(file);
-  if (text.empty()) fail(ErrorCode::kInvalidArgument, "{} is empty; there is nothing to score", file.string());
+  if (text.empty())
+    fail(ErrorCode::kInvalidArgument, "{} is empty; there is nothing to score", file.string());
   return tokenizer.encode(text);
 }
 
@@ -44,21 +49,12 @@ int32_t added_bos(const Tokenizer& tokenizer) {
 
 WindowPlan plan_windows(const std::vector<int32_t>& ids, const PerplexityOptions& options, int32_t bos) {
   const int64_t context = options.context, count = static_cast<int64_t>(ids.size());
-  if (context < 2) fail(ErrorCode::kInvalidArgument, "context is {}, expected at least 2 ids per window", context);
-  if (options.protocol != "gptq" && options.protocol != "llama.cpp") {
-    fail(ErrorCode::kInvalidArgument, "protocol is \"{}\", expected \"gptq\" or \"llama.cpp\"", options.protocol);
-  }
-  if (options.stride < 0 || options.stride >= context) {
-    fail(ErrorCode::kInvalidArgument, "stride is {}, expected 1 to {} (context - 1), or 0 for windows side by side",
-         options.stride, context - 1);
-  }
+  validate(options);
   const bool is_llama_cpp = options.protocol == "llama.cpp";
-  if (is_llama_cpp && options.stride > 0) {
-    fail(ErrorCode::kInvalidArgument, "stride goes with the protocol gptq only, not with llama.cpp");
-  }
   if (count < context) {
     fail(ErrorCode::kInvalidArgument,
-         "the text has {} ids, fewer than one window of {}: give a longer text or a smaller context", count, context);
+         "the text has {} ids, fewer than one window of {}: give a longer text or a smaller context", count,
+         context);
   }
 
   WindowPlan plan;
@@ -74,8 +70,10 @@ WindowPlan plan_windows(const std::vector<int32_t>& ids, const PerplexityOptions
       add(begin, end, scored - begin);
       scored = end;
     }
-    plan.protocol = fmt::format("windows of {} ids every {} ids of the whole text, no special tokens, each id after the "
-                                "first scored once, exp of the mean NLL", context, options.stride);
+    plan.protocol = fmt::format(
+        "windows of {} ids every {} ids of the whole text, no special tokens, each id after the "
+        "first scored once, exp of the mean NLL",
+        context, options.stride);
   } else if (is_llama_cpp) {
     // Its BOS stands before the text and is then overwritten by the BOS of the first window.
     std::vector<int32_t> shifted;
@@ -91,14 +89,18 @@ WindowPlan plan_windows(const std::vector<int32_t>& ids, const PerplexityOptions
       if (bos >= 0) plan.windows.back()[0] = bos;
       plan.first_scored.push_back(std::min(context / 2 + 1, context - 1));
     }
-    plan.protocol = fmt::format("llama.cpp: windows of {} ids of the whole text, {}, positions {} to {} of each scored, "
-                                "exp of the mean NLL", context, bos >= 0 ? "BOS first in each" : "no special tokens",
-                                plan.first_scored.front(), context - 1);
+    plan.protocol = fmt::format(
+        "llama.cpp: windows of {} ids of the whole text, {}, positions {} to {} of each scored, "
+        "exp of the mean NLL",
+        context, bos >= 0 ? "BOS first in each" : "no special tokens", plan.first_scored.front(),
+        context - 1);
   } else {
     const int64_t windows = most_windows(count / context, options.limit);
     for (int64_t i = 0; i < windows; ++i) add(i * context, (i + 1) * context, 1);
-    plan.protocol = fmt::format("gptq: consecutive windows of {} ids of the whole text, no special tokens, each alone, "
-                                "positions 1 to {} scored, the rest dropped, exp of the mean NLL", context, context - 1);
+    plan.protocol = fmt::format(
+        "gptq: consecutive windows of {} ids of the whole text, no special tokens, each alone, "
+        "positions 1 to {} scored, the rest dropped, exp of the mean NLL",
+        context, context - 1);
   }
   if (options.limit > 0) plan.protocol += fmt::format(", only the first {} windows", plan.windows.size());
   return plan;

@@ -1,10 +1,9 @@
 #include "eval/windows.h"
 
-#include <gtest/gtest.h>
-
-#include <numeric>
-
 #include "support.h"
+
+#include <gtest/gtest.h>
+#include <numeric>
 
 namespace lowbit {
 namespace {
@@ -58,13 +57,15 @@ TEST(Windows, StrideScoresEveryIdAfterTheFirstOnce) {
         }
       }
       EXPECT_EQ(times[0], 0);
-      for (size_t i = 1; i < times.size(); ++i) EXPECT_EQ(times[i], 1) << count << " " << stride << " id " << i;
+      for (size_t i = 1; i < times.size(); ++i)
+        EXPECT_EQ(times[i], 1) << count << " " << stride << " id " << i;
     }
   }
 }
 
 TEST(Windows, ShortTextSaysHowManyIdsThereAre) {
-  const std::string message = error_of(ErrorCode::kInvalidArgument, [] { plan_windows(ids_up_to(7), {.context = 8}, -1); });
+  const std::string message =
+      error_of(ErrorCode::kInvalidArgument, [] { plan_windows(ids_up_to(7), {.context = 8}, -1); });
   EXPECT_NE(message.find("7 ids"), std::string::npos) << message;
   EXPECT_NE(message.find("8"), std::string::npos) << message;
 }

@@ -1,15 +1,16 @@
-#include <fmt/format.h>
-
 #include "base/json.h"
 #include "lowbit/report.h"
 #include "report/text_table.h"
+
+#include <fmt/format.h>
 
 namespace lowbit {
 namespace {
 
 std::string with_interval(const Proportion& proportion) {
   if (!proportion.value) return "-";
-  return fmt::format("{:.1f} % [{:.1f}, {:.1f}]", *proportion.value * 100, proportion.low * 100, proportion.high * 100);
+  return fmt::format("{:.1f} % [{:.1f}, {:.1f}]", *proportion.value * 100, proportion.low * 100,
+                     proportion.high * 100);
 }
 
 // One line of the table: a figure of every model, "-" where it was not measured.
@@ -21,7 +22,8 @@ void add_line(TextTable& table, const char* name, const std::vector<ComparisonRo
 }
 
 // Each protocol once, in the order of first use.
-void add_protocol(std::vector<std::pair<std::string, std::string>>& protocols, const char* figure, const std::string& text) {
+void add_protocol(std::vector<std::pair<std::string, std::string>>& protocols, const char* figure,
+                  const std::string& text) {
   if (text.empty()) return;
   for (const auto& [known_figure, known] : protocols) {
     if (known_figure == figure && known == text) return;
@@ -48,7 +50,8 @@ std::string comparison_text(const std::vector<ComparisonRow>& rows) {
   TextTable table;
   add_line(table, "", rows, [](const ComparisonRow& row) { return row.name; });
   table.add_rule();
-  add_line(table, "bytes", rows, [](const ComparisonRow& row) { return count_text(static_cast<int64_t>(row.bytes)); });
+  add_line(table, "bytes", rows,
+           [](const ComparisonRow& row) { return count_text(static_cast<int64_t>(row.bytes)); });
   if (any_timed) {
     add_line(table, "tokens/s", rows, [](const ComparisonRow& row) {
       return row.decode_tokens_per_second > 0 ? fixed_text(row.decode_tokens_per_second, 1) : "-";
@@ -68,7 +71,8 @@ std::string comparison_text(const std::vector<ComparisonRow>& rows) {
     count("unparsable", &ClassifyResult::unparsable);
     add_line(table, "precision [95 %]", rows,
              [](const ComparisonRow& row) { return with_interval(row.classification.precision); });
-    add_line(table, "recall [95 %]", rows, [](const ComparisonRow& row) { return with_interval(row.classification.recall); });
+    add_line(table, "recall [95 %]", rows,
+             [](const ComparisonRow& row) { return with_interval(row.classification.recall); });
     add_line(table, "F1", rows, [](const ComparisonRow& row) { return share_text(row.classification.f1); });
     add_line(table, "samples/s", rows, [](const ComparisonRow& row) {
       return row.classification.samples > 0 ? fixed_text(row.classification.samples_per_second, 2) : "-";
@@ -109,7 +113,8 @@ std::string comparison_json(const std::vector<ComparisonRow>& rows) {
       model.set("decode_tokens_per_second", row.decode_tokens_per_second);
       model.set("speed_protocol", row.speed_protocol);
     }
-    if (row.classification.samples > 0) model.set("classification", parse_json(to_json(row.classification), "classification"));
+    if (row.classification.samples > 0)
+      model.set("classification", parse_json(to_json(row.classification), "classification"));
     if (row.perplexity.tokens > 0) model.set("perplexity", parse_json(to_json(row.perplexity), "perplexity"));
     if (row.divergence.tokens > 0) model.set("divergence", parse_json(to_json(row.divergence), "divergence"));
     models.push_back(std::move(model));

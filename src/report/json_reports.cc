@@ -1,10 +1,9 @@
-#include <fmt/format.h>
-
-#include <algorithm>
-
 #include "lowbit/report.h"
 #include "report/json_text.h"
 #include "report/text_table.h"
+
+#include <algorithm>
+#include <fmt/format.h>
 
 namespace lowbit {
 namespace {
@@ -23,7 +22,8 @@ std::string lines_of(const Json& object, std::string_view key, std::string_view 
 // A "reasons" member may be a string, strings, or objects with bytes and a reason.
 std::string waste_text(const Json& object) {
   for (std::string_view key : {"waste", "waste_reasons"}) {
-    if (std::string table = objects_table(object, key, {"bytes", "reason", "what"}); !table.empty()) return table;
+    if (std::string table = objects_table(object, key, {"bytes", "reason", "what"}); !table.empty())
+      return table;
     if (std::string lines = lines_of(object, key, " "); !lines.empty()) return lines;
   }
   return "";
@@ -34,11 +34,15 @@ std::string plan_modules(const Json& plan) {
   std::vector<std::pair<std::vector<std::string>, int>> lines;  // cells, how many modules
   for (const Json& module : array_of(plan, "modules")) {
     if (!module.is_object()) continue;
-    std::vector<std::string> cells = {layer_pattern(text_of(module, "module")), text_of(module, "method"),
-                                      text_of(module, "bits"), text_of(module, "group_size"),
-                                      fmt::format("{} x {}", text_of(module, "out_features"), text_of(module, "in_features")),
-                                      module.find("reason") ? text_of(module, "reason") : ""};
-    const auto same = std::find_if(lines.begin(), lines.end(), [&](const auto& line) { return line.first == cells; });
+    std::vector<std::string> cells = {
+        layer_pattern(text_of(module, "module")),
+        text_of(module, "method"),
+        text_of(module, "bits"),
+        text_of(module, "group_size"),
+        fmt::format("{} x {}", text_of(module, "out_features"), text_of(module, "in_features")),
+        module.find("reason") ? text_of(module, "reason") : ""};
+    const auto same =
+        std::find_if(lines.begin(), lines.end(), [&](const auto& line) { return line.first == cells; });
     if (same != lines.end()) {
       ++same->second;
     } else {
@@ -82,7 +86,8 @@ std::string inspection_text(std::string_view inspect_json) {
   add("architecture", "architecture");
   add("model_type", "model type");
   add("parameters", "parameters");
-  if (json.find("bytes")) table.add({"bytes", fmt::format("{}  ({})", text_of(json, "bytes"), bytes_of(json, "bytes"))});
+  if (json.find("bytes"))
+    table.add({"bytes", fmt::format("{}  ({})", text_of(json, "bytes"), bytes_of(json, "bytes"))});
   add("bits_per_weight", "bits per weight");
   add("format", "format");
   add("dialect", "dialect");
@@ -93,15 +98,20 @@ std::string inspection_text(std::string_view inspect_json) {
   if (json.find("waste_bytes")) table.add({"waste", bytes_of(json, "waste_bytes")});
   add("chat_template_sha256", "chat template");
   std::string out = table.text();
-  out += section("Where the bytes are", objects_table(json, "components", {"component", "parameters", "bytes", "dtype"}));
-  out += section("Data types", objects_table(json, "dtypes", {"kind", "component", "dtype", "tensors", "parameters", "bytes"}));
-  out += section("Quantized modules", objects_table(json, "quantized_modules", {"modules", "bits", "group_size"}));
+  out += section("Where the bytes are",
+                 objects_table(json, "components", {"component", "parameters", "bytes", "dtype"}));
+  out += section(
+      "Data types",
+      objects_table(json, "dtypes", {"kind", "component", "dtype", "tensors", "parameters", "bytes"}));
+  out += section("Quantized modules",
+                 objects_table(json, "quantized_modules", {"modules", "bits", "group_size"}));
   out += section("Waste", waste_text(json));
   out += section("Files", objects_table(json, "files", {"name", "tensors", "bytes", "header_bytes"}));
   out += section("Which engines can run it", objects_table(json, "engines", {"engine", "verdict", "reason"}));
-  out += section("Also", remaining_text(json, {"path", "architecture", "model_type", "parameters", "bytes", "bits_per_weight",
-                                               "format", "dialect", "declared_version", "found_version", "group_order", "ties",
-                                               "waste_bytes", "chat_template_sha256"}));
+  out += section("Also", remaining_text(json, {"path", "architecture", "model_type", "parameters", "bytes",
+                                               "bits_per_weight", "format", "dialect", "declared_version",
+                                               "found_version", "group_order", "ties", "waste_bytes",
+                                               "chat_template_sha256"}));
   out += lines_of(json, "notes", "note:");
   out += lines_of(json, "warnings", "warning:");
   return out;
@@ -122,12 +132,15 @@ std::string plan_text(std::string_view plan_json) {
   std::string out = plan_modules(json);
   out += section("Bytes of the result", bytes_table(json, "bytes_by_component"));
   out += section("Memory by phase", bytes_table(json, "memory_by_phase"));
-  out += section("What it takes", remaining_text(json, {"feasible", "estimated_seconds", "measured_multiply_adds_per_second"}));
+  out +=
+      section("What it takes",
+              remaining_text(json, {"feasible", "estimated_seconds", "measured_multiply_adds_per_second"}));
   if (const double seconds = number_of(json, "estimated_seconds", -1); seconds >= 0) {
     out += fmt::format("time, estimated from a matrix product measured here: {}\n", seconds_text(seconds));
   }
   out += section("Calibration", members_text(json, "calibration"));
-  out += section("Which engines can run the result", objects_table(json, "engines", {"engine", "verdict", "reason"}));
+  out += section("Which engines can run the result",
+                 objects_table(json, "engines", {"engine", "verdict", "reason"}));
   if (const Json* feasible = json.find("feasible"); feasible && feasible->is_bool()) {
     out += feasible->as_bool() ? "\nIt can finish.\n" : "\nIt CANNOT finish:\n";
   }
@@ -145,10 +158,13 @@ bool plan_is_feasible(std::string_view plan_json) {
 std::string doctor_text(std::string_view doctor_json) {
   const Json json = parse_json(doctor_json, "doctor");
   std::string out = remaining_text(json, {});
-  out += section("Instruction sets", objects_table(json, "instruction_sets", {"name", "available", "reason"}));
-  out += section("Measured limits (gbps: 10^9 bytes per second read; gflops, gops: 10^9 operations per second)",
-                 members_text(json, "limits"));
-  out += section("Kernels", objects_table(json, "kernels", {"op", "kernel", "available", "chosen", "requirement"}));
+  out +=
+      section("Instruction sets", objects_table(json, "instruction_sets", {"name", "available", "reason"}));
+  out +=
+      section("Measured limits (gbps: 10^9 bytes per second read; gflops, gops: 10^9 operations per second)",
+              members_text(json, "limits"));
+  out += section("Kernels",
+                 objects_table(json, "kernels", {"op", "kernel", "available", "chosen", "requirement"}));
   out += lines_of(json, "notes", "note:");
   out += lines_of(json, "warnings", "warning:");
   return out;

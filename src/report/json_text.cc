@@ -1,10 +1,9 @@
 #include "report/json_text.h"
 
-#include <fmt/format.h>
+#include "report/text_table.h"
 
 #include <algorithm>
-
-#include "report/text_table.h"
+#include <fmt/format.h>
 
 namespace lowbit {
 namespace {
@@ -30,7 +29,8 @@ std::string text_of(const Json* value) {
   }
   std::string out;
   for (const auto& [key, member] : value->as_object()) {
-    out += fmt::format("{}{} {}", out.empty() ? "" : ", ", key, is_bytes_key(key) ? bytes_of(*value, key) : text_of(&member));
+    out += fmt::format("{}{} {}", out.empty() ? "" : ", ", key,
+                       is_bytes_key(key) ? bytes_of(*value, key) : text_of(&member));
   }
   return out.empty() ? "-" : out;
 }
@@ -53,7 +53,8 @@ const Json::Array& array_of(const Json& object, std::string_view key) {
   return value && value->is_array() ? value->as_array() : kNone;
 }
 
-std::string objects_table(const Json& object, std::string_view key, std::initializer_list<std::string_view> columns) {
+std::string objects_table(const Json& object, std::string_view key,
+                          std::initializer_list<std::string_view> columns) {
   const Json::Array& elements = array_of(object, key);
   if (elements.empty()) return "";
   std::vector<std::string_view> present;
@@ -61,7 +62,8 @@ std::string objects_table(const Json& object, std::string_view key, std::initial
     if (std::find(present.begin(), present.end(), column) == present.end()) present.push_back(column);
   };
   for (std::string_view column : columns) {
-    if (std::any_of(elements.begin(), elements.end(), [&](const Json& element) { return element.find(column); })) {
+    if (std::any_of(elements.begin(), elements.end(),
+                    [&](const Json& element) { return element.find(column); })) {
       add_column(column);
     }
   }

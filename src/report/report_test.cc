@@ -1,10 +1,11 @@
-#include <gtest/gtest.h>
+#include "lowbit/report.h"
 
 #include "base/json.h"
-#include "lowbit/report.h"
 #include "report/json_text.h"
 #include "report/text_table.h"
 #include "support.h"
+
+#include <gtest/gtest.h>
 
 namespace lowbit {
 namespace {
@@ -12,8 +13,10 @@ namespace {
 bool holds(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
 
 ComparisonRow row(const std::string& name, uint64_t bytes) {
-  ComparisonRow row{.name = name, .bytes = bytes, .decode_tokens_per_second = 123.45, .speed_protocol = "one sequence"};
-  row.classification = {.samples = 10, .true_negative = 4, .false_positive = 1, .false_negative = 2, .true_positive = 3};
+  ComparisonRow row{
+      .name = name, .bytes = bytes, .decode_tokens_per_second = 123.45, .speed_protocol = "one sequence"};
+  row.classification = {
+      .samples = 10, .true_negative = 4, .false_positive = 1, .false_negative = 2, .true_positive = 3};
   row.classification.precision = wilson_interval(3, 4);
   row.classification.recall = wilson_interval(3, 5);
   row.classification.f1 = 2.0 / 3;
@@ -46,21 +49,27 @@ TEST(Numbers, ReadLikePeopleWriteThem) {
 
 TEST(Comparison, HasOneColumnPerModelAndEveryFigureWithItsProtocol) {
   ComparisonRow source = row("source", 11500000), small = row("int4", 4200000);
-  small.divergence = {.mean_kl = 0.0123, .p99_kl = 0.2, .standard_error = 0.001, .top1_agreement = 0.97, .tokens = 100,
+  small.divergence = {.mean_kl = 0.0123,
+                      .p99_kl = 0.2,
+                      .standard_error = 0.001,
+                      .top1_agreement = 0.97,
+                      .tokens = 100,
                       .protocol = "KL of windows"};
   const std::string text = comparison_text({source, small});
-  for (const char* part : {"source", "int4", "11,500,000", "4,200,000", "123.5", "75.0 % [30.1, 95.4]", "60.0 % [23.1, 88.2]",
-                           "12.500 ± 0.125", "0.0123 ± 0.001", "97.0 %", "greedy answers", "gptq windows", "KL of windows",
-                           "one sequence", "unparsable"}) {
+  for (const char* part : {"source", "int4", "11,500,000", "4,200,000", "123.5", "75.0 % [30.1, 95.4]",
+                           "60.0 % [23.1, 88.2]", "12.500 ± 0.125", "0.0123 ± 0.001", "97.0 %",
+                           "greedy answers", "gptq windows", "KL of windows", "one sequence", "unparsable"}) {
     EXPECT_TRUE(holds(text, part)) << part << "\n" << text;
   }
-  EXPECT_EQ(text.find("greedy answers"), text.rfind("greedy answers")) << "a protocol that two models share stands once";
+  EXPECT_EQ(text.find("greedy answers"), text.rfind("greedy answers"))
+      << "a protocol that two models share stands once";
 }
 
 TEST(Comparison, FiguresThatNobodyMeasuredAreLeftOut) {
   ComparisonRow plain{.name = "m", .bytes = 5};
   const std::string text = comparison_text({plain});
-  for (const char* part : {"tokens/s", "precision", "perplexity", "KL"}) EXPECT_FALSE(holds(text, part)) << text;
+  for (const char* part : {"tokens/s", "precision", "perplexity", "KL"})
+    EXPECT_FALSE(holds(text, part)) << text;
 }
 
 TEST(Comparison, JsonHoldsTheSameFigures) {
@@ -83,20 +92,27 @@ TEST(Classification, NothingOverNothingIsADash) {
 TEST(Quantize, AFailedCheckIsSaid) {
   QuantizeResult result{.bytes = 25, .checked = true, .passed = false, .mean_kl = 3.5, .check_tokens = 7};
   result.source_bytes = 100;
-  result.modules = {{.module = "model.layers.0.mlp.down_proj", .bits = 4, .group_size = 128, .method = "gptq",
-                     .relative_error = 0.0123, .damp_percent = 0.05},
+  result.modules = {{.module = "model.layers.0.mlp.down_proj",
+                     .bits = 4,
+                     .group_size = 128,
+                     .method = "gptq",
+                     .relative_error = 0.0123,
+                     .damp_percent = 0.05},
                     {.module = "lm_head", .method = "none", .note = "tied to the embedding"}};
   const std::string text = quantize_text(result);
-  for (const char* part : {"FAILED", "3.5", "25.0 %", "model.layers.*.mlp.down_proj", "0.0123", "tied to the embedding", "dense"}) {
+  for (const char* part : {"FAILED", "3.5", "25.0 %", "model.layers.*.mlp.down_proj", "0.0123",
+                           "tied to the embedding", "dense"}) {
     EXPECT_TRUE(holds(text, part)) << part << "\n" << text;
   }
 }
 
 TEST(Inspection, MissingKeysAreLeftOutAndUnknownOnesAreShown) {
-  const std::string text = inspection_text(R"({"architecture": "Qwen2ForCausalLM", "bytes": 1500000, "surprise": 7,
+  const std::string text =
+      inspection_text(R"({"architecture": "Qwen2ForCausalLM", "bytes": 1500000, "surprise": 7,
     "components": [{"component": "embedding", "parameters": 1000, "bytes": 2000}],
     "engines": [{"engine": "vLLM", "verdict": "no", "reason": "576 is no multiple of 128"}], "warnings": ["odd"]})");
-  for (const char* part : {"Qwen2ForCausalLM", "1.5 MB", "surprise", "embedding", "2.0 kB", "vLLM", "576 is no multiple", "odd"}) {
+  for (const char* part : {"Qwen2ForCausalLM", "1.5 MB", "surprise", "embedding", "2.0 kB", "vLLM",
+                           "576 is no multiple", "odd"}) {
     EXPECT_TRUE(holds(text, part)) << part << "\n" << text;
   }
   EXPECT_FALSE(holds(text, "group order")) << text;
@@ -111,7 +127,8 @@ TEST(Plan, TheSameModuleOfAllLayersIsOneLine) {
     {"module": "lm_head", "method": "none", "reason": "tied to the embedding"}],
     "bytes_by_component": {"codes": 1500000}, "estimated_seconds": 75.2, "feasible": true})");
   EXPECT_TRUE(holds(text, "model.layers.*.mlp.up_proj      2  gptq")) << text;
-  for (const char* part : {"tied to the embedding", "1.5 MB", "1 min 15 s", "It can finish"}) EXPECT_TRUE(holds(text, part)) << text;
+  for (const char* part : {"tied to the embedding", "1.5 MB", "1 min 15 s", "It can finish"})
+    EXPECT_TRUE(holds(text, part)) << text;
 }
 
 TEST(LayerPattern, ReplacesIndicesOnly) {
@@ -125,14 +142,16 @@ TEST(Plan, FeasibilityIsReadAndReasonsAreShown) {
   EXPECT_TRUE(plan_is_feasible(R"({"feasible": true})"));
   EXPECT_FALSE(plan_is_feasible(R"({"feasible": false})"));
   EXPECT_FALSE(plan_is_feasible("{}"));
-  const std::string text = plan_text(R"({"feasible": false, "reasons": ["needs 9 GB of disk, 2 GB are free"], "peak_bytes": 9000000})");
+  const std::string text = plan_text(
+      R"({"feasible": false, "reasons": ["needs 9 GB of disk, 2 GB are free"], "peak_bytes": 9000000})");
   EXPECT_TRUE(holds(text, "CANNOT")) << text;
   EXPECT_TRUE(holds(text, "needs 9 GB of disk")) << text;
   EXPECT_TRUE(holds(text, "9.0 MB")) << text;
 }
 
 TEST(Reports, SurviveKeysOfOtherTypes) {
-  const char* odd = R"({"components": "none", "engines": [1, null, {"engine": []}], "bytes": "many", "limits": [], "memory": 3,
+  const char* odd =
+      R"({"components": "none", "engines": [1, null, {"engine": []}], "bytes": "many", "limits": [], "memory": 3,
     "kernels": {}, "modules": [[]], "reasons": [{"a": 1}], "architecture": {"x": [1]}, "feasible": 3})";
   EXPECT_TRUE(holds(inspection_text(odd), "many"));
   EXPECT_TRUE(holds(plan_text(odd), "a 1"));

@@ -1,17 +1,17 @@
-#include <fmt/format.h>
-
-#include <algorithm>
-
 #include "lowbit/report.h"
 #include "report/json_text.h"
 #include "report/text_table.h"
+
+#include <algorithm>
+#include <fmt/format.h>
 
 namespace lowbit {
 namespace {
 
 std::string percent_interval(const Proportion& proportion) {
   if (!proportion.value) return "-  (0 / 0)";
-  return fmt::format("{:.1f} %  [{:.1f}, {:.1f}]", *proportion.value * 100, proportion.low * 100, proportion.high * 100);
+  return fmt::format("{:.1f} %  [{:.1f}, {:.1f}]", *proportion.value * 100, proportion.low * 100,
+                     proportion.high * 100);
 }
 
 // The same module of all layers that was treated the same way.
@@ -48,8 +48,8 @@ std::string module_lines(const std::vector<ModuleReport>& modules) {
   table.add_rule();
   for (const ModuleKind& kind : kinds) {
     const bool is_dense = kind.method == "none";
-    table.add({kind.pattern, count_text(kind.count), is_dense ? "dense" : kind.method, is_dense ? "-" : std::to_string(kind.bits),
-               is_dense ? "-" : std::to_string(kind.group_size),
+    table.add({kind.pattern, count_text(kind.count), is_dense ? "dense" : kind.method,
+               is_dense ? "-" : std::to_string(kind.bits), is_dense ? "-" : std::to_string(kind.group_size),
                is_dense ? "-" : significant_text(kind.sum / static_cast<double>(kind.count), 3),
                is_dense ? "-" : significant_text(kind.worst, 3),
                kind.damp_percent > 0 ? significant_text(kind.damp_percent, 3) : "-", kind.note});
@@ -62,10 +62,10 @@ std::string module_lines(const std::vector<ModuleReport>& modules) {
 std::string classification_text(const ClassifyResult& result) {
   TextTable table;
   table.align_left(1);
-  table.add({"samples", fmt::format("{}  (in {}, {:.2f} per second)", count_text(result.samples), seconds_text(result.seconds),
-                                    result.samples_per_second)});
-  table.add({"tn fp fn tp", fmt::format("{} {} {} {}", result.true_negative, result.false_positive, result.false_negative,
-                                        result.true_positive)});
+  table.add({"samples", fmt::format("{}  (in {}, {:.2f} per second)", count_text(result.samples),
+                                    seconds_text(result.seconds), result.samples_per_second)});
+  table.add({"tn fp fn tp", fmt::format("{} {} {} {}", result.true_negative, result.false_positive,
+                                        result.false_negative, result.true_positive)});
   table.add({"unparsable", count_text(result.unparsable)});
   table.add({"precision", percent_interval(result.precision)});
   table.add({"recall", percent_interval(result.recall)});
@@ -77,12 +77,14 @@ std::string classification_text(const ClassifyResult& result) {
 std::string perplexity_text(const PerplexityResult& result) {
   TextTable table;
   table.align_left(1);
-  table.add({"perplexity", fmt::format("{:.4f} ± {:.4f}", result.perplexity, result.perplexity * result.standard_error)});
+  table.add({"perplexity",
+             fmt::format("{:.4f} ± {:.4f}", result.perplexity, result.perplexity * result.standard_error)});
   table.add({"mean NLL", fmt::format("{:.5f} ± {:.5f} nats per id", result.mean_nll, result.standard_error)});
-  table.add({"tokens", fmt::format("{} scored in {} windows of {}", count_text(result.tokens), count_text(result.windows),
-                                   result.context)});
-  table.add({"time", fmt::format("{}, {:.0f} tokens per second", seconds_text(result.seconds),
-                                 result.seconds > 0 ? static_cast<double>(result.tokens) / result.seconds : 0)});
+  table.add({"tokens", fmt::format("{} scored in {} windows of {}", count_text(result.tokens),
+                                   count_text(result.windows), result.context)});
+  table.add(
+      {"time", fmt::format("{}, {:.0f} tokens per second", seconds_text(result.seconds),
+                           result.seconds > 0 ? static_cast<double>(result.tokens) / result.seconds : 0)});
   return table.text() + wrapped("protocol:", result.protocol);
 }
 
@@ -97,9 +99,10 @@ std::string divergence_text(const DivergenceResult& result) {
   table.add({"99.9 % KL", significant_text(result.p999_kl, 4)});
   table.add({"largest KL", significant_text(result.max_kl, 4)});
   table.add({"same top token", fmt::format("{:.2f} %", result.top1_agreement * 100)});
-  table.add({"perplexity", fmt::format("{:.4f}, of the reference {:.4f}", result.perplexity, result.reference_perplexity)});
-  table.add({"tokens", fmt::format("{} positions in {} windows of {}", count_text(result.tokens), count_text(result.windows),
-                                   result.context)});
+  table.add({"perplexity",
+             fmt::format("{:.4f}, of the reference {:.4f}", result.perplexity, result.reference_perplexity)});
+  table.add({"tokens", fmt::format("{} positions in {} windows of {}", count_text(result.tokens),
+                                   count_text(result.windows), result.context)});
   table.add({"time", seconds_text(result.seconds)});
   return table.text() + wrapped("protocol:", result.protocol);
 }
@@ -108,23 +111,32 @@ std::string quantize_text(const QuantizeResult& result) {
   std::string out = module_lines(result.modules) + "\n";
   TextTable summary;
   summary.align_left(1);
-  summary.add({"size", fmt::format("{} from {}{}", bytes_text(result.bytes), bytes_text(result.source_bytes),
-                                   result.source_bytes > 0
-                                       ? fmt::format(" ({:.1f} %)", 100.0 * static_cast<double>(result.bytes) /
-                                                                        static_cast<double>(result.source_bytes))
-                                       : "")});
-  summary.add({"bits per weight", fmt::format("{:.3f} in the quantized modules, scales and zero points included",
-                                              result.bits_per_weight)});
-  summary.add({"time", seconds_text(result.seconds) + (result.resumed ? ", continued from an earlier run" : "")});
-  summary.add({"peak memory", fmt::format("{} resident, {} of it not file-backed", bytes_text(result.peak_rss_bytes),
-                                          bytes_text(result.peak_anonymous_bytes))});
+  summary.add(
+      {"size", fmt::format("{} from {}{}", bytes_text(result.bytes), bytes_text(result.source_bytes),
+                           result.source_bytes > 0
+                               ? fmt::format(" ({:.1f} %)", 100.0 * static_cast<double>(result.bytes) /
+                                                                static_cast<double>(result.source_bytes))
+                               : "")});
+  summary.add(
+      {"bits per weight", fmt::format("{:.3f} in the quantized modules, scales and zero points included",
+                                      result.bits_per_weight)});
+  summary.add(
+      {"time", seconds_text(result.seconds) + (result.resumed ? ", continued from an earlier run" : "")});
+  summary.add(
+      {"peak memory", fmt::format("{} resident, {} of it not file-backed", bytes_text(result.peak_rss_bytes),
+                                  bytes_text(result.peak_anonymous_bytes))});
   if (result.checked) {
-    summary.add({"check", result.passed ? "passed" : "FAILED: the checkpoint was saved, but it does not do what it should"});
+    summary.add({"check", result.passed
+                              ? "passed"
+                              : "FAILED: the checkpoint was saved, but it does not do what it should"});
     if (result.check_tokens > 0) {
-      summary.add({"", fmt::format("KL {} nats, same top token {:.1f} %, reloaded and compared with the source over {} tokens "
-                                   "of held-back samples",
-                                   significant_text(result.mean_kl, 3), result.top1_agreement * 100,
-                                   count_text(result.check_tokens))});
+      summary.add(
+          {"",
+           fmt::format(
+               "KL {} nats, same top token {:.1f} %, reloaded and compared with the source over {} tokens "
+               "of held-back samples",
+               significant_text(result.mean_kl, 3), result.top1_agreement * 100,
+               count_text(result.check_tokens))});
     }
   } else {
     summary.add({"check", "not made"});

@@ -1,9 +1,8 @@
 #include "report/text_table.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cmath>
+#include <fmt/format.h>
 
 namespace lowbit {
 namespace {

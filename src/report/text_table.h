@@ -9,8 +9,8 @@
 
 namespace lowbit {
 
-// Rows of cells, columns aligned by display width (wide CJK characters count two). The first column is left-aligned, the
-// others right-aligned unless left_columns says otherwise.
+// Rows of cells, columns aligned by display width (wide CJK characters count two). The first column is
+// left-aligned, the others right-aligned unless left_columns says otherwise.
 class TextTable {
  public:
   void add(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
@@ -25,10 +25,10 @@ class TextTable {
 
 size_t display_width(std::string_view utf8);
 
-std::string bytes_text(uint64_t bytes);               // "98.4 MB", MB = 10^6 bytes
-std::string count_text(int64_t count);                // "134,515,008"
-std::string seconds_text(double seconds);             // "0.42 s", "3 min 20 s", "2 h 5 min"
-std::string fixed_text(double value, int decimals);   // "-" when not finite
+std::string bytes_text(uint64_t bytes);              // "98.4 MB", MB = 10^6 bytes
+std::string count_text(int64_t count);               // "134,515,008"
+std::string seconds_text(double seconds);            // "0.42 s", "3 min 20 s", "2 h 5 min"
+std::string fixed_text(double value, int decimals);  // "-" when not finite
 std::string significant_text(double value, int digits);
 std::string share_text(std::optional<double> share);  // "93.4 %", "-" when there is none
 

@@ -1,15 +1,14 @@
-// The program itself, run as a user runs it: help, errors, exit codes, what goes to stdout and what to stderr, and the
-// whole path on a small model.
-#include <gtest/gtest.h>
-#include <sys/wait.h>
+// The program itself, run as a user runs it: help, errors, exit codes, what goes to stdout and what to
+// stderr, and the whole path on a small model.
+#include "base/files.h"
+#include "base/json.h"
+#include "support.h"
 
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
-
-#include "base/files.h"
-#include "base/json.h"
-#include "support.h"
+#include <gtest/gtest.h>
+#include <sys/wait.h>
 
 namespace lowbit {
 namespace {
@@ -44,7 +43,8 @@ int64_t lines(const std::string& text) { return std::count(text.begin(), text.en
 bool holds(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
 
 // An error: its code, nothing on stdout, one line on stderr that holds `part`.
-void expect_error(const std::vector<std::string>& words, int code, std::string_view part, const std::string& input = "") {
+void expect_error(const std::vector<std::string>& words, int code, std::string_view part,
+                  const std::string& input = "") {
   const Outcome outcome = run(words, input);
   EXPECT_EQ(outcome.code, code) << outcome.err;
   EXPECT_EQ(outcome.out, "");
@@ -63,9 +63,19 @@ Json run_json(std::vector<std::string> words, const std::string& input = "") {
   return json;
 }
 
-const std::vector<std::vector<std::string>> kCommands = {
-    {"quantize"}, {"eval"},    {"eval", "classify"}, {"eval", "perplexity"}, {"eval", "divergence"}, {"compare"}, {"generate"},
-    {"chat"},     {"inspect"}, {"convert"},          {"tokenize"},           {"render"},             {"doctor"}};
+const std::vector<std::vector<std::string>> kCommands = {{"quantize"},
+                                                         {"eval"},
+                                                         {"eval", "classify"},
+                                                         {"eval", "perplexity"},
+                                                         {"eval", "divergence"},
+                                                         {"compare"},
+                                                         {"generate"},
+                                                         {"chat"},
+                                                         {"inspect"},
+                                                         {"convert"},
+                                                         {"tokenize"},
+                                                         {"render"},
+                                                         {"doctor"}};
 
 TEST(Help, OfEveryCommandTeachesWithAnExample) {
   for (std::vector<std::string> words : kCommands) {
@@ -76,7 +86,8 @@ TEST(Help, OfEveryCommandTeachesWithAnExample) {
     EXPECT_TRUE(holds(outcome.out, "Usage: lowbit " + words[0])) << outcome.out;
     EXPECT_EQ(outcome.err, "");
     if (words[0] == "eval" && words.size() == 2) continue;  // a group of commands
-    for (const char* option : {"--threads", "--json", "--version"}) EXPECT_TRUE(holds(outcome.out, option)) << outcome.out;
+    for (const char* option : {"--threads", "--json", "--version"})
+      EXPECT_TRUE(holds(outcome.out, option)) << outcome.out;
   }
 }
 
@@ -84,13 +95,15 @@ TEST(Help, ListsCommandsAndExitCodes) {
   const Outcome outcome = run({"--help"});
   EXPECT_EQ(outcome.code, 0);
   for (const auto& words : kCommands) EXPECT_TRUE(holds(outcome.out, "\n  " + words[0])) << outcome.out;
-  for (const char* code : {"Exit codes:", "0  ", "1  ", "2  ", "3  ", "4  ", "130  "}) EXPECT_TRUE(holds(outcome.out, code));
+  for (const char* code : {"Exit codes:", "0  ", "1  ", "2  ", "3  ", "4  ", "130  "})
+    EXPECT_TRUE(holds(outcome.out, code));
 }
 
 TEST(Help, ShowsTheDefaultsOfTheOptionsStructs) {
   const Outcome outcome = run({"quantize", "--help"});
-  for (const char* part : {"--bits N", "(default 4)", "--group-size N", "(default 128)", "--sym, --no-sym", "(default on)",
-                           "--damp-percent X", "--desc-act, --no-desc-act", "--max-length N", "-o, --output OUT"}) {
+  for (const char* part :
+       {"--bits N", "(default 4)", "--group-size N", "(default 128)", "--sym, --no-sym", "(default on)",
+        "--damp-percent X", "--desc-act, --no-desc-act", "--max-length N", "-o, --output OUT"}) {
     EXPECT_TRUE(holds(outcome.out, part)) << part << "\n" << outcome.out;
   }
 }
@@ -116,6 +129,7 @@ TEST(Usage, WhatIsMissingOrWrongIsNamed) {
   expect_error({"quantize", "m"}, 2, "--output");
   expect_error({"quantize", "m", "-o", "o", "--bits", "four"}, 2, "four");
   expect_error({"doctor", "--threads", "-3"}, 2, "--threads");
+  expect_error({"generate", "m", "--prompt", "x", "--seed", "-1"}, 2, "--seed");
   expect_error({"inspect", "a", "b"}, 2, "b");
 }
 
@@ -149,13 +163,15 @@ fs::path story_text() { return testing::material_folder() / "text" / "tinystorie
 TEST(Errors, OptionValuesThatCannotBeRightAreUsageErrors) {
   LOWBIT_SKIP_WITHOUT_MATERIAL(material);
   const TemporaryFolder folder;
-  expect_error({"quantize", stories(), "-o", folder.path() / "o", "--method", "rtn", "--bits", "5"}, 2, "bits is 5");
+  expect_error({"quantize", stories(), "-o", folder.path() / "o", "--method", "rtn", "--bits", "5"}, 2,
+               "bits is 5");
   EXPECT_FALSE(fs::exists(folder.path() / "o"));
   expect_error({"generate", stories(), "--prompt", "x", "--top-p", "1.5"}, 2, "top_p is 1.5");
   expect_error({"generate", stories(), "--prompt", "x", "--system", "y"}, 2, "--chat");
   expect_error({"eval", "perplexity", stories(), "--text", story_text(), "--protocol", "wiki"}, 2, "wiki");
   expect_error({"eval", "perplexity", stories(), "--text", folder.path() / "none"}, 1, "there is no file");
-  expect_error({"eval", "classify", stories(), "--data", story_text(), "--predictions", "/nowhere/p.jsonl"}, 1, "/nowhere");
+  expect_error({"eval", "classify", stories(), "--data", story_text(), "--predictions", "/nowhere/p.jsonl"},
+               1, "/nowhere");
 }
 
 TEST(Tokenize, GoesThereAndBack) {
@@ -181,21 +197,40 @@ TEST(Render, ShowsSpecialTokensAndSaysWhichAreText) {
       << R"({"eos_token": "</s>", "added_tokens_decoder": {"1": {"content": "<s>", "special": true}, "2": {"content": "</s>", "special": true}},
  "chat_template": "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<s>assistant: {% endif %}"})";
   const std::string messages = R"([{"role": "user", "content": "Hello"}])";
-  EXPECT_EQ(run({"render", folder.path(), "--messages", "-"}, messages).out, "<s>user: Hello</s><s>assistant: \n");
-  const Json json = run_json({"render", folder.path(), "--messages", "-", "--no-generation-prompt"}, messages);
+  EXPECT_EQ(run({"render", folder.path(), "--messages", "-"}, messages).out,
+            "<s>user: Hello</s><s>assistant: \n");
+  const Json json =
+      run_json({"render", folder.path(), "--messages", "-", "--no-generation-prompt"}, messages);
   EXPECT_EQ(json.get("text").as_string(), "<s>user: Hello</s>");
-  EXPECT_EQ(json.get("literal").size(), 0u);
+  const Json& literal = json.get("literal").as_array().at(0);
+  EXPECT_EQ(literal.get("begin").as_integer(), 9);
+  EXPECT_EQ(literal.get("end").as_integer(), 14);
   const Outcome bad = run({"render", folder.path(), "--messages", "-"}, "{");
   EXPECT_NE(bad.code, 0);
   EXPECT_EQ(bad.out, "");
 }
 
+TEST(Render, SaysWhichSpecialTokensAMessageSpells) {
+  LOWBIT_SKIP_WITHOUT_MATERIAL(material);
+  const TemporaryFolder folder;
+  fs::copy_file(stories() / "tokenizer.json", folder.path() / "tokenizer.json");
+  std::ofstream(folder.path() / "chat_template.jinja") << "<s>{{ messages[0].content }}</s>";
+  const Outcome spelled =
+      run({"render", folder.path(), "--messages", "-"}, R"([{"role": "user", "content": "a</s>b"}])");
+  EXPECT_EQ(spelled.out, "<s>a</s>b</s>\n");
+  EXPECT_EQ(lines(spelled.err), 1) << spelled.err;
+  EXPECT_TRUE(holds(spelled.err, "\"</s>\"")) << spelled.err;
+  EXPECT_EQ(run({"render", folder.path(), "--messages", "-"}, R"([{"role": "user", "content": "a b"}])").err,
+            "");
+}
+
 TEST(Generate, StreamsTheTextThatJsonHolds) {
   LOWBIT_SKIP_WITHOUT_MATERIAL(material);
-  const std::vector<std::string> words = {"generate", stories(), "--prompt", "Once upon a time", "--max-new-tokens", "24"};
+  const std::vector<std::string> words = {"generate",         stories(),          "--prompt",
+                                          "Once upon a time", "--max-new-tokens", "24"};
   const Json json = run_json(words);
   EXPECT_EQ(json.get("token_ids").size(), 24u);
-  EXPECT_EQ(json.get("prompt_tokens").as_integer(), 6);  // with BOS, as golden_numpy.json has it
+  EXPECT_EQ(json.get("prompt_tokens").as_integer(), 5);  // 403 407 261 378 behind BOS
   EXPECT_GT(json.get("tokens_per_second").as_number(), 0);
   EXPECT_GT(json.get("prefill_tokens_per_second").as_number(), 0);
   const Outcome text = run(words);
@@ -210,7 +245,8 @@ TEST(Chat, AnswersPipedQuestionsAndDropsTheOldestTurns) {
   for (const auto& entry : fs::directory_iterator(stories())) {
     fs::copy_file(entry.path(), folder.path() / entry.path().filename());
   }
-  std::ofstream(folder.path() / "chat_template.jinja") << "{% for m in messages %}{{ m.content }} {% endfor %}";
+  std::ofstream(folder.path() / "chat_template.jinja")
+      << "{% for m in messages %}{{ m.content }} {% endfor %}";
   std::string input = "Once upon a time\n\n/reset\nThe cat\n";
   Outcome outcome = run({"chat", folder.path(), "--max-new-tokens", "8"}, input + "/exit\nnot asked\n");
   EXPECT_EQ(outcome.code, 0) << outcome.err;
@@ -229,14 +265,16 @@ TEST(WholePath, QuantizesInspectsEvaluatesAndCompares) {
   LOWBIT_SKIP_WITHOUT_MATERIAL(material);
   const TemporaryFolder folder;
   const fs::path out = folder.path() / "int8";
-  const std::vector<std::string> quantize = {"quantize", stories(), "-o", out, "--method", "rtn", "--bits", "8", "--group-size", "-1"};
+  const std::vector<std::string> quantize = {"quantize", stories(), "-o",           out, "--method", "rtn",
+                                             "--bits",   "8",       "--group-size", "-1"};
   std::vector<std::string> plan = quantize;
   plan.push_back("--plan");
   EXPECT_TRUE(holds(run(plan).out, "It can finish")) << run(plan).out;
   EXPECT_FALSE(fs::exists(out));
 
   const Json quantized = run_json(quantize);
-  for (const char* key : {"seconds", "peak_rss_bytes", "peak_anonymous_bytes", "modules"}) EXPECT_NE(quantized.find(key), nullptr) << key;
+  for (const char* key : {"seconds", "peak_rss_bytes", "peak_anonymous_bytes", "modules"})
+    EXPECT_NE(quantized.find(key), nullptr) << key;
   EXPECT_NE(run(quantize).code, 0) << "an existing OUT must not be overwritten silently";
 
   const Json inspected = run_json({"inspect", out});
@@ -261,9 +299,11 @@ TEST(WholePath, QuantizesInspectsEvaluatesAndCompares) {
   EXPECT_EQ(perplexity.get("tokens").as_integer(), 4 * 63);
   EXPECT_NEAR(perplexity.get("perplexity").as_number(), divergence.get("perplexity").as_number(), 1e-6);
 
-  const Outcome table = run({"compare", stories(), out, "--text", story_text(), "--context", "64", "--windows", "4"});
+  const Outcome table =
+      run({"compare", stories(), out, "--text", story_text(), "--context", "64", "--windows", "4"});
   EXPECT_EQ(table.code, 0) << table.err;
-  for (const char* part : {"hf", "int8", "bytes", "tokens/s", "perplexity", "mean KL", "KL(reference || model)"}) {
+  for (const char* part :
+       {"hf", "int8", "bytes", "tokens/s", "perplexity", "mean KL", "KL(reference || model)"}) {
     EXPECT_TRUE(holds(table.out, part)) << part << "\n" << table.out;
   }
 }
@@ -271,7 +311,8 @@ TEST(WholePath, QuantizesInspectsEvaluatesAndCompares) {
 TEST(WholePath, APlanThatCannotFinishExitsFour) {
   LOWBIT_SKIP_WITHOUT_MATERIAL(material);
   const TemporaryFolder folder;
-  const Outcome outcome = run({"quantize", stories(), "-o", folder.path() / "o", "--method", "gptq", "--plan"});
+  const Outcome outcome =
+      run({"quantize", stories(), "-o", folder.path() / "o", "--method", "gptq", "--plan"});
   EXPECT_EQ(outcome.code, 4) << outcome.err;
   EXPECT_TRUE(holds(outcome.out, "CANNOT")) << outcome.out;
   EXPECT_TRUE(holds(outcome.out, "rtn")) << outcome.out;
