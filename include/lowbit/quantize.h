@@ -21,6 +21,8 @@ struct GptqOptions {
   bool true_sequential = true;     // later linears of a layer see the outputs of its already quantized ones
   float mse = 2.4f;                // exponent of the clip search's error; 0: no search, min-max
   bool updated_groups = true;      // group parameters from the updated weights; off: as AutoGPTQ, without the block's own
+  int refine_sweeps = 3;  // passes of coordinate descent over codes and scales after the loop; 0: none.
+                          // Behdin et al., QuantEase, arXiv 2309.01885
 };
 
 struct CalibrationOptions {

@@ -2,6 +2,7 @@
 #include "ops/gemm.h"
 #include "ops/gptq_block.h"
 #include "quantize/methods.h"
+#include "quantize/refine.h"
 #include "tensor/half.h"
 
 #include <algorithm>
@@ -18,11 +19,13 @@ class Slab {
  public:
   Slab(const OpContext& ops, const MatrixProblem& problem, const ColumnOrder& order,
        const InverseFactor& factor, std::vector<float> clip_weights, std::vector<int32_t> dead,
-       int64_t first_row, int64_t rows)
+       const float* hessian, int64_t first_row, int64_t rows)
       : ops_(ops),
         problem_(problem),
         order_(order),
         u_(factor.values.data<float>()),
+        hessian_(hessian),
+        sweeps_(problem.as_autogptq ? 0 : problem.gptq.refine_sweeps),
         clip_weights_(std::move(clip_weights)),
         dead_(std::move(dead)),
         first_row_(first_row),
@@ -63,6 +66,18 @@ class Slab {
       }
     }
     if (problem_.as_autogptq) repack_as_autogptq();
+    if (sweeps_ > 0) {
+      load_columns(ops_, problem_, first_row_, rows_, order_.columns, w_.mutable_data<float>());
+      refine(ops_, {.order = &order_,
+                    .hessian = hessian_,
+                    .weights = w_.data<float>(),
+                    .rows = rows_,
+                    .max_code = (1 << problem_.affine.bits) - 1,
+                    .codes = codes_.mutable_data<uint8_t>(),
+                    .scales = scales_.mutable_data<float>(),
+                    .zero_points = zero_points_.data<float>()},
+             sweeps_);
+    }
     store(out);
     return loss;
   }
@@ -131,7 +146,9 @@ class Slab {
                        end - begin,
                        0,
                        0,
-                       (1 << problem_.affine.bits) - 1};
+                       (1 << problem_.affine.bits) - 1,
+                       nullptr,
+                       0};
     for (int64_t step = begin; step < end;) {
       if (!is_chosen_[static_cast<size_t>(order_.groups[static_cast<size_t>(step)])]) choose_group(step);
       int64_t stop = step + 1;
@@ -195,6 +212,8 @@ class Slab {
   const MatrixProblem& problem_;
   const ColumnOrder& order_;
   const float* u_;
+  const float* hessian_;  // damped, in the order of work; null without refinement
+  int sweeps_;
   std::vector<float> clip_weights_;  // per step, or empty
   std::vector<int32_t> dead_;        // steps whose weights are cleared
   int64_t first_row_, rows_, width_, group_size_, groups_;
@@ -267,9 +286,12 @@ QuantizedMatrix quantize_gptq(const OpContext& ops, const MatrixProblem& problem
   }
   QuantizedMatrix result{allocate_quantized(problem), "gptq", factor->note, factor->damp_percent, 0};
   const std::vector<float> weights = clip_weights(clip_weight, order, diagonal, *factor);
+  const bool refines = problem.gptq.refine_sweeps > 0 && !problem.as_autogptq;
+  const Tensor damped = refines ? damped_in_order(hessian, order.columns, factor->damp_percent) : Tensor();
   const int64_t total = result.weight.out_features, most = slab_rows(hessian.width());
   for (int64_t row = 0; row < total; row += most) {
-    result.loss += Slab(ops, problem, order, *factor, weights, dead, row, std::min(most, total - row))
+    result.loss += Slab(ops, problem, order, *factor, weights, dead,
+                          refines ? damped.data<float>() : nullptr, row, std::min(most, total - row))
                        .run(result.weight);
   }
   if (order.is_scattered) {

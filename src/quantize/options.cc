@@ -42,7 +42,9 @@ Fields option_fields(GptqOptions& options) {
           {"mse", &options.mse, "exponent of the clip search's error, 1 to 4; 0: no search, plain range"},
           {"updated_groups", &options.updated_groups,
            "choose group parameters from the updated weights; off: without the "
-           "updates of the group's own block, as AutoGPTQ"}};
+           "updates of the group's own block, as AutoGPTQ"},
+          {"refine_sweeps", &options.refine_sweeps,
+           "passes of coordinate descent over codes and scales after the loop; 0: none"}};
 }
 
 Fields option_fields(CalibrationOptions& options) {
@@ -129,6 +131,7 @@ QuantizeOptions settled(const QuantizeOptions& options) {
     result.gptq.mse = 0;
     result.gptq.act_group_aware = false;
     result.gptq.updated_groups = false;
+    result.gptq.refine_sweeps = 0;
   }
   if (result.gptq.desc_act) result.gptq.act_group_aware = false;
   if (result.checkpoint_format.empty()) result.checkpoint_format = result.affine.sym ? "gptq" : "gptq_v2";

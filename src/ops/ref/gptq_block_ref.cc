@@ -8,10 +8,13 @@ namespace lowbit {
 void gptq_block_ref(const GptqBlockArgs& args, int64_t begin, int64_t end, void*) noexcept {
   for (int64_t row = begin; row < end; ++row) {
     for (int64_t i = args.begin; i < args.end; ++i) {
-      const float value = args.w[i * args.w_stride + row];
+      const float pivot = args.u[i * args.u_stride + i];
+      const float previous = args.previous ? args.previous[i * args.previous_stride + row] : 0;
+      const float value = args.previous ? previous + args.w[i * args.w_stride + row] / pivot : args.w[i * args.w_stride + row];
       const AffineGrid grid{args.scales[i][row], static_cast<int>(args.zero_points[i][row])};
       const int code = nearest_code(value, grid, args.max_code);
-      const float error = (value - decode_code(code, grid)) / args.u[i * args.u_stride + i];
+      const float decoded = decode_code(code, grid);
+      const float error = args.previous ? decoded - previous : (value - decoded) / pivot;
       args.codes[i * args.codes_stride + row] = static_cast<uint8_t>(code);
       args.errors[i * args.errors_stride + row] = error;
       for (int64_t j = i + 1; j < args.columns; ++j) {
