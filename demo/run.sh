@@ -16,4 +16,5 @@ for bits in 8 4; do
   "$lowbit" quantize "$here/model" -o "$out/int$bits" --method gptq --bits "$bits" --group-size 128 \
     --calibration "$here/data/calibration.jsonl" --samples 128 --max-length 512 --overwrite >&2
 done
-"$lowbit" compare "$here/model" "$out/int8" "$out/int4" --data "$here/data/test.jsonl"
+"$lowbit" compare "$here/model" "$out/int8" "$out/int4" --data "$here/data/test.jsonl" \
+  --text "$here/data/heldout.txt" --context 128
