@@ -41,11 +41,11 @@ struct ThreadPool::State {
   std::mutex mutex;
   std::mutex one_caller;  // a pool runs one loop at a time
   std::condition_variable wake;
-  std::atomic<uint64_t> generation{0};
-  std::atomic<int> active{0};
+  // What workers poll and what they count on, each on a cache line of its own.
+  alignas(64) std::atomic<uint64_t> generation{0};
   std::atomic<bool> stop{false};
-
-  std::atomic<int64_t> next{0};
+  alignas(64) std::atomic<int> active{0};
+  alignas(64) std::atomic<int64_t> next{0};
   int64_t count = 0, chunk = 1;
   const std::function<void(int64_t, int64_t, int)>* body = nullptr;
   std::exception_ptr error;

@@ -35,6 +35,9 @@ void check(const AttentionShape& shape, std::span<const AttentionSequence> seque
   }
 }
 
+// Multiplications below which another thread does not pay.
+constexpr int64_t kSmall = 1 << 15;
+
 void store_row(const float* from, int64_t count, DType dtype, void* cache, int64_t offset) {
   if (dtype == DType::kF32) {
     std::memcpy(static_cast<float*>(cache) + offset, from, static_cast<size_t>(count) * sizeof(float));
@@ -140,11 +143,20 @@ void attention(const OpContext& context, const AttentionShape& shape,
                      false};
   const auto& kernel = choose_kernel<AttentionArgs>(context, "attention", kTable, args);
   const size_t scratch = static_cast<size_t>(attention_scratch_floats(shape.head_dim)) * sizeof(float);
-  run_kernel(context, kernel, args, item_count, 1, scratch);
+  // A short context stays on this thread, and so does what is left to do for a split one.
+  int64_t keys = 0;
+  for (const AttentionItem* item = items; item < items + item_count; ++item) {
+    const int64_t end = sequences[static_cast<size_t>(item->sequence)].position +
+                        (item->first_row + item->rows - 1) * shape.kv_heads / shape.heads + 1;
+    keys += std::min(end - item->first_chunk * kAttentionChunk, item->chunks * kAttentionChunk) * item->rows;
+  }
+  run_kernel(context, kernel, args, item_count, chunk_for(2 * shape.head_dim * keys / item_count, kSmall),
+             scratch);
   if (merge_count > 0) {
     args.items = merges;
     args.combine = true;
-    run_kernel(context, kernel, args, merge_count, 1, scratch);
+    run_kernel(context, kernel, args, merge_count,
+               chunk_for(partial_rows * partial_width / merge_count, kSmall), scratch);
   }
 }
 

@@ -23,7 +23,7 @@ struct AttentionSequence {
 // apart, in any order.
 constexpr int64_t kAttentionRows = 64;  // most rows of an item
 constexpr int64_t kAttentionKeys = 64;
-constexpr int64_t kAttentionChunk = 512;
+constexpr int64_t kAttentionChunk = 256;
 
 // Rows of one KV head: row r is query head kv_head * group + r % group of token r / group, group = heads /
 // kv_heads.

@@ -5,6 +5,7 @@
 #include <unordered_set>
 
 #include "base/fail.h"
+#include "ops/softmax.h"
 
 namespace lowbit {
 
@@ -27,9 +28,7 @@ int32_t Sampler::sample(std::span<float> logits, std::span<const int32_t> previo
     }
   }
   int32_t best = -1;
-  for (size_t id = 0; id < logits.size(); ++id) {
-    if (!std::isnan(logits[id]) && (best < 0 || logits[id] > logits[static_cast<size_t>(best)])) best = static_cast<int32_t>(id);
-  }
+  argmax({}, logits.data(), 1, static_cast<int64_t>(logits.size()), &best);
   if (best < 0 || std::isinf(logits[static_cast<size_t>(best)])) {
     fail(ErrorCode::kInternal, "the model's logits are not finite: its weights or an activation overflowed");
   }

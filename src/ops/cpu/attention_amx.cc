@@ -74,8 +74,10 @@ struct TileBlocks {
     }
   }
 
+  static void begin(const AttentionArgs&, const AttentionItem&, const Workplace&, int64_t, int64_t) {}
+
   static void attend(const AttentionArgs& args, const AttentionItem& item, const Workplace& place,
-                     int64_t first, int64_t count) {
+                     int64_t first, int64_t count, int64_t /*following*/) {
     const AttentionSequence& sequence = args.sequences[item.sequence];
     const int64_t base = item.kv_head * sequence.capacity + first, head_dim = args.head_dim;
     const int64_t padded_rows = (item.rows + 15) / 16 * 16;
