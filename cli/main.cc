@@ -10,6 +10,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <csignal>
 #include <fmt/format.h>
 #include <iostream>
 #include <new>
@@ -141,6 +142,7 @@ int run_main(int argc, char** argv) {
 
 int guarded_main(int argc, char** argv) {
   set_on_interrupt(OnInterrupt::kExit);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file over the user's limit is an error that names the file
   try {
     return run_main(argc, argv);
   } catch (const Error& error) {

@@ -19,7 +19,7 @@ namespace fs = std::filesystem;
 [[noreturn]] void fail_errno(const char* action, const fs::path& path, int error) {
   ErrorCode code = ErrorCode::kInvalidArgument;
   if (error == ENOENT) code = ErrorCode::kNotFound;
-  if (error == ENOSPC || error == EDQUOT || error == ENOMEM) code = ErrorCode::kOutOfMemory;
+  if (error == ENOSPC || error == EDQUOT || error == EFBIG || error == ENOMEM) code = ErrorCode::kOutOfMemory;
   fail(code, "cannot {} {}: {}", action, path.string(), std::strerror(error));
 }
 

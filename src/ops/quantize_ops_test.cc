@@ -15,11 +15,15 @@ using testing::Numbers;
 
 struct Block {
   int64_t columns, rows;
+  int max_code = 15;
   std::vector<float> w, u, errors;
+  std::vector<float> previous;  // empty: the loop of GPTQ
   std::vector<std::vector<float>> scales, zeros;
   std::vector<const float*> scale_rows, zero_rows;
   std::vector<uint8_t> codes;
 
+  // scale_rows and zero_rows point into it.
+  Block(const Block&) = delete;
   Block(int64_t columns, int64_t rows, uint32_t seed) : columns(columns), rows(rows) {
     Numbers numbers(seed);
     w = numbers.normals(columns * rows);
@@ -40,52 +44,87 @@ struct Block {
       zero_rows.push_back(zeros[static_cast<size_t>(i)].data());
     }
   }
+  // Makes it a step of coordinate descent from random codes.
+  void set_previous(uint32_t seed) {
+    Numbers numbers(seed);
+    for (int64_t i = 0; i < columns; ++i) {
+      for (int64_t row = 0; row < rows; ++row)
+        previous.push_back(decode_code(static_cast<int>(numbers.between(0, max_code)), grid(i, row)));
+    }
+  }
+  AffineGrid grid(int64_t i, int64_t row) const {
+    return {scales[static_cast<size_t>(i)][static_cast<size_t>(row)],
+            static_cast<int>(zeros[static_cast<size_t>(i)][static_cast<size_t>(row)])};
+  }
   void run(OpContext context, int64_t begin, int64_t end) {
-    gptq_block(context,
-               {w.data(), rows, codes.data(), rows, errors.data(), rows, u.data(), columns, scale_rows.data(),
-                zero_rows.data(), columns, begin, end, 15},
-               rows);
+    gptq_block(
+        context,
+        {w.data(), rows, codes.data(), rows, errors.data(), rows, u.data(), columns, scale_rows.data(),
+         zero_rows.data(), columns, begin, end, max_code, previous.empty() ? nullptr : previous.data(), rows},
+        rows);
+  }
+  // The same as gptq_block.h states it, one row after the other.
+  void run_plainly() {
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t i = 0; i < columns; ++i) {
+        const size_t at = static_cast<size_t>(i * rows + row);
+        const float pivot = u[static_cast<size_t>(i * columns + i)];
+        const float wanted = previous.empty() ? w[at] : previous[at] + w[at] / pivot;
+        const int code = nearest_code(wanted, grid(i, row), max_code);
+        const float decoded = decode_code(code, grid(i, row));
+        codes[at] = static_cast<uint8_t>(code);
+        errors[at] = previous.empty() ? (w[at] - decoded) / pivot : decoded - previous[at];
+        for (int64_t j = i + 1; j < columns; ++j) {
+          float& later = w[static_cast<size_t>(j * rows + row)];
+          later = std::fma(-errors[at], u[static_cast<size_t>(i * columns + j)], later);
+        }
+      }
+    }
   }
 };
 
-TEST(GptqBlock, EveryKernelGivesTheBitsOfThePlainLoopAlsoInParts) {
+// Equal, also where both are NaN. Returns the first place that differs, or -1.
+int64_t first_difference(const std::vector<float>& a, const std::vector<float>& b) {
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (a[i] != b[i] && !(std::isnan(a[i]) && std::isnan(b[i]))) return static_cast<int64_t>(i);
+  }
+  return a.size() == b.size() ? -1 : static_cast<int64_t>(std::min(a.size(), b.size()));
+}
+
+constexpr std::pair<int64_t, int64_t> kBlockShapes[] = {{1, 1},    {5, 3},   {128, 40}, {128, 37},
+                                                        {33, 100}, {64, 16}, {128, 1},  {200, 9}};
+
+void expect_plain_bits(bool descends) {
   for (const std::string& kernel : testing::available(gptq_block_kernels(), "gptq_block")) {
-    for (const auto& [columns, rows] : std::vector<std::pair<int64_t, int64_t>>{
-             {1, 1}, {5, 3}, {128, 40}, {128, 37}, {33, 100}, {64, 16}, {128, 1}, {200, 9}}) {
-      Block expected(columns, rows, 5), got(columns, rows, 5);
-      expected.w[0] = got.w[0] = NAN;
-      if (rows > 2) expected.w[2] = got.w[2] = INFINITY;
-      for (int64_t i = 0; i < columns; ++i) {
-        for (int64_t row = 0; row < rows; ++row) {
-          const size_t at = static_cast<size_t>(i * rows + row);
-          const AffineGrid grid{
-              expected.scales[static_cast<size_t>(i)][static_cast<size_t>(row)],
-              static_cast<int>(expected.zeros[static_cast<size_t>(i)][static_cast<size_t>(row)])};
-          const int code = nearest_code(expected.w[at], grid, 15);
-          expected.codes[at] = static_cast<uint8_t>(code);
-          expected.errors[at] =
-              (expected.w[at] - decode_code(code, grid)) / expected.u[static_cast<size_t>(i * columns + i)];
-          for (int64_t j = i + 1; j < columns; ++j) {
-            float& w = expected.w[static_cast<size_t>(j * rows + row)];
-            w = std::fma(-expected.errors[at], expected.u[static_cast<size_t>(i * columns + j)], w);
-          }
-        }
-      }
-      Bench bench(kernel, 2);
-      const int64_t cut = columns / 3;
-      got.run(bench.context(), 0, cut);
-      got.run(bench.context(), cut, columns);
-      EXPECT_EQ(got.codes, expected.codes) << kernel << " " << columns << "x" << rows;
-      for (size_t i = 0; i < got.w.size(); ++i) {
-        ASSERT_TRUE(got.w[i] == expected.w[i] || (std::isnan(got.w[i]) && std::isnan(expected.w[i])))
-            << kernel << " " << i;
-        ASSERT_TRUE(got.errors[i] == expected.errors[i] ||
-                    (std::isnan(got.errors[i]) && std::isnan(expected.errors[i])))
-            << kernel << " " << i;
+    for (const auto& [columns, rows] : kBlockShapes) {
+      for (int max_code : {3, 15, 255}) {
+        SCOPED_TRACE(kernel + " " + std::to_string(columns) + "x" + std::to_string(rows) + " max code " +
+                     std::to_string(max_code));
+        Block expected(columns, rows, 5);
+        expected.max_code = max_code;
+        if (descends) expected.set_previous(6);
+        expected.w[0] = NAN;
+        if (rows > 2) expected.w[2] = INFINITY;
+        if (rows > 1) expected.w[1] = -1e30f;
+        Block got(columns, rows, 5);
+        got.max_code = max_code;
+        got.w = expected.w;
+        got.previous = expected.previous;
+        expected.run_plainly();
+        Bench bench(kernel, 2);
+        for (int64_t part = 0; part < 3; ++part)
+          got.run(bench.context(), columns * part / 3, columns * (part + 1) / 3);
+        EXPECT_EQ(got.codes, expected.codes);
+        EXPECT_EQ(first_difference(got.w, expected.w), -1);
+        EXPECT_EQ(first_difference(got.errors, expected.errors), -1);
       }
     }
   }
 }
+
+TEST(GptqBlock, EveryKernelGivesTheBitsOfThePlainLoopAlsoInParts) { expect_plain_bits(false); }
+
+TEST(GptqBlock, DescentGivesTheBitsOfThePlainLoopAlsoInParts) { expect_plain_bits(true); }
 
 TEST(GptqBlock, RefusesABlockThatIsTooWide) {
   Bench bench;

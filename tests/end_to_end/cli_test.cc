@@ -2,45 +2,23 @@
 // stderr, and the whole path on a small model.
 #include "base/files.h"
 #include "base/json.h"
-#include "support.h"
+#include "program.h"
 
-#include <algorithm>
-#include <cstdlib>
 #include <fstream>
-#include <gtest/gtest.h>
-#include <sys/wait.h>
 
 namespace lowbit {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::holds;
+using testing::lines;
+using testing::Outcome;
+using testing::run_json;
 using testing::TemporaryFolder;
 
-struct Outcome {
-  int code = -1;
-  std::string out, err;
-};
-
-std::string quoted(const std::string& word) {
-  std::string out = "'";
-  for (char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return out + "'";
-}
-
-// Runs the program with `words`, `input` on its stdin.
 Outcome run(const std::vector<std::string>& words, const std::string& input = "") {
-  const TemporaryFolder folder;
-  const fs::path in = folder.path() / "in", out = folder.path() / "out", err = folder.path() / "err";
-  std::ofstream(in, std::ios::binary) << input;
-  std::string command = quoted(LOWBIT_BINARY);
-  for (const std::string& word : words) command += " " + quoted(word);
-  command += " <" + quoted(in) + " >" + quoted(out) + " 2>" + quoted(err);
-  const int status = std::system(command.c_str());
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(out), read_file(err)};
+  return testing::run(words, {.input = input});
 }
-
-int64_t lines(const std::string& text) { return std::count(text.begin(), text.end(), '\n'); }
-bool holds(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
 
 // An error: its code, nothing on stdout, one line on stderr that holds `part`.
 void expect_error(const std::vector<std::string>& words, int code, std::string_view part,
@@ -51,16 +29,6 @@ void expect_error(const std::vector<std::string>& words, int code, std::string_v
   EXPECT_EQ(lines(outcome.err), 1) << outcome.err;
   EXPECT_TRUE(holds(outcome.err, "lowbit: error: ")) << outcome.err;
   EXPECT_TRUE(holds(outcome.err, part)) << "expected to find: " << part << "\nin: " << outcome.err;
-}
-
-// Runs with --json and returns the object on stdout.
-Json run_json(std::vector<std::string> words, const std::string& input = "") {
-  words.push_back("--json");
-  const Outcome outcome = run(words, input);
-  EXPECT_EQ(outcome.code, 0) << outcome.err;
-  Json json = parse_json(outcome.out, "stdout");
-  EXPECT_TRUE(json.is_object());
-  return json;
 }
 
 const std::vector<std::vector<std::string>> kCommands = {{"quantize"},
