@@ -1,9 +1,9 @@
 // Asks a chat model one question and streams its answer.
 //   generate MODEL "question"
+#include "lowbit/generate.h"
+
 #include <cstdio>
 #include <exception>
-
-#include "lowbit/generate.h"
 
 int main(int argc, char** argv) {
   if (argc != 3) {
@@ -13,7 +13,8 @@ int main(int argc, char** argv) {
   try {
     const lowbit::LanguageModel model = lowbit::LanguageModel::load(argv[1]);
     const std::vector<lowbit::Message> messages = {{"user", argv[2]}};
-    const std::vector<int32_t> prompt = lowbit::encode_chat(model.tokenizer(), model.chat_template(), messages);
+    const std::vector<int32_t> prompt =
+        lowbit::encode_chat(model.tokenizer(), model.chat_template(), messages);
 
     lowbit::GenerateOptions options;
     options.max_new_tokens = 64;

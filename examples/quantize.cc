@@ -1,9 +1,9 @@
 // Quantizes a model folder to 4 bits with GPTQ, calibrated on the user's own dialogues.
 //   quantize MODEL OUT train.jsonl
+#include "lowbit/quantize.h"
+
 #include <cstdio>
 #include <exception>
-
-#include "lowbit/quantize.h"
 
 int main(int argc, char** argv) {
   if (argc != 4) {
@@ -24,9 +24,12 @@ int main(int argc, char** argv) {
                    static_cast<long long>(progress.done), static_cast<long long>(progress.total));
     };
     const lowbit::QuantizeResult result = lowbit::quantize(argv[1], argv[2], options, log);
-    std::printf("%zu modules, %.1f MB -> %.1f MB, %.1f s; divergence from the source on held-back samples %.4f nats: %s\n",
-                result.modules.size(), static_cast<double>(result.source_bytes) / 1e6,
-                static_cast<double>(result.bytes) / 1e6, result.seconds, result.mean_kl, result.passed ? "passed" : "FAILED");
+    std::printf(
+        "%zu modules, %.1f MB -> %.1f MB, %.1f s; divergence from the source on held-back samples %.4f nats: "
+        "%s\n",
+        result.modules.size(), static_cast<double>(result.source_bytes) / 1e6,
+        static_cast<double>(result.bytes) / 1e6, result.seconds, result.mean_kl,
+        result.passed ? "passed" : "FAILED");
     return result.passed ? 0 : 3;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());

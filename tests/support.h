@@ -1,18 +1,17 @@
 // What tests of every room share: where the material lies, and throwing expectations.
 #pragma once
 
-#include <gtest/gtest.h>
+#include "lowbit/error.h"
 
 #include <cstdlib>
 #include <filesystem>
+#include <gtest/gtest.h>
 #include <string>
-
-#include "lowbit/error.h"
 
 namespace lowbit::testing {
 
-// Real models and vectors that are not part of the project: LOWBIT_MATERIAL, else ../shared/material beside the
-// source tree. Empty when absent: the test then says skipped.
+// Real models and vectors that are not part of the project: LOWBIT_MATERIAL, else ../shared/material beside
+// the source tree. Empty when absent: the test then says skipped.
 inline std::filesystem::path material_folder() {
   namespace fs = std::filesystem;
   const char* set = std::getenv("LOWBIT_MATERIAL");
@@ -52,6 +51,6 @@ class TemporaryFolder {
 
 }  // namespace lowbit::testing
 
-#define LOWBIT_SKIP_WITHOUT_MATERIAL(variable)                                                      \
-  const std::filesystem::path variable = ::lowbit::testing::material_folder();                      \
+#define LOWBIT_SKIP_WITHOUT_MATERIAL(variable)                                 \
+  const std::filesystem::path variable = ::lowbit::testing::material_folder(); \
   if (variable.empty()) GTEST_SKIP() << "no material folder (set LOWBIT_MATERIAL to run this test)"

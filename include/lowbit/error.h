@@ -1,5 +1,5 @@
-// The one exception type of lowbit. The world's faults (files, configs, options, hardware, memory) throw Error;
-// a message says what, where, expected and found, and what to do.
+// The one exception type of lowbit. The world's faults (files, configs, options, hardware, memory) throw
+// Error; a message says what, where, expected and found, and what to do.
 #pragma once
 
 #include <stdexcept>

@@ -2,33 +2,36 @@
 // Every result names its protocol.
 #pragma once
 
+#include "lowbit/generate.h"
+
 #include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
-
-#include "lowbit/generate.h"
 
 namespace lowbit {
 
 struct ClassifyOptions {
   int64_t batch_size = 8;              // prompts per batch
   std::string label_key = "is_fraud";  // key of the JSON answer, and of the example's label
-  std::string unparsable = "count";    // "count": on its own, a missed positive when the truth is positive; "negative"
-  int64_t max_new_tokens = 48;         // per answer
-  int64_t limit = 0;                   // > 0: only the first examples, for trying out
-  std::filesystem::path predictions;   // a JSONL file with every answer, or empty
+  std::string unparsable =
+      "count";  // "count": on its own, a missed positive when the truth is positive; "negative"
+  int64_t max_new_tokens = 48;        // per answer
+  int64_t limit = 0;                  // > 0: only the first examples, for trying out
+  std::filesystem::path predictions;  // a JSONL file with every answer, or empty
 };
 
 struct Proportion {
-  std::optional<double> value;    // none when 0/0
-  double low = 0, high = 1;       // Wilson interval, 95 %
+  std::optional<double> value;  // none when 0/0
+  double low = 0, high = 1;     // Wilson interval, 95 %
 };
 
-// unparsable "count": samples = tn + fp + fn + tp + unparsable, recall = tp / all examples whose truth is positive.
-// unparsable "negative": unparsable answers are among tn and fn, `unparsable` says how many they are.
+// unparsable "count": samples = tn + fp + fn + tp + unparsable, recall = tp / all examples whose truth is
+// positive. unparsable "negative": unparsable answers are among tn and fn, `unparsable` says how many they
+// are.
 struct ClassifyResult {
-  int64_t samples = 0, true_negative = 0, false_positive = 0, false_negative = 0, true_positive = 0, unparsable = 0;
+  int64_t samples = 0, true_negative = 0, false_positive = 0, false_negative = 0, true_positive = 0,
+          unparsable = 0;
   Proportion precision, recall, accuracy;
   std::optional<double> f1;
   double seconds = 0, samples_per_second = 0;
@@ -37,23 +40,25 @@ struct ClassifyResult {
   std::vector<int> labels;
 };
 
-ClassifyResult classify(const LanguageModel& model, const std::filesystem::path& data, const ClassifyOptions& options = {},
-                        const Log& log = {});
+ClassifyResult classify(const LanguageModel& model, const std::filesystem::path& data,
+                        const ClassifyOptions& options = {}, const Log& log = {});
 
 struct PerplexityOptions {
-  int64_t context = 2048;         // ids per window
-  std::string protocol = "gptq";  // "gptq": every position after the first; "llama.cpp": the second half of each window
-  int64_t stride = 0;             // > 0: windows start every `stride` ids; only positions that no earlier one scored count
-  int64_t limit = 0;              // > 0: at most this many windows
+  int64_t context = 2048;  // ids per window
+  std::string protocol =
+      "gptq";  // "gptq": every position after the first; "llama.cpp": the second half of each window
+  int64_t stride =
+      0;  // > 0: windows start every `stride` ids; only positions that no earlier one scored count
+  int64_t limit = 0;  // > 0: at most this many windows
   int64_t batch_size = 4;
 };
 
 struct PerplexityResult {
   double perplexity = 0, mean_nll = 0, standard_error = 0;  // standard error of mean_nll over scored tokens
-  int64_t tokens = 0;     // scored
+  int64_t tokens = 0;                                       // scored
   int64_t windows = 0, context = 0;
   double seconds = 0;
-  std::string protocol;   // in words
+  std::string protocol;  // in words
 };
 
 PerplexityResult perplexity(const LanguageModel& model, const std::filesystem::path& text,
@@ -66,7 +71,8 @@ struct DivergenceOptions {
 };
 
 struct DivergenceResult {
-  double mean_kl = 0, median_kl = 0, p95_kl = 0, p99_kl = 0, p999_kl = 0, max_kl = 0, standard_error = 0;  // nats
+  double mean_kl = 0, median_kl = 0, p95_kl = 0, p99_kl = 0, p999_kl = 0, max_kl = 0,
+         standard_error = 0;  // nats
   double top1_agreement = 0;
   double perplexity = 0, reference_perplexity = 0;
   int64_t tokens = 0, windows = 0, context = 0;
@@ -74,9 +80,11 @@ struct DivergenceResult {
   std::string protocol;
 };
 
-// KL(reference || model) at every position of the same windows; both models run side by side, no logits are stored.
-DivergenceResult divergence(const LanguageModel& model, const LanguageModel& reference, const std::filesystem::path& text,
-                            const DivergenceOptions& options = {}, const Log& log = {});
+// KL(reference || model) at every position of the same windows; both models run side by side, no logits are
+// stored.
+DivergenceResult divergence(const LanguageModel& model, const LanguageModel& reference,
+                            const std::filesystem::path& text, const DivergenceOptions& options = {},
+                            const Log& log = {});
 
 struct SpeedOptions {
   int64_t prompt_tokens = 128;  // read at once

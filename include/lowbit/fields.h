@@ -1,6 +1,6 @@
 // One list of fields per options struct feeds the command line, JSON, the report and the Python keywords.
-// A field is a name (snake_case, the ecosystem's word), a pointer to the member, and one sentence of help with unit
-// and range. The default is the member's own.
+// A field is a name (snake_case, the ecosystem's word), a pointer to the member, and one sentence of help
+// with unit and range. The default is the member's own.
 #pragma once
 
 #include <cstdint>
@@ -35,7 +35,8 @@ struct DivergenceOptions;
 Fields option_fields(AffineOptions& options);
 Fields option_fields(GptqOptions& options);
 Fields option_fields(CalibrationOptions& options);  // all but `data`, which is a path
-Fields option_fields(QuantizeOptions& options);     // its own members; affine, gptq, calibration have lists of their own
+Fields option_fields(
+    QuantizeOptions& options);  // its own members; affine, gptq, calibration have lists of their own
 Fields option_fields(RuntimeOptions& options);
 Fields option_fields(GenerateOptions& options);
 Fields option_fields(ClassifyOptions& options);

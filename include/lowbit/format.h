@@ -1,5 +1,5 @@
-// What codes mean. The affine format: value = scale * (code - zero_point), one scale and zero_point per row and group
-// of columns.
+// What codes mean. The affine format: value = scale * (code - zero_point), one scale and zero_point per row
+// and group of columns.
 #pragma once
 
 namespace lowbit {

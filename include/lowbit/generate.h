@@ -1,6 +1,10 @@
 // Load a model and let it write. start here: LanguageModel::load(folder, {}), then generate().
 #pragma once
 
+#include "lowbit/chat.h"
+#include "lowbit/log.h"
+#include "lowbit/tokenizer.h"
+
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -9,15 +13,11 @@
 #include <string>
 #include <vector>
 
-#include "lowbit/chat.h"
-#include "lowbit/log.h"
-#include "lowbit/tokenizer.h"
-
 namespace lowbit {
 
 struct RuntimeOptions {
-  int threads = 0;                          // worker threads; 0: one per processor that this process may use
-  std::string kernel;                       // force kernels: "ref", "avx2", or per op "matmul_affine=avx2,attention=ref"
+  int threads = 0;     // worker threads; 0: one per processor that this process may use
+  std::string kernel;  // force kernels: "ref", "avx2", or per op "matmul_affine=avx2,attention=ref"
   std::string kv_cache_dtype = "bfloat16";  // "bfloat16" or "float32"
 };
 
@@ -26,17 +26,18 @@ struct GenerateOptions {
   float temperature = 0;         // 0: greedy, the most likely token; otherwise logits are divided by it
   int64_t top_k = 0;             // > 0: sample among the k most likely tokens
   float top_p = 1;               // sample among the smallest set of tokens whose probabilities sum to top_p
-  float repetition_penalty = 1;  // > 1: logits of tokens that occurred are divided (multiplied when negative) by it
-  uint64_t seed = 0;             // of the sampler; the same seed gives the same tokens
-  std::vector<std::string> stop; // texts that end an answer; not part of it
-  bool ignore_eos = false;       // go on after an end-of-sequence token
+  float repetition_penalty =
+      1;              // > 1: logits of tokens that occurred are divided (multiplied when negative) by it
+  uint64_t seed = 0;  // of the sampler; the same seed gives the same tokens
+  std::vector<std::string> stop;  // texts that end an answer; not part of it
+  bool ignore_eos = false;        // go on after an end-of-sequence token
 };
 
 struct GenerateResult {
   std::vector<int32_t> token_ids;  // new tokens, the ending eos left out
   std::string text;                // of token_ids, special tokens left out, cut before a stop text
   int64_t prompt_tokens = 0;
-  std::string finish_reason;       // "eos", "stop", "length", "context", "interrupted"
+  std::string finish_reason;  // "eos", "stop", "length", "context", "interrupted"
 };
 
 struct GenerateSpeed {
@@ -44,28 +45,31 @@ struct GenerateSpeed {
   int64_t prefill_tokens = 0, decode_tokens = 0;  // over all prompts of the call
 };
 
-// Called for each new piece of text of prompt `index`, as it is certain (never half a character). False stops that one.
+// Called for each new piece of text of prompt `index`, as it is certain (never half a character). False stops
+// that one.
 using StreamSink = std::function<bool(size_t index, std::string_view text)>;
 
 class LanguageModel {
  public:
   // Reads, checks and maps a model folder of any known dialect; weights are not copied. Errors: see Error.
-  static LanguageModel load(const std::filesystem::path& folder, const RuntimeOptions& options = {}, const Log& log = {});
+  static LanguageModel load(const std::filesystem::path& folder, const RuntimeOptions& options = {},
+                            const Log& log = {});
   ~LanguageModel();
   LanguageModel(LanguageModel&&) noexcept;
   LanguageModel& operator=(LanguageModel&&) noexcept;
 
-  const Tokenizer& tokenizer() const;          // kNotFound when the folder has none
-  const ChatTemplate& chat_template() const;   // kNotFound when the model has none
-  GenerateOptions sampling_defaults() const;   // of generation_config.json
-  int64_t context_length() const;              // max_position_embeddings
+  const Tokenizer& tokenizer() const;         // kNotFound when the folder has none
+  const ChatTemplate& chat_template() const;  // kNotFound when the model has none
+  GenerateOptions sampling_defaults() const;  // of generation_config.json
+  int64_t context_length() const;             // max_position_embeddings
   int64_t vocab_size() const;
 
-  // Continues each prompt (token ids). Prompts of different lengths run as one ragged batch and give the tokens that
-  // each would give alone. kInvalidArgument: an empty prompt, ids out of range, a prompt longer than the context,
-  // options out of range.
-  std::vector<GenerateResult> generate(const std::vector<std::vector<int32_t>>& prompts, const GenerateOptions& options,
-                                       const StreamSink& stream = {}, GenerateSpeed* speed = nullptr) const;
+  // Continues each prompt (token ids). Prompts of different lengths run as one ragged batch and give the
+  // tokens that each would give alone. kInvalidArgument: an empty prompt, ids out of range, a prompt longer
+  // than the context, options out of range.
+  std::vector<GenerateResult> generate(const std::vector<std::vector<int32_t>>& prompts,
+                                       const GenerateOptions& options, const StreamSink& stream = {},
+                                       GenerateSpeed* speed = nullptr) const;
 
   struct State;  // internal: runtime/language_model.h
   const State& state() const { return *state_; }

@@ -1,4 +1,5 @@
-// Where the library says what it does. It never prints: the caller sets these sinks, and an unset sink is silence.
+// Where the library says what it does. It never prints: the caller sets these sinks, and an unset sink is
+// silence.
 #pragma once
 
 #include <cstdint>

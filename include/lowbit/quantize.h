@@ -1,54 +1,57 @@
-// Make a model small: read a folder, choose codes (rtn or gptq), write a checkpoint that the ecosystem loads, reload it
-// and say what it cost.
+// Make a model small: read a folder, choose codes (rtn or gptq), write a checkpoint that the ecosystem loads,
+// reload it and say what it cost.
 #pragma once
+
+#include "lowbit/format.h"
+#include "lowbit/log.h"
 
 #include <cstdint>
 #include <filesystem>
 #include <string>
 #include <vector>
 
-#include "lowbit/format.h"
-#include "lowbit/log.h"
-
 namespace lowbit {
 
 struct GptqOptions {
-  float damp_percent = 0.05f;      // share of mean(diag(H)) added to the diagonal; in (0, 1)
-  bool desc_act = false;           // work through columns by falling diag(H)
-  bool static_groups = false;      // group parameters from the original weights, before any update
-  bool act_group_aware = true;     // order columns inside groups, and groups, by diag(H); g_idx stays sequential.
-                                   // Gafni et al., arXiv 2505.14638. Not with desc_act or group_size -1
-  bool true_sequential = true;     // later linears of a layer see the outputs of its already quantized ones
-  float mse = 2.4f;                // exponent of the clip search's error; 0: no search, min-max
-  bool updated_groups = true;      // group parameters from the updated weights; off: as AutoGPTQ, without the block's own
+  float damp_percent = 0.05f;  // share of mean(diag(H)) added to the diagonal; in (0, 1)
+  bool desc_act = false;       // work through columns by falling diag(H)
+  bool static_groups = false;  // group parameters from the original weights, before any update
+  bool act_group_aware =
+      true;  // order columns inside groups, and groups, by diag(H); g_idx stays sequential.
+             // Gafni et al., arXiv 2505.14638. Not with desc_act or group_size -1
+  bool true_sequential = true;  // later linears of a layer see the outputs of its already quantized ones
+  float mse = 2.4f;             // exponent of the clip search's error; 0: no search, min-max
+  bool updated_groups =
+      true;  // group parameters from the updated weights; off: as AutoGPTQ, without the block's own
   int refine_sweeps = 3;  // passes of coordinate descent over codes and scales after the loop; 0: none.
                           // Behdin et al., QuantEase, arXiv 2309.01885
 };
 
 struct CalibrationOptions {
-  std::filesystem::path data;      // chat JSONL, text JSONL, or a plain text file
-  int64_t samples = 128;           // examples, or windows of max_length tokens of a plain text
-  int64_t max_length = 1024;       // tokens per sample; longer ones keep their head
-  int64_t batch_size = 8;          // samples per forward pass; does not change the codes
-  uint64_t seed = 0;               // of the choice of samples when there are more
+  std::filesystem::path data;  // chat JSONL, text JSONL, or a plain text file
+  int64_t samples = 128;       // examples, or windows of max_length tokens of a plain text
+  int64_t max_length = 1024;   // tokens per sample; longer ones keep their head
+  int64_t batch_size = 8;      // samples per forward pass; does not change the codes
+  uint64_t seed = 0;           // of the choice of samples when there are more
 };
 
 struct QuantizeOptions {
-  std::string method = "gptq";     // "gptq" or "rtn"
+  std::string method = "gptq";  // "gptq" or "rtn"
   std::string format = "affine";
   std::string dialect = "gptq";
   AffineOptions affine;
   GptqOptions gptq;
   CalibrationOptions calibration;
-  std::vector<std::string> dynamic;  // "REGEX=bits:8,group_size:64" overrides, "-:REGEX" leaves modules unquantized
-  bool lm_head = false;              // quantize the head too; not for tied models
-  std::string compat;                // "" or "autogptq": that program's own choices
-  std::string checkpoint_format;     // "gptq" or "gptq_v2"; empty: gptq when symmetric, gptq_v2 otherwise
+  std::vector<std::string>
+      dynamic;           // "REGEX=bits:8,group_size:64" overrides, "-:REGEX" leaves modules unquantized
+  bool lm_head = false;  // quantize the head too; not for tied models
+  std::string compat;    // "" or "autogptq": that program's own choices
+  std::string checkpoint_format;  // "gptq" or "gptq_v2"; empty: gptq when symmetric, gptq_v2 otherwise
   std::string model_name_or_path, model_file_base_name = "model";
   std::string max_shard_size = "4GB";
-  bool resume = true;                // continue from OUT.partial when model, data and options are the same
-  bool check = true;                 // reload and compare with the source on held-back samples
-  bool overwrite = false;            // replace OUT when it exists
+  bool resume = true;      // continue from OUT.partial when model, data and options are the same
+  bool check = true;       // reload and compare with the source on held-back samples
+  bool overwrite = false;  // replace OUT when it exists
   int threads = 0;
   std::string kernel;
 };
@@ -57,11 +60,11 @@ struct ModuleReport {
   std::string module;
   int bits = 0;
   int64_t group_size = 0;
-  std::string method;          // "gptq", "rtn", "none" (left dense)
-  std::string note;            // why it is not what was asked for; may be empty
-  double relative_error = 0;   // |X dW^T|_F / |X W^T|_F over calibration; of the weights alone for rtn
+  std::string method;         // "gptq", "rtn", "none" (left dense)
+  std::string note;           // why it is not what was asked for; may be empty
+  double relative_error = 0;  // |X dW^T|_F / |X W^T|_F over calibration; of the weights alone for rtn
   int64_t tokens = 0;
-  double damp_percent = 0;     // that was needed
+  double damp_percent = 0;  // that was needed
   double seconds = 0;
 };
 
@@ -69,21 +72,22 @@ struct QuantizeResult {
   std::vector<ModuleReport> modules;
   double seconds = 0;
   uint64_t peak_rss_bytes = 0, peak_anonymous_bytes = 0;
-  uint64_t source_bytes = 0, bytes = 0;   // of the safetensors files
-  double bits_per_weight = 0;             // of the quantized modules, scales and zero points included
-  bool checked = false, passed = true;    // the reload check, and its verdict
-  double mean_kl = 0, top1_agreement = 0; // on the held-back samples
+  uint64_t source_bytes = 0, bytes = 0;    // of the safetensors files
+  double bits_per_weight = 0;              // of the quantized modules, scales and zero points included
+  bool checked = false, passed = true;     // the reload check, and its verdict
+  double mean_kl = 0, top1_agreement = 0;  // on the held-back samples
   int64_t check_tokens = 0;
   bool resumed = false;
   std::vector<std::string> warnings;
-  std::string report_json;                // all of this and the engine table
+  std::string report_json;  // all of this and the engine table
 };
 
 QuantizeResult quantize(const std::filesystem::path& model, const std::filesystem::path& out,
                         const QuantizeOptions& options, const Log& log = {});
 
-// What quantize would do, without doing it: modules and reasons, bytes by component, peak memory, disk, estimated time,
-// whether it can finish. A JSON object; "feasible" is false with "reasons" when it cannot.
-std::string plan_json(const std::filesystem::path& model, const std::filesystem::path& out, const QuantizeOptions& options);
+// What quantize would do, without doing it: modules and reasons, bytes by component, peak memory, disk,
+// estimated time, whether it can finish. A JSON object; "feasible" is false with "reasons" when it cannot.
+std::string plan_json(const std::filesystem::path& model, const std::filesystem::path& out,
+                      const QuantizeOptions& options);
 
 }  // namespace lowbit

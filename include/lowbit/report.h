@@ -1,19 +1,20 @@
-// Results as tables for people. Reads result structs and the JSON of inspect, plan and doctor; knows no model.
+// Results as tables for people. Reads result structs and the JSON of inspect, plan and doctor; knows no
+// model.
 #pragma once
+
+#include "lowbit/evaluate.h"
+#include "lowbit/quantize.h"
 
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "lowbit/evaluate.h"
-#include "lowbit/quantize.h"
-
 namespace lowbit {
 
 // One line of the table that matters: a model beside the one it came from.
 struct ComparisonRow {
-  std::string name;               // "source", "int8", "int4"
-  uint64_t bytes = 0;             // of the safetensors files
+  std::string name;                     // "source", "int8", "int4"
+  uint64_t bytes = 0;                   // of the safetensors files
   double decode_tokens_per_second = 0;  // 0: not measured
   std::string speed_protocol;
   ClassifyResult classification;  // samples == 0: not measured
@@ -29,8 +30,8 @@ std::string perplexity_text(const PerplexityResult& result);
 std::string divergence_text(const DivergenceResult& result);
 std::string quantize_text(const QuantizeResult& result);
 
-// Of the JSON that inspect_json, inspect_tensor_json, plan_json and doctor_json return. Missing keys are left out.
-// kCorruptFile when it is not JSON.
+// Of the JSON that inspect_json, inspect_tensor_json, plan_json and doctor_json return. Missing keys are left
+// out. kCorruptFile when it is not JSON.
 std::string inspection_text(std::string_view inspect_json);
 std::string tensor_text(std::string_view tensor_json);
 std::string plan_text(std::string_view plan_json);

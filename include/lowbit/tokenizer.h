@@ -18,9 +18,12 @@ struct TextRange {
 };
 
 struct EncodeOptions {
-  bool add_special_tokens = false;    // run the post-processor (BOS, [CLS] ...), as transformers does by default
-  bool parse_special_tokens = false;  // "<|im_end|>" in the text becomes the special token; otherwise it stays text
-  std::span<const TextRange> literal = {};  // with parse_special_tokens: ranges (sorted) in which nothing is special
+  bool add_special_tokens =
+      false;  // run the post-processor (BOS, [CLS] ...), as transformers does by default
+  bool parse_special_tokens =
+      false;  // "<|im_end|>" in the text becomes the special token; otherwise it stays text
+  std::span<const TextRange> literal =
+      {};  // with parse_special_tokens: ranges (sorted) in which nothing is special
 };
 
 struct DecodeOptions {

@@ -1,14 +1,13 @@
-#include <gtest/gtest.h>
-
-#include <atomic>
-#include <filesystem>
-
 #include "base/cpu.h"
 #include "base/fail.h"
 #include "base/fields.h"
 #include "base/files.h"
 #include "base/json.h"
 #include "base/threads.h"
+
+#include <atomic>
+#include <filesystem>
+#include <gtest/gtest.h>
 
 namespace lowbit {
 namespace {
@@ -37,8 +36,9 @@ TEST(Json, ReadsWhatItWrites) {
 }
 
 TEST(Json, RefusesDuplicateKeysDepthAndGarbage) {
-  EXPECT_NE(message_of(ErrorCode::kCorruptFile, [] { parse_json(R"({"k":1,"k":2})", "f.json"); }).find("\"k\""),
-            std::string::npos);
+  EXPECT_NE(
+      message_of(ErrorCode::kCorruptFile, [] { parse_json(R"({"k":1,"k":2})", "f.json"); }).find("\"k\""),
+      std::string::npos);
   message_of(ErrorCode::kCorruptFile, [] { parse_json(std::string(100, '['), "f"); });
   message_of(ErrorCode::kCorruptFile, [] { parse_json(std::string(100000, '['), "f"); });
   message_of(ErrorCode::kCorruptFile, [] { parse_json("{\"a\":\"\xff\"}", "f"); });
@@ -49,8 +49,8 @@ TEST(Json, RefusesDuplicateKeysDepthAndGarbage) {
 }
 
 TEST(Json, TypeErrorsSayBothTypes) {
-  const std::string message =
-      message_of(ErrorCode::kCorruptFile, [] { parse_json(R"({"bits":"four"})", "f").get("bits").as_integer(); });
+  const std::string message = message_of(
+      ErrorCode::kCorruptFile, [] { parse_json(R"({"bits":"four"})", "f").get("bits").as_integer(); });
   EXPECT_EQ(message, "expected an integer, found a string");
 }
 
@@ -72,7 +72,9 @@ TEST(ThreadPool, CoversEveryIndexOnceAndCarriesTheFirstException) {
                                    }),
                  Error);
     std::atomic<int> nested{0};
-    pool.parallel_for(4, 1, [&](int64_t, int64_t, int) { pool.parallel_for(3, 1, [&](int64_t, int64_t, int) { nested++; }); });
+    pool.parallel_for(4, 1, [&](int64_t, int64_t, int) {
+      pool.parallel_for(3, 1, [&](int64_t, int64_t, int) { nested++; });
+    });
     EXPECT_EQ(nested.load(), 12);
   }
 }
@@ -115,9 +117,12 @@ TEST(Fields, RoundTripAndUnknownKey) {
   EXPECT_EQ(options.bits, 3);
   EXPECT_EQ(options.list, std::vector<std::string>{"a"});
   EXPECT_EQ(options.maybe, false);
-  message_of(ErrorCode::kInvalidArgument, [&] { fields_from_json(fields(), parse_json(R"({"bit": 3})", "t"), "o"); });
-  message_of(ErrorCode::kInvalidArgument, [&] { fields_from_json(fields(), parse_json(R"({"bits": 1e12})", "t"), "o"); });
-  message_of(ErrorCode::kInvalidArgument, [&] { fields_from_json(fields(), parse_json(R"({"sym": 1})", "t"), "o"); });
+  message_of(ErrorCode::kInvalidArgument,
+             [&] { fields_from_json(fields(), parse_json(R"({"bit": 3})", "t"), "o"); });
+  message_of(ErrorCode::kInvalidArgument,
+             [&] { fields_from_json(fields(), parse_json(R"({"bits": 1e12})", "t"), "o"); });
+  message_of(ErrorCode::kInvalidArgument,
+             [&] { fields_from_json(fields(), parse_json(R"({"sym": 1})", "t"), "o"); });
 }
 
 TEST(Cpu, FeaturesAreConsistent) {

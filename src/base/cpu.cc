@@ -1,11 +1,10 @@
 #include "base/cpu.h"
 
 #include <cpuid.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <cstring>
 #include <fstream>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 namespace lowbit {
 namespace {
@@ -47,9 +46,11 @@ CpuFeatures detect() {
   const Registers one = cpuid(1), seven = cpuid(7), seven_one = cpuid(7, 1);
   if (!bit(one.c, 27)) return features;  // OSXSAVE
   const uint64_t states = saved_states();
-  const bool ymm = (states & 0x6) == 0x6, zmm = (states & 0xe6) == 0xe6, tiles = (states & 0x60000) == 0x60000;
+  const bool ymm = (states & 0x6) == 0x6, zmm = (states & 0xe6) == 0xe6,
+             tiles = (states & 0x60000) == 0x60000;
   features.avx2 = ymm && bit(one.c, 28) && bit(one.c, 12) && bit(one.c, 29) && bit(seven.b, 5);
-  features.avx512 = features.avx2 && zmm && bit(seven.b, 16) && bit(seven.b, 17) && bit(seven.b, 30) && bit(seven.b, 31);
+  features.avx512 =
+      features.avx2 && zmm && bit(seven.b, 16) && bit(seven.b, 17) && bit(seven.b, 30) && bit(seven.b, 31);
   features.avx512_vnni = features.avx512 && bit(seven.c, 11);
   features.avx512_bf16 = features.avx512 && bit(seven_one.a, 5);
   if (features.avx512 && tiles && bit(seven.d, 24) && request_tiles()) {

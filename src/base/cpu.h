@@ -1,5 +1,5 @@
-// What this processor and machine offer. Detection goes through CPUID and the operating system's state flags, so an
-// instruction set counts only when it may really be used.
+// What this processor and machine offer. Detection goes through CPUID and the operating system's state flags,
+// so an instruction set counts only when it may really be used.
 #pragma once
 
 #include <cstdint>
@@ -8,13 +8,13 @@
 namespace lowbit {
 
 struct CpuFeatures {
-  bool avx2 = false;         // with FMA and F16C
-  bool avx512 = false;       // F, BW, VL, DQ
+  bool avx2 = false;    // with FMA and F16C
+  bool avx512 = false;  // F, BW, VL, DQ
   bool avx512_vnni = false;
   bool avx512_bf16 = false;
-  bool amx_int8 = false;     // tiles permitted by the kernel for this process
+  bool amx_int8 = false;  // tiles permitted by the kernel for this process
   bool amx_bf16 = false;
-  std::string name;          // "AMD EPYC 7763 64-Core Processor"
+  std::string name;  // "AMD EPYC 7763 64-Core Processor"
 };
 
 // Detected once; also asks Linux for permission to use AMX tiles.
@@ -27,9 +27,9 @@ struct MachineMemory {
 MachineMemory machine_memory();
 
 struct ProcessMemory {
-  uint64_t peak_rss_bytes = 0;        // VmHWM: includes mapped files
-  uint64_t rss_bytes = 0;             // VmRSS
-  uint64_t anonymous_bytes = 0;       // RssAnon, now
+  uint64_t peak_rss_bytes = 0;   // VmHWM: includes mapped files
+  uint64_t rss_bytes = 0;        // VmRSS
+  uint64_t anonymous_bytes = 0;  // RssAnon, now
 };
 ProcessMemory process_memory();
 

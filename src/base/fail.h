@@ -1,10 +1,10 @@
-// fail(code, format, ...) throws lowbit::Error with a formatted message; LOWBIT_ASSERT checks our own logic in
-// debug and sanitizer builds and must be unreachable from any input.
+// fail(code, format, ...) throws lowbit::Error with a formatted message; LOWBIT_ASSERT checks our own logic
+// in debug and sanitizer builds and must be unreachable from any input.
 #pragma once
 
-#include <fmt/core.h>
-
 #include "lowbit/error.h"
+
+#include <fmt/core.h>
 
 namespace lowbit {
 

@@ -1,8 +1,8 @@
 #include "base/fields.h"
 
-#include <limits>
-
 #include "base/fail.h"
+
+#include <limits>
 
 namespace lowbit {
 namespace {

@@ -9,7 +9,8 @@ namespace lowbit {
 // The fields with their present values, as a JSON object.
 Json fields_to_json(const Fields& fields);
 
-// Sets fields from an object; an unknown key or a wrong type throws kInvalidArgument naming `where` and the key.
+// Sets fields from an object; an unknown key or a wrong type throws kInvalidArgument naming `where` and the
+// key.
 void fields_from_json(const Fields& fields, const Json& object, std::string_view where);
 
 }  // namespace lowbit

@@ -1,15 +1,14 @@
 #include "base/files.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include "base/fail.h"
 
 #include <cerrno>
 #include <cstring>
+#include <fcntl.h>
 #include <fstream>
-
-#include "base/fail.h"
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 namespace lowbit {
 namespace {
@@ -47,8 +46,8 @@ std::string read_file(const fs::path& path, uint64_t max_bytes) {
   Descriptor file;
   const uint64_t size = open_regular(path, file);
   if (size > max_bytes) {
-    fail(ErrorCode::kInvalidArgument, "{} has {} bytes; at most {} are read from such a file", path.string(), size,
-         max_bytes);
+    fail(ErrorCode::kInvalidArgument, "{} has {} bytes; at most {} are read from such a file", path.string(),
+         size, max_bytes);
   }
   std::string content(size, '\0');
   size_t done = 0;

@@ -34,8 +34,8 @@ class MappedFile {
   size_t size_ = 0;
 };
 
-// Writes `path` through a temporary sibling: write, fsync, rename, fsync of the folder. Nothing is left behind when
-// it throws (kOutOfMemory when the disk is full).
+// Writes `path` through a temporary sibling: write, fsync, rename, fsync of the folder. Nothing is left
+// behind when it throws (kOutOfMemory when the disk is full).
 void write_file_atomically(const std::filesystem::path& path, std::string_view content);
 
 // A file that grows by appending and becomes visible under `path` only at commit().

@@ -1,5 +1,5 @@
-// The compiled part of the fmt library (version 9), from its installed headers: Debian ships it only as a shared
-// object, and lowbit is one binary.
+// The compiled part of the fmt library (version 9), from its installed headers: Debian ships it only as a
+// shared object, and lowbit is one binary.
 #include <fmt/format-inl.h>
 
 FMT_BEGIN_NAMESPACE

@@ -1,10 +1,10 @@
 #include "base/json.h"
 
+#include "base/fail.h"
+
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <unordered_set>
-
-#include "base/fail.h"
 
 namespace lowbit {
 namespace {
@@ -28,7 +28,8 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
 
   bool key(string_t& value) override {
     if (!options_.allow_duplicate_keys && !levels_.back().keys.insert(value).second) {
-      fail(ErrorCode::kCorruptFile, "{}: the key \"{}\" appears twice in one object", where_, value.substr(0, 200));
+      fail(ErrorCode::kCorruptFile, "{}: the key \"{}\" appears twice in one object", where_,
+           value.substr(0, 200));
     }
     levels_.back().key = std::move(value);
     return true;
@@ -98,7 +99,8 @@ std::string replace_nan(std::string_view text) {
     }
     if (c == '"') in_string = true;
     bool replaced = false;
-    for (std::string_view word : {std::string_view("-Infinity"), std::string_view("Infinity"), std::string_view("NaN")}) {
+    for (std::string_view word :
+         {std::string_view("-Infinity"), std::string_view("Infinity"), std::string_view("NaN")}) {
       if (text.substr(i, word.size()) == word) {
         out += "null";
         i += word.size() - 1;
@@ -115,13 +117,27 @@ void append_string(std::string& out, std::string_view text) {
   out += '"';
   for (unsigned char c : text) {
     switch (c) {
-      case '"': out += "\\\""; break;
-      case '\\': out += "\\\\"; break;
-      case '\b': out += "\\b"; break;
-      case '\f': out += "\\f"; break;
-      case '\n': out += "\\n"; break;
-      case '\r': out += "\\r"; break;
-      case '\t': out += "\\t"; break;
+      case '"':
+        out += "\\\"";
+        break;
+      case '\\':
+        out += "\\\\";
+        break;
+      case '\b':
+        out += "\\b";
+        break;
+      case '\f':
+        out += "\\f";
+        break;
+      case '\n':
+        out += "\\n";
+        break;
+      case '\r':
+        out += "\\r";
+        break;
+      case '\t':
+        out += "\\t";
+        break;
       default:
         if (c < 0x20) {
           out += fmt::format("\\u{:04x}", c);
@@ -201,7 +217,8 @@ Json::Json(uint64_t value) {
 }
 
 const char* Json::type_name() const {
-  static const char* const kNames[] = {"null", "a boolean", "an integer", "a number", "a string", "an array", "an object"};
+  static const char* const kNames[] = {"null",     "a boolean", "an integer", "a number",
+                                       "a string", "an array",  "an object"};
   return kNames[value_.index()];
 }
 

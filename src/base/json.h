@@ -1,5 +1,5 @@
-// A JSON value and a strict parser for untrusted files: duplicate keys, invalid UTF-8, numbers that are not JSON,
-// and nesting deeper than kMaxJsonDepth are refused. Objects keep the order of the file.
+// A JSON value and a strict parser for untrusted files: duplicate keys, invalid UTF-8, numbers that are not
+// JSON, and nesting deeper than kMaxJsonDepth are refused. Objects keep the order of the file.
 #pragma once
 
 #include <cstdint>

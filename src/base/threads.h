@@ -1,5 +1,5 @@
-// A pool of threads that split index ranges. Work is handed out in chunks as threads become free, so a slow core
-// does not set the time; results must not depend on which thread takes which chunk.
+// A pool of threads that split index ranges. Work is handed out in chunks as threads become free, so a slow
+// core does not set the time; results must not depend on which thread takes which chunk.
 #pragma once
 
 #include <cstdint>
@@ -18,9 +18,9 @@ class ThreadPool {
 
   int size() const;
 
-  // Calls body(begin, end, worker) for consecutive ranges of at most `chunk` indices that cover [0, count). worker is
-  // in [0, size()). Returns when all are done; the first exception thrown by body is thrown here. Calls from inside a
-  // body run on the calling thread.
+  // Calls body(begin, end, worker) for consecutive ranges of at most `chunk` indices that cover [0, count).
+  // worker is in [0, size()). Returns when all are done; the first exception thrown by body is thrown here.
+  // Calls from inside a body run on the calling thread.
   void parallel_for(int64_t count, int64_t chunk,
                     const std::function<void(int64_t begin, int64_t end, int worker)>& body) const;
 

@@ -59,8 +59,8 @@ struct CheckpointFiles {
 Json output_config(Json config, const std::vector<NamedTensor>& tensors, const Json& quantization);
 
 // Writes all files into `folder`, which must exist and be empty of model files; config.json comes last. The
-// caller makes the folder under another name and renames it. kInvalidArgument when it is the source or holds a
-// model, kCorruptFile when a file to be copied is a link that leads out of the source.
+// caller makes the folder under another name and renames it. kInvalidArgument when it is the source or holds
+// a model, kCorruptFile when a file to be copied is a link that leads out of the source.
 void write_checkpoint(const std::filesystem::path& folder, const CheckpointFiles& files);
 
 }  // namespace lowbit

@@ -1,10 +1,10 @@
 #include "format/affine.h"
 
-#include <algorithm>
-
 #include "base/fail.h"
 #include "format/bits.h"
 #include "tensor/half.h"
+
+#include <algorithm>
 
 namespace lowbit {
 
@@ -19,7 +19,8 @@ void validate(const AffineOptions& options) {
     fail(ErrorCode::kInvalidArgument, "bits is {}, expected 2, 3, 4 or 8", options.bits);
   }
   if (options.group_size != -1 && options.group_size <= 0) {
-    fail(ErrorCode::kInvalidArgument, "group_size is {}, expected -1 or a positive number of columns", options.group_size);
+    fail(ErrorCode::kInvalidArgument, "group_size is {}, expected -1 or a positive number of columns",
+         options.group_size);
   }
 }
 

@@ -1,12 +1,11 @@
-#include <gtest/gtest.h>
-
-#include <random>
-
 #include "format/affine.h"
 #include "format/bits.h"
 #include "format/weight.h"
 #include "support.h"
 #include "tensor/half.h"
+
+#include <gtest/gtest.h>
+#include <random>
 
 namespace lowbit {
 namespace {
@@ -36,7 +35,8 @@ TEST(Bits, UnpackUndoesPackForEveryWidthLengthAndStride) {
         pack_bits(codes.data(), stride, count, bits, words.data(), stride);
         unpack_bits(words.data(), stride, count, bits, back.data(), stride);
         for (int64_t i = 0; i < count; ++i) {
-          ASSERT_EQ(back[static_cast<size_t>(i * stride)], codes[static_cast<size_t>(i * stride)]) << bits << " " << count;
+          ASSERT_EQ(back[static_cast<size_t>(i * stride)], codes[static_cast<size_t>(i * stride)])
+              << bits << " " << count;
         }
       }
     }
@@ -62,12 +62,14 @@ TEST(Affine, DecodeOfEncodeIsWithinHalfStepInsideTheRange) {
         const AffineGrid grid = affine_grid(low, high, options);
         EXPECT_EQ(grid.scale, f16_to_float(float_to_f16(grid.scale)));
         for (float value : values) {
-          const double steps = std::abs(decode_code(nearest_code(value, grid, max_code), grid) - value) / grid.scale;
+          const double steps =
+              std::abs(decode_code(nearest_code(value, grid, max_code), grid) - value) / grid.scale;
           worst = std::max(worst, steps);
         }
       }
-      // The largest values of a symmetric group lie half a step outside of the top code and are cut to it; the
-      // asymmetric zero_point is rounded, which moves the ends by up to half a step. Too good would be a fault too.
+      // The largest values of a symmetric group lie half a step outside of the top code and are cut to it;
+      // the asymmetric zero_point is rounded, which moves the ends by up to half a step. Too good would be a
+      // fault too.
       EXPECT_GT(worst, 0.49) << bits << sym;
       EXPECT_LT(worst, 1.01) << bits << sym;
     }
@@ -113,19 +115,21 @@ TEST(Weight, DequantizedFollowsGroupsZeroPointsAndColumnOrder) {
   weight.column_order = Tensor::zeros(DType::kI32, {12});
   for (int row = 0; row < 2; ++row) {
     std::vector<uint8_t> codes;
-    for (int position = 0; position < 12; ++position) codes.push_back(static_cast<uint8_t>((position + row) % 16));
+    for (int position = 0; position < 12; ++position)
+      codes.push_back(static_cast<uint8_t>((position + row) % 16));
     pack_bits(codes.data(), 1, 12, 4, weight.codes.mutable_data<uint32_t>() + row, 2);
   }
   for (int i = 0; i < 4; ++i) {
     weight.scales.mutable_data<uint16_t>()[i] = float_to_f16(0.5f * static_cast<float>(i + 1));
     weight.zero_points.mutable_data<uint8_t>()[i] = static_cast<uint8_t>(i);
   }
-  for (int position = 0; position < 12; ++position) weight.column_order.mutable_data<int32_t>()[position] = 11 - position;
+  for (int position = 0; position < 12; ++position)
+    weight.column_order.mutable_data<int32_t>()[position] = 11 - position;
   const Tensor dense = dequantized(weight);
-  EXPECT_EQ(dense.data<float>()[11], 0.5f * 0);               // row 0, position 0
-  EXPECT_EQ(dense.data<float>()[12 + 11], 1.0f * (1 - 1));    // row 1, position 0: scale [0][1], zero 1
-  EXPECT_EQ(dense.data<float>()[1], 1.5f * (10 - 2));         // row 0, position 10: group 1
-  EXPECT_EQ(dense.data<float>()[12 + 0], 2.0f * (12 - 3));    // row 1, position 11
+  EXPECT_EQ(dense.data<float>()[11], 0.5f * 0);             // row 0, position 0
+  EXPECT_EQ(dense.data<float>()[12 + 11], 1.0f * (1 - 1));  // row 1, position 0: scale [0][1], zero 1
+  EXPECT_EQ(dense.data<float>()[1], 1.5f * (10 - 2));       // row 0, position 10: group 1
+  EXPECT_EQ(dense.data<float>()[12 + 0], 2.0f * (12 - 3));  // row 1, position 11
 }
 
 }  // namespace

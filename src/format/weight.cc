@@ -39,8 +39,8 @@ Tensor dequantized(const QuantizedTensor& weight) {
       const int64_t group = position / weight.group_size;
       const int zero_point = zeros ? zeros[group * rows + row] : 1 << (weight.bits - 1);
       const int64_t column = order ? order[position] : position;
-      values[row * columns + column] =
-          f16_to_float(scales[group * rows + row]) * static_cast<float>(codes[static_cast<size_t>(position)] - zero_point);
+      values[row * columns + column] = f16_to_float(scales[group * rows + row]) *
+                                       static_cast<float>(codes[static_cast<size_t>(position)] - zero_point);
     }
   }
   return out;

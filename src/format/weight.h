@@ -1,24 +1,25 @@
 // A weight matrix as layers hold it: dense, or codes of some format. A layer does not know which.
 #pragma once
 
+#include "tensor/tensor.h"
+
 #include <cstdint>
 #include <map>
 #include <string>
 #include <variant>
 
-#include "tensor/tensor.h"
-
 namespace lowbit {
 
 enum class Format : uint8_t { kAffine };
 
-// A matrix [out_features, in_features] of codes. Columns are packed along in_features, and out_features run fastest,
-// so that one vector load holds the same columns of neighbouring rows, and files of the GPTQ dialect are used in place:
+// A matrix [out_features, in_features] of codes. Columns are packed along in_features, and out_features run
+// fastest, so that one vector load holds the same columns of neighbouring rows, and files of the GPTQ dialect
+// are used in place:
 //
-//   codes        I32 [packed_words(in, bits), out]   word w of row n: bits of columns 32*w/bits ... (format/bits.h)
-//   scales       F16 [groups, out]
-//   zero_points  U8  [groups, out]; empty when symmetric (then 2^(bits-1) everywhere)
-//   column_order I32 [in]; empty when columns stand in their own order. Otherwise position p of the packed codes
+//   codes        I32 [packed_words(in, bits), out]   word w of row n: bits of columns 32*w/bits ...
+//   (format/bits.h) scales       F16 [groups, out] zero_points  U8  [groups, out]; empty when symmetric (then
+//   2^(bits-1) everywhere) column_order I32 [in]; empty when columns stand in their own order. Otherwise
+//   position p of the packed codes
 //                holds column column_order[p]: inputs are gathered before the product (act-order files).
 struct QuantizedTensor {
   Format format = Format::kAffine;
@@ -33,8 +34,8 @@ struct QuantizedTensor {
 
 using Weight = std::variant<Tensor, QuantizedTensor>;  // Tensor: floating [out, in]
 
-// A model's weights by their Hugging Face names ("model.layers.0.self_attn.q_proj.weight"), whatever dialect they came
-// from. Biases and norms are dense entries of their own.
+// A model's weights by their Hugging Face names ("model.layers.0.self_attn.q_proj.weight"), whatever dialect
+// they came from. Biases and norms are dense entries of their own.
 using NamedWeights = std::map<std::string, Weight, std::less<>>;
 
 int64_t out_features(const Weight& weight);

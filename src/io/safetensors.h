@@ -19,8 +19,8 @@ namespace lowbit {
 struct NamedTensor {
   std::string name;
   Tensor tensor;
-  // For writing: makes the bytes at the moment they are written, so that no more than one such tensor is in memory;
-  // `tensor` then only gives dtype and shape (Tensor::borrow without data).
+  // For writing: makes the bytes at the moment they are written, so that no more than one such tensor is in
+  // memory; `tensor` then only gives dtype and shape (Tensor::borrow without data).
   std::function<Tensor()> make = {};
 };
 

@@ -1,8 +1,9 @@
-// A transformer block as a list of stages. A stage is one or more linear layers that read the same input, with what
-// comes before them (norm) and after them (attention, activation, residual). runtime/ runs the stages through;
-// quantize/ looks at the input of each, replaces its weights, and goes on.
+// A transformer block as a list of stages. A stage is one or more linear layers that read the same input,
+// with what comes before them (norm) and after them (attention, activation, residual). runtime/ runs the
+// stages through; quantize/ looks at the input of each, replaces its weights, and goes on.
 //
-// Between stages a block carries `hidden` [tokens, hidden_size] and, after some stages, `carry` [tokens, carry_width]:
+// Between stages a block carries `hidden` [tokens, hidden_size] and, after some stages, `carry` [tokens,
+// carry_width]:
 //
 //   qkv      input = norm(hidden)   carry  = attention(...)
 //   o        input = carry          hidden += o(input)
@@ -10,15 +11,15 @@
 //   down     input = carry          hidden += down(input)
 #pragma once
 
-#include <memory>
-#include <span>
-#include <string>
-#include <vector>
-
 #include "format/weight.h"
 #include "ops/attention.h"
 #include "ops/elementwise.h"
 #include "ops/matmul.h"
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
 
 namespace lowbit {
 
@@ -40,9 +41,9 @@ struct Stage {
 struct StepInput {
   const OpContext* ops = nullptr;
   int64_t tokens = 0;
-  const int32_t* positions = nullptr;              // [tokens]
-  const RopeTable* rope = nullptr;                 // covers all positions
-  std::span<const AttentionSequence> sequences;    // with this block's caches
+  const int32_t* positions = nullptr;            // [tokens]
+  const RopeTable* rope = nullptr;               // covers all positions
+  std::span<const AttentionSequence> sequences;  // with this block's caches
   DType cache_dtype = DType::kF32;
   MatmulMode mode = MatmulMode::kPrefill;
 };
@@ -54,7 +55,8 @@ class Block {
   // input [tokens, input_width] from hidden; only for stages that read hidden.
   virtual void prepare(int stage, const StepInput& step, const float* hidden, float* input) const = 0;
   // Runs the stage's linears on input and what follows them. carry may not overlap input.
-  virtual void finish(int stage, const StepInput& step, const float* input, float* hidden, float* carry) const = 0;
+  virtual void finish(int stage, const StepInput& step, const float* input, float* hidden,
+                      float* carry) const = 0;
 
   const std::vector<Stage>& stages() const { return stages_; }
   std::vector<Linear>& linears() { return linears_; }

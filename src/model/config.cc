@@ -1,10 +1,10 @@
 #include "model/config.h"
 
+#include "base/fail.h"
+
 #include <algorithm>
 #include <cmath>
 #include <numbers>
-
-#include "base/fail.h"
 
 namespace lowbit {
 namespace {
@@ -47,11 +47,13 @@ double number_or(const Json& config, std::string_view key, double least, double 
 }
 
 bool flag_or(const Json& config, std::string_view key, bool otherwise) {
-  return has(config, key) ? read_key(config, key, [](const Json& json) { return json.as_bool(); }) : otherwise;
+  return has(config, key) ? read_key(config, key, [](const Json& json) { return json.as_bool(); })
+                          : otherwise;
 }
 
 std::string string_or(const Json& config, std::string_view key, const char* otherwise) {
-  return has(config, key) ? read_key(config, key, [](const Json& json) { return json.as_string(); }) : otherwise;
+  return has(config, key) ? read_key(config, key, [](const Json& json) { return json.as_string(); })
+                          : otherwise;
 }
 
 // transformers 5 writes one object `rope_parameters`; earlier versions rope_theta and rope_scaling.
@@ -63,10 +65,13 @@ RopeConfig read_rope(const Json& config, int64_t max_positions) {
     if (has(config, key)) parameters = &config.get(key);
   }
   if (!parameters->is_object()) {
-    fail(ErrorCode::kCorruptFile, "config.json: the RoPE parameters are {}, expected an object", parameters->type_name());
+    fail(ErrorCode::kCorruptFile, "config.json: the RoPE parameters are {}, expected an object",
+         parameters->type_name());
   }
-  rope.theta = number_or(*parameters, "rope_theta", 1e-3, 1e15, number_or(config, "rope_theta", 1e-3, 1e15, 10000));
-  const std::string type = string_or(*parameters, "rope_type", string_or(*parameters, "type", "default").c_str());
+  rope.theta =
+      number_or(*parameters, "rope_theta", 1e-3, 1e15, number_or(config, "rope_theta", 1e-3, 1e15, 10000));
+  const std::string type =
+      string_or(*parameters, "rope_type", string_or(*parameters, "type", "default").c_str());
   if (type == "default") return rope;
   if (type == "linear") {
     rope.type = RopeType::kLinear;
@@ -75,17 +80,21 @@ RopeConfig read_rope(const Json& config, int64_t max_positions) {
   } else if (type == "yarn") {
     rope.type = RopeType::kYarn;
   } else {
-    fail(ErrorCode::kUnsupported, "config.json: RoPE scaling of type \"{}\" is not supported (default, linear, llama3, yarn are)", type);
+    fail(ErrorCode::kUnsupported,
+         "config.json: RoPE scaling of type \"{}\" is not supported (default, linear, llama3, yarn are)",
+         type);
   }
-  rope.original_max_positions = number_or(*parameters, "original_max_position_embeddings", 1, 1e9,
-                                          number_or(config, "original_max_position_embeddings", 1, 1e9,
-                                                    static_cast<double>(max_positions)));
-  rope.factor = number_or(*parameters, "factor", 1e-3, 1e6, static_cast<double>(max_positions) / rope.original_max_positions);
+  rope.original_max_positions = number_or(
+      *parameters, "original_max_position_embeddings", 1, 1e9,
+      number_or(config, "original_max_position_embeddings", 1, 1e9, static_cast<double>(max_positions)));
+  rope.factor = number_or(*parameters, "factor", 1e-3, 1e6,
+                          static_cast<double>(max_positions) / rope.original_max_positions);
   rope.low_freq_factor = number_or(*parameters, "low_freq_factor", 1e-3, 1e6, 1);
   rope.high_freq_factor = number_or(*parameters, "high_freq_factor", 1e-3, 1e6, 4);
   if (rope.type == RopeType::kLlama3 && !(rope.high_freq_factor > rope.low_freq_factor)) {
-    fail(ErrorCode::kCorruptFile, "config.json: high_freq_factor is {}, expected more than low_freq_factor {}",
-         rope.high_freq_factor, rope.low_freq_factor);
+    fail(ErrorCode::kCorruptFile,
+         "config.json: high_freq_factor is {}, expected more than low_freq_factor {}", rope.high_freq_factor,
+         rope.low_freq_factor);
   }
   rope.beta_fast = number_or(*parameters, "beta_fast", 1e-6, 1e6, 32);
   rope.beta_slow = number_or(*parameters, "beta_slow", 1e-6, 1e6, 1);
@@ -103,31 +112,38 @@ std::vector<int64_t> read_windows(const Json& config, const ModelConfig& model) 
   if (has(config, "layer_types")) {
     const auto& types = config.get("layer_types").as_array();
     if (types.size() != windows.size()) {
-      fail(ErrorCode::kCorruptFile, "config.json: layer_types has {} entries, expected {}", types.size(), windows.size());
+      fail(ErrorCode::kCorruptFile, "config.json: layer_types has {} entries, expected {}", types.size(),
+           windows.size());
     }
     for (size_t layer = 0; layer < types.size(); ++layer) {
-      if (types[layer].is_string() && types[layer].as_string() == "sliding_attention") windows[layer] = window;
+      if (types[layer].is_string() && types[layer].as_string() == "sliding_attention")
+        windows[layer] = window;
     }
     return windows;
   }
-  const int64_t first = model.model_type == "mistral" ? 0 : integer_or(config, "max_window_layers", 0, 1 << 20, 28);
+  const int64_t first =
+      model.model_type == "mistral" ? 0 : integer_or(config, "max_window_layers", 0, 1 << 20, 28);
   for (int64_t layer = first; layer < model.layers; ++layer) windows[static_cast<size_t>(layer)] = window;
   return windows;
 }
 
-double yarn_scale(double factor, double mscale) { return factor <= 1 ? 1 : 0.1 * mscale * std::log(factor) + 1; }
+double yarn_scale(double factor, double mscale) {
+  return factor <= 1 ? 1 : 0.1 * mscale * std::log(factor) + 1;
+}
 
 }  // namespace
 
 ModelConfig read_decoder_config(const Json& config) {
-  if (!config.is_object()) fail(ErrorCode::kCorruptFile, "config.json: expected an object, found {}", config.type_name());
+  if (!config.is_object())
+    fail(ErrorCode::kCorruptFile, "config.json: expected an object, found {}", config.type_name());
   ModelConfig model;
   model.model_type = string_or(config, "model_type", "");
   if (const Json* names = config.find("architectures"); names && names->is_array() && names->size() > 0) {
     if (names->as_array()[0].is_string()) model.architecture = names->as_array()[0].as_string();
   }
   if (const std::string act = string_or(config, "hidden_act", "silu"); act != "silu") {
-    fail(ErrorCode::kUnsupported, "config.json: hidden_act is \"{}\"; only \"silu\" is known for {}", act, model.model_type);
+    fail(ErrorCode::kUnsupported, "config.json: hidden_act is \"{}\"; only \"silu\" is known for {}", act,
+         model.model_type);
   }
   constexpr int64_t kMostWidth = int64_t{1} << 20;
   model.vocab_size = integer(config, "vocab_size", 1, int64_t{1} << 24);
@@ -137,8 +153,9 @@ ModelConfig read_decoder_config(const Json& config) {
   model.heads = integer(config, "num_attention_heads", 1, 1 << 14);
   model.kv_heads = integer_or(config, "num_key_value_heads", 1, 1 << 14, model.heads);
   if (model.heads % model.kv_heads != 0) {
-    fail(ErrorCode::kCorruptFile, "config.json: num_attention_heads {} is no multiple of num_key_value_heads {}",
-         model.heads, model.kv_heads);
+    fail(ErrorCode::kCorruptFile,
+         "config.json: num_attention_heads {} is no multiple of num_key_value_heads {}", model.heads,
+         model.kv_heads);
   }
   if (!has(config, "head_dim") && model.hidden_size % model.heads != 0) {
     fail(ErrorCode::kCorruptFile, "config.json: hidden_size {} is no multiple of num_attention_heads {}",
@@ -148,7 +165,8 @@ ModelConfig read_decoder_config(const Json& config) {
   const double rotary = number_or(config, "partial_rotary_factor", 0, 1, 1);
   model.rotary_dim = static_cast<int64_t>(static_cast<double>(model.head_dim) * rotary);
   if (model.rotary_dim % 2 != 0) {
-    fail(ErrorCode::kCorruptFile, "config.json: head_dim {} must be even for rotary embeddings", model.head_dim);
+    fail(ErrorCode::kCorruptFile, "config.json: head_dim {} must be even for rotary embeddings",
+         model.head_dim);
   }
   model.max_positions = integer_or(config, "max_position_embeddings", 1, int64_t{1} << 31, 2048);
   model.rms_norm_eps = static_cast<float>(number_or(config, "rms_norm_eps", 0, 1, 1e-6));
@@ -169,9 +187,11 @@ RopeFrequencies rope_frequencies(const ModelConfig& config) {
   const double dim = static_cast<double>(config.rotary_dim), pi2 = 2 * std::numbers::pi;
   const int64_t pairs = config.rotary_dim / 2;
   RopeFrequencies result;
-  for (int64_t i = 0; i < pairs; ++i) result.inverse.push_back(std::pow(rope.theta, -2.0 * static_cast<double>(i) / dim));
+  for (int64_t i = 0; i < pairs; ++i)
+    result.inverse.push_back(std::pow(rope.theta, -2.0 * static_cast<double>(i) / dim));
   switch (rope.type) {
-    case RopeType::kDefault: break;
+    case RopeType::kDefault:
+      break;
     case RopeType::kLinear:
       for (double& value : result.inverse) value /= rope.factor;
       break;
@@ -179,7 +199,8 @@ RopeFrequencies rope_frequencies(const ModelConfig& config) {
       // Long waves are interpolated, short ones kept, those between are blended.
       for (double& value : result.inverse) {
         const double turns = rope.original_max_positions * value / pi2;
-        const double keep = std::clamp((turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor), 0.0, 1.0);
+        const double keep = std::clamp(
+            (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor), 0.0, 1.0);
         value = (1 - keep) * value / rope.factor + keep * value;
       }
       break;
@@ -203,7 +224,8 @@ RopeFrequencies rope_frequencies(const ModelConfig& config) {
       if (rope.attention_factor > 0) {
         result.attention_factor = rope.attention_factor;
       } else if (rope.mscale > 0 && rope.mscale_all_dim > 0) {
-        result.attention_factor = yarn_scale(rope.factor, rope.mscale) / yarn_scale(rope.factor, rope.mscale_all_dim);
+        result.attention_factor =
+            yarn_scale(rope.factor, rope.mscale) / yarn_scale(rope.factor, rope.mscale_all_dim);
       } else {
         result.attention_factor = yarn_scale(rope.factor, 1);
       }

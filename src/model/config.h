@@ -1,33 +1,34 @@
 // What config.json says of a decoder model, checked for sense before anything is built from it.
 #pragma once
 
+#include "base/json.h"
+
 #include <cstdint>
 #include <string>
 #include <vector>
-
-#include "base/json.h"
 
 namespace lowbit {
 
 enum class RopeType { kDefault, kLinear, kLlama3, kYarn };
 
-// Rotary embedding and its extension to longer contexts. Sources: Su et al., arXiv 2104.09864; linear: Chen et al.,
-// arXiv 2306.15595; YaRN: Peng et al., arXiv 2309.00071; llama3: the Llama 3.1 model card's frequency bands.
+// Rotary embedding and its extension to longer contexts. Sources: Su et al., arXiv 2104.09864; linear: Chen
+// et al., arXiv 2306.15595; YaRN: Peng et al., arXiv 2309.00071; llama3: the Llama 3.1 model card's frequency
+// bands.
 struct RopeConfig {
   RopeType type = RopeType::kDefault;
   double theta = 10000;
   double factor = 1;
-  double original_max_positions = 0;                // llama3, yarn
+  double original_max_positions = 0;                 // llama3, yarn
   double low_freq_factor = 1, high_freq_factor = 4;  // llama3
-  double beta_fast = 32, beta_slow = 1;             // yarn
-  double attention_factor = 0;                      // yarn; 0: from factor
-  double mscale = 0, mscale_all_dim = 0;            // yarn
-  bool truncate = true;                             // yarn
+  double beta_fast = 32, beta_slow = 1;              // yarn
+  double attention_factor = 0;                       // yarn; 0: from factor
+  double mscale = 0, mscale_all_dim = 0;             // yarn
+  bool truncate = true;                              // yarn
 };
 
 struct ModelConfig {
-  std::string model_type;      // "qwen2"
-  std::string architecture;    // "Qwen2ForCausalLM"
+  std::string model_type;    // "qwen2"
+  std::string architecture;  // "Qwen2ForCausalLM"
   int64_t vocab_size = 0, hidden_size = 0, intermediate_size = 0;
   int64_t layers = 0, heads = 0, kv_heads = 0, head_dim = 0, rotary_dim = 0;
   int64_t max_positions = 0;
@@ -35,16 +36,16 @@ struct ModelConfig {
   bool tie_word_embeddings = false;
   bool qkv_bias = false, o_bias = false, mlp_bias = false, qk_norm = false;
   RopeConfig rope;
-  std::vector<int64_t> windows;    // per layer; 0: full attention
-  std::vector<int64_t> eos_ids;    // of config.json; generation_config.json may say more
+  std::vector<int64_t> windows;  // per layer; 0: full attention
+  std::vector<int64_t> eos_ids;  // of config.json; generation_config.json may say more
 };
 
-// Reads the fields that all decoder models share; an architecture adds its own. Errors (kCorruptFile, kUnsupported)
-// name the key, what was found and what was expected.
+// Reads the fields that all decoder models share; an architecture adds its own. Errors (kCorruptFile,
+// kUnsupported) name the key, what was found and what was expected.
 ModelConfig read_decoder_config(const Json& config);
 
-// Angles of positions 0 ... positions-1 follow from these: F64 inverse frequencies [rotary_dim / 2] and the factor that
-// multiplies cosines and sines.
+// Angles of positions 0 ... positions-1 follow from these: F64 inverse frequencies [rotary_dim / 2] and the
+// factor that multiplies cosines and sines.
 struct RopeFrequencies {
   std::vector<double> inverse;
   double attention_factor = 1;

@@ -1,21 +1,21 @@
 #include "model/config.h"
 
-#include <gtest/gtest.h>
-
-#include <cmath>
-
 #include "base/files.h"
 #include "support.h"
+
+#include <cmath>
+#include <gtest/gtest.h>
 
 namespace lowbit {
 namespace {
 
 Json small_config() {
-  return parse_json(R"({"model_type":"llama","architectures":["LlamaForCausalLM"],"vocab_size":512,"hidden_size":96,
+  return parse_json(
+      R"({"model_type":"llama","architectures":["LlamaForCausalLM"],"vocab_size":512,"hidden_size":96,
     "intermediate_size":160,"num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,
     "max_position_embeddings":1024,"rms_norm_eps":1e-6,"rope_theta":10000.0,"tie_word_embeddings":true,
     "eos_token_id":[2,7]})",
-                    "config.json");
+      "config.json");
 }
 
 std::string refusal(ErrorCode code, const char* key, Json value) {
@@ -38,7 +38,8 @@ TEST(Config, ReadsWhatModelsWrite) {
 }
 
 TEST(Config, AbsurdNumbersAreNamedWithTheirRange) {
-  EXPECT_NE(refusal(ErrorCode::kCorruptFile, "num_hidden_layers", Json(int64_t{1000000000})).find("num_hidden_layers is 1000000000"),
+  EXPECT_NE(refusal(ErrorCode::kCorruptFile, "num_hidden_layers", Json(int64_t{1000000000}))
+                .find("num_hidden_layers is 1000000000"),
             std::string::npos);
   refusal(ErrorCode::kCorruptFile, "vocab_size", Json(0));
   refusal(ErrorCode::kCorruptFile, "head_dim", Json(0));
@@ -51,8 +52,9 @@ TEST(Config, AbsurdNumbersAreNamedWithTheirRange) {
   refusal(ErrorCode::kUnsupported, "rope_scaling", parse_json(R"({"type": "longrope"})", "t"));
   Json missing = small_config();
   missing.erase("hidden_size");
-  EXPECT_NE(testing::error_of(ErrorCode::kCorruptFile, [&] { read_decoder_config(missing); }).find("hidden_size"),
-            std::string::npos);
+  EXPECT_NE(
+      testing::error_of(ErrorCode::kCorruptFile, [&] { read_decoder_config(missing); }).find("hidden_size"),
+      std::string::npos);
 }
 
 TEST(Config, WindowsFollowMistralAndQwen2Rules) {

@@ -1,8 +1,8 @@
 #include "model/decoder_block.h"
 
-#include <cmath>
-
 #include "base/fail.h"
+
+#include <cmath>
 
 namespace lowbit {
 namespace {
@@ -24,11 +24,12 @@ Weight WeightReader::matrix(const std::string& name, int64_t out, int64_t in) co
       fail(ErrorCode::kCorruptFile, "{} is {}, expected a floating type", name, dtype_name(dense->dtype()));
     }
     if (dense->shape() != Shape{out, in}) {
-      fail(ErrorCode::kCorruptFile, "{} has shape {}, config.json asks for [{}, {}]", name, shape_text(dense->shape()), out, in);
+      fail(ErrorCode::kCorruptFile, "{} has shape {}, config.json asks for [{}, {}]", name,
+           shape_text(dense->shape()), out, in);
     }
   } else if (out_features(found->second) != out || in_features(found->second) != in) {
-    fail(ErrorCode::kCorruptFile, "{} is [{}, {}], config.json asks for [{}, {}]", name, out_features(found->second),
-         in_features(found->second), out, in);
+    fail(ErrorCode::kCorruptFile, "{} is [{}, {}], config.json asks for [{}, {}]", name,
+         out_features(found->second), in_features(found->second), out, in);
   }
   return found->second;
 }
@@ -36,10 +37,11 @@ Weight WeightReader::matrix(const std::string& name, int64_t out, int64_t in) co
 Tensor WeightReader::vector(const std::string& name, int64_t length) const {
   const auto found = weights_.find(name);
   const Tensor* tensor = found == weights_.end() ? nullptr : std::get_if<Tensor>(&found->second);
-  if (!tensor) fail(ErrorCode::kCorruptFile, "the tensor {} is missing, config.json asks for [{}]", name, length);
+  if (!tensor)
+    fail(ErrorCode::kCorruptFile, "the tensor {} is missing, config.json asks for [{}]", name, length);
   if (!is_floating(tensor->dtype()) || tensor->shape() != Shape{length}) {
-    fail(ErrorCode::kCorruptFile, "{} is {} {}, config.json asks for a floating [{}]", name, dtype_name(tensor->dtype()),
-         shape_text(tensor->shape()), length);
+    fail(ErrorCode::kCorruptFile, "{} is {} {}, config.json asks for a floating [{}]", name,
+         dtype_name(tensor->dtype()), shape_text(tensor->shape()), length);
   }
   return *tensor;
 }
@@ -87,10 +89,15 @@ void DecoderBlock::prepare(int stage, const StepInput& step, const float* hidden
   rms_norm(*step.ops, hidden, step.tokens, norm, epsilon_, input);
 }
 
-void DecoderBlock::finish(int stage, const StepInput& step, const float* input, float* hidden, float* carry) const {
+void DecoderBlock::finish(int stage, const StepInput& step, const float* input, float* hidden,
+                          float* carry) const {
   switch (stage) {
-    case kQkvStage: attend(step, input, carry); return;
-    case kOStage: add_product(step, linears_[kO], input, hidden); return;
+    case kQkvStage:
+      attend(step, input, carry);
+      return;
+    case kOStage:
+      add_product(step, linears_[kO], input, hidden);
+      return;
     case kGateUpStage: {
       const size_t count = static_cast<size_t>(step.tokens * intermediate_size_);
       const Scratch up = step.ops->workspace->take(count * sizeof(float));
@@ -100,13 +107,17 @@ void DecoderBlock::finish(int stage, const StepInput& step, const float* input, 
       swiglu(*step.ops, carry, up.as<float>(), static_cast<int64_t>(count), carry);
       return;
     }
-    case kDownStage: add_product(step, linears_[kDown], input, hidden); return;
-    default: fail(ErrorCode::kInternal, "a decoder block has no stage {}", stage);
+    case kDownStage:
+      add_product(step, linears_[kDown], input, hidden);
+      return;
+    default:
+      fail(ErrorCode::kInternal, "a decoder block has no stage {}", stage);
   }
 }
 
 void DecoderBlock::attend(const StepInput& step, const float* input, float* out) const {
-  const int64_t q_width = attention_.heads * attention_.head_dim, kv_width = attention_.kv_heads * attention_.head_dim;
+  const int64_t q_width = attention_.heads * attention_.head_dim,
+                kv_width = attention_.kv_heads * attention_.head_dim;
   const Scratch scratch =
       step.ops->workspace->take(static_cast<size_t>(step.tokens * (q_width + 2 * kv_width)) * sizeof(float));
   float* q = scratch.as<float>();
@@ -129,7 +140,8 @@ void DecoderBlock::attend(const StepInput& step, const float* input, float* out)
             step.mode == MatmulMode::kDecode ? AttentionMode::kDecode : AttentionMode::kPrefill);
 }
 
-void DecoderBlock::add_product(const StepInput& step, const Linear& linear, const float* input, float* hidden) const {
+void DecoderBlock::add_product(const StepInput& step, const Linear& linear, const float* input,
+                               float* hidden) const {
   const size_t count = static_cast<size_t>(step.tokens * hidden_size_);
   const Scratch product = step.ops->workspace->take(count * sizeof(float));
   matmul(*step.ops, input, step.tokens, linear.weight, bias_of(linear), product.as<float>(), step.mode);

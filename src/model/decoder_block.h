@@ -1,5 +1,5 @@
-// The pre-norm decoder block that Llama, Mistral, Qwen2 and Qwen3 share: grouped-query attention with RoPE and a SwiGLU
-// MLP. What differs (biases, norms of q and k, windows) is in ModelConfig.
+// The pre-norm decoder block that Llama, Mistral, Qwen2 and Qwen3 share: grouped-query attention with RoPE
+// and a SwiGLU MLP. What differs (biases, norms of q and k, windows) is in ModelConfig.
 #pragma once
 
 #include "model/block.h"
@@ -17,7 +17,8 @@ class WeightReader {
   Tensor vector(const std::string& name, int64_t length) const;
   bool has(std::string_view name) const { return weights_.find(name) != weights_.end(); }
 
-  // "<module>.weight" and, where the file has one, "<module>.bias". A bias that is required but absent is an error.
+  // "<module>.weight" and, where the file has one, "<module>.bias". A bias that is required but absent is an
+  // error.
   Linear linear(const std::string& module, int64_t out_features, int64_t in_features, bool needs_bias) const;
 
  private:
@@ -27,10 +28,12 @@ class WeightReader {
 class DecoderBlock : public Block {
  public:
   // prefix: "model.layers.0."
-  DecoderBlock(const ModelConfig& config, const WeightReader& weights, int64_t layer, const std::string& prefix);
+  DecoderBlock(const ModelConfig& config, const WeightReader& weights, int64_t layer,
+               const std::string& prefix);
 
   void prepare(int stage, const StepInput& step, const float* hidden, float* input) const override;
-  void finish(int stage, const StepInput& step, const float* input, float* hidden, float* carry) const override;
+  void finish(int stage, const StepInput& step, const float* input, float* hidden,
+              float* carry) const override;
 
  private:
   void attend(const StepInput& step, const float* input, float* out) const;

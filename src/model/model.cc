@@ -1,9 +1,9 @@
 #include "model/model.h"
 
-#include <cmath>
-
 #include "base/fail.h"
 #include "model/decoder_block.h"
+
+#include <cmath>
 
 namespace lowbit {
 namespace {
@@ -49,7 +49,8 @@ Model Model::create(const Json& config, const NamedWeights& weights) {
 void Model::embed(const OpContext& ops, std::span<const int32_t> ids, float* hidden) const {
   for (int32_t id : ids) {
     if (id < 0 || id >= config_.vocab_size) {
-      fail(ErrorCode::kInvalidArgument, "token id {} is outside of the model's vocabulary of {}", id, config_.vocab_size);
+      fail(ErrorCode::kInvalidArgument, "token id {} is outside of the model's vocabulary of {}", id,
+           config_.vocab_size);
     }
   }
   embedding(ops, embedding_, ids, hidden);
@@ -59,16 +60,19 @@ void Model::final_norm(const OpContext& ops, const float* hidden, int64_t rows, 
   rms_norm(ops, hidden, rows, norm_, config_.rms_norm_eps, normed);
 }
 
-void Model::logits(const OpContext& ops, const float* hidden, int64_t rows, MatmulMode mode, float* logits) const {
+void Model::logits(const OpContext& ops, const float* hidden, int64_t rows, MatmulMode mode,
+                   float* logits) const {
   const Scratch normed = ops.workspace->take(static_cast<size_t>(rows * config_.hidden_size) * sizeof(float));
   final_norm(ops, hidden, rows, normed.as<float>());
-  matmul(ops, normed.as<float>(), rows, head_.weight, head_.bias.empty() ? nullptr : &head_.bias, logits, mode);
+  matmul(ops, normed.as<float>(), rows, head_.weight, head_.bias.empty() ? nullptr : &head_.bias, logits,
+         mode);
 }
 
 RopeTable Model::rope_table(int64_t positions) const {
   const RopeFrequencies frequencies = rope_frequencies(config_);
   const int64_t pairs = static_cast<int64_t>(frequencies.inverse.size());
-  RopeTable table{Tensor::allocate(DType::kF32, {positions, pairs}), Tensor::allocate(DType::kF32, {positions, pairs})};
+  RopeTable table{Tensor::allocate(DType::kF32, {positions, pairs}),
+                  Tensor::allocate(DType::kF32, {positions, pairs})};
   float* cosines = table.cosines.mutable_data<float>();
   float* sines = table.sines.mutable_data<float>();
   for (int64_t position = 0; position < positions; ++position) {

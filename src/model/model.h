@@ -1,11 +1,11 @@
-// A language model: embedding, blocks, final norm, head. Built from a config and named weights; checks all of them
-// first. Knows no files and no quantization.
+// A language model: embedding, blocks, final norm, head. Built from a config and named weights; checks all of
+// them first. Knows no files and no quantization.
 #pragma once
-
-#include <memory>
 
 #include "model/block.h"
 #include "model/config.h"
+
+#include <memory>
 
 namespace lowbit {
 
@@ -13,7 +13,8 @@ struct Architecture;
 
 class Model {
  public:
-  // Errors: kUnsupported (model_type not known; lists those that are), kCorruptFile (config and tensors disagree).
+  // Errors: kUnsupported (model_type not known; lists those that are), kCorruptFile (config and tensors
+  // disagree).
   static Model create(const Json& config, const NamedWeights& weights);
 
   const ModelConfig& config() const { return config_; }
@@ -49,9 +50,9 @@ struct Architecture {
   std::string_view model_type;  // of config.json
   ModelConfig (*read_config)(const Json& config);
   std::unique_ptr<Block> (*make_block)(const ModelConfig& config, const NamedWeights& weights, int64_t layer);
-  const char* embedding;   // tensor names
+  const char* embedding;  // tensor names
   const char* final_norm;
-  const char* head;        // module name; used when not tied
+  const char* head;  // module name; used when not tied
 };
 std::span<const Architecture> architectures();
 

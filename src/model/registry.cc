@@ -1,4 +1,5 @@
-// The table of architectures. To add one: a file that defines its row, and a line here (docs/how_to/architecture.md).
+// The table of architectures. To add one: a file that defines its row, and a line here
+// (docs/how_to/architecture.md).
 #include "model/model.h"
 
 namespace lowbit {

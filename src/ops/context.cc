@@ -1,8 +1,8 @@
 #include "ops/context.h"
 
-#include <cstdlib>
-
 #include "base/fail.h"
+
+#include <cstdlib>
 
 namespace lowbit {
 
@@ -24,12 +24,14 @@ Scratch Workspace::take(size_t bytes) {
   constexpr size_t kAlignment = 64;
   const size_t capacity = (bytes + kAlignment) / kAlignment * kAlignment;
   {
-    // The smallest idle buffer that is large enough, but not one many times too large: that would be missing later.
+    // The smallest idle buffer that is large enough, but not one many times too large: that would be missing
+    // later.
     std::lock_guard lock(mutex_);
     size_t best = idle_.size();
     for (size_t i = 0; i < idle_.size(); ++i) {
       const size_t size = idle_[i].first;
-      if (size >= capacity && size / 4 <= capacity && (best == idle_.size() || size < idle_[best].first)) best = i;
+      if (size >= capacity && size / 4 <= capacity && (best == idle_.size() || size < idle_[best].first))
+        best = i;
     }
     if (best < idle_.size()) {
       Scratch scratch(this, idle_[best].second, idle_[best].first);

@@ -1,6 +1,8 @@
-// What an op needs beside its tensors: threads, scratch memory, and which kernels are wanted. Two models with two
-// contexts live side by side; nothing here is global.
+// What an op needs beside its tensors: threads, scratch memory, and which kernels are wanted. Two models with
+// two contexts live side by side; nothing here is global.
 #pragma once
+
+#include "base/threads.h"
 
 #include <cstddef>
 #include <memory>
@@ -9,16 +11,16 @@
 #include <utility>
 #include <vector>
 
-#include "base/threads.h"
-
 namespace lowbit {
 
-// Scratch memory that is handed back to its workspace at the end of its life; 64-byte aligned, not initialised.
+// Scratch memory that is handed back to its workspace at the end of its life; 64-byte aligned, not
+// initialised.
 class Workspace;
 class Scratch {
  public:
   Scratch(Workspace* owner, void* data, size_t capacity) : owner_(owner), data_(data), capacity_(capacity) {}
-  Scratch(Scratch&& other) noexcept : owner_(other.owner_), data_(std::exchange(other.data_, nullptr)), capacity_(other.capacity_) {}
+  Scratch(Scratch&& other) noexcept
+      : owner_(other.owner_), data_(std::exchange(other.data_, nullptr)), capacity_(other.capacity_) {}
   Scratch& operator=(Scratch&&) = delete;
   ~Scratch();
 
@@ -48,7 +50,7 @@ class Workspace {
 
 // Kernels forced by name: for every op that has one of that name, or per op. Empty: the first that fits.
 struct KernelChoice {
-  std::string all;                                          // "ref", "avx2", ...
+  std::string all;                                         // "ref", "avx2", ...
   std::vector<std::pair<std::string, std::string>> by_op;  // {"matmul_dense", "avx2"}
 };
 

@@ -18,8 +18,8 @@ namespace lowbit {
 // keeps its value before rounding. Updates are fused multiply-adds in the order of i: every kernel gives the
 // same bits. kInvalidArgument: more than kGptqBlockColumns columns, or a range outside of them.
 //
-// With `previous` set it is a step of coordinate descent (Behdin et al., QuantEase, arXiv 2309.01885) instead: u is the
-// block of H, w is H (W - Q), and
+// With `previous` set it is a step of coordinate descent (Behdin et al., QuantEase, arXiv 2309.01885)
+// instead: u is the block of H, w is H (W - Q), and
 //   codes[i]  = nearest code of previous[i] + w[i] / u[i][i]
 //   errors[i] = decoded code - previous[i]
 //   w[j]     -= errors[i] * u[i][j] for all j > i of the block

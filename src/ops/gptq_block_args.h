@@ -21,7 +21,8 @@ struct GptqBlockArgs {
   int64_t columns;  // at most kGptqBlockColumns
   int64_t begin, end;
   int max_code;
-  // Null: the loop of GPTQ. Otherwise the values that the codes had, [columns][rows]: see refine in gptq_block.h.
+  // Null: the loop of GPTQ. Otherwise the values that the codes had, [columns][rows]: see refine in
+  // gptq_block.h.
   const float* previous;
   int64_t previous_stride;
 };

@@ -1,19 +1,22 @@
 // y = x W^T + bias for dense and quantized weights.
 #pragma once
 
-#include <span>
-
 #include "format/weight.h"
 #include "ops/context.h"
 #include "ops/kernel_table.h"
 
+#include <span>
+
 namespace lowbit {
 
-// How a row of x is worked on does not depend on how many rows come with it, so a sequence gives the same numbers
-// alone and in a batch. The two modes round differently and are chosen by the phase, not by the row count:
+// How a row of x is worked on does not depend on how many rows come with it, so a sequence gives the same
+// numbers alone and in a batch. The two modes round differently and are chosen by the phase, not by the row
+// count:
 enum class MatmulMode {
-  kPrefill,  // blocked product for many rows; the fast kernels may round x and dequantized weights to BF16 (AMX)
-  kDecode,   // one pass over the weights at memory speed for few rows; x in 16-bit integers per 128 columns or FP32
+  kPrefill,  // blocked product for many rows; the fast kernels may round x and dequantized weights to BF16
+             // (AMX)
+  kDecode,  // one pass over the weights at memory speed for few rows; x in 16-bit integers per 128 columns or
+            // FP32
 };
 
 struct MatmulOutput {
@@ -26,8 +29,8 @@ struct MatmulOutput {
 void matmul(const OpContext& context, const float* x, int64_t tokens, std::span<const MatmulOutput> outputs,
             MatmulMode mode);
 
-inline void matmul(const OpContext& context, const float* x, int64_t tokens, const Weight& weight, const Tensor* bias,
-                   float* y, MatmulMode mode) {
+inline void matmul(const OpContext& context, const float* x, int64_t tokens, const Weight& weight,
+                   const Tensor* bias, float* y, MatmulMode mode) {
   const MatmulOutput output{&weight, bias, y};
   matmul(context, x, tokens, std::span(&output, 1), mode);
 }

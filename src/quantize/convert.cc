@@ -1,15 +1,15 @@
 // A checkpoint written another way. Dense tensors are made one at a time while they are written.
 #include "lowbit/convert.h"
 
-#include <algorithm>
-#include <cmath>
-
 #include "base/fail.h"
 #include "base/threads.h"
 #include "checkpoint/gptq.h"
 #include "quantize/matrix.h"
 #include "quantize/methods.h"
 #include "quantize/out_folder.h"
+
+#include <algorithm>
+#include <cmath>
 
 namespace lowbit {
 namespace {
@@ -41,11 +41,12 @@ class Conversion {
     result_.to = options.to.empty() ? result_.from : options.to;
     result_.source_bytes = checkpoint_.files.file_bytes;
     if (!options.to.empty() && !dense_ && options.to != "gptq" && options.to != "gptq_v2") {
-      fail(ErrorCode::kInvalidArgument, "cannot convert to \"{}\"; expected bfloat16, float16, float32, gptq or gptq_v2",
-           options.to);
+      fail(ErrorCode::kInvalidArgument,
+           "cannot convert to \"{}\"; expected bfloat16, float16, float32, gptq or gptq_v2", options.to);
     }
     if (!checkpoint_.quantization && !dense_ && (!options.to.empty() || options.sequential_groups)) {
-      fail(ErrorCode::kInvalidArgument, "{} is not quantized: lowbit quantize makes a GPTQ checkpoint", model.string());
+      fail(ErrorCode::kInvalidArgument, "{} is not quantized: lowbit quantize makes a GPTQ checkpoint",
+           model.string());
     }
   }
 
@@ -146,7 +147,8 @@ class Conversion {
 
 }  // namespace
 
-ConvertResult convert(const fs::path& model, const fs::path& out_folder, const ConvertOptions& options, const Log& log) {
+ConvertResult convert(const fs::path& model, const fs::path& out_folder, const ConvertOptions& options,
+                      const Log& log) {
   const fs::path out = normal_out(out_folder);
   check_out_folder(model, out, options.overwrite);
   Conversion conversion(model, options, log);
@@ -154,8 +156,8 @@ ConvertResult convert(const fs::path& model, const fs::path& out_folder, const C
 
   const fs::path partial = partial_folder(out);
   if (fs::exists(partial)) {
-    fail(ErrorCode::kInvalidArgument, "{} exists: an interrupted run left it. Finish that run, or remove the folder",
-         partial.string());
+    fail(ErrorCode::kInvalidArgument,
+         "{} exists: an interrupted run left it. Finish that run, or remove the folder", partial.string());
   }
   fs::create_directories(partial);
   try {

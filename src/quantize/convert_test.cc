@@ -1,10 +1,10 @@
 #include "lowbit/convert.h"
 
-#include <gtest/gtest.h>
-
 #include "base/files.h"
 #include "checkpoint/checkpoint.h"
 #include "support.h"
+
+#include <gtest/gtest.h>
 
 namespace lowbit {
 namespace {
@@ -13,9 +13,9 @@ namespace fs = std::filesystem;
 
 bool same_values(const Weight& a, const Weight& b) {
   const Tensor x = std::holds_alternative<Tensor>(a) ? converted(std::get<Tensor>(a), DType::kF32)
-                                                      : dequantized(std::get<QuantizedTensor>(a));
+                                                     : dequantized(std::get<QuantizedTensor>(a));
   const Tensor y = std::holds_alternative<Tensor>(b) ? converted(std::get<Tensor>(b), DType::kF32)
-                                                      : dequantized(std::get<QuantizedTensor>(b));
+                                                     : dequantized(std::get<QuantizedTensor>(b));
   if (x.shape() != y.shape()) return false;
   return std::equal(x.data<float>(), x.data<float>() + x.element_count(), y.data<float>());
 }
@@ -34,7 +34,9 @@ TEST(Convert, VersionsRoundTripAndFloat32IsExact) {
   const fs::path source = material / "peers" / "gptq" / "qwen2-w4g128-sym";
   EXPECT_EQ(convert(source, folder.path() / "v2", {.to = "gptq_v2"}).largest_error, 0);
   EXPECT_EQ(convert(folder.path() / "v2", folder.path() / "v1", {.to = "gptq"}).from, "gptq_v2");
-  EXPECT_EQ(convert(source, folder.path() / "dense", {.to = "float32", .max_shard_size = "300KB"}).largest_error, 0);
+  EXPECT_EQ(
+      convert(source, folder.path() / "dense", {.to = "float32", .max_shard_size = "300KB"}).largest_error,
+      0);
   EXPECT_TRUE(fs::exists(folder.path() / "dense" / "model.safetensors.index.json"));
   EXPECT_FALSE(read_checkpoint(folder.path() / "dense").quantization);
   for (const char* name : {"v2", "v1", "dense"}) expect_same_weights(source, folder.path() / name);

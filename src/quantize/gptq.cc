@@ -68,14 +68,15 @@ class Slab {
     if (problem_.as_autogptq) repack_as_autogptq();
     if (sweeps_ > 0) {
       load_columns(ops_, problem_, first_row_, rows_, order_.columns, w_.mutable_data<float>());
-      refine(ops_, {.order = &order_,
-                    .hessian = hessian_,
-                    .weights = w_.data<float>(),
-                    .rows = rows_,
-                    .max_code = (1 << problem_.affine.bits) - 1,
-                    .codes = codes_.mutable_data<uint8_t>(),
-                    .scales = scales_.mutable_data<float>(),
-                    .zero_points = zero_points_.data<float>()},
+      refine(ops_,
+             {.order = &order_,
+              .hessian = hessian_,
+              .weights = w_.data<float>(),
+              .rows = rows_,
+              .max_code = (1 << problem_.affine.bits) - 1,
+              .codes = codes_.mutable_data<uint8_t>(),
+              .scales = scales_.mutable_data<float>(),
+              .zero_points = zero_points_.data<float>()},
              sweeps_);
     }
     store(out);
@@ -290,8 +291,8 @@ QuantizedMatrix quantize_gptq(const OpContext& ops, const MatrixProblem& problem
   const Tensor damped = refines ? damped_in_order(hessian, order.columns, factor->damp_percent) : Tensor();
   const int64_t total = result.weight.out_features, most = slab_rows(hessian.width());
   for (int64_t row = 0; row < total; row += most) {
-    result.loss += Slab(ops, problem, order, *factor, weights, dead,
-                          refines ? damped.data<float>() : nullptr, row, std::min(most, total - row))
+    result.loss += Slab(ops, problem, order, *factor, weights, dead, refines ? damped.data<float>() : nullptr,
+                        row, std::min(most, total - row))
                        .run(result.weight);
   }
   if (order.is_scattered) {

@@ -1,12 +1,12 @@
 #include "quantize/refine.h"
 
-#include <algorithm>
-#include <cmath>
-#include <cstring>
-
 #include "format/affine.h"
 #include "ops/gemm.h"
 #include "ops/gptq_block.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
 
 namespace lowbit {
 namespace {
@@ -42,7 +42,8 @@ class Refinement {
       const int64_t end = std::min(begin + kBlockColumns, width_);
       if (problem_.order->groups_are_runs) {
         for (int64_t step = begin; step < end; ++step) {
-          const bool is_first = step == 0 || groups[static_cast<size_t>(step)] != groups[static_cast<size_t>(step) - 1];
+          const bool is_first =
+              step == 0 || groups[static_cast<size_t>(step)] != groups[static_cast<size_t>(step) - 1];
           if (is_first) fit_scales(step);
         }
       }
@@ -72,7 +73,8 @@ class Refinement {
       const uint8_t* codes = problem_.codes + step * rows_;
       const float *scales = scales_of(step), *zero_points = zero_points_of(step);
       float* to = values(step);
-      for (int64_t row = 0; row < rows_; ++row) to[row] = scales[row] * (static_cast<float>(codes[row]) - zero_points[row]);
+      for (int64_t row = 0; row < rows_; ++row)
+        to[row] = scales[row] * (static_cast<float>(codes[row]) - zero_points[row]);
     });
   }
 
@@ -92,7 +94,8 @@ class Refinement {
   // One pass over the codes of a block.
   void descend(int64_t begin, int64_t end) {
     const int64_t columns = end - begin;
-    std::memcpy(block_.mutable_bytes(), gradient(begin), static_cast<size_t>(columns * rows_) * sizeof(float));
+    std::memcpy(block_.mutable_bytes(), gradient(begin),
+                static_cast<size_t>(columns * rows_) * sizeof(float));
     const float* scale_of[kBlockColumns];
     const float* zero_point_of[kBlockColumns];
     for (int64_t i = 0; i < columns; ++i) {
@@ -135,7 +138,8 @@ class Refinement {
     for_rows(0, columns, [&](int64_t i) {
       const uint8_t* codes = problem_.codes + (first + i) * rows_;
       const float* zero_points = zero_points_of(first + i);
-      for (int64_t row = 0; row < rows_; ++row) levels[i * rows_ + row] = static_cast<float>(codes[row]) - zero_points[row];
+      for (int64_t row = 0; row < rows_; ++row)
+        levels[i * rows_ + row] = static_cast<float>(codes[row]) - zero_points[row];
     });
     gemm_subtract(ops_, {.a = problem_.hessian + first * width_ + first,
                          .b = levels,

@@ -1,7 +1,8 @@
-// Coordinate descent over the codes and scales that GPTQ chose: each code in turn becomes the best one given all others,
-// each scale the best one given its codes, both for the same objective, tr((W - Q) H (W - Q)^T). The loop of GPTQ
-// decides each column once, before it knows what the later ones can mend; this looks again.
-// Sources: Behdin et al., QuantEase, arXiv 2309.01885 (codes). The scale is the least-squares one of its group.
+// Coordinate descent over the codes and scales that GPTQ chose: each code in turn becomes the best one given
+// all others, each scale the best one given its codes, both for the same objective, tr((W - Q) H (W - Q)^T).
+// The loop of GPTQ decides each column once, before it knows what the later ones can mend; this looks again.
+// Sources: Behdin et al., QuantEase, arXiv 2309.01885 (codes). The scale is the least-squares one of its
+// group.
 #pragma once
 
 #include "ops/context.h"

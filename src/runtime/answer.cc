@@ -4,7 +4,8 @@
 
 namespace lowbit {
 
-Answer::Answer(const Tokenizer* tokenizer, const GenerateOptions& options, size_t index, const StreamSink& stream)
+Answer::Answer(const Tokenizer* tokenizer, const GenerateOptions& options, size_t index,
+               const StreamSink& stream)
     : options_(options), index_(index), stream_(stream) {
   if (tokenizer) decoder_.emplace(*tokenizer, DecodeOptions{.skip_special_tokens = true});
 }

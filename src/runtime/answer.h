@@ -1,9 +1,9 @@
 // One answer as it grows: tokens to text, stop texts, and why it ended.
 #pragma once
 
-#include <optional>
-
 #include "lowbit/generate.h"
+
+#include <optional>
 
 namespace lowbit {
 
@@ -11,7 +11,8 @@ class Answer {
  public:
   Answer(const Tokenizer* tokenizer, const GenerateOptions& options, size_t index, const StreamSink& stream);
 
-  // Takes a token that is not an end-of-sequence token. Ends the answer when a stop text is complete or the sink says so.
+  // Takes a token that is not an end-of-sequence token. Ends the answer when a stop text is complete or the
+  // sink says so.
   void push(int32_t id);
   // Ends it: "eos", "length", "context". Text that was held back is released.
   void end(const char* reason);

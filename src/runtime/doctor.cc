@@ -1,12 +1,12 @@
 #include "lowbit/doctor.h"
 
-#include <map>
-
 #include "base/cpu.h"
 #include "base/json.h"
 #include "base/threads.h"
 #include "ops/kernel_table.h"
 #include "ops/machine_limits.h"
+
+#include <map>
 
 namespace lowbit {
 namespace {
@@ -15,8 +15,12 @@ Json instruction_sets() {
   const CpuFeatures& cpu = cpu_features();
   Json list = Json::array();
   const std::pair<const char*, bool> rows[] = {
-      {"AVX2", cpu.avx2},           {"AVX-512", cpu.avx512},   {"AVX-512 VNNI", cpu.avx512_vnni},
-      {"AVX-512 BF16", cpu.avx512_bf16}, {"AMX BF16", cpu.amx_bf16}, {"AMX INT8", cpu.amx_int8},
+      {"AVX2", cpu.avx2},
+      {"AVX-512", cpu.avx512},
+      {"AVX-512 VNNI", cpu.avx512_vnni},
+      {"AVX-512 BF16", cpu.avx512_bf16},
+      {"AMX BF16", cpu.amx_bf16},
+      {"AMX INT8", cpu.amx_int8},
   };
   for (const auto& [name, available] : rows) {
     Json row = Json::object();

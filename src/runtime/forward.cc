@@ -1,8 +1,8 @@
 #include "runtime/forward.h"
 
-#include <algorithm>
-
 #include "base/fail.h"
+
+#include <algorithm>
 
 namespace lowbit {
 
@@ -21,8 +21,8 @@ void* KvCache::values(int64_t layer, int64_t sequence) {
   return static_cast<char*>(keys(layer, sequence)) + part_bytes_;
 }
 
-void forward(const Model& model, const OpContext& ops, const RopeTable& rope, std::span<const SequenceTokens> batch,
-             MatmulMode mode, KvCache& cache, float* hidden) {
+void forward(const Model& model, const OpContext& ops, const RopeTable& rope,
+             std::span<const SequenceTokens> batch, MatmulMode mode, KvCache& cache, float* hidden) {
   const int64_t width = model.config().hidden_size;
   std::vector<AttentionSequence> sequences;
   std::vector<int32_t> positions;
@@ -30,7 +30,8 @@ void forward(const Model& model, const OpContext& ops, const RopeTable& rope, st
   for (const SequenceTokens& tokens : batch) {
     const int64_t count = static_cast<int64_t>(tokens.ids.size()), start = cache.length(tokens.sequence);
     if (start + count > cache.capacity()) {
-      fail(ErrorCode::kInternal, "a KV cache of {} positions cannot take {} more behind {}", cache.capacity(), count, start);
+      fail(ErrorCode::kInternal, "a KV cache of {} positions cannot take {} more behind {}", cache.capacity(),
+           count, start);
     }
     model.embed(ops, tokens.ids, hidden + row * width);
     sequences.push_back({row, count, start, cache.capacity(), nullptr, nullptr});

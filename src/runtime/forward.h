@@ -1,15 +1,16 @@
 // Runs ragged batches of tokens through a model, with or without a KV cache that lasts.
 #pragma once
 
+#include "model/model.h"
+
 #include <functional>
 #include <span>
 #include <vector>
 
-#include "model/model.h"
-
 namespace lowbit {
 
-// Keys and values of `sequences` sequences for all layers: per layer and sequence [kv_heads, capacity, head_dim].
+// Keys and values of `sequences` sequences for all layers: per layer and sequence [kv_heads, capacity,
+// head_dim].
 class KvCache {
  public:
   KvCache(const ModelConfig& config, int64_t sequences, int64_t capacity, DType dtype);
@@ -35,13 +36,13 @@ struct SequenceTokens {
   std::span<const int32_t> ids;
 };
 
-// Appends the tokens to the cache and leaves the last block's output in `hidden` [sum of ids, hidden_size], rows in
-// the order of `batch`. The rope table must cover all positions.
-void forward(const Model& model, const OpContext& ops, const RopeTable& rope, std::span<const SequenceTokens> batch,
-             MatmulMode mode, KvCache& cache, float* hidden);
+// Appends the tokens to the cache and leaves the last block's output in `hidden` [sum of ids, hidden_size],
+// rows in the order of `batch`. The rope table must cover all positions.
+void forward(const Model& model, const OpContext& ops, const RopeTable& rope,
+             std::span<const SequenceTokens> batch, MatmulMode mode, KvCache& cache, float* hidden);
 
-// Batches of whole token windows without history, as evaluation needs them: calls `rows` for each window with its last
-// hidden states [window size, hidden_size]. Windows are taken `batch_size` at a time.
+// Batches of whole token windows without history, as evaluation needs them: calls `rows` for each window with
+// its last hidden states [window size, hidden_size]. Windows are taken `batch_size` at a time.
 void forward_windows(const Model& model, const OpContext& ops, std::span<const std::vector<int32_t>> windows,
                      int64_t batch_size, DType cache_dtype,
                      const std::function<void(size_t window, const float* hidden)>& rows);

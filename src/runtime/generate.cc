@@ -1,20 +1,23 @@
-// Prompts in, answers out: prefill in bounded chunks, then one token per sequence and step until all have ended.
-#include <algorithm>
-#include <chrono>
-#include <deque>
+// Prompts in, answers out: prefill in bounded chunks, then one token per sequence and step until all have
+// ended.
+#include "lowbit/generate.h"
 
 #include "base/fail.h"
-#include "lowbit/generate.h"
 #include "runtime/answer.h"
 #include "runtime/forward.h"
 #include "runtime/language_model.h"
 #include "runtime/options.h"
 #include "runtime/sampler.h"
 
+#include <algorithm>
+#include <chrono>
+#include <deque>
+
 namespace lowbit {
 namespace {
 
-// Rows of one prefill step: enough to keep the matrix units busy, few enough for the activations to stay small.
+// Rows of one prefill step: enough to keep the matrix units busy, few enough for the activations to stay
+// small.
 constexpr int64_t kPrefillRows = 2048;
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -94,8 +97,10 @@ class Generation {
   // Samples the next token of each sequence from its last hidden row; ends sequences.
   void choose(const std::vector<size_t>& sequences, const float* hidden) {
     const int64_t vocab = state_.model.config().vocab_size;
-    const Scratch logits = ops_.workspace->take(sequences.size() * static_cast<size_t>(vocab) * sizeof(float));
-    state_.model.logits(ops_, hidden, static_cast<int64_t>(sequences.size()), MatmulMode::kDecode, logits.as<float>());
+    const Scratch logits =
+        ops_.workspace->take(sequences.size() * static_cast<size_t>(vocab) * sizeof(float));
+    state_.model.logits(ops_, hidden, static_cast<int64_t>(sequences.size()), MatmulMode::kDecode,
+                        logits.as<float>());
     for (size_t row = 0; row < sequences.size(); ++row) {
       const size_t i = sequences[row];
       Answer& answer = answers_[i];
@@ -104,9 +109,11 @@ class Generation {
         previous = prompts_[i];
         previous.insert(previous.end(), answer.result().token_ids.begin(), answer.result().token_ids.end());
       }
-      const std::span<float> scores(logits.as<float>() + row * static_cast<size_t>(vocab), static_cast<size_t>(vocab));
+      const std::span<float> scores(logits.as<float>() + row * static_cast<size_t>(vocab),
+                                    static_cast<size_t>(vocab));
       const int32_t id = samplers_[i].sample(scores, previous);
-      if (!options_.ignore_eos && std::find(state_.eos_ids.begin(), state_.eos_ids.end(), id) != state_.eos_ids.end()) {
+      if (!options_.ignore_eos &&
+          std::find(state_.eos_ids.begin(), state_.eos_ids.end(), id) != state_.eos_ids.end()) {
         answer.end("eos");
         continue;
       }
@@ -155,14 +162,16 @@ std::vector<GenerateResult> LanguageModel::generate(const std::vector<std::vecto
   validate(options);
   const int64_t vocab = vocab_size();
   for (size_t i = 0; i < prompts.size(); ++i) {
-    if (prompts[i].empty()) fail(ErrorCode::kInvalidArgument, "prompt {} is empty: a model needs at least one token", i);
+    if (prompts[i].empty())
+      fail(ErrorCode::kInvalidArgument, "prompt {} is empty: a model needs at least one token", i);
     if (static_cast<int64_t>(prompts[i].size()) > context_length()) {
-      fail(ErrorCode::kInvalidArgument, "prompt {} has {} tokens, the model's context {}: shorten it", i, prompts[i].size(),
-           context_length());
+      fail(ErrorCode::kInvalidArgument, "prompt {} has {} tokens, the model's context {}: shorten it", i,
+           prompts[i].size(), context_length());
     }
     for (int32_t id : prompts[i]) {
       if (id < 0 || id >= vocab) {
-        fail(ErrorCode::kInvalidArgument, "prompt {} holds token id {}, the model's vocabulary has {}", i, id, vocab);
+        fail(ErrorCode::kInvalidArgument, "prompt {} holds token id {}, the model's vocabulary has {}", i, id,
+             vocab);
       }
     }
   }

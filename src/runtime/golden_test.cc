@@ -1,14 +1,14 @@
-// Every architecture and every GPTQ checkpoint against numbers that transformers computed in float32: embedding, each
-// layer's output, the head's input, logits, per-token losses, ragged batches, and greedy tokens.
-#include <gtest/gtest.h>
-
-#include <cmath>
-#include <map>
-
+// Every architecture and every GPTQ checkpoint against numbers that transformers computed in float32:
+// embedding, each layer's output, the head's input, logits, per-token losses, ragged batches, and greedy
+// tokens.
 #include "ops/softmax.h"
 #include "runtime/forward.h"
 #include "runtime/language_model.h"
 #include "support.h"
+
+#include <cmath>
+#include <gtest/gtest.h>
+#include <map>
 
 namespace lowbit {
 namespace {
@@ -49,7 +49,8 @@ double relative_difference(const float* a, const float* b, int64_t count) {
 // The whole comparison; `greedy` is where golden.json keeps the tokens.
 void compare(const fs::path& model_folder, const Golden& golden, const Json& greedy, double bound,
              const std::string& kernel = "ref") {
-  const LanguageModel loaded = LanguageModel::load(model_folder, {.threads = 2, .kernel = kernel, .kv_cache_dtype = "float32"});
+  const LanguageModel loaded =
+      LanguageModel::load(model_folder, {.threads = 2, .kernel = kernel, .kv_cache_dtype = "float32"});
   const LanguageModel::State& state = loaded.state();
   const Model& model = state.model;
   const OpContext ops = state.ops();
@@ -58,7 +59,8 @@ void compare(const fs::path& model_folder, const Golden& golden, const Json& gre
   auto check = [&](const std::string& name, const float* values) {
     const auto found = golden.tensors.find(name);
     ASSERT_NE(found, golden.tensors.end()) << name;
-    EXPECT_LT(relative_difference(values, found->second.data<float>(), found->second.element_count()), bound) << name;
+    EXPECT_LT(relative_difference(values, found->second.data<float>(), found->second.element_count()), bound)
+        << name;
   };
 
   // prompt0, layer by layer.
@@ -96,12 +98,14 @@ void compare(const fs::path& model_folder, const Golden& golden, const Json& gre
     KvCache batch_cache(model.config(), static_cast<int64_t>(rows.size()), longest, DType::kF32);
     std::vector<SequenceTokens> batch;
     for (size_t i = 0; i < rows.size(); ++i) batch.push_back({static_cast<int64_t>(i), rows[i]});
-    std::vector<float> out(static_cast<size_t>(total * width)), logits(rows.size() * static_cast<size_t>(vocab));
+    std::vector<float> out(static_cast<size_t>(total * width)),
+        logits(rows.size() * static_cast<size_t>(vocab));
     forward(model, ops, rope, batch, mode, batch_cache, out.data());
     int64_t row = 0;
     for (size_t i = 0; i < rows.size(); ++i) {
       row += static_cast<int64_t>(rows[i].size());
-      model.logits(ops, out.data() + (row - 1) * width, 1, mode, logits.data() + i * static_cast<size_t>(vocab));
+      model.logits(ops, out.data() + (row - 1) * width, 1, mode,
+                   logits.data() + i * static_cast<size_t>(vocab));
     }
     return logits;
   };
@@ -114,7 +118,8 @@ void compare(const fs::path& model_folder, const Golden& golden, const Json& gre
   }
 
   // Losses of a long sequence.
-  if (const Json* sequence = prompts.find("nll_sequence") ? prompts.find("nll_sequence") : golden.json.find("nll_sequence")) {
+  if (const Json* sequence =
+          prompts.find("nll_sequence") ? prompts.find("nll_sequence") : golden.json.find("nll_sequence")) {
     const std::vector<std::vector<int32_t>> windows = {ids_of(*sequence)};
     forward_windows(model, ops, windows, 1, DType::kF32, [&](size_t, const float* states) {
       const int64_t scored = static_cast<int64_t>(windows[0].size()) - 1;
@@ -154,7 +159,8 @@ TEST_P(ArchitectureGolden, EveryLayerAndTokenMatchesTransformers) {
   compare(model, golden, golden.json.get("greedy16"), 1e-4);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, ArchitectureGolden, ::testing::Values("qwen2", "qwen3", "mistral", "tinystories-golden"));
+INSTANTIATE_TEST_SUITE_P(All, ArchitectureGolden,
+                         ::testing::Values("qwen2", "qwen3", "mistral", "tinystories-golden"));
 
 TEST(GptqGolden, EveryPeerCheckpointGivesItsDequantizedLogits) {
   LOWBIT_SKIP_WITHOUT_MATERIAL(material);
@@ -171,8 +177,9 @@ TEST(GptqGolden, EveryPeerCheckpointGivesItsDequantizedLogits) {
 
 TEST(GptqGolden, PlanarFilesAreRefusedByName) {
   LOWBIT_SKIP_WITHOUT_MATERIAL(material);
-  const std::string message = testing::error_of(
-      ErrorCode::kUnsupported, [&] { LanguageModel::load(material / "peers" / "gptq" / "tiny-w6g32-planar"); });
+  const std::string message = testing::error_of(ErrorCode::kUnsupported, [&] {
+    LanguageModel::load(material / "peers" / "gptq" / "tiny-w6g32-planar");
+  });
   EXPECT_NE(message.find("gptq_p"), std::string::npos) << message;
 }
 

@@ -1,15 +1,14 @@
 // The parts of a loaded model that other rooms above runtime/ work with.
 #pragma once
 
-#include <optional>
-
 #include "base/threads.h"
 #include "checkpoint/checkpoint.h"
 #include "lowbit/generate.h"
 #include "model/model.h"
 
-namespace lowbit {
+#include <optional>
 
+namespace lowbit {
 
 struct LanguageModel::State {
   std::filesystem::path folder;

@@ -1,28 +1,31 @@
 // The option lists of runtime/, and the checks at its door.
 #include "runtime/options.h"
 
-#include <cmath>
-
 #include "base/fail.h"
 #include "ops/kernel_table.h"
+
+#include <cmath>
 
 namespace lowbit {
 
 Fields option_fields(RuntimeOptions& options) {
   return {{"threads", &options.threads, "worker threads; 0: one per processor"},
-          {"kernel", &options.kernel, "force kernels: \"ref\", \"avx2\", ... or per op \"attention=ref,matmul_affine_decode=avx2\""},
+          {"kernel", &options.kernel,
+           "force kernels: \"ref\", \"avx2\", ... or per op \"attention=ref,matmul_affine_decode=avx2\""},
           {"kv_cache_dtype", &options.kv_cache_dtype, "keys and values are kept as bfloat16 or float32"}};
 }
 
 Fields option_fields(GenerateOptions& options) {
-  return {{"max_new_tokens", &options.max_new_tokens, "at most this many new tokens"},
-          {"temperature", &options.temperature, "0: the most likely token; higher: more random"},
-          {"top_k", &options.top_k, "sample among the k most likely tokens; 0: all"},
-          {"top_p", &options.top_p, "sample among the most likely tokens whose probabilities sum to this, in (0, 1]"},
-          {"repetition_penalty", &options.repetition_penalty, "above 1: tokens that occurred become less likely"},
-          {"seed", &options.seed, "of the sampler; the same seed gives the same tokens"},
-          {"stop", &options.stop, "a text that ends the answer; may be given several times"},
-          {"ignore_eos", &options.ignore_eos, "go on after an end-of-sequence token"}};
+  return {
+      {"max_new_tokens", &options.max_new_tokens, "at most this many new tokens"},
+      {"temperature", &options.temperature, "0: the most likely token; higher: more random"},
+      {"top_k", &options.top_k, "sample among the k most likely tokens; 0: all"},
+      {"top_p", &options.top_p,
+       "sample among the most likely tokens whose probabilities sum to this, in (0, 1]"},
+      {"repetition_penalty", &options.repetition_penalty, "above 1: tokens that occurred become less likely"},
+      {"seed", &options.seed, "of the sampler; the same seed gives the same tokens"},
+      {"stop", &options.stop, "a text that ends the answer; may be given several times"},
+      {"ignore_eos", &options.ignore_eos, "go on after an end-of-sequence token"}};
 }
 
 void validate(const GenerateOptions& options) {
@@ -32,7 +35,8 @@ void validate(const GenerateOptions& options) {
   if (options.max_new_tokens < 1 || options.max_new_tokens > int64_t{1} << 31) {
     refuse("max_new_tokens", options.max_new_tokens, "1 to 2147483648");
   }
-  if (!(options.temperature >= 0 && options.temperature <= 1000)) refuse("temperature", options.temperature, "0 to 1000");
+  if (!(options.temperature >= 0 && options.temperature <= 1000))
+    refuse("temperature", options.temperature, "0 to 1000");
   if (options.top_k < 0) refuse("top_k", options.top_k, "0 or more");
   if (!(options.top_p > 0 && options.top_p <= 1)) refuse("top_p", options.top_p, "more than 0, at most 1");
   if (!(options.repetition_penalty > 0 && options.repetition_penalty <= 100)) {
@@ -40,7 +44,8 @@ void validate(const GenerateOptions& options) {
   }
   if (options.stop.size() > 64) refuse("the number of stop texts", options.stop.size(), "at most 64");
   for (const std::string& stop : options.stop) {
-    if (stop.empty() || stop.size() > 4096) refuse("the length of a stop text", stop.size(), "1 to 4096 bytes");
+    if (stop.empty() || stop.size() > 4096)
+      refuse("the length of a stop text", stop.size(), "1 to 4096 bytes");
   }
 }
 
@@ -57,7 +62,8 @@ KernelChoice parse_kernel_choice(std::string_view text) {
     for (const KernelListing& kernel : kernels) {
       if ((op.empty() || kernel.op == op) && kernel.kernel == name) return;
     }
-    fail(ErrorCode::kInvalidArgument, "there is no kernel \"{}\"{}{} (see: lowbit doctor)", name, op.empty() ? "" : " of ", op);
+    fail(ErrorCode::kInvalidArgument, "there is no kernel \"{}\"{}{} (see: lowbit doctor)", name,
+         op.empty() ? "" : " of ", op);
   };
   while (!text.empty()) {
     const size_t comma = text.find(',');

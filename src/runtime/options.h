@@ -8,8 +8,8 @@
 
 namespace lowbit {
 
-void validate(const GenerateOptions& options);           // kInvalidArgument with the range
-DType parse_cache_dtype(std::string_view name);          // "bfloat16", "float32"
+void validate(const GenerateOptions& options);            // kInvalidArgument with the range
+DType parse_cache_dtype(std::string_view name);           // "bfloat16", "float32"
 KernelChoice parse_kernel_choice(std::string_view text);  // "ref" or "matmul_dense_decode=avx2,attention=ref"
 
 }  // namespace lowbit

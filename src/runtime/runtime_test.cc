@@ -1,12 +1,11 @@
-#include <gtest/gtest.h>
-
-#include <cmath>
-#include <map>
-
 #include "runtime/answer.h"
 #include "runtime/options.h"
 #include "runtime/sampler.h"
 #include "support.h"
+
+#include <cmath>
+#include <gtest/gtest.h>
+#include <map>
 
 namespace lowbit {
 namespace {

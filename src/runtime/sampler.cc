@@ -1,11 +1,11 @@
 #include "runtime/sampler.h"
 
+#include "base/fail.h"
+#include "ops/softmax.h"
+
 #include <algorithm>
 #include <cmath>
 #include <unordered_set>
-
-#include "base/fail.h"
-#include "ops/softmax.h"
 
 namespace lowbit {
 
@@ -51,7 +51,8 @@ int32_t Sampler::sample(std::span<float> logits, std::span<const int32_t> previo
   weights_.clear();
   double sum = 0;
   for (int32_t id : candidates_) {
-    weights_.push_back(std::exp(static_cast<double>(logits[static_cast<size_t>(id)] - most) / options_.temperature));
+    weights_.push_back(
+        std::exp(static_cast<double>(logits[static_cast<size_t>(id)] - most) / options_.temperature));
     sum += weights_.back();
   }
   if (options_.top_p < 1) {

@@ -1,11 +1,11 @@
 // From logits to a token: greedy, or temperature, top-k and top-p (Holtzman et al., arXiv 1904.09751).
 #pragma once
 
+#include "lowbit/generate.h"
+
 #include <cstdint>
 #include <span>
 #include <vector>
-
-#include "lowbit/generate.h"
 
 namespace lowbit {
 

@@ -1,5 +1,5 @@
-// 16-bit floats as bits: IEEE half (F16) and bfloat16 (BF16), round to nearest even. Scalar truth; kernels bring
-// their own vector forms.
+// 16-bit floats as bits: IEEE half (F16) and bfloat16 (BF16), round to nearest even. Scalar truth; kernels
+// bring their own vector forms.
 #pragma once
 
 #include <bit>
@@ -11,7 +11,8 @@ inline float bf16_to_float(uint16_t bits) { return std::bit_cast<float>(uint32_t
 
 inline uint16_t float_to_bf16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);  // a NaN stays one
+  if ((bits & 0x7fffffffu) > 0x7f800000u)
+    return static_cast<uint16_t>((bits >> 16) | 0x40u);  // a NaN stays one
   return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
@@ -28,7 +29,8 @@ inline uint16_t float_to_f16(float value) {
   const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
   uint32_t magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);
-  if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // 65520 and above round to infinity
+  if (magnitude >= 0x477ff000u)
+    return static_cast<uint16_t>(sign | 0x7c00u);  // 65520 and above round to infinity
   if (magnitude < 0x38800000u) {
     // Below 2^-14: adding 0.5 lets the float unit round the 24-bit steps of an F16 subnormal.
     const float shifted = std::bit_cast<float>(magnitude) + 0.5f;

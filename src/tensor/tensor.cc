@@ -1,9 +1,9 @@
 #include "tensor/tensor.h"
 
+#include "tensor/half.h"
+
 #include <cstdlib>
 #include <cstring>
-
-#include "tensor/half.h"
 
 namespace lowbit {
 namespace {
@@ -22,21 +22,35 @@ int64_t count_elements(const Shape& shape) {
 
 float load(const void* data, DType dtype, int64_t i) {
   switch (dtype) {
-    case DType::kF64: return static_cast<float>(static_cast<const double*>(data)[i]);
-    case DType::kF32: return static_cast<const float*>(data)[i];
-    case DType::kF16: return f16_to_float(static_cast<const uint16_t*>(data)[i]);
-    case DType::kBF16: return bf16_to_float(static_cast<const uint16_t*>(data)[i]);
-    default: fail(ErrorCode::kInternal, "a tensor of type {} is not floating", dtype_name(dtype));
+    case DType::kF64:
+      return static_cast<float>(static_cast<const double*>(data)[i]);
+    case DType::kF32:
+      return static_cast<const float*>(data)[i];
+    case DType::kF16:
+      return f16_to_float(static_cast<const uint16_t*>(data)[i]);
+    case DType::kBF16:
+      return bf16_to_float(static_cast<const uint16_t*>(data)[i]);
+    default:
+      fail(ErrorCode::kInternal, "a tensor of type {} is not floating", dtype_name(dtype));
   }
 }
 
 void store(void* data, DType dtype, int64_t i, float value) {
   switch (dtype) {
-    case DType::kF64: static_cast<double*>(data)[i] = value; return;
-    case DType::kF32: static_cast<float*>(data)[i] = value; return;
-    case DType::kF16: static_cast<uint16_t*>(data)[i] = float_to_f16(value); return;
-    case DType::kBF16: static_cast<uint16_t*>(data)[i] = float_to_bf16(value); return;
-    default: fail(ErrorCode::kInternal, "a tensor of type {} is not floating", dtype_name(dtype));
+    case DType::kF64:
+      static_cast<double*>(data)[i] = value;
+      return;
+    case DType::kF32:
+      static_cast<float*>(data)[i] = value;
+      return;
+    case DType::kF16:
+      static_cast<uint16_t*>(data)[i] = float_to_f16(value);
+      return;
+    case DType::kBF16:
+      static_cast<uint16_t*>(data)[i] = float_to_bf16(value);
+      return;
+    default:
+      fail(ErrorCode::kInternal, "a tensor of type {} is not floating", dtype_name(dtype));
   }
 }
 
@@ -63,7 +77,8 @@ Tensor Tensor::allocate(DType dtype, Shape shape) {
   const size_t rounded = (static_cast<size_t>(bytes) + kAlignment) / kAlignment * kAlignment;
   void* memory = std::aligned_alloc(kAlignment, rounded);
   if (!memory) {
-    fail(ErrorCode::kOutOfMemory, "{} bytes for a tensor of shape {} are not to be had", bytes, shape_text(shape));
+    fail(ErrorCode::kOutOfMemory, "{} bytes for a tensor of shape {} are not to be had", bytes,
+         shape_text(shape));
   }
   Tensor tensor;
   tensor.owner_ = std::shared_ptr<const void>(memory, [](const void* p) { std::free(const_cast<void*>(p)); });
@@ -95,7 +110,8 @@ Tensor Tensor::rows(int64_t begin, int64_t count) const {
   LOWBIT_ASSERT(!shape_.empty() && begin >= 0 && count >= 0 && begin + count <= shape_[0]);
   Tensor part = *this;
   const int64_t row_elements = shape_[0] == 0 ? 0 : element_count() / shape_[0];
-  part.data_ = static_cast<const char*>(data_) + static_cast<size_t>(begin * row_elements) * dtype_size(dtype_);
+  part.data_ =
+      static_cast<const char*>(data_) + static_cast<size_t>(begin * row_elements) * dtype_size(dtype_);
   part.shape_[0] = count;
   return part;
 }
@@ -111,7 +127,8 @@ Tensor converted(const Tensor& tensor, DType dtype) {
   if (tensor.dtype() == dtype) return tensor;
   Tensor out = Tensor::allocate(dtype, tensor.shape());
   const int64_t count = tensor.element_count();
-  for (int64_t i = 0; i < count; ++i) store(out.mutable_bytes(), dtype, i, load(tensor.bytes(), tensor.dtype(), i));
+  for (int64_t i = 0; i < count; ++i)
+    store(out.mutable_bytes(), dtype, i, load(tensor.bytes(), tensor.dtype(), i));
   return out;
 }
 

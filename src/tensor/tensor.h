@@ -1,14 +1,14 @@
-// A tensor: dtype and shape over storage that may be heap memory or a mapped file. A small value; copies share the
-// storage. Elements are contiguous, the last dimension fastest.
+// A tensor: dtype and shape over storage that may be heap memory or a mapped file. A small value; copies
+// share the storage. Elements are contiguous, the last dimension fastest.
 #pragma once
+
+#include "base/fail.h"
+#include "tensor/dtype.h"
 
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
-
-#include "base/fail.h"
-#include "tensor/dtype.h"
 
 namespace lowbit {
 
@@ -63,7 +63,8 @@ class Tensor {
   Shape shape_;
 };
 
-// A copy in another floating type (round to nearest even), or the tensor itself when the type is already that.
+// A copy in another floating type (round to nearest even), or the tensor itself when the type is already
+// that.
 Tensor converted(const Tensor& tensor, DType dtype);
 // Element i of a floating tensor as a float. Slow: for tests, checks and statistics.
 float float_at(const Tensor& tensor, int64_t index);

@@ -1,12 +1,11 @@
 #include "tensor/tensor.h"
 
-#include <gtest/gtest.h>
+#include "support.h"
+#include "tensor/half.h"
 
 #include <cmath>
 #include <cstring>
-
-#include "support.h"
-#include "tensor/half.h"
+#include <gtest/gtest.h>
 
 namespace lowbit {
 namespace {
@@ -25,7 +24,8 @@ TEST(Half, EveryF16RoundTripsAndMatchesTheCompilersConversion) {
 TEST(Half, F16RoundsToNearestEven) {
   // Halfway between each two neighbours the even one wins; a hair to either side decides otherwise.
   for (uint32_t bits = 0; bits < 0x7bffu; ++bits) {
-    const float low = f16_to_float(static_cast<uint16_t>(bits)), high = f16_to_float(static_cast<uint16_t>(bits + 1));
+    const float low = f16_to_float(static_cast<uint16_t>(bits)),
+                high = f16_to_float(static_cast<uint16_t>(bits + 1));
     const float middle = low + (high - low) / 2;
     ASSERT_EQ(float_to_f16(middle), bits + (bits & 1u));
     ASSERT_EQ(float_to_f16(std::nextafter(middle, 0.0f)), bits);
@@ -54,7 +54,9 @@ TEST(Tensor, RowsShareStorage) {
 
 TEST(Tensor, ImpossibleShapesAreErrors) {
   testing::error_of(ErrorCode::kInvalidArgument, [] { Tensor::allocate(DType::kF32, {-1}); });
-  testing::error_of(ErrorCode::kInvalidArgument, [] { Tensor::allocate(DType::kF32, {int64_t{1} << 40, int64_t{1} << 40}); });
+  testing::error_of(ErrorCode::kInvalidArgument, [] {
+    Tensor::allocate(DType::kF32, {int64_t{1} << 40, int64_t{1} << 40});
+  });
   testing::error_of(ErrorCode::kOutOfMemory, [] { Tensor::allocate(DType::kF64, {int64_t{1} << 61}); });
 }
 

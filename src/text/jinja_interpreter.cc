@@ -263,8 +263,9 @@ Value Interpreter::call_macro(const Macro& macro, const Arguments& arguments) {
   Value caller = Value::undefined(nullptr);
   Dict* rest = heap_.make<Dict>();
   for (const auto& [keyword, value] : arguments.keywords) {
-    const auto parameter = std::find_if(definition.parameters.begin(), definition.parameters.end(),
-                                        [&keyword = keyword](const Parameter& p) { return p.name->text == keyword; });
+    const auto parameter =
+        std::find_if(definition.parameters.begin(), definition.parameters.end(),
+                     [&keyword = keyword](const Parameter& p) { return p.name->text == keyword; });
     if (parameter != definition.parameters.end() &&
         !bound[static_cast<size_t>(parameter - definition.parameters.begin())]) {
       bound[static_cast<size_t>(parameter - definition.parameters.begin())] = &value;

@@ -10,7 +10,8 @@ void gptq_block_ref(const GptqBlockArgs& args, int64_t begin, int64_t end, void*
     for (int64_t i = args.begin; i < args.end; ++i) {
       const float pivot = args.u[i * args.u_stride + i];
       const float previous = args.previous ? args.previous[i * args.previous_stride + row] : 0;
-      const float value = args.previous ? previous + args.w[i * args.w_stride + row] / pivot : args.w[i * args.w_stride + row];
+      const float value = args.previous ? previous + args.w[i * args.w_stride + row] / pivot
+                                        : args.w[i * args.w_stride + row];
       const AffineGrid grid{args.scales[i][row], static_cast<int>(args.zero_points[i][row])};
       const int code = nearest_code(value, grid, args.max_code);
       const float decoded = decode_code(code, grid);
