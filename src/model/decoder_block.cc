@@ -148,4 +148,10 @@ void DecoderBlock::add_product(const StepInput& step, const Linear& linear, cons
   add(*step.ops, hidden, product.as<float>(), static_cast<int64_t>(count));
 }
 
+std::unique_ptr<Block> make_decoder_block(const ModelConfig& config, const NamedWeights& weights,
+                                          int64_t layer) {
+  return std::make_unique<DecoderBlock>(config, WeightReader(weights), layer,
+                                        fmt::format("model.layers.{}.", layer));
+}
+
 }  // namespace lowbit

@@ -46,4 +46,8 @@ class DecoderBlock : public Block {
   Tensor q_norm_, k_norm_;  // [head_dim], or empty
 };
 
+// For the architectures whose tensors are named "model.layers.N.": what their rows in the registry point to.
+std::unique_ptr<Block> make_decoder_block(const ModelConfig& config, const NamedWeights& weights,
+                                          int64_t layer);
+
 }  // namespace lowbit

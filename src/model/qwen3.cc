@@ -14,15 +14,10 @@ ModelConfig read_config(const Json& config) {
   return model;
 }
 
-std::unique_ptr<Block> make_block(const ModelConfig& config, const NamedWeights& weights, int64_t layer) {
-  return std::make_unique<DecoderBlock>(config, WeightReader(weights), layer,
-                                        fmt::format("model.layers.{}.", layer));
-}
-
 }  // namespace
 
 extern const Architecture kQwen3;
 const Architecture kQwen3 = {
-    "qwen3", read_config, make_block, "model.embed_tokens.weight", "model.norm.weight", "lm_head"};
+    "qwen3", read_config, make_decoder_block, "model.embed_tokens.weight", "model.norm.weight", "lm_head"};
 
 }  // namespace lowbit
