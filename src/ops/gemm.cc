@@ -99,7 +99,8 @@ void gemm_subtract(const OpContext& context, const GemmOperands& operands) {
   const OpScratch b(context, packed_b_bytes<float>(operands.columns, piece));
   for (int64_t first = 0; first < operands.depth; first += piece) {
     const int64_t depth = std::min(piece, operands.depth - first);
-    pack_a(context, operands.a + first, operands.a_stride, 1, operands.rows, depth, a.as<float>());
+    pack_a(context, operands.a + first * operands.a_stride, 1, operands.a_stride, operands.rows, depth,
+           a.as<float>());
     pack_b(context, operands.b + first * operands.b_stride, operands.b_stride, operands.columns, depth,
            b.as<float>());
     multiply_packed<float>(context, {a.as<float>(), b.as<float>(), operands.c, operands.c_stride,

@@ -8,8 +8,8 @@
 
 namespace lowbit {
 
-// c -= a b. a: [rows, depth], b: [depth, columns], c: [rows, columns], row-major with strides in elements; c
-// overlaps neither. Deterministic for any number of threads: an element is summed over depth in order, in
+// c -= a^T b. a: [depth, rows], b: [depth, columns], c: [rows, columns], row-major with strides in elements;
+// c overlaps neither. Deterministic for any number of threads: an element is summed over depth in order, in
 // pieces of 512.
 struct GemmOperands {
   const float* a = nullptr;

@@ -36,7 +36,9 @@ void gemm_double_avx512(const GemmArgs& args, int64_t begin, int64_t end, void* 
 // x^T x with BF16 tiles. Panels are 32 columns of x; see cpu/gram_amx.cc for their layout.
 // A unit of gram_amx is a tile of h of this size: small where threads want enough units, large where panels
 // come from memory.
+constexpr int64_t kGramAmxDepth = 2048;  // most tokens of one call
 constexpr int64_t gram_tile(int64_t width) { return width <= 2048 ? 128 : 256; }
+// Scratch: gram_tile squared floats.
 void gram_amx_bf16(const GemmArgs& args, int64_t begin, int64_t end, void* scratch) noexcept;
 constexpr int64_t gram_amx_panel_bytes(int64_t tokens) { return (tokens + 31) / 32 * 32 * 32 * 2; }
 // Packs panels [begin, end) of x [tokens, width]: a and b each of ceil(width / 32) panels of

@@ -19,21 +19,21 @@ void gram_accumulate(const OpContext& context, const float* x, int64_t tokens, i
   if (tokens <= 0 || width <= 0) return;
   const GemmArgs wanted{nullptr, nullptr, h, width, width, width, tokens, false, true};
   const auto& kernel = choose_kernel<GemmArgs>(context, "gram", kTable, wanted);
-  const int64_t piece = std::min(tokens, kGemmDepth);
-  // The panels of BF16 are padded to 32 tokens, so that for few tokens they are the larger ones.
-  const size_t tiles_bytes = static_cast<size_t>(round_up(width, 32) / 32 * gram_amx_panel_bytes(piece));
-  const OpScratch a(context, std::max(packed_a_bytes<float>(width, piece), tiles_bytes));
-  const OpScratch b(context, std::max(packed_b_bytes<float>(width, piece), tiles_bytes));
+  const bool in_tiles = kernel.isa == Isa::kAmxBf16;
+  const int64_t piece = std::min(tokens, in_tiles ? kGramAmxDepth : kGemmDepth);
+  const int64_t panels = round_up(width, 32) / 32;
+  const size_t tiles_bytes = static_cast<size_t>(panels * gram_amx_panel_bytes(piece));
+  const OpScratch a(context, in_tiles ? tiles_bytes : packed_a_bytes<float>(width, piece));
+  const OpScratch b(context, in_tiles ? tiles_bytes : packed_b_bytes<float>(width, piece));
   for (int64_t first = 0; first < tokens; first += piece) {
     const int64_t count = std::min(piece, tokens - first);
     const GemmArgs args{a.as<float>(), b.as<float>(), h, width, width, width, count, false, true};
-    if (kernel.isa == Isa::kAmxBf16) {
-      split_work(context, round_up(width, 32) / 32, chunk_for(32 * count, 1 << 15),
-                 [&](int64_t begin, int64_t end, int) {
-                   gram_amx_pack(x + first * width, count, width, a.as<void>(), b.as<void>(), begin, end);
-                 });
-      const int64_t tiles = round_up(width, gram_tile(width)) / gram_tile(width);
-      run_kernel(context, kernel, args, tiles * tiles, 1);
+    if (in_tiles) {
+      split_work(context, panels, chunk_for(32 * count, 1 << 15), [&](int64_t begin, int64_t end, int) {
+        gram_amx_pack(x + first * width, count, width, a.as<void>(), b.as<void>(), begin, end);
+      });
+      const int64_t size = gram_tile(width), tiles = round_up(width, size) / size;
+      run_kernel(context, kernel, args, tiles * tiles, 1, static_cast<size_t>(size * size) * sizeof(float));
       continue;
     }
     pack_a(context, x + first * width, 1, width, width, count, a.as<float>());

@@ -76,8 +76,8 @@ TEST(Gemm, SubtractMatchesDouble) {
                                                                                   {5, 700, 128},
                                                                                   {6, 16, 0}}) {
       Numbers numbers(static_cast<uint32_t>(rows));
-      const int64_t a_stride = depth + 3, b_stride = columns + 5, c_stride = columns + 1;
-      const std::vector<float> a = numbers.normals(rows * a_stride),
+      const int64_t a_stride = rows + 3, b_stride = columns + 5, c_stride = columns + 1;
+      const std::vector<float> a = numbers.normals((depth + 1) * a_stride),
                                b = numbers.normals((depth + 1) * b_stride);
       std::vector<float> c = numbers.normals(rows * c_stride), threaded = c;
       std::vector<double> expected(c.begin(), c.end());
@@ -85,7 +85,7 @@ TEST(Gemm, SubtractMatchesDouble) {
         for (int64_t j = 0; j < columns; ++j) {
           for (int64_t d = 0; d < depth; ++d) {
             expected[static_cast<size_t>(i * c_stride + j)] -=
-                double{a[static_cast<size_t>(i * a_stride + d)]} *
+                double{a[static_cast<size_t>(d * a_stride + i)]} *
                 double{b[static_cast<size_t>(d * b_stride + j)]};
           }
         }

@@ -14,7 +14,7 @@ bool isa_available(Isa isa) {
     case Isa::kAvx512Vnni:
       return cpu.avx512_vnni;
     case Isa::kAmxBf16:
-      return cpu.avx512 && cpu.amx_bf16;
+      return cpu.avx512_bf16 && cpu.amx_bf16;  // every AMX processor so far has both
     case Isa::kAmxInt8:
       return cpu.avx512 && cpu.amx_int8;
   }
@@ -32,7 +32,7 @@ const char* isa_requirement(Isa isa) {
     case Isa::kAvx512Vnni:
       return "AVX-512 VNNI";
     case Isa::kAmxBf16:
-      return "AMX BF16";
+      return "AMX BF16, AVX-512 BF16";
     case Isa::kAmxInt8:
       return "AMX INT8";
   }

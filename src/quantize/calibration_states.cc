@@ -4,8 +4,59 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 namespace lowbit {
+
+namespace {
+
+std::vector<CalibrationBatch> cut(std::span<const std::vector<int32_t>> sequences, int64_t batch_size,
+                                  int64_t most_tokens) {
+  std::vector<CalibrationBatch> batches;
+  int64_t row = 0;
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    const int64_t tokens = static_cast<int64_t>(sequences[i].size());
+    const bool fits = !batches.empty() && static_cast<int64_t>(batches.back().sequences) < batch_size &&
+                      batches.back().tokens + tokens <= most_tokens;
+    if (!fits) batches.push_back({row, 0, i, 0});
+    batches.back().tokens += tokens;
+    ++batches.back().sequences;
+    row += tokens;
+  }
+  return batches;
+}
+
+int64_t most_tokens(const std::vector<CalibrationBatch>& batches) {
+  int64_t most = 0;
+  for (const CalibrationBatch& batch : batches) most = std::max(most, batch.tokens);
+  return most;
+}
+
+// Input, outputs, one more of the outputs' size, and keys and values while a batch is in a stage.
+int64_t scratch_per_token(const Model& model) {
+  const ModelConfig& config = model.config();
+  int64_t widths = 0;
+  for (const Stage& stage : model.block(0).stages()) {
+    widths = std::max(widths, stage.input_width + 3 * std::max(stage.carry_width, config.hidden_size));
+  }
+  return 4 * (widths + 2 * config.kv_heads * config.head_dim);
+}
+
+}  // namespace
+
+CalibrationBatches::CalibrationBatches(const Model& model, std::span<const std::vector<int32_t>> sequences,
+                                       int64_t batch_size, int threads) {
+  const int64_t per_token = scratch_per_token(model);
+  batches = cut(sequences, batch_size, kBatchTokens);
+  most_tokens_at_once = most_tokens(batches) * threads;
+  on_own_threads =
+      static_cast<int64_t>(batches.size()) >= threads && most_tokens_at_once * per_token <= kBatchMemory;
+  if (!on_own_threads) {
+    batches = cut(sequences, batch_size, std::numeric_limits<int64_t>::max());
+    most_tokens_at_once = most_tokens(batches);
+  }
+  scratch_bytes = most_tokens_at_once * per_token;
+}
 
 CalibrationStates::CalibrationStates(const Model& model, const OpContext& ops,
                                      std::span<const std::vector<int32_t>> sequences, int64_t batch_size,
@@ -16,22 +67,14 @@ CalibrationStates::CalibrationStates(const Model& model, const OpContext& ops,
       meter_(meter),
       carry_budget_(carry_budget),
       width_(model.config().hidden_size),
-      batch_size_(std::clamp<int64_t>(batch_size, 1, static_cast<int64_t>(sequences.size()))) {
-  for (size_t first = 0; first < sequences.size(); first += static_cast<size_t>(batch_size_)) {
-    Batch batch{tokens_, 0, first, std::min(static_cast<size_t>(batch_size_), sequences.size() - first)};
-    for (size_t i = first; i < first + batch.sequences; ++i) {
-      const int64_t count = static_cast<int64_t>(sequences[i].size());
-      longest_ = std::max(longest_, count);
-      batch.tokens += count;
-      for (int64_t position = 0; position < count; ++position)
-        positions_.push_back(static_cast<int32_t>(position));
-    }
-    tokens_ += batch.tokens;
-    batches_.push_back(batch);
+      plan_(model, sequences, batch_size, ops.threads->size()) {
+  size_t longest = 0;
+  for (const std::vector<int32_t>& ids : sequences) {
+    longest = std::max(longest, ids.size());
+    for (size_t i = 0; i < ids.size(); ++i) positions_.push_back(static_cast<int32_t>(i));
   }
-  rope_ = model.rope_table(longest_);
-  const ModelConfig& config = model.config();
-  cache_ = Tensor::allocate(DType::kF32, {batch_size_, 2, config.kv_heads * longest_ * config.head_dim});
+  tokens_ = static_cast<int64_t>(positions_.size());
+  rope_ = model.rope_table(static_cast<int64_t>(longest));
   hidden_ = Tensor::allocate(DType::kF32, {tokens_, width_});
   int64_t widest = 0;
   for (const Stage& stage : model.block(0).stages()) {
@@ -55,56 +98,84 @@ Scratch CalibrationStates::take(const Batch& batch, int64_t width) const {
                               sizeof(float));
 }
 
-void CalibrationStates::for_each_batch(const Body& body) {
-  const int64_t part = cache_.size(2);
-  for (const Batch& batch : batches_) {
-    std::vector<AttentionSequence> sequences;
-    int64_t row = 0;
-    for (size_t i = 0; i < batch.sequences; ++i) {
-      const int64_t count = static_cast<int64_t>(sequences_[batch.first_sequence + i].size());
-      float* keys = cache_.mutable_data<float>() + static_cast<int64_t>(i) * 2 * part;
-      sequences.push_back({row, count, 0, longest_, keys, keys + part});
-      row += count;
-    }
-    const StepInput step{.ops = &ops_,
-                         .tokens = batch.tokens,
-                         .positions = positions_.data() + batch.row,
-                         .rope = &rope_,
-                         .sequences = sequences,
-                         .cache_dtype = DType::kF32,
-                         .mode = MatmulMode::kPrefill};
-    body(step, batch);
-    meter_.sample();
+void CalibrationStates::run(const OpContext& ops, const Batch& batch, const Body& body) const {
+  const ModelConfig& config = model_.config();
+  const int64_t kv_width = config.kv_heads * config.head_dim;
+  const Scratch cache = take(batch, 2 * kv_width);
+  std::vector<AttentionSequence> sequences;
+  int64_t row = 0;
+  for (size_t i = 0; i < batch.sequences; ++i) {
+    const int64_t count = static_cast<int64_t>(sequences_[batch.first_sequence + i].size());
+    float* keys = cache.as<float>() + row * 2 * kv_width;
+    sequences.push_back({row, count, 0, count, keys, keys + count * kv_width});
+    row += count;
   }
-  ops_.workspace->release();
+  body({.ops = &ops,
+        .tokens = batch.tokens,
+        .positions = positions_.data() + batch.row,
+        .rope = &rope_,
+        .sequences = sequences,
+        .cache_dtype = DType::kF32,
+        .mode = MatmulMode::kPrefill},
+       batch);
 }
 
-const float* CalibrationStates::carry_of(const Block& block, int stage, const StepInput& step,
-                                         const Batch& batch, const Scratch& input, const Scratch& carry) {
-  const Stage& maker = block.stages()[static_cast<size_t>(stage - 1)];
-  if (keeps_carry(maker)) return kept_carry(maker, batch);
-  block.prepare(stage - 1, step, hidden(batch), input.as<float>());
-  block.finish(stage - 1, step, input.as<float>(), hidden(batch), carry.as<float>());
-  return carry.as<float>();
+// Batches [first, last) of plan_.
+void CalibrationStates::for_each_batch(size_t first, size_t last, const Body& body) {
+  const ThreadPool one_thread(1);
+  const OpContext own{&one_thread, ops_.workspace, ops_.kernels};
+  const int64_t count = static_cast<int64_t>(last - first);
+  // A range of one chunk runs here, where operators may use all threads.
+  ops_.threads->parallel_for(
+      count, plan_.on_own_threads ? 1 : count, [&](int64_t begin, int64_t end, int worker) {
+        for (size_t i = first + static_cast<size_t>(begin); i < first + static_cast<size_t>(end); ++i) {
+          run(plan_.on_own_threads ? own : ops_, plan_.batches[i], body);
+          if (worker == 0) meter_.sample();
+        }
+      });
+}
+
+// Rows are made in rounds, in parallel, and enter X^T X in their order.
+Hessian CalibrationStates::collect_rows(int64_t width, const Fill& fill) {
+  HessianAccumulator accumulator(ops_, width);
+  const std::vector<Batch>& batches = plan_.batches;
+  for (size_t first = 0; first < batches.size();) {
+    const int64_t start = batches[first].row;
+    size_t last = first + 1;
+    auto tokens = [&] { return batches[last - 1].row + batches[last - 1].tokens - start; };
+    while (last < batches.size() &&
+           tokens() + batches[last].tokens <= HessianAccumulator::kChunkTokens)
+      ++last;
+    const Scratch rows = ops_.workspace->take(static_cast<size_t>(tokens() * width) * sizeof(float));
+    for_each_batch(first, last, [&](const StepInput& step, const Batch& batch) {
+      fill(step, batch, rows.as<float>() + (batch.row - start) * width);
+    });
+    accumulator.add(rows.as<float>(), tokens());
+    meter_.sample();
+    first = last;
+  }
+  ops_.workspace->release();
+  return accumulator.finish();
 }
 
 Hessian CalibrationStates::collect(const Block& block, int index) {
   const Stage& stage = block.stages()[static_cast<size_t>(index)];
-  HessianAccumulator accumulator(ops_, stage.input_width);
-  for_each_batch([&](const StepInput& step, const Batch& batch) {
-    if (stage.reads_hidden) {
-      const Scratch input = take(batch, stage.input_width);
-      block.prepare(index, step, hidden(batch), input.as<float>());
-      accumulator.add(input.as<float>(), batch.tokens);
-      return;
-    }
-    const Stage& maker = block.stages()[static_cast<size_t>(index - 1)];
-    const bool kept = keeps_carry(maker);
-    const Scratch input = take(batch, kept ? 0 : maker.input_width),
-                  carry = take(batch, kept ? 0 : maker.carry_width);
-    accumulator.add(carry_of(block, index, step, batch, input, carry), batch.tokens);
+  if (stage.reads_hidden) {
+    return collect_rows(stage.input_width, [&](const StepInput& step, const Batch& batch, float* rows) {
+      block.prepare(index, step, hidden(batch), rows);
+    });
+  }
+  const Stage& maker = block.stages()[static_cast<size_t>(index - 1)];
+  if (keeps_carry(maker)) {
+    HessianAccumulator accumulator(ops_, stage.input_width);
+    accumulator.add(carry_.data<float>(), tokens_);
+    return accumulator.finish();
+  }
+  return collect_rows(stage.input_width, [&](const StepInput& step, const Batch& batch, float* rows) {
+    const Scratch input = take(batch, maker.input_width);
+    block.prepare(index - 1, step, hidden(batch), input.as<float>());
+    block.finish(index - 1, step, input.as<float>(), hidden(batch), rows);
   });
-  return accumulator.finish();
 }
 
 std::vector<Hessian> CalibrationStates::collect_all(const Block& block) {
@@ -115,7 +186,7 @@ std::vector<Hessian> CalibrationStates::collect_all(const Block& block) {
     input_width = std::max(input_width, stage.input_width);
     carry_width = std::max(carry_width, stage.carry_width);
   }
-  for_each_batch([&](const StepInput& step, const Batch& batch) {
+  auto visit = [&](const StepInput& step, const Batch& batch) {
     const Scratch copy = take(batch, width_), input = take(batch, input_width),
                   carry = take(batch, carry_width);
     std::memcpy(copy.as<float>(), hidden(batch), static_cast<size_t>(batch.tokens * width_) * sizeof(float));
@@ -126,39 +197,41 @@ std::vector<Hessian> CalibrationStates::collect_all(const Block& block) {
       accumulators[i].add(source, batch.tokens);
       block.finish(static_cast<int>(i), step, source, copy.as<float>(), carry.as<float>());
     }
-  });
+  };
+  // One batch after the other, since all Hessians grow at once.
+  for (const Batch& batch : plan_.batches) {
+    run(ops_, batch, visit);
+    meter_.sample();
+  }
   std::vector<Hessian> result;
   for (HessianAccumulator& accumulator : accumulators) result.push_back(accumulator.finish());
   return result;
 }
 
 Hessian CalibrationStates::collect_head() {
-  HessianAccumulator accumulator(ops_, width_);
-  for_each_batch([&](const StepInput&, const Batch& batch) {
-    const Scratch normed = take(batch, width_);
-    model_.final_norm(ops_, hidden(batch), batch.tokens, normed.as<float>());
-    accumulator.add(normed.as<float>(), batch.tokens);
+  return collect_rows(width_, [&](const StepInput& step, const Batch& batch, float* rows) {
+    model_.final_norm(*step.ops, hidden(batch), batch.tokens, rows);
   });
-  return accumulator.finish();
 }
 
 void CalibrationStates::advance(const Block& block, int index) {
   const Stage& stage = block.stages()[static_cast<size_t>(index)];
   if (stage.carry_width > 0 && !keeps_carry(stage)) return;  // made anew by whoever reads it
-  for_each_batch([&](const StepInput& step, const Batch& batch) {
+  for_each_batch(0, plan_.batches.size(), [&](const StepInput& step, const Batch& batch) {
     const Stage* maker = stage.reads_hidden ? nullptr : &block.stages()[static_cast<size_t>(index - 1)];
-    const bool kept = !maker || keeps_carry(*maker);
-    const Scratch input = take(batch, maker ? (kept ? 0 : maker->input_width) : stage.input_width);
-    const Scratch carry = take(batch, kept ? 0 : maker->carry_width);
-    const float* source = input.as<float>();
-    if (maker) {
-      source = carry_of(block, index, step, batch, input, carry);
-    } else {
-      block.prepare(index, step, hidden(batch), input.as<float>());
+    const bool kept = maker && keeps_carry(*maker);
+    const Scratch input = take(batch, kept ? 0 : maker ? maker->input_width : stage.input_width);
+    const Scratch carry = take(batch, maker && !kept ? maker->carry_width : 0);
+    const float* source = kept ? kept_carry(*maker, batch) : maker ? carry.as<float>() : input.as<float>();
+    if (!kept) {
+      const int first = maker ? index - 1 : index;
+      block.prepare(first, step, hidden(batch), input.as<float>());
+      if (maker) block.finish(first, step, input.as<float>(), hidden(batch), carry.as<float>());
     }
     block.finish(index, step, source, hidden(batch),
                  stage.carry_width > 0 ? kept_carry(stage, batch) : nullptr);
   });
+  ops_.workspace->release();
 }
 
 void CalibrationStates::advance_all(const Block& block) {

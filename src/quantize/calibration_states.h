@@ -13,6 +13,30 @@
 
 namespace lowbit {
 
+// Samples that go through a stage together.
+struct CalibrationBatch {
+  int64_t row, tokens;
+  size_t first_sequence, sequences;
+};
+
+// How the samples are cut into batches: of at most batch_size samples, and only one when it alone has
+// kBatchTokens or more, so that what a thread works on stays in its cache. Threads then take batches of
+// their own, unless there are fewer batches than threads or their scratch would take more than
+// kBatchMemory: then batches have up to batch_size samples of any length, one is at work at a time, and
+// threads share each operator. Both give the same bits.
+struct CalibrationBatches {
+  static constexpr int64_t kBatchTokens = 512;
+  static constexpr int64_t kBatchMemory = int64_t{512} << 20;
+
+  std::vector<CalibrationBatch> batches;
+  bool on_own_threads = false;
+  int64_t most_tokens_at_once = 0;
+  int64_t scratch_bytes = 0;  // of all batches at work
+
+  CalibrationBatches(const Model& model, std::span<const std::vector<int32_t>> sequences, int64_t batch_size,
+                     int threads);
+};
+
 class CalibrationStates {
  public:
   // A carry (the output of attention, or of the activation) is kept for all tokens when it takes at most the
@@ -37,21 +61,19 @@ class CalibrationStates {
   void advance_all(const Block& block);
 
  private:
-  struct Batch {
-    int64_t row, tokens;
-    size_t first_sequence, sequences;
-  };
+  using Batch = CalibrationBatch;
   using Body = std::function<void(const StepInput& step, const Batch& batch)>;
+  // Writes the rows of a batch.
+  using Fill = std::function<void(const StepInput& step, const Batch& batch, float* rows)>;
 
-  void for_each_batch(const Body& body);
+  void run(const OpContext& ops, const Batch& batch, const Body& body) const;
+  void for_each_batch(size_t first, size_t last, const Body& body);
+  Hessian collect_rows(int64_t width, const Fill& fill);
   bool keeps_carry(const Stage& stage) const;
   float* hidden(const Batch& batch) { return hidden_.mutable_data<float>() + batch.row * width_; }
   float* kept_carry(const Stage& maker, const Batch& batch) {
     return carry_.mutable_data<float>() + batch.row * maker.carry_width;
   }
-  // The input of a stage that reads the carry: kept, or made anew in `scratch`.
-  const float* carry_of(const Block& block, int stage, const StepInput& step, const Batch& batch,
-                        const Scratch& input, const Scratch& carry);
   Scratch take(const Batch& batch, int64_t width) const;
 
   const Model& model_;
@@ -59,13 +81,12 @@ class CalibrationStates {
   std::span<const std::vector<int32_t>> sequences_;
   MemoryMeter& meter_;
   size_t carry_budget_;
-  int64_t tokens_ = 0, width_, longest_ = 0, batch_size_;
+  int64_t tokens_ = 0, width_;
+  CalibrationBatches plan_;
   Tensor hidden_;  // F32 [tokens, hidden_size]
   Tensor carry_;   // F32, of the widest carry that is kept
-  Tensor cache_;   // F32 keys and values of one batch, of the layer at work
   RopeTable rope_;
   std::vector<int32_t> positions_;
-  std::vector<Batch> batches_;
 };
 
 }  // namespace lowbit

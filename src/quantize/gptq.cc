@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 namespace lowbit {
 namespace {
@@ -18,7 +19,7 @@ constexpr int64_t kBlockColumns = 128;
 class Slab {
  public:
   Slab(const OpContext& ops, const MatrixProblem& problem, const ColumnOrder& order,
-       const InverseFactor& factor, std::vector<float> clip_weights, std::vector<int32_t> dead,
+       const InverseFactor& factor, const std::vector<float>& clip_weights, const std::vector<int32_t>& dead,
        const float* hessian, int64_t first_row, int64_t rows)
       : ops_(ops),
         problem_(problem),
@@ -26,8 +27,8 @@ class Slab {
         u_(factor.values.data<float>()),
         hessian_(hessian),
         sweeps_(problem.as_autogptq ? 0 : problem.gptq.refine_sweeps),
-        clip_weights_(std::move(clip_weights)),
-        dead_(std::move(dead)),
+        clip_weights_(clip_weights),
+        dead_(dead),
         first_row_(first_row),
         rows_(rows),
         width_(static_cast<int64_t>(order.columns.size())),
@@ -54,7 +55,7 @@ class Slab {
       run_block(begin, end);
       loss += sum_of_squares(end - begin);
       if (end < width_) {
-        gemm_subtract(ops_, {.a = u_ + end * width_ + begin,
+        gemm_subtract(ops_, {.a = u_ + begin * width_ + end,
                              .b = errors_.data<float>(),
                              .c = column(end),
                              .a_stride = width_,
@@ -162,19 +163,11 @@ class Slab {
   }
 
   double sum_of_squares(int64_t columns) const {
-    std::vector<double> sums(static_cast<size_t>(columns));
-    ops_.threads->parallel_for(columns, 8, [&](int64_t begin, int64_t end, int) {
-      for (int64_t i = begin; i < end; ++i) {
-        double sum = 0;
-        for (int64_t row = 0; row < rows_; ++row) {
-          const double error = errors_.data<float>()[i * rows_ + row];
-          sum += error * error;
-        }
-        sums[static_cast<size_t>(i)] = sum;
-      }
-    });
     double total = 0;
-    for (double sum : sums) total += sum;
+    for (int64_t i = 0; i < columns * rows_; ++i) {
+      const double error = errors_.data<float>()[i];
+      total += error * error;
+    }
     return total;
   }
 
@@ -215,8 +208,8 @@ class Slab {
   const float* u_;
   const float* hessian_;  // damped, in the order of work; null without refinement
   int sweeps_;
-  std::vector<float> clip_weights_;  // per step, or empty
-  std::vector<int32_t> dead_;        // steps whose weights are cleared
+  const std::vector<float>& clip_weights_;  // per step, or empty
+  const std::vector<int32_t>& dead_;        // steps whose weights are cleared
   int64_t first_row_, rows_, width_, group_size_, groups_;
   GridChoice choice_;
   Tensor w_, codes_, errors_, scales_, zero_points_;
@@ -289,12 +282,15 @@ QuantizedMatrix quantize_gptq(const OpContext& ops, const MatrixProblem& problem
   const std::vector<float> weights = clip_weights(clip_weight, order, diagonal, *factor);
   const bool refines = problem.gptq.refine_sweeps > 0 && !problem.as_autogptq;
   const Tensor damped = refines ? damped_in_order(hessian, order.columns, factor->damp_percent) : Tensor();
-  const int64_t total = result.weight.out_features, most = slab_rows(hessian.width());
-  for (int64_t row = 0; row < total; row += most) {
-    result.loss += Slab(ops, problem, order, *factor, weights, dead, refines ? damped.data<float>() : nullptr,
-                        row, std::min(most, total - row))
-                       .run(result.weight);
-  }
+  std::vector<double> losses(static_cast<size_t>(slab_count(result.weight.out_features)));
+  for_each_slab(
+      ops, result.weight.out_features,
+      [&](const OpContext& one_thread, int64_t slab, int64_t first_row, int64_t rows) {
+        losses[static_cast<size_t>(slab)] = Slab(one_thread, problem, order, *factor, weights, dead,
+                                                 refines ? damped.data<float>() : nullptr, first_row, rows)
+                                                .run(result.weight);
+      });
+  result.loss = std::accumulate(losses.begin(), losses.end(), 0.0);
   if (order.is_scattered) {
     result.weight.column_order = Tensor::allocate(DType::kI32, {hessian.width()});
     std::copy(order.columns.begin(), order.columns.end(), result.weight.column_order.mutable_data<int32_t>());

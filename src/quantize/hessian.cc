@@ -66,7 +66,6 @@ class Factorization {
       const float pivot = u[i * width + i];
       if (!(pivot > 0) || !std::isfinite(pivot)) return false;
     }
-    mirror(ops_, u, width);
     result_.damp_percent = damp_percent;
     return true;
   }

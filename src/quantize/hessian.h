@@ -39,7 +39,7 @@ class HessianAccumulator {
 };
 
 // The factor of one column order. `values` [width, width]: on and above the diagonal U with inverse(H +
-// damping) = U^T U, below it the mirror image, so that both U and its transpose can be read along rows.
+// damping) = U^T U, below it nothing of use.
 struct InverseFactor {
   Tensor values;
   double damp_percent = 0;  // that was needed

@@ -17,9 +17,17 @@ constexpr int64_t kRowTile = 16;
 
 }  // namespace
 
-int64_t slab_rows(int64_t in_features) {
-  constexpr int64_t kFloats = int64_t{16} << 20;
-  return std::max<int64_t>(64, kFloats / in_features / 64 * 64);
+void for_each_slab(const OpContext& ops, int64_t rows,
+                   const std::function<void(const OpContext& one_thread, int64_t slab, int64_t first_row,
+                                            int64_t rows)>& body) {
+  const ThreadPool one_thread(1);
+  const OpContext inner{&one_thread, ops.workspace, ops.kernels};
+  ops.threads->parallel_for(slab_count(rows), 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t slab = begin; slab < end; ++slab) {
+      const int64_t first = slab * kSlabRows;
+      body(inner, slab, first, std::min(kSlabRows, rows - first));
+    }
+  });
 }
 
 void read_rows(const Tensor& weight, int64_t first_row, int64_t rows, float* values) {

@@ -11,7 +11,7 @@ namespace lowbit {
 
 class MemoryMeter {
  public:
-  void sample() { peak_ = std::max(peak_, process_memory().anonymous_bytes); }
+  void sample() { peak_ = std::max(peak_, process_memory().anonymous_bytes); }  // by one thread at a time
   uint64_t peak_anonymous_bytes() const { return peak_; }
 
  private:

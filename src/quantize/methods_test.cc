@@ -197,9 +197,6 @@ TEST(Hessian, FactorInvertsTheDampedMatrix) {
       EXPECT_NEAR(sum, i == j ? 1 : 0, 2e-3);
     }
   }
-  for (int64_t i = 0; i < width; ++i) {
-    for (int64_t j = 0; j < i; ++j) ASSERT_EQ(u[i * width + j], u[j * width + i]);
-  }
 }
 
 TEST(Gptq, SingularHessianIsRescuedByMoreDamping) {
@@ -320,10 +317,9 @@ TEST(Methods, VersionOneZeroPointsAreNeverZero) {
   }
 }
 
-TEST(Methods, LargeMatricesAreWorkedOnInSlabsWithTheSameCodes) {
+TEST(Methods, SlabsOfRowsDoNotChangeTheCodes) {
   Machine machine;
   const OpContext ops = machine.ops();
-  ASSERT_EQ(slab_rows(int64_t{1} << 18), 64);
   // Two matrices that are the halves of a third: rows do not depend on each other.
   const Tensor weight = random_tensor({128, 96}, 14);
   const Hessian hessian = hessian_of(ops, correlated_inputs(300, 96, 14));

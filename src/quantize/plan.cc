@@ -25,21 +25,8 @@ struct Work {
 };
 
 struct Sizes {
-  int64_t tokens = 0, batch_tokens = 0, longest = 0;
+  int64_t tokens = 0, longest = 0, scratch_bytes = 0;
 };
-
-Sizes token_sizes(const Calibration& calibration, int64_t batch_size) {
-  Sizes sizes{calibration.tokens, 0, calibration.longest()};
-  for (size_t first = 0; first < calibration.samples.size(); first += static_cast<size_t>(batch_size)) {
-    int64_t tokens = 0;
-    for (size_t i = first; i < std::min(calibration.samples.size(), first + static_cast<size_t>(batch_size));
-         ++i) {
-      tokens += static_cast<int64_t>(calibration.samples[i].size());
-    }
-    sizes.batch_tokens = std::max(sizes.batch_tokens, tokens);
-  }
-  return sizes;
-}
 
 bool keeps_carry(const ModelConfig& config, const Stage& stage, int64_t tokens) {
   const size_t bytes = static_cast<size_t>(tokens * stage.carry_width) * sizeof(float);
@@ -91,21 +78,19 @@ double measured_rate(const OpContext& ops) {
 }
 
 Json memory_json(const Model& model, const QuantizationSettings& settings, bool is_gptq, const Sizes& sizes,
-                 uint64_t& peak) {
+                 int threads, uint64_t& peak) {
   const ModelConfig& config = model.config();
-  uint64_t kept = 0, temporary = 0, hessian = 0, slab = 0;
+  uint64_t kept = 0, hessian = 0, slab = 0;
   for (const Stage& stage : model.block(0).stages()) {
     if (keeps_carry(config, stage, sizes.tokens))
       kept = std::max(kept, static_cast<uint64_t>(sizes.tokens * stage.carry_width) * 4);
-    // Input, outputs and one more of the outputs' size while a batch is in a stage.
-    const int64_t widths = stage.input_width + 3 * std::max(stage.carry_width, config.hidden_size);
-    temporary = std::max(temporary, static_cast<uint64_t>(sizes.batch_tokens * widths) * 4);
     hessian = std::max(hessian, static_cast<uint64_t>(stage.input_width * stage.input_width) * 4);
   }
   auto add_slab = [&](const ModuleSettings& module) {
     if (!module.is_quantized) return;
-    const int64_t rows = std::min(module.out_features, slab_rows(module.in_features));
-    slab = std::max(slab, static_cast<uint64_t>(module.in_features * rows * 6 +
+    const int64_t rows = std::min(module.out_features, threads * kSlabRows);
+    // Seven arrays of floats at most (with refinement), and the codes of all rows.
+    slab = std::max(slab, static_cast<uint64_t>(module.in_features * rows * 28 +
                                                 module.out_features * module.in_features));
   };
   for (const auto& layer : settings.layers) {
@@ -113,17 +98,14 @@ Json memory_json(const Model& model, const QuantizationSettings& settings, bool 
   }
   add_slab(settings.head);
   constexpr uint64_t kBase = uint64_t{48} << 20;  // program, tokenizer, thread stacks
-  const uint64_t cache = static_cast<uint64_t>(2 * config.kv_heads * config.head_dim) *
-                         static_cast<uint64_t>(sizes.batch_tokens) * 4;
-  const uint64_t states =
-      is_gptq ? static_cast<uint64_t>(sizes.tokens * config.hidden_size) * 4 + kept + cache : 0;
+  const uint64_t states = is_gptq ? static_cast<uint64_t>(sizes.tokens * config.hidden_size) * 4 + kept : 0;
   Json json = Json::object();
   auto set = [&](const char* phase, uint64_t bytes) {
     json.set(phase, bytes + kBase);
     peak = std::max(peak, bytes + kBase);
   };
   if (is_gptq)
-    set("forward", states + temporary + hessian +
+    set("forward", states + static_cast<uint64_t>(sizes.scratch_bytes) + hessian +
                        static_cast<uint64_t>(HessianAccumulator::kChunkTokens) * 4 *
                            static_cast<uint64_t>(config.intermediate_size));
   set("solve", states + (is_gptq ? 2 * hessian : 0) + slab);
@@ -206,9 +188,14 @@ std::string plan_json(const fs::path& model, const fs::path& out, const Quantize
   plan.set("tensor_bytes", bytes);
   plan.set("bytes_by_component", components);
 
-  const Sizes sizes = token_sizes(calibration, options.calibration.batch_size);
+  const KernelChoice kernels = parse_kernel_choice(options.kernel);
+  const ThreadPool threads(options.threads);
+  const Sizes sizes{calibration.tokens, calibration.longest(),
+                    CalibrationBatches(source.model, calibration.samples, options.calibration.batch_size,
+                                       threads.size())
+                        .scratch_bytes};
   uint64_t peak = 0;
-  plan.set("memory_by_phase", memory_json(source.model, settings, is_gptq, sizes, peak));
+  plan.set("memory_by_phase", memory_json(source.model, settings, is_gptq, sizes, threads.size(), peak));
   plan.set("peak_anonymous_bytes", peak);
   const uint64_t available = machine_memory().available_bytes;
   plan.set("memory_available_bytes", available);
@@ -231,8 +218,6 @@ std::string plan_json(const fs::path& model, const fs::path& out, const Quantize
                                   out.string(), free_disk >> 20));
   }
 
-  const KernelChoice kernels = parse_kernel_choice(options.kernel);
-  const ThreadPool threads(options.threads);
   Workspace workspace;
   const double rate = measured_rate({&threads, &workspace, &kernels});
   const Work work = work_of(source.model, settings, is_gptq, sizes);

@@ -3,6 +3,7 @@
 #include "format/affine.h"
 #include "ops/gemm.h"
 #include "ops/gptq_block.h"
+#include "ops/parallel.h"
 
 #include <algorithm>
 #include <cmath>
@@ -20,82 +21,79 @@ class Refinement {
         problem_(problem),
         width_(static_cast<int64_t>(problem.order->columns.size())),
         rows_(problem.rows),
+        starts_(block_starts(*problem.order, kBlockColumns, true)),
         values_(Tensor::allocate(DType::kF32, {width_, rows_})),
         gradient_(Tensor::zeros(DType::kF32, {width_, rows_})),
         block_(Tensor::allocate(DType::kF32, {kBlockColumns, rows_})),
-        changes_(Tensor::allocate(DType::kF32, {kBlockColumns, rows_})) {
+        changes_(Tensor::allocate(DType::kF32, {kBlockColumns, rows_})),
+        before_(Tensor::allocate(DType::kF32, {kBlockColumns, rows_})) {
     decode(0, width_);
-    // gradient = H (W - Q)
     Tensor difference = Tensor::allocate(DType::kF32, {width_, rows_});
-    for_rows(0, width_, [&](int64_t step) {
-      const float* w = problem_.weights + step * rows_;
-      const float* q = values(step);
-      float* to = difference.mutable_data<float>() + step * rows_;
-      for (int64_t row = 0; row < rows_; ++row) to[row] = q[row] - w[row];
-    });
-    subtract_product(0, width_, difference.data<float>());
+    float* to = difference.mutable_data<float>();
+    for (int64_t i = 0; i < width_ * rows_; ++i) to[i] = values(0)[i] - problem_.weights[i];
+    subtract_product(0, width_, to, 0, width_, gradient(0));  // H (W - Q)
   }
 
   void sweep() {
-    const std::vector<int32_t>& groups = problem_.order->groups;
-    for (int64_t begin = 0; begin < width_; begin += kBlockColumns) {
-      const int64_t end = std::min(begin + kBlockColumns, width_);
-      if (problem_.order->groups_are_runs) {
-        for (int64_t step = begin; step < end; ++step) {
-          const bool is_first =
-              step == 0 || groups[static_cast<size_t>(step)] != groups[static_cast<size_t>(step) - 1];
-          if (is_first) fit_scales(step);
-        }
-      }
-      descend(begin, end);
+    for (size_t i = 0; i < starts_.size(); ++i) {
+      refine_block(starts_[i], i + 1 < starts_.size() ? starts_[i + 1] : width_);
     }
   }
 
  private:
   float* values(int64_t step) { return values_.mutable_data<float>() + step * rows_; }
   float* gradient(int64_t step) { return gradient_.mutable_data<float>() + step * rows_; }
-  float* scales_of(int64_t step) {
-    return problem_.scales + problem_.order->groups[static_cast<size_t>(step)] * rows_;
-  }
-  const float* zero_points_of(int64_t step) const {
-    return problem_.zero_points + problem_.order->groups[static_cast<size_t>(step)] * rows_;
-  }
-
-  template <class Body>
-  void for_rows(int64_t begin, int64_t end, const Body& body) {
-    ops_.threads->parallel_for(end - begin, 8, [&](int64_t first, int64_t last, int) {
-      for (int64_t i = first; i < last; ++i) body(begin + i);
-    });
-  }
+  int32_t group_of(int64_t step) const { return problem_.order->groups[static_cast<size_t>(step)]; }
+  float* scales_of(int64_t step) { return problem_.scales + group_of(step) * rows_; }
+  const float* zero_points_of(int64_t step) const { return problem_.zero_points + group_of(step) * rows_; }
 
   void decode(int64_t begin, int64_t end) {
-    for_rows(begin, end, [&](int64_t step) {
+    for (int64_t step = begin; step < end; ++step) {
       const uint8_t* codes = problem_.codes + step * rows_;
       const float *scales = scales_of(step), *zero_points = zero_points_of(step);
       float* to = values(step);
       for (int64_t row = 0; row < rows_; ++row)
         to[row] = scales[row] * (static_cast<float>(codes[row]) - zero_points[row]);
-    });
+    }
   }
 
-  // gradient -= H[:, begin..end) change
-  void subtract_product(int64_t begin, int64_t end, const float* change) {
-    gemm_subtract(ops_, {.a = problem_.hessian + begin,
+  // to [to_end - to_begin, rows] -= H[to_begin..to_end, begin..end) change
+  void subtract_product(int64_t begin, int64_t end, const float* change, int64_t to_begin, int64_t to_end,
+                        float* to) {
+    gemm_subtract(ops_, {.a = problem_.hessian + begin * width_ + to_begin,  // H is symmetric
                          .b = change,
-                         .c = gradient(0),
+                         .c = to,
                          .a_stride = width_,
                          .b_stride = rows_,
                          .c_stride = rows_,
-                         .rows = width_,
+                         .rows = to_end - to_begin,
                          .columns = rows_,
                          .depth = end - begin});
+  }
+
+  // Scales, then codes of a block. Until both are done only the block's own part of the gradient, in block_,
+  // is kept up to date.
+  void refine_block(int64_t begin, int64_t end) {
+    const size_t bytes = static_cast<size_t>((end - begin) * rows_) * sizeof(float);
+    std::memcpy(block_.mutable_bytes(), gradient(begin), bytes);
+    std::memcpy(before_.mutable_bytes(), values(begin), bytes);
+    for (int64_t first = begin; problem_.order->groups_are_runs && first < end;) {
+      int64_t last = first + 1;
+      while (last < width_ && group_of(last) == group_of(first)) ++last;
+      // A group longer than a block keeps its scales.
+      if (last <= end && (first == 0 || group_of(first - 1) != group_of(first)))
+        fit_scales(begin, end, first, last);
+      first = last;
+    }
+    descend(begin, end);
+    float* change = before_.mutable_data<float>();
+    for (int64_t i = 0; i < (end - begin) * rows_; ++i) change[i] = values(begin)[i] - change[i];
+    subtract_product(begin, end, change, 0, width_, gradient(0));
   }
 
   // One pass over the codes of a block.
   void descend(int64_t begin, int64_t end) {
     const int64_t columns = end - begin;
-    std::memcpy(block_.mutable_bytes(), gradient(begin),
-                static_cast<size_t>(columns * rows_) * sizeof(float));
     const float* scale_of[kBlockColumns];
     const float* zero_point_of[kBlockColumns];
     for (int64_t i = 0; i < columns; ++i) {
@@ -119,62 +117,56 @@ class Refinement {
                              values(begin),
                              rows_};
     gptq_block(ops_, args, rows_);
-    subtract_product(begin, end, changes_.data<float>());
     decode(begin, end);
   }
 
-  // The least-squares scale of the group that begins at `first`, for its present codes c:
-  // scale += c^T gradient / c^T H c, rounded to what a file holds. Groups longer than a block keep theirs.
-  void fit_scales(int64_t first) {
-    const std::vector<int32_t>& groups = problem_.order->groups;
-    int64_t last = first;
-    while (last < width_ && groups[static_cast<size_t>(last)] == groups[static_cast<size_t>(first)]) ++last;
+  // The least-squares scales of the group [first, last) for its present codes c:
+  // scale += c^T gradient / c^T H c, rounded to what a file holds.
+  void fit_scales(int64_t begin, int64_t end, int64_t first, int64_t last) {
     const int64_t columns = last - first;
-    if (columns > kBlockColumns) return;
-    // block = -H c
-    float* product = block_.mutable_data<float>();
     float* levels = changes_.mutable_data<float>();
-    std::fill_n(product, columns * rows_, 0.0f);
-    for_rows(0, columns, [&](int64_t i) {
+    float* gradient = block_.mutable_data<float>() + (first - begin) * rows_;
+    const float* zero_points = zero_points_of(first);
+    for (int64_t i = 0; i < columns; ++i) {
       const uint8_t* codes = problem_.codes + (first + i) * rows_;
-      const float* zero_points = zero_points_of(first + i);
       for (int64_t row = 0; row < rows_; ++row)
         levels[i * rows_ + row] = static_cast<float>(codes[row]) - zero_points[row];
-    });
-    gemm_subtract(ops_, {.a = problem_.hessian + first * width_ + first,
-                         .b = levels,
-                         .c = product,
-                         .a_stride = width_,
-                         .b_stride = rows_,
-                         .c_stride = rows_,
-                         .rows = columns,
-                         .columns = rows_,
-                         .depth = columns});
-    float* scales = scales_of(first);
-    ops_.threads->parallel_for(rows_, 256, [&](int64_t begin, int64_t end, int) {
-      for (int64_t row = begin; row < end; ++row) {
-        double slope = 0, curvature = 0;
-        for (int64_t i = 0; i < columns; ++i) {
-          slope += double{levels[i * rows_ + row]} * gradient(first + i)[row];
-          curvature -= double{levels[i * rows_ + row]} * product[i * rows_ + row];
-        }
-        const double better = scales[row] + slope / curvature;
-        // A scale far from the present one comes from codes that say nothing about it.
-        const bool is_sane = curvature > 0 && better > 0.5 * scales[row] && better < 2 * scales[row];
-        const float scale = is_sane ? round_scale(static_cast<float>(better)) : scales[row];
-        const float change = scale - scales[row];
-        scales[row] = scale;
-        for (int64_t i = 0; i < columns; ++i) levels[i * rows_ + row] *= change;
+    }
+    const OpScratch scratch(ops_, static_cast<size_t>((columns + 2) * rows_) * sizeof(float));
+    float* product = scratch.as<float>();  // -H c
+    float* slopes = product + columns * rows_;
+    float* curvatures = slopes + rows_;
+    std::fill_n(product, (columns + 2) * rows_, 0.0f);
+    subtract_product(first, last, levels, first, last, product);
+    for (int64_t i = 0; i < columns; ++i) {
+      for (int64_t row = 0; row < rows_; ++row) {
+        const int64_t at = i * rows_ + row;
+        slopes[row] += levels[at] * gradient[at];
+        curvatures[row] -= levels[at] * product[at];
       }
-    });
-    subtract_product(first, last, levels);
+    }
+    float* scales = scales_of(first);
+    for (int64_t row = 0; row < rows_; ++row) {
+      const float better = scales[row] + slopes[row] / curvatures[row];
+      // A scale far from the present one comes from codes that say nothing about it.
+      const bool is_sane =
+          curvatures[row] > 0 && better > 0.5f * scales[row] && better < 2.0f * scales[row];
+      const float scale = is_sane ? round_scale(better) : scales[row];
+      slopes[row] = scale - scales[row];
+      scales[row] = scale;
+    }
+    for (int64_t i = 0; i < columns; ++i) {
+      for (int64_t row = 0; row < rows_; ++row) levels[i * rows_ + row] *= slopes[row];
+    }
+    subtract_product(first, last, levels, begin, end, block_.mutable_data<float>());
     decode(first, last);
   }
 
   const OpContext& ops_;
   const RefineProblem& problem_;
   int64_t width_, rows_;
-  Tensor values_, gradient_, block_, changes_;
+  std::vector<int64_t> starts_;
+  Tensor values_, gradient_, block_, changes_, before_;
 };
 
 }  // namespace

@@ -38,7 +38,7 @@ struct TileBlocks {
   static __m512i load_pairs(const AttentionArgs& args, const void* cache, int64_t index) {
     if (args.bf16_cache) return _mm512_loadu_si512(static_cast<const uint16_t*>(cache) + index);
     const float* from = static_cast<const float*>(cache) + index;
-    return _mm512_inserti64x4(_mm512_castsi256_si512(bf16_row(load(from))), bf16_row(load(from + 16)), 1);
+    return bf16_halves(load(from), load(from + 16));
   }
   static Vec load_floats(const AttentionArgs& args, const void* cache, int64_t index) {
     return args.bf16_cache ? load_bf16(static_cast<const uint16_t*>(cache) + index)

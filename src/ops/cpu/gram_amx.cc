@@ -1,5 +1,6 @@
-// h += x^T x with x rounded to BF16: products are exact, sums FP32 in tiles, at most kGemmDepth tokens before
-// they are added to h. Both factors are packed by panels of 32 columns; a panel holds, for each 32 tokens,
+// h += x^T x with x rounded to BF16: products are exact, sums FP32 in tiles, at most kGramAmxDepth tokens
+// before they are added to h, which costs as much memory traffic as half a thousand tokens do work. Both
+// factors are packed by panels of 32 columns; a panel holds, for each 32 tokens,
 // two tiles of 1 KiB:
 //   a, tile of columns c ... c + 15: row i = column c + i, its 32 tokens as 16 pairs
 //   b, tile of columns c ... c + 15: row i = tokens 2 i and 2 i + 1 side by side, for 16 columns
@@ -24,15 +25,26 @@ inline __m512 load_columns(const float* x, int64_t tokens, int64_t width, int64_
   return _mm512_maskz_loadu_ps(mask, x + token * width + column);
 }
 
-// The 32 x 32 block of h at (row, column), row <= column, both multiples of 32.
-inline void multiply_block(const GemmArgs& args, int64_t row, int64_t column, int64_t steps, float* sums) {
-  const char* a = static_cast<const char*>(args.a) + row / kPanel * steps * 2 * kTileBytes;
-  const char* b = static_cast<const char*>(args.b) + column / kPanel * steps * 2 * kTileBytes;
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  for (int64_t step = 0; step < steps; ++step, a += 2 * kTileBytes, b += 2 * kTileBytes) {
+constexpr int64_t kSlice = 16;  // steps whose 32 columns of a stay in L1
+
+// sums (+)= the 32 x 32 block at panels `row` and `column`, over steps [first, last).
+inline void multiply_block(const GemmArgs& args, int64_t row, int64_t column, int64_t steps, int64_t first,
+                           int64_t last, float* sums, int64_t stride) {
+  const char* a = static_cast<const char*>(args.a) + (row * steps + first) * 2 * kTileBytes;
+  const char* b = static_cast<const char*>(args.b) + (column * steps + first) * 2 * kTileBytes;
+  float* below = sums + 16 * stride;
+  if (first == 0) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  } else {
+    _tile_loadd(0, sums, stride * 4);
+    _tile_loadd(1, sums + 16, stride * 4);
+    _tile_loadd(2, below, stride * 4);
+    _tile_loadd(3, below + 16, stride * 4);
+  }
+  for (int64_t step = first; step < last; ++step, a += 2 * kTileBytes, b += 2 * kTileBytes) {
     _tile_loadd(4, a, 64);
     _tile_loadd(6, b, 64);
     _tile_loadd(7, b + kTileBytes, 64);
@@ -42,21 +54,23 @@ inline void multiply_block(const GemmArgs& args, int64_t row, int64_t column, in
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
   }
-  _tile_stored(0, sums, 128);
-  _tile_stored(1, sums + 16, 128);
-  _tile_stored(2, sums + 16 * 32, 128);
-  _tile_stored(3, sums + 16 * 32 + 16, 128);
-  float* c = static_cast<float*>(args.c) + row * args.c_stride + column;
-  const int64_t rows = args.rows - row < 32 ? args.rows - row : 32;
-  const int64_t columns = args.columns - column < 32 ? args.columns - column : 32;
-  for (int64_t r = 0; r < rows; ++r, c += args.c_stride) {
-    if (row == column || columns < 32) {
-      for (int64_t j = row == column ? r : 0; j < columns; ++j) c[j] += sums[r * 32 + j];
-      continue;
+  _tile_stored(0, sums, stride * 4);
+  _tile_stored(1, sums + 16, stride * 4);
+  _tile_stored(2, below, stride * 4);
+  _tile_stored(3, below + 16, stride * 4);
+}
+
+// The rows x columns part of h that begins at (row, column) += sums, on and above the diagonal.
+inline void add_upper(const GemmArgs& args, int64_t row, int64_t column, int64_t rows, int64_t columns,
+                      const float* sums, int64_t stride) {
+  float* h = static_cast<float*>(args.c) + row * args.c_stride + column;
+  for (int64_t r = 0; r < rows; ++r, h += args.c_stride, sums += stride) {
+    int64_t j = row + r > column ? row + r - column : 0;
+    for (; j < columns && (j % 16 != 0 || columns - j < 16); ++j) h[j] += sums[j];
+    for (; j + 16 <= columns; j += 16) {
+      _mm512_storeu_ps(h + j, _mm512_add_ps(_mm512_loadu_ps(h + j), _mm512_loadu_ps(sums + j)));
     }
-    for (int64_t j = 0; j < 32; j += 16) {
-      _mm512_storeu_ps(c + j, _mm512_add_ps(_mm512_loadu_ps(c + j), _mm512_loadu_ps(sums + r * 32 + j)));
-    }
+    for (; j < columns; ++j) h[j] += sums[j];
   }
 }
 }  // namespace
@@ -84,19 +98,27 @@ void gram_amx_pack(const float* x, int64_t tokens, int64_t width, void* a, void*
   }
 }
 
-void gram_amx_bf16(const GemmArgs& args, int64_t begin, int64_t end, void*) noexcept {
+void gram_amx_bf16(const GemmArgs& args, int64_t begin, int64_t end, void* scratch) noexcept {
   const int64_t steps = (args.depth + 31) / 32, size = gram_tile(args.columns);
-  const int64_t column_tiles = (args.columns + size - 1) / size;
-  alignas(64) float sums[32 * 32];
+  const int64_t column_tiles = (args.columns + size - 1) / size, panels = (args.columns + 31) / 32;
+  float* sums = static_cast<float*>(scratch);
   _tile_loadconfig(&kTiles);
   for (int64_t tile = begin; tile < end; ++tile) {
     const int64_t first_row = tile / column_tiles * size, first_column = tile % column_tiles * size;
-    for (int64_t row = first_row; row < args.rows && row < first_row + size; row += 32) {
-      for (int64_t column = row > first_column ? row : first_column;
-           column < args.columns && column < first_column + size; column += 32) {
-        multiply_block(args, row, column, steps, sums);
+    if (first_row > first_column) continue;
+    const int64_t row_panels = first_row / 32, column_panels = first_column / 32, most = size / 32;
+    for (int64_t step = 0; step < steps; step += kSlice) {
+      const int64_t last = steps < step + kSlice ? steps : step + kSlice;
+      for (int64_t r = 0; r < most && row_panels + r < panels; ++r) {
+        for (int64_t c = first_row == first_column ? r : 0; c < most && column_panels + c < panels; ++c) {
+          multiply_block(args, row_panels + r, column_panels + c, steps, step, last,
+                         sums + r * 32 * size + c * 32, size);
+        }
       }
     }
+    const int64_t rows = args.rows - first_row < size ? args.rows - first_row : size;
+    const int64_t columns = args.columns - first_column < size ? args.columns - first_column : size;
+    add_upper(args, first_row, first_column, rows, columns, sums, size);
   }
   _tile_release();
 }

@@ -1,4 +1,3 @@
-#include "ops/cpu/amx_tiles.h"
 #include "ops/cpu/limits_kernels.h"
 
 #include <immintrin.h>
@@ -6,12 +5,13 @@
 namespace lowbit {
 
 namespace {
+#include "ops/cpu/amx.inc"
 
 // Four sums and two operands each, as in a block of 2 x 2 tiles; all tiles stay where they are.
 constexpr double kTileProducts = 4.0;
 
 void zero_tiles() {
-  _tile_loadconfig(&kFullTiles);
+  _tile_loadconfig(&kTiles);
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);

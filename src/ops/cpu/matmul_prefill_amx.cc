@@ -4,7 +4,6 @@
 // columns][2]. Affine codes come in just this shape: a shifted and masked word row is a pair of codes for
 // each lane (ops/cpu/affine_codes.inc), so dequantizing needs no shuffle; x stands in the same order of
 // columns (XForm::kBf16Tiles). A panel of W is converted once and stays in L2 while all rows of x pass.
-#include "ops/cpu/amx_tiles.h"
 #include "ops/cpu/matmul_kernels.h"
 
 #include <immintrin.h>
@@ -17,6 +16,7 @@ namespace {
 
 namespace {
 #include "ops/cpu/affine_codes.inc"
+#include "ops/cpu/amx.inc"
 #include "ops/cpu/start_rows.inc"
 
 constexpr int64_t kTile = 512;   // elements of a tile
@@ -32,9 +32,6 @@ static_assert(kPanelBytes + kSumBytes + sizeof(float) * kEdge * kEdge <= kMatmul
 // Tile instructions do not tell the compiler which memory they touch.
 inline void memory_barrier() { __asm__ volatile("" ::: "memory"); }
 
-// The BF16 nearest to each finite lane, ties away from zero, in the upper half.
-inline VecI rounded_up_half(VecF value) { return add_i32(_mm512_castps_si512(value), set_i32(0x8000)); }
-
 // Tiles [0, depth) of one strip of 16 output columns; `lanes` of them exist.
 template <int kBits>
 void pack_affine(const MatmulArgs& args, int64_t n, int64_t lanes, int64_t k, int64_t depth,
@@ -42,7 +39,7 @@ void pack_affine(const MatmulArgs& args, int64_t n, int64_t lanes, int64_t k, in
   using C = Codes<kBits>;
   const __mmask16 mask = static_cast<__mmask16>(lanes >= 16 ? 0xffff : (1 << lanes) - 1);
   const int64_t stride = args.out * 4, total_words = (args.in * kBits + 31) / 32;
-  const VecI low_half = set_i32(0xffff), high_half = set_i32(static_cast<int>(0xffff0000u));
+  const VecI low_half = set_i32(0xffff);
   const int64_t end = args.in < k + depth * 32 ? args.in : k + depth * 32;
   int64_t group = -1;
   VecF scale = zero_f32(), offset = zero_f32();
@@ -76,39 +73,12 @@ void pack_affine(const MatmulArgs& args, int64_t n, int64_t lanes, int64_t k, in
       const VecI pair = pair_of<kBits>(unit, p);
       const VecF low = _mm512_fmsub_ps(scale, convert_i32(and_bits(pair, low_half)), offset);
       const VecF high = _mm512_fmsub_ps(scale, convert_i32(shift_right(pair, 16)), offset);
-      const VecI both =
-          or_bits(shift_right(rounded_up_half(low), 16), and_bits(rounded_up_half(high), high_half));
-      _mm512_store_si512(to, both);
+      _mm512_store_si512(to, bf16_pairs(low, high));
       to += 64;
     }
   }
   for (uint8_t* last = reinterpret_cast<uint8_t*>(strip + depth * kTile); to < last; to += 64) {
     _mm512_store_si512(to, zero_i32());
-  }
-}
-
-inline void transpose_sixteen(VecI (&row)[16]) {
-  VecI a[16], b[16];
-  for (int i = 0; i < 16; i += 2) {
-    a[i] = _mm512_unpacklo_epi32(row[i], row[i + 1]);
-    a[i + 1] = _mm512_unpackhi_epi32(row[i], row[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    b[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
-    b[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
-    b[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
-    b[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
-  }
-  // b[4q + j]: lane 4c + r holds element 4c + j of row 4q + r. Now gather the quarters.
-  for (int j = 0; j < 4; ++j) {
-    const VecI low01 = _mm512_shuffle_i32x4(b[j], b[4 + j], 0x44),
-               high01 = _mm512_shuffle_i32x4(b[j], b[4 + j], 0xee);
-    const VecI low23 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0x44),
-               high23 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0xee);
-    row[j] = _mm512_shuffle_i32x4(low01, low23, 0x88);
-    row[4 + j] = _mm512_shuffle_i32x4(low01, low23, 0xdd);
-    row[8 + j] = _mm512_shuffle_i32x4(high01, high23, 0x88);
-    row[12 + j] = _mm512_shuffle_i32x4(high01, high23, 0xdd);
   }
 }
 
@@ -122,7 +92,7 @@ void pack_dense(const MatmulArgs& args, int64_t n, int64_t lanes, int64_t k, int
       const uint8_t* from = static_cast<const uint8_t*>(args.weight) + ((n + i) * args.in + column) * 2;
       rows[i] = i < lanes ? _mm512_maskz_loadu_epi16(mask, from) : zero_i32();
     }
-    transpose_sixteen(rows);
+    transpose16(rows);
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) _mm512_store_si512(strip + tile * kTile + i * 32, rows[i]);
   }
@@ -250,7 +220,7 @@ void matmul_prefill_amx(const MatmulArgs& args, int64_t begin, int64_t end, void
   // Like parts, so that no slice is so short that moving its sums would cost more than its products.
   const int64_t most_depth = even_part(args.x_depth, kDepth);
   const int64_t most_width = smaller(kPanel, kPanelTiles / most_depth * 16 / kEdge * kEdge);
-  _tile_loadconfig(&kFullTiles);
+  _tile_loadconfig(&kTiles);
   for (panel.n = begin; panel.n < end; panel.n += most_width) {
     panel.width = smaller(end - panel.n, most_width);
     const int64_t strips = (panel.width + kEdge - 1) / kEdge * 2;
@@ -284,14 +254,6 @@ void prepare_bf16_tiles(const MatmulArgs& args, const uint8_t* order, int64_t be
   for (int i = 0; i < 32; ++i) positions[i] = order[i];
   const VecI permutation = load_i32(positions);
   uint16_t* tiles = const_cast<uint16_t*>(args.x_tiles);
-  const VecI one = set_i32(1), almost_half = set_i32(0x7fff), quiet = set_i32(0x7fc0);
-  const auto rounded = [&](VecF value) __attribute__((always_inline)) {
-    const VecI bits = _mm512_castps_si512(value);
-    const VecI even = and_bits(shift_right(bits, 16), one);
-    const VecI nearest = shift_right(add_i32(bits, add_i32(almost_half, even)), 16);
-    const __mmask16 is_nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
-    return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(nearest, is_nan, quiet));
-  };
   for (int64_t row_block = begin; row_block < end; ++row_block) {
     for (int64_t tile = 0; tile < args.x_depth; ++tile) {
       const int64_t column = tile * 32, left = args.in - column;
@@ -306,8 +268,7 @@ void prepare_bf16_tiles(const MatmulArgs& args, const uint8_t* order, int64_t be
         const float* from = args.x + row * args.x_stride + column;
         const VecF low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(exists), from);
         const VecF high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(exists >> 16), from + 16);
-        const VecI both = _mm512_inserti64x4(_mm512_castsi256_si512(rounded(low)), rounded(high), 1);
-        _mm512_store_si512(to, _mm512_permutexvar_epi16(permutation, both));
+        _mm512_store_si512(to, _mm512_permutexvar_epi16(permutation, bf16_halves(low, high)));
       }
     }
   }
