@@ -104,7 +104,7 @@ void gemm_subtract(const OpContext& context, const GemmOperands& operands) {
     pack_b(context, operands.b + first * operands.b_stride, operands.b_stride, operands.columns, depth,
            b.as<float>());
     multiply_packed<float>(context, {a.as<float>(), b.as<float>(), operands.c, operands.c_stride,
-                                     operands.rows, operands.columns, depth, true, false});
+                                     operands.rows, operands.columns, depth, depth, true, false});
   }
 }
 

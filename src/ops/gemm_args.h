@@ -21,8 +21,9 @@ struct GemmArgs {
   void* c;  // [rows, columns], float or double
   int64_t c_stride;
   int64_t rows, columns, depth;
-  bool subtract;    // c -= a b, else c += a b
-  bool only_upper;  // only elements with row <= column are touched
+  int64_t a_depth;          // of the panels of a, of which `depth` are used; b's panels have depth
+  bool subtract = false;    // c -= a b, else c += a b
+  bool only_upper = false;  // only elements with row <= column are touched
 };
 
 // A unit is tile begin / column_tiles, begin % column_tiles of c.
@@ -36,6 +37,14 @@ void gemm_double_avx512(const GemmArgs& args, int64_t begin, int64_t end, void* 
 // x^T x with BF16 tiles. Panels are 32 columns of x; see cpu/gram_amx.cc for their layout.
 // A unit of gram_amx is a tile of h of this size: small where threads want enough units, large where panels
 // come from memory.
+// c -= a^T b with factors split into BF16 pairs (cpu/packed_gemm_amx.cc). args.a_depth and args.depth are
+// those of the panels in rows; a unit is 32 rows of c.
+void packed_gemm_amx(const GemmArgs& args, int64_t begin, int64_t end, void* scratch) noexcept;
+constexpr int64_t split_panel_bytes(int64_t depth) { return (depth + 31) / 32 * 4096; }
+// Packs `columns` <= 32 columns of x [depth, *], `lead` rows of zeros before them.
+void pack_split_amx(const float* x, int64_t stride, int64_t depth, int64_t columns, bool as_a, char* to,
+                    int64_t lead = 0) noexcept;
+
 constexpr int64_t kGramAmxDepth = 2048;  // most tokens of one call
 constexpr int64_t gram_tile(int64_t width) { return width <= 2048 ? 128 : 256; }
 // Scratch: gram_tile squared floats.

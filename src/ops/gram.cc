@@ -17,7 +17,7 @@ constexpr Kernel<GemmArgs> kTable[] = {
 }  // namespace
 void gram_accumulate(const OpContext& context, const float* x, int64_t tokens, int64_t width, float* h) {
   if (tokens <= 0 || width <= 0) return;
-  const GemmArgs wanted{nullptr, nullptr, h, width, width, width, tokens, false, true};
+  const GemmArgs wanted{nullptr, nullptr, h, width, width, width, tokens, tokens, false, true};
   const auto& kernel = choose_kernel<GemmArgs>(context, "gram", kTable, wanted);
   const bool in_tiles = kernel.isa == Isa::kAmxBf16;
   const int64_t piece = std::min(tokens, in_tiles ? kGramAmxDepth : kGemmDepth);
@@ -27,7 +27,7 @@ void gram_accumulate(const OpContext& context, const float* x, int64_t tokens, i
   const OpScratch b(context, in_tiles ? tiles_bytes : packed_b_bytes<float>(width, piece));
   for (int64_t first = 0; first < tokens; first += piece) {
     const int64_t count = std::min(piece, tokens - first);
-    const GemmArgs args{a.as<float>(), b.as<float>(), h, width, width, width, count, false, true};
+    const GemmArgs args{a.as<float>(), b.as<float>(), h, width, width, width, count, count, false, true};
     if (in_tiles) {
       split_work(context, panels, chunk_for(32 * count, 1 << 15), [&](int64_t begin, int64_t end, int) {
         gram_amx_pack(x + first * width, count, width, a.as<void>(), b.as<void>(), begin, end);

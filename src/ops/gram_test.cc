@@ -2,6 +2,7 @@
 
 #include "ops/gemm.h"
 #include "ops/ops_test_support.h"
+#include "ops/packed_gemm.h"
 
 namespace lowbit {
 namespace {
@@ -98,6 +99,39 @@ TEST(Gemm, SubtractMatchesDouble) {
       EXPECT_LT(testing::relative_error(c, expected), 1e-5)
           << kernel << " " << rows << "x" << columns << "x" << depth;
       EXPECT_TRUE(testing::same_bits(c, threaded)) << kernel;
+    }
+  }
+}
+
+TEST(PackedGemm, RangesOfTheDepthMatchDouble) {
+  constexpr int64_t kRows = 101, kDepth = 700, kColumns = 45, kStride = kRows + 2;
+  for (const std::string& kernel : testing::available(packed_gemm_kernels(), "packed_gemm")) {
+    Numbers numbers(5);
+    const std::vector<float> a = numbers.normals(kDepth * kStride), b = numbers.normals(kDepth * kColumns);
+    Bench one(kernel, 1), three(kernel, 3);
+    const PackedFactor factor(three.context(), a.data(), kStride, kRows, kDepth);
+    for (const auto& [begin, end] : std::vector<std::pair<int64_t, int64_t>>{
+             {0, 128}, {64, 192}, {7, 40}, {0, 700}, {33, 699}, {5, 5}}) {
+      std::vector<float> c = numbers.normals(kRows * kColumns), threaded = c, cut = c;
+      std::vector<double> expected(c.begin(), c.end());
+      for (int64_t i = 0; i < kRows; ++i) {
+        for (int64_t j = 0; j < kColumns; ++j) {
+          for (int64_t d = begin; d < end; ++d) {
+            expected[static_cast<size_t>(i * kColumns + j)] -=
+                double{a[static_cast<size_t>(d * kStride + i)]} *
+                double{b[static_cast<size_t>((d - begin) * kColumns + j)]};
+          }
+        }
+      }
+      factor.subtract_product(one.context(), begin, end, b.data(), kColumns, c.data(), kColumns, kColumns);
+      factor.subtract_product(three.context(), begin, end, b.data(), kColumns, threaded.data(), kColumns,
+                              kColumns);
+      factor.subtract_product(one.context(), begin, end, b.data(), kColumns, cut.data(), kColumns, 7);
+      factor.subtract_product(one.context(), begin, end, b.data() + 7, kColumns, cut.data() + 7, kColumns,
+                              kColumns - 7);
+      EXPECT_LT(testing::relative_error(c, expected), 3e-5) << kernel << " " << begin << " " << end;
+      EXPECT_TRUE(testing::same_bits(c, threaded)) << kernel;
+      EXPECT_TRUE(testing::same_bits(c, cut)) << kernel;
     }
   }
 }

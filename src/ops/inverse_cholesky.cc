@@ -71,10 +71,10 @@ bool invert_factor(const OpContext& context, T* g, int64_t n) {
     pack_a(context, static_cast<const T*>(inverse), 1, width, width, width, a);
     pack_b(context, static_cast<const T*>(panel), n, rest, width, b);
     zero_block(panel, n, width, rest);
-    multiply_packed<T>(context, {a, b, panel, n, width, rest, width, false, false});
+    multiply_packed<T>(context, {a, b, panel, n, width, rest, width, width, false, false});
     pack_a(context, static_cast<const T*>(panel), 1, n, rest, width, a);
     pack_b(context, static_cast<const T*>(panel), n, rest, width, b);
-    multiply_packed<T>(context, {a, b, g + (k + width) * (n + 1), n, rest, rest, width, true, true});
+    multiply_packed<T>(context, {a, b, g + (k + width) * (n + 1), n, rest, rest, width, width, true, true});
   }
   for (int64_t block = blocks - 1; block >= 0; --block) {
     const int64_t k = block * size, width = std::min(size, n - k), rest = n - k - width;
@@ -85,7 +85,7 @@ bool invert_factor(const OpContext& context, T* g, int64_t n) {
       pack_a(context, inverse, width, 1, width, width, a);
       pack_b(context, static_cast<const T*>(panel), n, rest, width, b);
       zero_block(panel, n, width, rest);
-      multiply_packed<T>(context, {a, b, panel, n, width, rest, width, false, false});
+      multiply_packed<T>(context, {a, b, panel, n, width, rest, width, width, false, false});
     }
     for (int64_t r = 0; r < width; ++r)
       std::copy(inverse + r * width + r, inverse + (r + 1) * width, diagonal + r * (n + 1));
@@ -95,7 +95,7 @@ bool invert_factor(const OpContext& context, T* g, int64_t n) {
       pack_a(context, static_cast<const T*>(above), n, 1, k, width, a);
       pack_b(context, static_cast<const T*>(diagonal), n, n - k, width, b);
       zero_block(above, n, k, width);
-      multiply_packed<T>(context, {a, b, above, n, k, n - k, width, true, false});
+      multiply_packed<T>(context, {a, b, above, n, k, n - k, width, width, true, false});
     }
   }
   return true;

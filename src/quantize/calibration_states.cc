@@ -143,8 +143,7 @@ Hessian CalibrationStates::collect_rows(int64_t width, const Fill& fill) {
     const int64_t start = batches[first].row;
     size_t last = first + 1;
     auto tokens = [&] { return batches[last - 1].row + batches[last - 1].tokens - start; };
-    while (last < batches.size() &&
-           tokens() + batches[last].tokens <= HessianAccumulator::kChunkTokens)
+    while (last < batches.size() && tokens() + batches[last].tokens <= HessianAccumulator::kChunkTokens)
       ++last;
     const Scratch rows = ops_.workspace->take(static_cast<size_t>(tokens() * width) * sizeof(float));
     for_each_batch(first, last, [&](const StepInput& step, const Batch& batch) {

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <numeric>
 
 namespace lowbit {
 namespace {
@@ -20,13 +19,12 @@ class Slab {
  public:
   Slab(const OpContext& ops, const MatrixProblem& problem, const ColumnOrder& order,
        const InverseFactor& factor, const std::vector<float>& clip_weights, const std::vector<int32_t>& dead,
-       const float* hessian, int64_t first_row, int64_t rows)
+       const DampedHessian* damped, int64_t first_row, int64_t rows)
       : ops_(ops),
         problem_(problem),
         order_(order),
         u_(factor.values.data<float>()),
-        hessian_(hessian),
-        sweeps_(problem.as_autogptq ? 0 : problem.gptq.refine_sweeps),
+        damped_(damped),
         clip_weights_(clip_weights),
         dead_(dead),
         first_row_(first_row),
@@ -42,18 +40,21 @@ class Slab {
         zero_points_(Tensor::allocate(DType::kF32, {groups_, rows})),
         is_chosen_(static_cast<size_t>(groups_), false) {}
 
-  // Returns the loss.
-  double run(QuantizedTensor& out) {
+  struct Sums {
+    double loss = 0;
+    RefineResult refined;
+  };
+  Sums run(QuantizedTensor& out) {
     load_columns(ops_, problem_, first_row_, rows_, order_.columns, w_.mutable_data<float>());
     if (groups_ == 1 && problem_.as_autogptq) choose_group(0);  // before dead columns are cleared, as there
     for (int32_t step : dead_) std::fill_n(column(step), rows_, 0.0f);
     if (groups_ == 1 || problem_.gptq.static_groups || !order_.groups_are_runs) choose_static_groups();
     const std::vector<int64_t> starts = block_starts(order_, kBlockColumns, problem_.gptq.updated_groups);
-    double loss = 0;
+    Sums sums;
     for (size_t i = 0; i < starts.size(); ++i) {
       const int64_t begin = starts[i], end = i + 1 < starts.size() ? starts[i + 1] : width_;
       run_block(begin, end);
-      loss += sum_of_squares(end - begin);
+      sums.loss += sum_of_squares(end - begin);
       if (end < width_) {
         gemm_subtract(ops_, {.a = u_ + begin * width_ + end,
                              .b = errors_.data<float>(),
@@ -67,21 +68,21 @@ class Slab {
       }
     }
     if (problem_.as_autogptq) repack_as_autogptq();
-    if (sweeps_ > 0) {
+    if (damped_) {
       load_columns(ops_, problem_, first_row_, rows_, order_.columns, w_.mutable_data<float>());
-      refine(ops_,
-             {.order = &order_,
-              .hessian = hessian_,
-              .weights = w_.data<float>(),
-              .rows = rows_,
-              .max_code = (1 << problem_.affine.bits) - 1,
-              .codes = codes_.mutable_data<uint8_t>(),
-              .scales = scales_.mutable_data<float>(),
-              .zero_points = zero_points_.data<float>()},
-             sweeps_);
+      sums.refined = refine(ops_,
+                            {.order = &order_,
+                             .hessian = damped_,
+                             .weights = w_.data<float>(),
+                             .rows = rows_,
+                             .max_code = (1 << problem_.affine.bits) - 1,
+                             .codes = codes_.mutable_data<uint8_t>(),
+                             .scales = scales_.mutable_data<float>(),
+                             .zero_points = zero_points_.data<float>()},
+                            problem_.gptq.refine_sweeps);
     }
     store(out);
-    return loss;
+    return sums;
   }
 
  private:
@@ -206,8 +207,7 @@ class Slab {
   const MatrixProblem& problem_;
   const ColumnOrder& order_;
   const float* u_;
-  const float* hessian_;  // damped, in the order of work; null without refinement
-  int sweeps_;
+  const DampedHessian* damped_;             // null without refinement
   const std::vector<float>& clip_weights_;  // per step, or empty
   const std::vector<int32_t>& dead_;        // steps whose weights are cleared
   int64_t first_row_, rows_, width_, group_size_, groups_;
@@ -243,11 +243,17 @@ QuantizedMatrix fall_back(const OpContext& ops, const MatrixProblem& problem, st
 const InverseFactor* FactorCache::factor(const std::vector<int32_t>& order, const Inversion& inversion) {
   if (order != order_ || !(inversion == inversion_)) {
     factor_.reset();
+    damped_.reset();
     order_ = order;
     inversion_ = inversion;
     factor_ = invert(ops_, hessian_, order, inversion);
   }
   return factor_ ? &*factor_ : nullptr;
+}
+
+const DampedHessian& FactorCache::damped() {
+  if (!damped_) damped_.emplace(ops_, hessian_, order_, factor_->damp_percent);
+  return *damped_;
 }
 
 QuantizedMatrix quantize_gptq(const OpContext& ops, const MatrixProblem& problem, FactorCache& factors,
@@ -281,16 +287,22 @@ QuantizedMatrix quantize_gptq(const OpContext& ops, const MatrixProblem& problem
   QuantizedMatrix result{allocate_quantized(problem), "gptq", factor->note, factor->damp_percent, 0};
   const std::vector<float> weights = clip_weights(clip_weight, order, diagonal, *factor);
   const bool refines = problem.gptq.refine_sweeps > 0 && !problem.as_autogptq;
-  const Tensor damped = refines ? damped_in_order(hessian, order.columns, factor->damp_percent) : Tensor();
-  std::vector<double> losses(static_cast<size_t>(slab_count(result.weight.out_features)));
-  for_each_slab(
-      ops, result.weight.out_features,
-      [&](const OpContext& one_thread, int64_t slab, int64_t first_row, int64_t rows) {
-        losses[static_cast<size_t>(slab)] = Slab(one_thread, problem, order, *factor, weights, dead,
-                                                 refines ? damped.data<float>() : nullptr, first_row, rows)
-                                                .run(result.weight);
-      });
-  result.loss = std::accumulate(losses.begin(), losses.end(), 0.0);
+  const DampedHessian* damped = refines ? &factors.damped() : nullptr;
+  std::vector<Slab::Sums> slabs(static_cast<size_t>(slab_count(result.weight.out_features)));
+  for_each_slab(ops, result.weight.out_features,
+                [&](const OpContext& one_thread, int64_t slab, int64_t first_row, int64_t rows) {
+                  slabs[static_cast<size_t>(slab)] =
+                      Slab(one_thread, problem, order, *factor, weights, dead, damped, first_row, rows)
+                          .run(result.weight);
+                });
+  RefineResult refined;
+  for (const Slab::Sums& sums : slabs) {
+    result.loss += sums.loss;
+    refined.error += sums.refined.error;
+    refined.size += sums.refined.size;
+  }
+  if (refines && refined.size > 0)
+    result.relative_error = std::sqrt(std::max(0.0, refined.error) / refined.size);
   if (order.is_scattered) {
     result.weight.column_order = Tensor::allocate(DType::kI32, {hessian.width()});
     std::copy(order.columns.begin(), order.columns.end(), result.weight.column_order.mutable_data<int32_t>());

@@ -71,7 +71,9 @@ void LayerQuantizer::quantize_linear(Linear& linear, const ModuleSettings& setti
   report.note = result.note;
   report.damp_percent = result.damp_percent;
   report.tokens = hessian ? hessian->tokens : 0;
-  report.relative_error = relative_error(ops_, problem.weight, result.weight, hessian);
+  report.relative_error = result.relative_error
+                              ? *result.relative_error
+                              : relative_error(ops_, problem.weight, result.weight, hessian);
   report.seconds = seconds_since(start);
   finished.modules.push_back({linear.module, result.weight});
   finished.reports.push_back(report);

@@ -7,6 +7,7 @@
 #include "quantize/group_grids.h"
 #include "quantize/hessian.h"
 #include "quantize/matrix.h"
+#include "quantize/refine.h"
 
 #include <map>
 #include <optional>
@@ -17,8 +18,9 @@ struct QuantizedMatrix {
   QuantizedTensor weight;
   std::string method;  // "gptq", or "rtn" after a fall back
   std::string note;
-  double damp_percent = 0;  // that was needed; 0 for rtn
-  double loss = 0;          // tr(dW (H + damping) dW^T), as the loop sums it up; 0 for rtn
+  double damp_percent = 0;               // that was needed; 0 for rtn
+  double loss = 0;                       // tr(dW (H + damping) dW^T), as the loop sums it up; 0 for rtn
+  std::optional<double> relative_error;  // where the method knows it already
 };
 
 // The factors of one Hessian for the linears that share it: q, k and v are ordered alike, so one factor
@@ -29,6 +31,8 @@ class FactorCache {
   const Hessian& hessian() const { return hessian_; }
   // Null when the Hessian cannot be inverted. The latest factor only is kept.
   const InverseFactor* factor(const std::vector<int32_t>& order, const Inversion& inversion);
+  // The Hessian of the latest factor, which must exist, for refine().
+  const DampedHessian& damped();
 
  private:
   const OpContext& ops_;
@@ -36,6 +40,7 @@ class FactorCache {
   std::vector<int32_t> order_;
   Inversion inversion_;
   std::optional<InverseFactor> factor_;
+  std::optional<DampedHessian> damped_;
 };
 
 // Which weight the clip search gives a column's error. Decided by measurement (docs/quality.md).

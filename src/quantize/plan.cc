@@ -190,10 +190,10 @@ std::string plan_json(const fs::path& model, const fs::path& out, const Quantize
 
   const KernelChoice kernels = parse_kernel_choice(options.kernel);
   const ThreadPool threads(options.threads);
-  const Sizes sizes{calibration.tokens, calibration.longest(),
-                    CalibrationBatches(source.model, calibration.samples, options.calibration.batch_size,
-                                       threads.size())
-                        .scratch_bytes};
+  const Sizes sizes{
+      calibration.tokens, calibration.longest(),
+      CalibrationBatches(source.model, calibration.samples, options.calibration.batch_size, threads.size())
+          .scratch_bytes};
   uint64_t peak = 0;
   plan.set("memory_by_phase", memory_json(source.model, settings, is_gptq, sizes, threads.size(), peak));
   plan.set("peak_anonymous_bytes", peak);

@@ -31,7 +31,7 @@ class Refinement {
     Tensor difference = Tensor::allocate(DType::kF32, {width_, rows_});
     float* to = difference.mutable_data<float>();
     for (int64_t i = 0; i < width_ * rows_; ++i) to[i] = values(0)[i] - problem_.weights[i];
-    subtract_product(0, width_, to, 0, width_, gradient(0));  // H (W - Q)
+    subtract_product(0, width_, to, gradient(0));  // H (W - Q)
   }
 
   void sweep() {
@@ -40,9 +40,33 @@ class Refinement {
     }
   }
 
+  RefineResult result() {
+    RefineResult result;
+    const float* w = problem_.weights;
+    const float* g = gradient(0);
+    const float* q = values(0);
+    for (int64_t step = 0; step < width_; ++step) {
+      for (int64_t i = step * rows_; i < (step + 1) * rows_; ++i) {
+        const double difference = double{w[i]} - q[i];
+        result.error +=
+            difference * (g[i] - problem_.hessian->damping[static_cast<size_t>(step)] * difference);
+      }
+    }
+    // The gradient is needed no more: it becomes -H W.
+    std::memset(gradient_.mutable_bytes(), 0, gradient_.byte_count());
+    subtract_product(0, width_, w, gradient(0));
+    for (int64_t step = 0; step < width_; ++step) {
+      for (int64_t i = step * rows_; i < (step + 1) * rows_; ++i)
+        result.size -=
+            double{w[i]} * (g[i] + double{problem_.hessian->damping[static_cast<size_t>(step)]} * w[i]);
+    }
+    return result;
+  }
+
  private:
   float* values(int64_t step) { return values_.mutable_data<float>() + step * rows_; }
   float* gradient(int64_t step) { return gradient_.mutable_data<float>() + step * rows_; }
+  const float* hessian() const { return problem_.hessian->values.data<float>(); }
   int32_t group_of(int64_t step) const { return problem_.order->groups[static_cast<size_t>(step)]; }
   float* scales_of(int64_t step) { return problem_.scales + group_of(step) * rows_; }
   const float* zero_points_of(int64_t step) const { return problem_.zero_points + group_of(step) * rows_; }
@@ -57,10 +81,14 @@ class Refinement {
     }
   }
 
-  // to [to_end - to_begin, rows] -= H[to_begin..to_end, begin..end) change
-  void subtract_product(int64_t begin, int64_t end, const float* change, int64_t to_begin, int64_t to_end,
-                        float* to) {
-    gemm_subtract(ops_, {.a = problem_.hessian + begin * width_ + to_begin,  // H is symmetric
+  // to -= H[:, begin..end) change
+  void subtract_product(int64_t begin, int64_t end, const float* change, float* to) {
+    problem_.hessian->packed.subtract_product(ops_, begin, end, change, rows_, to, rows_, rows_);
+  }
+  // The same of the rows [to_begin, to_end) of H.
+  void subtract_part(int64_t begin, int64_t end, const float* change, int64_t to_begin, int64_t to_end,
+                     float* to) {
+    gemm_subtract(ops_, {.a = hessian() + begin * width_ + to_begin,  // H is symmetric
                          .b = change,
                          .c = to,
                          .a_stride = width_,
@@ -88,7 +116,7 @@ class Refinement {
     descend(begin, end);
     float* change = before_.mutable_data<float>();
     for (int64_t i = 0; i < (end - begin) * rows_; ++i) change[i] = values(begin)[i] - change[i];
-    subtract_product(begin, end, change, 0, width_, gradient(0));
+    subtract_product(begin, end, change, gradient(0));
   }
 
   // One pass over the codes of a block.
@@ -106,7 +134,7 @@ class Refinement {
                              rows_,
                              changes_.mutable_data<float>(),
                              rows_,
-                             problem_.hessian + begin * width_ + begin,
+                             hessian() + begin * width_ + begin,
                              width_,
                              scale_of,
                              zero_point_of,
@@ -137,7 +165,7 @@ class Refinement {
     float* slopes = product + columns * rows_;
     float* curvatures = slopes + rows_;
     std::fill_n(product, (columns + 2) * rows_, 0.0f);
-    subtract_product(first, last, levels, first, last, product);
+    subtract_part(first, last, levels, first, last, product);
     for (int64_t i = 0; i < columns; ++i) {
       for (int64_t row = 0; row < rows_; ++row) {
         const int64_t at = i * rows_ + row;
@@ -149,8 +177,7 @@ class Refinement {
     for (int64_t row = 0; row < rows_; ++row) {
       const float better = scales[row] + slopes[row] / curvatures[row];
       // A scale far from the present one comes from codes that say nothing about it.
-      const bool is_sane =
-          curvatures[row] > 0 && better > 0.5f * scales[row] && better < 2.0f * scales[row];
+      const bool is_sane = curvatures[row] > 0 && better > 0.5f * scales[row] && better < 2.0f * scales[row];
       const float scale = is_sane ? round_scale(better) : scales[row];
       slopes[row] = scale - scales[row];
       scales[row] = scale;
@@ -158,7 +185,7 @@ class Refinement {
     for (int64_t i = 0; i < columns; ++i) {
       for (int64_t row = 0; row < rows_; ++row) levels[i * rows_ + row] *= slopes[row];
     }
-    subtract_product(first, last, levels, begin, end, block_.mutable_data<float>());
+    subtract_part(first, last, levels, begin, end, block_.mutable_data<float>());
     decode(first, last);
   }
 
@@ -171,26 +198,34 @@ class Refinement {
 
 }  // namespace
 
-void refine(const OpContext& ops, const RefineProblem& problem, int sweeps) {
+RefineResult refine(const OpContext& ops, const RefineProblem& problem, int sweeps) {
   Refinement refinement(ops, problem);
   for (int sweep = 0; sweep < sweeps; ++sweep) refinement.sweep();
+  return refinement.result();
 }
 
-Tensor damped_in_order(const Hessian& hessian, std::span<const int32_t> columns, double damp_percent) {
-  const int64_t width = hessian.width();
-  Tensor out = Tensor::allocate(DType::kF32, {width, width});
-  const float* from = hessian.values.data<float>();
-  float* to = out.mutable_data<float>();
+DampedHessian::DampedHessian(const OpContext& ops, const Hessian& source, std::span<const int32_t> columns,
+                             double damp_percent)
+    : values(Tensor::allocate(DType::kF32, {source.width(), source.width()})) {
+  const int64_t width = source.width();
+  const float* from = source.values.data<float>();
+  float* to = values.mutable_data<float>();
   double mean = 0;
   for (int64_t i = 0; i < width; ++i) mean += from[i * width + i] / static_cast<double>(width);
+  ops.threads->parallel_for(width, 16, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      const float* row = from + columns[static_cast<size_t>(i)] * width;
+      for (int64_t j = 0; j < width; ++j) to[i * width + j] = row[columns[static_cast<size_t>(j)]];
+    }
+  });
   for (int64_t i = 0; i < width; ++i) {
-    const float* row = from + columns[static_cast<size_t>(i)] * width;
-    for (int64_t j = 0; j < width; ++j) to[i * width + j] = row[columns[static_cast<size_t>(j)]];
-    float& pivot = to[i * width + i];
+    float& pivot = to[i * (width + 1)];
+    const float before = pivot;
     if (pivot <= 0) pivot = static_cast<float>(mean);  // a column without input stands alone
     pivot += static_cast<float>(damp_percent * mean);
+    damping.push_back(pivot - before);
   }
-  return out;
+  packed = PackedFactor(ops, to, width, width, width);
 }
 
 }  // namespace lowbit

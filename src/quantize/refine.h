@@ -6,15 +6,27 @@
 #pragma once
 
 #include "ops/context.h"
+#include "ops/packed_gemm.h"
 #include "quantize/column_order.h"
 #include "quantize/hessian.h"
 
 namespace lowbit {
 
+// H in the order of work with damp_percent of its mean diagonal added, zero diagonal elements replaced by
+// that mean.
+struct DampedHessian {
+  Tensor values;               // F32 [steps, steps]
+  std::vector<float> damping;  // [steps], what was added to the diagonal
+  PackedFactor packed;         // values again, for products with slabs
+
+  DampedHessian(const OpContext& ops, const Hessian& source, std::span<const int32_t> columns,
+                double damp_percent);
+};
+
 // Matrices are [steps][rows], steps in the order of work; scales and zero_points [groups][rows].
 struct RefineProblem {
   const ColumnOrder* order = nullptr;
-  const float* hessian = nullptr;  // [steps, steps], damped, in the order of work
+  const DampedHessian* hessian = nullptr;
   const float* weights = nullptr;  // the original ones
   int64_t rows = 0;
   int max_code = 15;
@@ -23,9 +35,10 @@ struct RefineProblem {
   const float* zero_points = nullptr;
 };
 
-void refine(const OpContext& ops, const RefineProblem& problem, int sweeps);
-
-// H in the order of the columns, with damp_percent of the mean diagonal added.
-Tensor damped_in_order(const Hessian& hessian, std::span<const int32_t> columns, double damp_percent);
+// tr((W - Q) H (W - Q)^T) and tr(W H W^T) of these rows, of the H without damping.
+struct RefineResult {
+  double error = 0, size = 0;
+};
+RefineResult refine(const OpContext& ops, const RefineProblem& problem, int sweeps);
 
 }  // namespace lowbit

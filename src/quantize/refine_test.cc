@@ -20,9 +20,9 @@ struct Rounded {
           const GptqOptions& orders, uint64_t seed)
       : width(width),
         max_code((1 << bits) - 1),
-        source(hessian_of(ops, correlated_inputs(3 * width, width, seed))) {
-    order = column_order(source.diagonal(), group_size, orders);
-    hessian = damped_in_order(source, order.columns, kDampPercent);
+        source(hessian_of(ops, correlated_inputs(3 * width, width, seed))),
+        order(column_order(source.diagonal(), group_size, orders)),
+        hessian(ops, source, order.columns, kDampPercent) {
     weights = random_tensor({width, kRows}, seed + 50);
     const int64_t groups = group_count(width, static_cast<int>(group_size));
     scales = Tensor::allocate(DType::kF32, {groups, kRows});
@@ -47,17 +47,17 @@ struct Rounded {
     }
   }
 
-  void refine_with(const OpContext& ops, int sweeps) {
-    refine(ops,
-           {.order = &order,
-            .hessian = hessian.data<float>(),
-            .weights = weights.data<float>(),
-            .rows = kRows,
-            .max_code = max_code,
-            .codes = codes.mutable_data<uint8_t>(),
-            .scales = scales.mutable_data<float>(),
-            .zero_points = zero_points.data<float>()},
-           sweeps);
+  RefineResult refine_with(const OpContext& ops, int sweeps) {
+    return refine(ops,
+                  {.order = &order,
+                   .hessian = &hessian,
+                   .weights = weights.data<float>(),
+                   .rows = kRows,
+                   .max_code = max_code,
+                   .codes = codes.mutable_data<uint8_t>(),
+                   .scales = scales.mutable_data<float>(),
+                   .zero_points = zero_points.data<float>()},
+                  sweeps);
   }
 
   float weight(int64_t step, int64_t row) const { return weights.data<float>()[step * kRows + row]; }
@@ -73,7 +73,7 @@ struct Rounded {
     for (int64_t j = 0; j < width; ++j) {
       const double d = double{decode_code(code(j, row), grid(j, row))} - weight(j, row);
       for (int64_t i = 0; i < width; ++i)
-        slopes[static_cast<size_t>(i)] += d * hessian.data<float>()[i * width + j];
+        slopes[static_cast<size_t>(i)] += d * hessian.values.data<float>()[i * width + j];
     }
     return slopes;
   }
@@ -94,7 +94,8 @@ struct Rounded {
   int max_code;
   Hessian source;
   ColumnOrder order;
-  Tensor hessian, weights, scales, zero_points, codes;
+  DampedHessian hessian;
+  Tensor weights, scales, zero_points, codes;
 };
 
 // Groups inside a block, across blocks, longer than one, and in an order that scatters them.
@@ -152,7 +153,7 @@ TEST(Refine, EndsWhereNoSingleCodeCanDoBetter) {
       for (int64_t row = 0; row < Rounded::kRows; ++row) {
         const std::vector<double> slopes = problem.slope(row);
         for (int64_t i = 0; i < problem.width; ++i) {
-          const double pivot = problem.hessian.data<float>()[i * (problem.width + 1)];
+          const double pivot = problem.hessian.values.data<float>()[i * (problem.width + 1)];
           for (int step : {-1, 1}) {
             const int code = problem.code(i, row) + step;
             if (code < 0 || code > problem.max_code) continue;
@@ -223,10 +224,10 @@ MatrixProblem problem_of(const Tensor& weight, int bits, bool sym, int sweeps) {
 }
 
 // The Hessian with the damping that a result used.
-Hessian damped(const Hessian& hessian, double damp_percent) {
+Hessian damped(const OpContext& ops, const Hessian& hessian, double damp_percent) {
   std::vector<int32_t> natural;
   for (int32_t i = 0; i < hessian.width(); ++i) natural.push_back(i);
-  return {damped_in_order(hessian, natural, damp_percent), hessian.tokens};
+  return {DampedHessian(ops, hessian, natural, damp_percent).values, hessian.tokens};
 }
 
 TEST(Refine, MendsWhatTheLoopOfGptqLeaves) {
@@ -242,9 +243,13 @@ TEST(Refine, MendsWhatTheLoopOfGptqLeaves) {
       double before = INFINITY;
       for (int sweeps = 0; sweeps < 4; ++sweeps) {
         const QuantizedMatrix result = quantize_gptq(ops, problem_of(weight, bits, sym, sweeps), factors);
-        const double error = output_error(weight, result.weight, damped(hessian, result.damp_percent));
+        const double error = output_error(weight, result.weight, damped(ops, hessian, result.damp_percent));
         EXPECT_LE(error, before * (1 + 1e-5)) << "seed " << seed << ", sweeps " << sweeps;
         sums[sweeps] += before = error;
+        if (sweeps == 0) continue;  // refinement reports the error that it reaches
+        ASSERT_TRUE(result.relative_error.has_value());
+        const double expected = relative_error(ops, weight, result.weight, &hessian);
+        EXPECT_NEAR(*result.relative_error, expected, 1e-3 * expected);
       }
     }
     EXPECT_LT(sums[3], 0.85 * sums[0])  // measured: 0.71 to 0.81

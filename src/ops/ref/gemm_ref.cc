@@ -13,7 +13,7 @@ void multiply(const GemmArgs& args, int64_t begin, int64_t end) {
   for (int64_t tile = begin; tile < end; ++tile) {
     const int64_t first_row = tile / column_tiles * kGemmTileRows, first_column = tile % column_tiles * kTile;
     for (int64_t row = first_row; row < std::min(args.rows, first_row + kGemmTileRows); ++row) {
-      const T* a = static_cast<const T*>(args.a) + row / kGemmPanelRows * args.depth * kGemmPanelRows +
+      const T* a = static_cast<const T*>(args.a) + row / kGemmPanelRows * args.a_depth * kGemmPanelRows +
                    row % kGemmPanelRows;
       for (int64_t column = first_column; column < std::min(args.columns, first_column + kTile); ++column) {
         if (args.only_upper && row > column) continue;
