@@ -24,7 +24,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 SETTINGS = [(4, 128), (3, 128), (2, 32), (8, 128)]
 PEERS = {"GPTQModel": {}, "GPTQModel, mse=2.4": {"mse": 2.4},
          "GPTQModel, desc_act + static_groups, mse=2.4": {"desc_act": True, "static_groups": True, "mse": 2.4}}
-OURS = "lowbit"
+OURS, ROUNDING = "lowbit", "round to nearest"
 SAMPLES = 32
 SWITCHES = {"order: none": ["--no-act-group-aware"],
             "order: desc_act + static_groups": ["--desc-act", "--static-groups"],
@@ -52,7 +52,7 @@ def jobs(arguments):
                 base = {"model": model[0], "bits": bits, "group_size": group_size, "draw": draw}
                 yield dict(base, kind="ours", name=OURS, options=[])
                 if draw == 0:
-                    yield dict(base, kind="ours", name="round to nearest", options=["--method", "rtn"])
+                    yield dict(base, kind="ours", name=ROUNDING, options=["--method", "rtn"])
                 for name, options in PEERS.items():
                     yield dict(base, kind="peer", name=name, options=options)
     for bits, group_size in [s for s in SETTINGS if s[0] in arguments.switch_bits]:
@@ -135,9 +135,10 @@ class Run:
                              "bits": job["bits"], "group_size": job["group_size"], "options": job["options"],
                              "device": self.a.device, "out": str(out)})
         binary = job["options"][0][1:] if job["options"][:1] and job["options"][0].startswith("=") else None
+        options = [] if binary else job["options"]
         report = self.lowbit("quantize", source, "-o", out, "--bits", job["bits"], "--group-size", job["group_size"],
-                             "--calibration", calibration, "--samples", SAMPLES, "--max-length", 512, "--seed", job["draw"],
-                             "--no-check", "--overwrite", *([] if binary else job["options"]), binary=binary)
+                             "--calibration", calibration, "--max-length", 512, "--seed", job["draw"], "--no-check", "--overwrite",
+                             *([] if "--samples" in options else ["--samples", SAMPLES]), *options, binary=binary)
         return {"seconds": report["seconds"], "tokens_hash": report["calibration"]["tokens_hash"]}
 
     def finish(self, job, peer):
@@ -151,7 +152,7 @@ class Run:
                 judge = self.judges[job["model"]]
                 row.update(judge.ask({"checkpoint": str(out)}))
                 row.update(judged_in=round(time.time() - begin, 1), source=judge.reference)
-                if job["draw"] < self.a.second_judge and job["name"] not in SWITCHES:
+                if job["draw"] < self.a.second_judge and job["name"] in (OURS, ROUNDING, *PEERS):
                     mine = self.lowbit("eval", "divergence", out, "--reference", source, "--text", text, "--context", 512, "--limit",
                                        self.a.second_windows, *self.a.eval_options.split())
                     row["by_lowbit"] = {k: mine[k] for k in ("mean_kl", "top1_agreement", "perplexity", "reference_perplexity",
