@@ -48,7 +48,8 @@ def quantize(job):
     source = with_embedding(job["model"], pathlib.Path(job["out"]).parent)
     begin = time.time()
     config = QuantizeConfig(bits=job["bits"], group_size=job["group_size"], **job["options"])
-    model = GPTQModel.load(source, config, device=job["device"])
+    where = {"device": "cpu"} if job["device"] == "cpu" else {}  # it takes the GPU by itself
+    model = GPTQModel.load(source, config, **where)
     model.quantize(data, batch_size=8)
     model.save(job["out"])
     seconds = time.time() - begin
