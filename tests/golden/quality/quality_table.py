@@ -189,43 +189,50 @@ class Run:
             process.kill()
 
 
+def mean(draws, what, of=None):
+    return sum(draws[draw][what] for draw in of or draws) / len(of or draws)
+
+
+def compare(ours, theirs):
+    """Ratio of the mean KL of two quantizers, and its standard error over windows (draws of a window belong together)."""
+    windows = [[sum(row["kl_of_windows"][i] for row in draws.values()) for i in range(len(next(iter(draws.values()))["kl_of_windows"]))]
+               for draws in (ours, theirs)]
+    ratio = sum(windows[0]) / sum(windows[1])
+    return ratio, sum((a - ratio * b) ** 2 for a, b in zip(*windows)) ** 0.5 / sum(windows[1])
+
+
+def print_setting(title, names):
+    print(f"\n### {title}\n\n| | mean KL | each draw | beside lowbit | top-1 | perplexity | s |\n|---|---|---|---|---|---|---|")
+    ours = names.get(OURS, {})
+    for name, draws in names.items():
+        shared = sorted(set(draws) & set(ours))
+        beside = f"{mean(draws, 'mean_kl', shared) / mean(ours, 'mean_kl', shared):.3f}" if shared else ""
+        print(f"| {name} | {mean(draws, 'mean_kl'):.4g} | {' '.join(format(draws[d]['mean_kl'], '.4g') for d in sorted(draws))} | {beside} | "
+              f"{100 * mean(draws, 'top1'):.1f} % | {mean(draws, 'perplexity'):.4g} | {mean(draws, 'seconds'):.0f} |")
+    rivals = {name: draws for name, draws in names.items() if name in PEERS and set(draws) == set(ours)}
+    if rivals:
+        best = min(rivals, key=lambda name: mean(rivals[name], "mean_kl"))
+        ratio, error = compare(ours, rivals[best])
+        print(f"\nlowbit / {best}: {ratio:.3f} ± {error:.3f}; " + ("at most 1.02, as it must be" if ratio <= 1.02 else "MORE THAN 1.02"))
+    if ROUNDING in names and any(row["mean_kl"] >= names[ROUNDING][0]["mean_kl"] for row in ours.values()):
+        print("\nlowbit IS WORSE THAN ROUNDING in a draw")
+
+
 def table(path):
     with open(path, encoding="utf-8") as file:
         rows = {key(row): row for row in map(json.loads, file) if "error" not in row}.values()
-    tokens = {}
+    tokens, settings = {}, {}
     for row in rows:
         place = (row["model"], row["draw"], row["name"] if row["name"].startswith("samples:") else "")
         if tokens.setdefault(place, row["tokens_hash"]) != row["tokens_hash"]:
             sys.exit(f"{key(row)} was calibrated on other tokens than the rest of draw {row['draw']}")
-    for model in dict.fromkeys(row["model"] for row in rows):
-        for bits, group_size in SETTINGS:
-            names = {}
-            for row in rows:
-                if (row["model"], row["bits"], row["group_size"]) == (model, bits, group_size):
-                    names.setdefault(row["name"], {})[row["draw"]] = row
-            if not names:
-                continue
-            source = next(iter(next(iter(names.values())).values()))["source"]
-            print(f"\n### {model}, {bits} bits, group {group_size} (source perplexity {source['perplexity']:.2f}, "
-                  f"{source['windows']} windows)\n\n| | mean KL | draws | vs lowbit | top-1 | perplexity | s |\n|---|---|---|---|---|---|---|")
-            mean = lambda name, what, draws=None: sum(r[what] for d, r in names[name].items() if draws is None or d in draws) / len(
-                names[name] if draws is None else draws)
-            for name, draws in names.items():
-                shared = sorted(set(draws) & set(names.get(OURS, {})))
-                ratio = f"{mean(name, 'mean_kl', shared) / mean(OURS, 'mean_kl', shared):.3f}" if shared else ""
-                print(f"| {name} | {mean(name, 'mean_kl'):.4g} | " + " ".join(f"{draws[d]['mean_kl']:.4g}" for d in sorted(draws))
-                      + f" | {ratio} | {100 * mean(name, 'top1'):.1f} % | {mean(name, 'perplexity'):.4g} | {mean(name, 'seconds'):.0f} |")
-            peers = [name for name in names if name in PEERS and OURS in names and set(names[name]) == set(names[OURS])]
-            if peers:
-                best = min(peers, key=lambda name: mean(name, "mean_kl"))
-                ratios = []  # over draws and windows, to see what chance would do
-                for draw, ours in names[OURS].items():
-                    theirs = names[best][draw]["kl_of_windows"]
-                    ratios += [(a, b) for a, b in zip(ours["kl_of_windows"], theirs)]
-                total = sum(b for _, b in ratios)
-                ratio = sum(a for a, _ in ratios) / total
-                error = sum((a - ratio * b) ** 2 for a, b in ratios) ** 0.5 / total
-                print(f"\nlowbit / best peer ({best}): {ratio:.3f} ± {error:.3f} (standard error over windows); bound 1.02")
+        setting = (row["model"], SETTINGS.index((row["bits"], row["group_size"])))
+        settings.setdefault(setting, {}).setdefault(row["name"], {})[row["draw"]] = row
+    for (model, index), names in sorted(settings.items(), key=lambda item: item[0]):
+        bits, group_size = SETTINGS[index]
+        source = next(iter(next(iter(names.values())).values()))["source"]
+        print_setting(f"{model}, {bits} bits, group {group_size}: source perplexity {source['perplexity']:.2f}, {source['windows']} windows",
+                      {name: names[name] for name in [ROUNDING, *PEERS, OURS, *names] if name in names})
 
 
 def main():
