@@ -98,6 +98,7 @@ Json Calibration::facts() const {
   json.set("samples", static_cast<int64_t>(samples.size()));
   json.set("held_back", static_cast<int64_t>(held_back.size()));
   json.set("tokens", tokens);
+  json.set("tokens_hash", sequences_hash(samples));
   json.set("truncated", truncated);
   json.set("dropped", dropped);
   std::vector<int64_t> lengths;
