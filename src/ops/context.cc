@@ -1,8 +1,7 @@
 #include "ops/context.h"
 
 #include "base/fail.h"
-
-#include <cstdlib>
+#include "base/memory.h"
 
 namespace lowbit {
 
@@ -16,7 +15,7 @@ Workspace::~Workspace() { release(); }
 
 void Workspace::release() {
   std::lock_guard lock(mutex_);
-  for (auto& [capacity, data] : idle_) std::free(data);
+  for (auto& [capacity, data] : idle_) free_memory(data, capacity);
   idle_.clear();
 }
 
@@ -39,7 +38,7 @@ Scratch Workspace::take(size_t bytes) {
       return scratch;
     }
   }
-  void* data = std::aligned_alloc(kAlignment, capacity);
+  void* data = allocate_memory(capacity);
   if (!data) fail(ErrorCode::kOutOfMemory, "{} bytes of scratch memory are not to be had", capacity);
   return Scratch(this, data, capacity);
 }

@@ -12,9 +12,7 @@ constexpr Kernel<GemmArgs> kTable[] = {
     {"ref", Isa::kRef, nullptr, gemm_ref},
 };
 
-Tensor allocate_bytes(size_t bytes) {
-  return Tensor::allocate(DType::kU8, {static_cast<int64_t>(bytes)});
-}
+Tensor allocate_bytes(size_t bytes) { return Tensor::allocate(DType::kU8, {static_cast<int64_t>(bytes)}); }
 
 }  // namespace
 

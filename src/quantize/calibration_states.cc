@@ -76,11 +76,6 @@ CalibrationStates::CalibrationStates(const Model& model, const OpContext& ops,
   tokens_ = static_cast<int64_t>(positions_.size());
   rope_ = model.rope_table(static_cast<int64_t>(longest));
   hidden_ = Tensor::allocate(DType::kF32, {tokens_, width_});
-  int64_t widest = 0;
-  for (const Stage& stage : model.block(0).stages()) {
-    if (keeps_carry(stage)) widest = std::max(widest, stage.carry_width);
-  }
-  if (widest > 0) carry_ = Tensor::allocate(DType::kF32, {tokens_, widest});
   int64_t row = 0;
   for (const std::vector<int32_t>& ids : sequences) {
     model.embed(ops, ids, hidden_.mutable_data<float>() + row * width_);
@@ -215,7 +210,16 @@ Hessian CalibrationStates::collect_head() {
 
 void CalibrationStates::advance(const Block& block, int index) {
   const Stage& stage = block.stages()[static_cast<size_t>(index)];
-  if (stage.carry_width > 0 && !keeps_carry(stage)) return;  // made anew by whoever reads it
+  if (stage.carry_width > 0) {
+    // A carry that is not kept is made anew by whoever reads it, and memory for the one before it is not
+    // held meanwhile: that is a large model, and its widest Hessian comes next.
+    if (!keeps_carry(stage)) {
+      carry_ = Tensor();
+      return;
+    }
+    if (carry_.byte_count() < static_cast<size_t>(tokens_ * stage.carry_width) * sizeof(float))
+      carry_ = Tensor::allocate(DType::kF32, {tokens_, stage.carry_width});
+  }
   for_each_batch(0, plan_.batches.size(), [&](const StepInput& step, const Batch& batch) {
     const Stage* maker = stage.reads_hidden ? nullptr : &block.stages()[static_cast<size_t>(index - 1)];
     const bool kept = maker && keeps_carry(*maker);

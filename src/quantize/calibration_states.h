@@ -84,7 +84,7 @@ class CalibrationStates {
   int64_t tokens_ = 0, width_;
   CalibrationBatches plan_;
   Tensor hidden_;  // F32 [tokens, hidden_size]
-  Tensor carry_;   // F32, of the widest carry that is kept
+  Tensor carry_;   // F32, of the widest carry that was kept so far
   RopeTable rope_;
   std::vector<int32_t> positions_;
 };

@@ -77,15 +77,11 @@ double measured_rate(const OpContext& ops) {
   return static_cast<double>(kTokens * kWidth * kWidth) / std::max(best, 1e-9);
 }
 
-Json memory_json(const Model& model, const QuantizationSettings& settings, bool is_gptq, const Sizes& sizes,
-                 int threads, uint64_t& peak) {
+Json memory_json(const Model& model, const QuantizationSettings& settings, const QuantizeOptions& options,
+                 const Sizes& sizes, int threads, uint64_t& peak) {
   const ModelConfig& config = model.config();
-  uint64_t kept = 0, hessian = 0, slab = 0;
-  for (const Stage& stage : model.block(0).stages()) {
-    if (keeps_carry(config, stage, sizes.tokens))
-      kept = std::max(kept, static_cast<uint64_t>(sizes.tokens * stage.carry_width) * 4);
-    hessian = std::max(hessian, static_cast<uint64_t>(stage.input_width * stage.input_width) * 4);
-  }
+  auto floats = [](int64_t count) { return static_cast<uint64_t>(count) * 4; };
+  uint64_t slab = 0;
   auto add_slab = [&](const ModuleSettings& module) {
     if (!module.is_quantized) return;
     const int64_t rows = std::min(module.out_features, threads * kSlabRows);
@@ -97,22 +93,39 @@ Json memory_json(const Model& model, const QuantizationSettings& settings, bool 
     for (const ModuleSettings& module : layer) add_slab(module);
   }
   add_slab(settings.head);
+  uint64_t forward = 0, solve = slab;
+  if (options.method == "gptq") {
+    // Hidden states stay; what is kept of the stage before grows and goes with the stages.
+    const uint64_t hidden = floats(sizes.tokens * config.hidden_size);
+    const int64_t matrices = options.gptq.refine_sweeps > 0 ? 4 : 2;  // H, its factor, damped and packed
+    uint64_t carry = 0;
+    for (int round = 0; round < 2; ++round) {
+      for (const Stage& stage : model.block(0).stages()) {
+        const uint64_t hessian = floats(stage.input_width * stage.input_width);
+        // X^T X takes its rows in pieces, twice as BF16 or FP32.
+        const uint64_t rows = 2 * floats(HessianAccumulator::kChunkTokens * stage.input_width);
+        const uint64_t batches = static_cast<uint64_t>(sizes.scratch_bytes);
+        forward = std::max(forward, hidden + carry + batches + rows + hessian);
+        solve = std::max(solve, hidden + carry + static_cast<uint64_t>(matrices) * hessian + slab);
+        if (stage.carry_width == 0) continue;
+        carry = keeps_carry(config, stage, sizes.tokens)
+                    ? std::max(carry, floats(sizes.tokens * stage.carry_width))
+                    : 0;
+      }
+    }
+  }
   constexpr uint64_t kBase = uint64_t{48} << 20;  // program, tokenizer, thread stacks
-  const uint64_t states = is_gptq ? static_cast<uint64_t>(sizes.tokens * config.hidden_size) * 4 + kept : 0;
   Json json = Json::object();
   auto set = [&](const char* phase, uint64_t bytes) {
     json.set(phase, bytes + kBase);
     peak = std::max(peak, bytes + kBase);
   };
-  if (is_gptq)
-    set("forward", states + static_cast<uint64_t>(sizes.scratch_bytes) + hessian +
-                       static_cast<uint64_t>(HessianAccumulator::kChunkTokens) * 4 *
-                           static_cast<uint64_t>(config.intermediate_size));
-  set("solve", states + (is_gptq ? 2 * hessian : 0) + slab);
-  const uint64_t all_caches =
-      static_cast<uint64_t>(2 * config.kv_heads * config.head_dim * config.layers * sizes.longest) * 4;
-  set("check", all_caches + (uint64_t{72} << 20) +
-                   static_cast<uint64_t>(sizes.longest * config.intermediate_size) * 12);
+  if (forward > 0) set("forward", forward);
+  set("solve", solve);
+  if (options.check && sizes.tokens > 0) {
+    set("check", floats(2 * config.kv_heads * config.head_dim * config.layers * sizes.longest) +
+                     (uint64_t{72} << 20) + floats(sizes.longest * config.intermediate_size * 3));
+  }
   return json;
 }
 
@@ -195,7 +208,7 @@ std::string plan_json(const fs::path& model, const fs::path& out, const Quantize
       CalibrationBatches(source.model, calibration.samples, options.calibration.batch_size, threads.size())
           .scratch_bytes};
   uint64_t peak = 0;
-  plan.set("memory_by_phase", memory_json(source.model, settings, is_gptq, sizes, threads.size(), peak));
+  plan.set("memory_by_phase", memory_json(source.model, settings, options, sizes, threads.size(), peak));
   plan.set("peak_anonymous_bytes", peak);
   const uint64_t available = machine_memory().available_bytes;
   plan.set("memory_available_bytes", available);

@@ -1,14 +1,12 @@
 #include "tensor/tensor.h"
 
+#include "base/memory.h"
 #include "tensor/half.h"
 
-#include <cstdlib>
 #include <cstring>
 
 namespace lowbit {
 namespace {
-
-constexpr size_t kAlignment = 64;
 
 int64_t count_elements(const Shape& shape) {
   int64_t count = 1;
@@ -74,14 +72,15 @@ Tensor Tensor::allocate(DType dtype, Shape shape) {
   if (__builtin_mul_overflow(count, static_cast<int64_t>(dtype_size(dtype)), &bytes)) {
     fail(ErrorCode::kOutOfMemory, "a tensor of shape {} does not fit in memory", shape_text(shape));
   }
-  const size_t rounded = (static_cast<size_t>(bytes) + kAlignment) / kAlignment * kAlignment;
-  void* memory = std::aligned_alloc(kAlignment, rounded);
+  void* memory = allocate_memory(static_cast<size_t>(bytes));
   if (!memory) {
     fail(ErrorCode::kOutOfMemory, "{} bytes for a tensor of shape {} are not to be had", bytes,
          shape_text(shape));
   }
   Tensor tensor;
-  tensor.owner_ = std::shared_ptr<const void>(memory, [](const void* p) { std::free(const_cast<void*>(p)); });
+  tensor.owner_ = std::shared_ptr<const void>(memory, [size = static_cast<size_t>(bytes)](const void* p) {
+    free_memory(const_cast<void*>(p), size);
+  });
   tensor.data_ = memory;
   tensor.dtype_ = dtype;
   tensor.shape_ = std::move(shape);
