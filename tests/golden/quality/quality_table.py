@@ -70,14 +70,16 @@ def key(job):
 class Worker:
     """A Python process that answers JSON lines; started when first asked, and again after it died or failed."""
 
-    def __init__(self, log, *command):
+    def __init__(self, log, gpu, *command):
         self.command, self.log, self.process, self.lock = command, log, None, threading.Lock()
+        self.environment = dict(os.environ, CUDA_VISIBLE_DEVICES=str(gpu))
 
     def ask(self, job, fresh_after_error=True):
         with self.lock:
             if self.process is None:
                 self.process = subprocess.Popen([sys.executable, *self.command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                                stderr=open(self.log, "a", encoding="utf-8"), text=True)
+                                                stderr=open(self.log, "a", encoding="utf-8"), text=True,
+                                                env=self.environment)
                 if "judge.py" in str(self.command[0]):
                     self.reference = json.loads(self.process.stdout.readline() or "{}")
             try:
@@ -106,7 +108,7 @@ class Run:
         self.work.mkdir(parents=True, exist_ok=True)
         self.end = time.time() + 60 * arguments.minutes
         self.writing, self.begun, self.running = threading.Lock(), time.time(), set()
-        self.judges = {name: Worker(self.work / f"judge-{name}.log", HERE / "judge.py", source, text, str(arguments.windows),
+        self.judges = {name: Worker(self.work / f"judge-{name}.log", arguments.gpus - 1, HERE / "judge.py", source, text, str(arguments.windows),
                                     arguments.device) for name, (source, _, text) in self.sources.items()}
         done = set()
         if os.path.exists(arguments.results):
@@ -176,7 +178,7 @@ class Run:
                 return
 
     def run(self):
-        peers = [Worker(self.work / f"peer-{i}.log", HERE / "peer.py") for i in range(self.a.peer_workers)]
+        peers = [Worker(self.work / f"peer-{i}.log", i % self.a.gpus, HERE / "peer.py") for i in range(self.a.peer_workers)]
         threads = [threading.Thread(target=self.drain, args=("peer", peer), daemon=True) for peer in peers]
         threads += [threading.Thread(target=self.drain, args=("ours",), daemon=True) for _ in range(self.a.cpu_workers)]
         for thread in threads:
@@ -244,6 +246,7 @@ def main():
     run.add_argument("--results", required=True)
     run.add_argument("--work", required=True)
     run.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    run.add_argument("--gpus", type=int, default=1, help="over which the peers are spread")
     run.add_argument("--draws", type=int, default=3)
     run.add_argument("--windows", type=int, default=64, help="that judge.py evaluates")
     run.add_argument("--switch-bits", type=int, nargs="*", default=[4], help="settings at which every switch is measured")
