@@ -21,6 +21,7 @@ struct GptqOptions {
              // Gafni et al., arXiv 2505.14638. Not with desc_act or group_size -1
   bool true_sequential = true;  // later linears of a layer see the outputs of its already quantized ones
   float mse = 2.4f;             // exponent of the clip search's error; 0: no search, min-max
+  bool weighted_mse = true;     // the search weighs a column's error by diag(H); gptq only
   bool updated_groups =
       true;  // group parameters from the updated weights; off: as AutoGPTQ, without the block's own
   int refine_sweeps = 3;  // passes of coordinate descent over codes and scales after the loop; 0: none.

@@ -216,19 +216,16 @@ class Slab {
   std::vector<bool> is_chosen_;
 };
 
-std::vector<float> clip_weights(ClipWeight kind, const ColumnOrder& order, std::span<const float> diagonal,
-                                const InverseFactor& factor) {
+// What an error of each step's column costs alone: the damped diagonal of H.
+std::vector<float> clip_weights(const ColumnOrder& order, std::span<const float> diagonal,
+                                double damp_percent) {
+  double mean = 0;
+  for (float value : diagonal) mean += value / static_cast<double>(diagonal.size());
   std::vector<float> weights;
-  if (kind == ClipWeight::kUniform) return weights;
-  const int64_t width = static_cast<int64_t>(order.columns.size());
-  for (int64_t step = 0; step < width; ++step) {
-    const float pivot = factor.values.data<float>()[step * width + step];
-    weights.push_back(kind == ClipWeight::kHessianDiagonal
-                          ? diagonal[static_cast<size_t>(order.columns[static_cast<size_t>(step)])]
-                          : 1 / (pivot * pivot));
+  for (int32_t column : order.columns) {
+    const double own = diagonal[static_cast<size_t>(column)] / mean;
+    weights.push_back(static_cast<float>(own + damp_percent));
   }
-  const float most = *std::max_element(weights.begin(), weights.end());
-  for (float& weight : weights) weight = most > 0 ? weight / most : 1;
   return weights;
 }
 
@@ -256,8 +253,7 @@ const DampedHessian& FactorCache::damped() {
   return *damped_;
 }
 
-QuantizedMatrix quantize_gptq(const OpContext& ops, const MatrixProblem& problem, FactorCache& factors,
-                              ClipWeight clip_weight) {
+QuantizedMatrix quantize_gptq(const OpContext& ops, const MatrixProblem& problem, FactorCache& factors) {
   const Hessian& hessian = factors.hessian();
   const std::vector<float> diagonal = hessian.diagonal();
   if (!hessian.is_finite()) {
@@ -285,7 +281,9 @@ QuantizedMatrix quantize_gptq(const OpContext& ops, const MatrixProblem& problem
     if (diagonal[static_cast<size_t>(order.columns[step])] == 0) dead.push_back(static_cast<int32_t>(step));
   }
   QuantizedMatrix result{allocate_quantized(problem), "gptq", factor->note, factor->damp_percent, 0};
-  const std::vector<float> weights = clip_weights(clip_weight, order, diagonal, *factor);
+  const bool weighs = problem.gptq.mse > 0 && problem.gptq.weighted_mse;
+  const std::vector<float> weights =
+      weighs ? clip_weights(order, diagonal, factor->damp_percent) : std::vector<float>();
   const bool refines = problem.gptq.refine_sweeps > 0 && !problem.as_autogptq;
   const DampedHessian* damped = refines ? &factors.damped() : nullptr;
   std::vector<Slab::Sums> slabs(static_cast<size_t>(slab_count(result.weight.out_features)));

@@ -8,10 +8,6 @@
 
 namespace lowbit {
 
-// How the error of a column counts in the clip search. The effective price of an error in column j is 1 /
-// u[j][j]^2 (what the loop makes of it in the later columns included), H[j][j] is its price alone.
-enum class ClipWeight { kUniform, kHessianDiagonal, kInverseFactor };
-
 struct GridChoice {
   AffineOptions affine;
   float mse = 0;             // 0: plain range

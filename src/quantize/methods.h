@@ -43,13 +43,9 @@ class FactorCache {
   std::optional<DampedHessian> damped_;
 };
 
-// Which weight the clip search gives a column's error. Decided by measurement (docs/quality.md).
-inline constexpr ClipWeight kClipWeight = ClipWeight::kUniform;
-
 // Never throws for a Hessian that is zero, singular or not finite: that matrix is rounded to nearest, with a
 // note.
-QuantizedMatrix quantize_gptq(const OpContext& ops, const MatrixProblem& problem, FactorCache& factors,
-                              ClipWeight clip_weight = kClipWeight);
+QuantizedMatrix quantize_gptq(const OpContext& ops, const MatrixProblem& problem, FactorCache& factors);
 QuantizedMatrix quantize_rtn(const OpContext& ops, const MatrixProblem& problem);
 
 // |X dW^T|_F / |X W^T|_F, from H = X^T X; without a finite H that of the weights, |dW|_F / |W|_F.

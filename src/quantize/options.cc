@@ -40,6 +40,8 @@ Fields option_fields(GptqOptions& options) {
           {"true_sequential", &options.true_sequential,
            "later linears of a layer see its already quantized ones"},
           {"mse", &options.mse, "exponent of the clip search's error, 1 to 4; 0: no search, plain range"},
+          {"weighted_mse", &options.weighted_mse,
+           "the clip search weighs the error of a column by the mean square of its input"},
           {"updated_groups", &options.updated_groups,
            "choose group parameters from the updated weights; off: without the "
            "updates of the group's own block, as AutoGPTQ"},
