@@ -48,13 +48,14 @@ ComparisonRow measure(const Arguments& arguments, const std::string& folder, con
     row.speed_protocol = result.protocol;
   }
   if (!arguments.data.empty()) row.classification = classify(model, arguments.data, arguments.classify, log);
-  if (!arguments.text.empty()) {
+  if (arguments.text.empty()) return row;
+  if (source) {  // both models run over the text once: the source's perplexity comes with it
+    row.divergence = divergence(model, *source, arguments.text,
+                                {.context = arguments.context, .limit = arguments.windows}, log);
+    row.perplexity = row.divergence.perplexity;
+  } else if (arguments.models.size() == 1) {
     row.perplexity =
         perplexity(model, arguments.text, {.context = arguments.context, .limit = arguments.windows}, log);
-    if (source) {
-      row.divergence = divergence(model, *source, arguments.text,
-                                  {.context = arguments.context, .limit = arguments.windows}, log);
-    }
   }
   return row;
 }
@@ -76,6 +77,7 @@ int run_compare(Arguments& arguments) {
     const LanguageModel model = LanguageModel::load(arguments.models[i], arguments.runtime, log);
     rows.push_back(measure(arguments, arguments.models[i], model, &source, log));
   }
+  if (rows.size() > 1) rows[0].perplexity = rows[1].divergence.reference_perplexity;
   print_line(arguments.common.json ? comparison_json(rows) : comparison_text(rows));
   return kOk;
 }

@@ -74,7 +74,7 @@ struct DivergenceResult {
   double mean_kl = 0, median_kl = 0, p95_kl = 0, p99_kl = 0, p999_kl = 0, max_kl = 0,
          standard_error = 0;  // nats
   double top1_agreement = 0;
-  double perplexity = 0, reference_perplexity = 0;
+  PerplexityResult perplexity, reference_perplexity;  // of the same windows, protocol "gptq"
   int64_t tokens = 0, windows = 0, context = 0;
   double seconds = 0;
   std::string protocol;

@@ -56,8 +56,8 @@ std::string to_json(const DivergenceResult& result) {
   json.set("p999_kl", result.p999_kl);
   json.set("max_kl", result.max_kl);
   json.set("top1_agreement", result.top1_agreement);
-  json.set("perplexity", result.perplexity);
-  json.set("reference_perplexity", result.reference_perplexity);
+  json.set("perplexity", result.perplexity.perplexity);
+  json.set("reference_perplexity", result.reference_perplexity.perplexity);
   json.set("tokens", result.tokens);
   json.set("windows", result.windows);
   json.set("context", result.context);
