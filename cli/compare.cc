@@ -32,7 +32,7 @@ std::string name_of(const std::string& folder) {
 }
 
 ComparisonRow measure(const Arguments& arguments, const std::string& folder, const LanguageModel& model,
-                      const LanguageModel* source, const Log& log) {
+                      const LanguageModel* source, const ComparisonRow* source_row, const Log& log) {
   ComparisonRow row;
   row.name = name_of(folder);
   row.bytes = safetensors_bytes(folder);
@@ -47,7 +47,11 @@ ComparisonRow measure(const Arguments& arguments, const std::string& folder, con
     row.decode_tokens_per_second = result.decode_tokens_per_second;
     row.speed_protocol = result.protocol;
   }
-  if (!arguments.data.empty()) row.classification = classify(model, arguments.data, arguments.classify, log);
+  if (!arguments.data.empty()) {
+    row.classification = classify(model, arguments.data, arguments.classify, log);
+    if (source)
+      row.paired = compare_answers(source_row->classification, row.classification, arguments.classify);
+  }
   if (arguments.text.empty()) return row;
   if (source) {  // both models run over the text once: the source's perplexity comes with it
     row.divergence = divergence(model, *source, arguments.text,
@@ -72,10 +76,10 @@ int run_compare(Arguments& arguments) {
   const Log log = progress_log();
 
   const LanguageModel source = LanguageModel::load(arguments.models[0], arguments.runtime, log);
-  std::vector<ComparisonRow> rows = {measure(arguments, arguments.models[0], source, nullptr, log)};
+  std::vector<ComparisonRow> rows = {measure(arguments, arguments.models[0], source, nullptr, nullptr, log)};
   for (size_t i = 1; i < arguments.models.size(); ++i) {
     const LanguageModel model = LanguageModel::load(arguments.models[i], arguments.runtime, log);
-    rows.push_back(measure(arguments, arguments.models[i], model, &source, log));
+    rows.push_back(measure(arguments, arguments.models[i], model, &source, &rows[0], log));
   }
   if (rows.size() > 1) rows[0].perplexity = rows[1].divergence.reference_perplexity;
   print_line(arguments.common.json ? comparison_json(rows) : comparison_text(rows));

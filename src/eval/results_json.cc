@@ -10,6 +10,14 @@ Json interval(const Proportion& proportion) {
   return Json(Json::Array{Json(proportion.low), Json(proportion.high)});
 }
 
+Json flips_json(const Flips& flips) {
+  Json json = Json::object();
+  json.set("became_wrong", flips.became_wrong);
+  json.set("became_right", flips.became_right);
+  json.set("p_value", flips.p_value);
+  return json;
+}
+
 }  // namespace
 
 std::string to_json(const ClassifyResult& result) {
@@ -63,6 +71,15 @@ std::string to_json(const DivergenceResult& result) {
   json.set("context", result.context);
   json.set("seconds", result.seconds);
   json.set("protocol", result.protocol);
+  return json.dump(2);
+}
+
+std::string to_json(const PairedResult& result) {
+  Json json = flips_json(result.all);
+  json.set("samples", result.samples);
+  json.set("positives", flips_json(result.positives));
+  json.set("negatives", flips_json(result.negatives));
+  json.set("protocol", "McNemar's exact test, two-sided, on the same examples");
   return json.dump(2);
 }
 

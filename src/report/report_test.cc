@@ -65,6 +65,23 @@ TEST(Comparison, HasOneColumnPerModelAndEveryFigureWithItsProtocol) {
       << "a protocol that two models share stands once";
 }
 
+TEST(Comparison, SaysWhatChangedAnswersMean) {
+  ComparisonRow source = row("source", 9), small = row("int4", 4), smaller = row("int2", 2);
+  small.paired = {.samples = 1200, .all = {12, 8, mcnemar_p_value(12, 8)}, .positives = {5, 2, 0.45}};
+  smaller.paired = {.samples = 1200, .all = {15, 4, mcnemar_p_value(15, 4)}};
+  const std::string text = comparison_text({source, small, smaller});
+  for (const char* part :
+       {"became wrong, right", "12, 8", "McNemar p", "0.5", "0.019", "int4: of 1,200 answers 12",
+        "(5 of positives", "chance may", "more than chance"}) {
+    EXPECT_TRUE(holds(text, part)) << part << "\n" << text;
+  }
+  EXPECT_EQ(text.find("more than chance"), text.rfind("more than chance"));
+  EXPECT_FALSE(holds(comparison_text({source}), "McNemar"));
+  const Json json = parse_json(comparison_json({source, small}), "comparison");
+  EXPECT_EQ(json.get("models").as_array().at(0).find("paired"), nullptr);
+  EXPECT_EQ(json.get("models").as_array().at(1).get("paired").get("became_wrong").as_integer(), 12);
+}
+
 TEST(Comparison, FiguresThatNobodyMeasuredAreLeftOut) {
   ComparisonRow plain{.name = "m", .bytes = 5};
   const std::string text = comparison_text({plain});

@@ -99,8 +99,8 @@ std::string divergence_text(const DivergenceResult& result) {
   table.add({"99.9 % KL", significant_text(result.p999_kl, 4)});
   table.add({"largest KL", significant_text(result.max_kl, 4)});
   table.add({"same top token", fmt::format("{:.2f} %", result.top1_agreement * 100)});
-  table.add({"perplexity",
-             fmt::format("{:.4f}, of the reference {:.4f}", result.perplexity.perplexity, result.reference_perplexity.perplexity)});
+  table.add({"perplexity", fmt::format("{:.4f}, of the reference {:.4f}", result.perplexity.perplexity,
+                                       result.reference_perplexity.perplexity)});
   table.add({"tokens", fmt::format("{} positions in {} windows of {}", count_text(result.tokens),
                                    count_text(result.windows), result.context)});
   table.add({"time", seconds_text(result.seconds)});
