@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 #include <memory>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 namespace lowbit::cli {
@@ -39,6 +40,12 @@ std::string time_left(double seconds) {
   if (whole < 60) return fmt::format("{} s", whole);
   if (whole < 3600) return fmt::format("{} min {:02} s", whole / 60, whole % 60);
   return fmt::format("{} h {:02} min", whole / 3600, whole % 3600 / 60);
+}
+
+// Of the terminal that stderr is.
+size_t columns() {
+  winsize size = {};
+  return ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col >= 20 ? size.ws_col : 80;
 }
 
 class ProgressPrinter {
@@ -97,7 +104,8 @@ class ProgressPrinter {
     std::string line = fmt::format("{} {}{}", state.phase, bar, remaining(state));
     if (!state.detail.empty() && state.detail != last_message_) line += fmt::format("  {}", state.detail);
     // A line that wraps could not be overwritten.
-    if (line.size() > 100) line = line.substr(0, 97) + "...";
+    const size_t room = columns() - 1;
+    if (line.size() > room) line = line.substr(0, room - 3) + "...";
     write_error("\r\033[K" + line);
     g_bar_is_shown = 1;
   }
