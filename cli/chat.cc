@@ -154,11 +154,12 @@ int run_chat(Arguments& arguments) {
 }  // namespace
 
 void add_chat(CLI::App& app, Run& run) {
-  CLI::App& command = add_command(
-      app, "chat", "A conversation in the terminal, streamed",
-      "  lowbit chat models/qwen2-int4 --system \"You are a careful assistant.\"\n"
-      "  samples as the model's generation_config.json says. Ctrl-C stops an answer, /reset forgets the\n"
-      "  conversation, /exit leaves. The oldest turns leave when the context is full.");
+  CLI::App& command =
+      add_command(app, "chat", "A conversation in the terminal, streamed",
+                  "  lowbit chat qwen2-int4 --system \"You are a careful assistant.\"\n"
+                  "  samples as the model's generation_config.json says. Ctrl-C stops an answer,\n"
+                  "  /reset forgets the conversation, /exit leaves. The oldest turns leave when the\n"
+                  "  context is full.");
   const auto arguments = std::make_shared<Arguments>();
   command.add_option("MODEL", arguments->model, "the model's folder, quantized or not")->required();
   command.add_option("--system", arguments->system, "the system message")->type_name("TEXT");

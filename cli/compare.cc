@@ -92,9 +92,9 @@ void add_compare(CLI::App& app, Run& run) {
   CLI::App& command = add_command(
       app, "compare",
       "A model beside its quantized forms in one table: bytes, speed, your task, perplexity, divergence",
-      "  lowbit compare models/qwen2 models/qwen2-int8 models/qwen2-int4 --data test.jsonl --text "
-      "wiki.test.raw\n"
-      "  prints one column per model; the first folder is the source that the others are compared with.");
+      "  lowbit compare qwen2 qwen2-int4 --data test.jsonl --text wiki.test.raw\n"
+      "  prints one column per model; the first folder is the source that the others\n"
+      "  are compared with, answer by answer.");
   const auto arguments = std::make_shared<Arguments>();
   command
       .add_option("MODELS", arguments->models, "the source's folder, then those of the models made from it")

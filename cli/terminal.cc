@@ -70,7 +70,6 @@ class ProgressPrinter {
 
   void message(LogLevel level, std::string_view text) {
     if (level == LogLevel::kDebug) return;
-    last_message_ = text;
     clear();
     write_error(fmt::format("{}{}\n", level == LogLevel::kWarning ? "lowbit: warning: " : "", text));
   }
@@ -102,7 +101,7 @@ class ProgressPrinter {
       bar = fmt::format("{}", state.done);
     }
     std::string line = fmt::format("{} {}{}", state.phase, bar, remaining(state));
-    if (!state.detail.empty() && state.detail != last_message_) line += fmt::format("  {}", state.detail);
+    if (!state.detail.empty()) line += fmt::format("  {}", state.detail);
     // A line that wraps could not be overwritten.
     const size_t room = columns() - 1;
     if (line.size() > room) line = line.substr(0, room - 3) + "...";
@@ -112,18 +111,16 @@ class ProgressPrinter {
 
   void write_lines(const Progress& state) {
     const int64_t tenth = state.total > 0 ? 10 * state.done / state.total : -1;
-    const bool is_said =
-        !state.detail.empty() && state.detail == last_message_;  // the library's log has said it
-    if ((state.detail.empty() || is_said) && tenth == last_tenth_) return;
+    if (state.detail.empty() && tenth == last_tenth_) return;
     last_tenth_ = tenth;
     std::string line = state.total > 0 ? fmt::format("{} {}/{}", state.phase, state.done, state.total)
                                        : fmt::format("{} {}", state.phase, state.done);
     line += remaining(state);
-    if (!state.detail.empty() && !is_said) line += fmt::format("  {}", state.detail);
+    if (!state.detail.empty()) line += fmt::format("  {}", state.detail);
     write_error(line + "\n");
   }
 
-  std::string phase_, last_message_;
+  std::string phase_;
   int64_t first_done_ = 0, last_done_ = 0, last_tenth_ = -1;
   std::chrono::steady_clock::time_point start_;
 };

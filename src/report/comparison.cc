@@ -103,7 +103,7 @@ std::string comparison_text(const std::vector<ComparisonRow>& rows) {
              [](const ComparisonRow& row) { return with_interval(row.classification.recall); });
     add_line(table, "F1", rows, [](const ComparisonRow& row) { return share_text(row.classification.f1); });
     if (any_paired) {
-      add_line(table, "became wrong, right", rows, [](const ComparisonRow& row) {
+      add_line(table, "lost, gained", rows, [](const ComparisonRow& row) {
         if (row.paired.samples == 0) return std::string("-");
         return fmt::format("{}, {}", count_text(row.paired.all.became_wrong),
                            count_text(row.paired.all.became_right));

@@ -41,10 +41,10 @@ std::string module_lines(const std::vector<ModuleReport>& modules) {
     kind.worst = std::max(kind.worst, module.relative_error);
     kind.damp_percent = std::max(kind.damp_percent, module.damp_percent);
   }
+  std::string notes;
   TextTable table;
   table.align_left(2);
-  table.align_left(8);
-  table.add({"module", "count", "method", "bits", "group", "mean rel. error", "worst", "damping", "note"});
+  table.add({"module", "n", "method", "bits", "group", "error", "worst", "damp"});
   table.add_rule();
   for (const ModuleKind& kind : kinds) {
     const bool is_dense = kind.method == "none";
@@ -52,9 +52,10 @@ std::string module_lines(const std::vector<ModuleReport>& modules) {
                is_dense ? "-" : std::to_string(kind.bits), is_dense ? "-" : std::to_string(kind.group_size),
                is_dense ? "-" : significant_text(kind.sum / static_cast<double>(kind.count), 3),
                is_dense ? "-" : significant_text(kind.worst, 3),
-               kind.damp_percent > 0 ? significant_text(kind.damp_percent, 3) : "-", kind.note});
+               kind.damp_percent > 0 ? significant_text(kind.damp_percent, 3) : "-"});
+    if (!kind.note.empty()) notes += wrapped(kind.pattern + ":", kind.note);
   }
-  return table.text();
+  return table.text() + notes;
 }
 
 }  // namespace
@@ -142,7 +143,10 @@ std::string quantize_text(const QuantizeResult& result) {
     summary.add({"check", "not made"});
   }
   out += summary.text();
-  out += "rel. error: |X dW^T| / |X W^T| over the calibration samples; of the weights alone for rtn\n";
+  out += wrapped(
+      "error:",
+      "mean of |X dW^T| / |X W^T| over n modules and the calibration samples, of the weights alone for rtn; "
+      "damp: the share of the mean diagonal that was needed");
   for (const std::string& warning : result.warnings) out += wrapped("warning:", warning);
   return out;
 }

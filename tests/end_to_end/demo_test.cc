@@ -172,12 +172,12 @@ TEST(Demo, TestDialoguesThatCalibratedTheModelAreCounted) {
                 .code,
             0);
   const auto classify = [&](const fs::path& file) {
-    return run({"eval", "classify", out, "--data", file, "--limit", "10", "--max-new-tokens", "1"});
+    return run({"eval", "classify", out, "--data", file, "--limit", "10", "--max-new-tokens", "1", "--json"});
   };
   const Outcome seen = classify(data), unseen = classify(demo() / "data" / "calibration.jsonl");
   EXPECT_EQ(seen.code, 0) << seen.err;
   EXPECT_TRUE(holds(seen.err, "warning: 8 of the 10 dialogues")) << seen.err;
-  EXPECT_TRUE(holds(seen.out, "8 of the dialogues")) << seen.out;
+  EXPECT_TRUE(holds(seen.out, "; 8 of the dialogues calibrated the model")) << seen.out;
   EXPECT_EQ(unseen.code, 0) << unseen.err;
   EXPECT_FALSE(holds(unseen.err, "calibrated")) << unseen.err;
 }
