@@ -13,9 +13,14 @@ namespace {
 bool holds(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
 
 // With lines joined again where they were wrapped.
-std::string unwrapped(std::string text) {
-  for (size_t at; (at = text.find("\n  ")) != std::string::npos;) text.replace(at, 3, " ");
-  return text;
+std::string unwrapped(std::string_view text) {
+  std::string out;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const bool is_wrap = text.substr(i, 3) == "\n  ";
+    out += is_wrap ? ' ' : text[i];
+    if (is_wrap) i += 2;
+  }
+  return out;
 }
 
 ComparisonRow row(const std::string& name, uint64_t bytes) {

@@ -127,17 +127,12 @@ std::string quantize_text(const QuantizeResult& result) {
       {"peak memory", fmt::format("{} resident, {} of it not file-backed", bytes_text(result.peak_rss_bytes),
                                   bytes_text(result.peak_anonymous_bytes))});
   if (result.checked) {
-    summary.add({"check", result.passed
-                              ? "passed"
-                              : "FAILED: the checkpoint was saved, but it does not do what it should"});
+    summary.add({"check", result.passed ? "passed: reloaded and compared with the source"
+                                        : "FAILED: saved, but it does not do what it should"});
     if (result.check_tokens > 0) {
-      summary.add(
-          {"",
-           fmt::format(
-               "KL {} nats, same top token {:.1f} %, reloaded and compared with the source over {} tokens "
-               "of held-back samples",
-               significant_text(result.mean_kl, 3), result.top1_agreement * 100,
-               count_text(result.check_tokens))});
+      summary.add({"", fmt::format("KL {} nats, same top token {:.1f} % on {} held-back tokens",
+                                   significant_text(result.mean_kl, 3), result.top1_agreement * 100,
+                                   count_text(result.check_tokens))});
     }
   } else {
     summary.add({"check", "not made"});
