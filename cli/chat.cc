@@ -83,9 +83,14 @@ class Conversation {
 };
 
 bool read_message(bool is_terminal, std::string& line) {
+  // One Ctrl-C here was often meant for an answer that had just ended; the second one leaves.
+  if (is_terminal) set_on_interrupt(OnInterrupt::kFlag);
   if (is_terminal) note("");
   if (is_terminal) std::cerr << "> " << std::flush;
-  if (!std::getline(std::cin, line)) return false;
+  if (!std::getline(std::cin, line)) {
+    if (is_terminal) note("");
+    return false;
+  }
   if (!line.empty() && line.back() == '\r') line.pop_back();
   return true;
 }
@@ -128,7 +133,7 @@ int run_chat(Arguments& arguments) {
   copy_fields(option_fields(arguments.generate), option_fields(options), arguments.given);
   Conversation conversation(model, arguments.system, options.max_new_tokens);
   const bool is_terminal = stdin_is_terminal();
-  if (is_terminal) note("Ctrl-C stops an answer, /reset starts anew, /exit or Ctrl-D leaves.");
+  if (is_terminal) note("Ctrl-C stops an answer (twice: leaves), /reset starts anew, /exit leaves.");
 
   uint64_t turn = 0;
   for (std::string line; read_message(is_terminal, line);) {
@@ -154,11 +159,12 @@ int run_chat(Arguments& arguments) {
 }  // namespace
 
 void add_chat(CLI::App& app, Run& run) {
-  CLI::App& command = add_command(
-      app, "chat", "A conversation in the terminal, streamed",
-      "  lowbit chat models/qwen2-int4 --system \"You are a careful assistant.\"\n"
-      "  samples as the model's generation_config.json says. Ctrl-C stops an answer, /reset forgets the\n"
-      "  conversation, /exit leaves. The oldest turns leave when the context is full.");
+  CLI::App& command =
+      add_command(app, "chat", "A conversation in the terminal, streamed",
+                  "  lowbit chat qwen2-int4 --system \"You are a careful assistant.\"\n"
+                  "  samples as the model's generation_config.json says. Ctrl-C stops an answer,\n"
+                  "  /reset forgets the conversation, /exit leaves. The oldest turns leave when the\n"
+                  "  context is full.");
   const auto arguments = std::make_shared<Arguments>();
   command.add_option("MODEL", arguments->model, "the model's folder, quantized or not")->required();
   command.add_option("--system", arguments->system, "the system message")->type_name("TEXT");

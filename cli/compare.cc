@@ -32,7 +32,7 @@ std::string name_of(const std::string& folder) {
 }
 
 ComparisonRow measure(const Arguments& arguments, const std::string& folder, const LanguageModel& model,
-                      const LanguageModel* source, const Log& log) {
+                      const LanguageModel* source, const ComparisonRow* source_row, const Log& log) {
   ComparisonRow row;
   row.name = name_of(folder);
   row.bytes = safetensors_bytes(folder);
@@ -47,14 +47,19 @@ ComparisonRow measure(const Arguments& arguments, const std::string& folder, con
     row.decode_tokens_per_second = result.decode_tokens_per_second;
     row.speed_protocol = result.protocol;
   }
-  if (!arguments.data.empty()) row.classification = classify(model, arguments.data, arguments.classify, log);
-  if (!arguments.text.empty()) {
+  if (!arguments.data.empty()) {
+    row.classification = classify(model, arguments.data, arguments.classify, log);
+    if (source)
+      row.paired = compare_answers(source_row->classification, row.classification, arguments.classify);
+  }
+  if (arguments.text.empty()) return row;
+  if (source) {  // both models run over the text once: the source's perplexity comes with it
+    row.divergence = divergence(model, *source, arguments.text,
+                                {.context = arguments.context, .limit = arguments.windows}, log);
+    row.perplexity = row.divergence.perplexity;
+  } else if (arguments.models.size() == 1) {
     row.perplexity =
         perplexity(model, arguments.text, {.context = arguments.context, .limit = arguments.windows}, log);
-    if (source) {
-      row.divergence = divergence(model, *source, arguments.text,
-                                  {.context = arguments.context, .limit = arguments.windows}, log);
-    }
   }
   return row;
 }
@@ -71,11 +76,12 @@ int run_compare(Arguments& arguments) {
   const Log log = progress_log();
 
   const LanguageModel source = LanguageModel::load(arguments.models[0], arguments.runtime, log);
-  std::vector<ComparisonRow> rows = {measure(arguments, arguments.models[0], source, nullptr, log)};
+  std::vector<ComparisonRow> rows = {measure(arguments, arguments.models[0], source, nullptr, nullptr, log)};
   for (size_t i = 1; i < arguments.models.size(); ++i) {
     const LanguageModel model = LanguageModel::load(arguments.models[i], arguments.runtime, log);
-    rows.push_back(measure(arguments, arguments.models[i], model, &source, log));
+    rows.push_back(measure(arguments, arguments.models[i], model, &source, &rows[0], log));
   }
+  if (rows.size() > 1) rows[0].perplexity = rows[1].divergence.reference_perplexity;
   print_line(arguments.common.json ? comparison_json(rows) : comparison_text(rows));
   return kOk;
 }
@@ -86,9 +92,9 @@ void add_compare(CLI::App& app, Run& run) {
   CLI::App& command = add_command(
       app, "compare",
       "A model beside its quantized forms in one table: bytes, speed, your task, perplexity, divergence",
-      "  lowbit compare models/qwen2 models/qwen2-int8 models/qwen2-int4 --data test.jsonl --text "
-      "wiki.test.raw\n"
-      "  prints one column per model; the first folder is the source that the others are compared with.");
+      "  lowbit compare qwen2 qwen2-int4 --data test.jsonl --text wiki.test.raw\n"
+      "  prints one column per model; the first folder is the source that the others\n"
+      "  are compared with, answer by answer.");
   const auto arguments = std::make_shared<Arguments>();
   command
       .add_option("MODELS", arguments->models, "the source's folder, then those of the models made from it")

@@ -42,7 +42,7 @@ int run_convert(const Arguments& arguments) {
 void add_convert(CLI::App& app, Run& run) {
   CLI::App& command =
       add_command(app, "convert", "Write a checkpoint another way: dense, another GPTQ version, other shards",
-                  "  lowbit convert models/qwen2-int4 -o models/qwen2-dense --to bfloat16\n"
+                  "  lowbit convert qwen2-int4 -o qwen2-dense --to bfloat16\n"
                   "  writes the dequantized weights as a plain model.");
   const auto arguments = std::make_shared<Arguments>();
   command.add_option("MODEL", arguments->model, "the model's folder")->required();

@@ -14,7 +14,7 @@ void add_doctor(CLI::App& app, Run& run) {
   CLI::App& command =
       add_command(app, "doctor", "The machine, its measured limits, the kernels that would run, and why",
                   "  lowbit doctor\n"
-                  "  measures for about two seconds how fast memory can be read and numbers multiplied.");
+                  "  measures for about two seconds how fast this machine reads and multiplies.");
   const auto common = std::make_shared<Common>();
   add_common(command, *common);
   command.callback([common, &run] {

@@ -80,20 +80,19 @@ void finish(CLI::App& command, const std::shared_ptr<Arguments>& arguments, Run&
 void add_eval(CLI::App& app, Run& run) {
   CLI::App& eval =
       add_command(app, "eval", "Say what a model is worth: on your own task, on a text, against its source",
-                  "  lowbit eval classify models/qwen2-int4 --data test.jsonl\n"
-                  "  asks for every dialogue of test.jsonl and counts the answers; `lowbit eval classify "
-                  "--help` says more.");
+                  "  lowbit eval classify qwen2-int4 --data test.jsonl\n"
+                  "  asks for every dialogue of test.jsonl and counts the answers;\n"
+                  "  `lowbit eval classify --help` says more.");
   eval.require_subcommand(1);
   eval.set_version_flag("--version", std::string("lowbit ") + version(), "print the version");
 
   auto arguments = std::make_shared<Arguments>();
   CLI::App& classify_command = add_command(
       eval, "classify", "Yes or no on your own dialogues: counts, precision, recall, F1 with their intervals",
-      "  lowbit eval classify models/qwen2-int4 --data test.jsonl --batch-size 8 --predictions "
-      "answers.jsonl\n"
-      "  asks each dialogue of test.jsonl, reads {\"is_fraud\": true} or a bare label from the greedy "
-      "answer, compares it\n"
-      "  with the label of the file, and writes every answer to answers.jsonl.");
+      "  lowbit eval classify qwen2-int4 --data test.jsonl --predictions out.jsonl\n"
+      "  asks each dialogue of test.jsonl, reads {\"is_fraud\": true} or a bare label\n"
+      "  from the greedy answer, compares it with the label of the file, and writes\n"
+      "  every answer to out.jsonl.");
   add_model(classify_command, *arguments);
   classify_command.add_option("--data", arguments->data, "dialogues with labels, as JSONL")
       ->required()
@@ -108,7 +107,7 @@ void add_eval(CLI::App& app, Run& run) {
   arguments = std::make_shared<Arguments>();
   CLI::App& perplexity_command =
       add_command(eval, "perplexity", "How well a model foresees a text; the protocol is part of the figure",
-                  "  lowbit eval perplexity models/qwen2-int4 --text wiki.test.raw --context 2048\n"
+                  "  lowbit eval perplexity qwen2-int4 --text wiki.test.raw --context 2048\n"
                   "  scores consecutive windows of 2048 ids, as the GPTQ paper and most tables do.");
   add_model(perplexity_command, *arguments);
   perplexity_command.add_option("--text", arguments->text, "a plain text, or JSONL with \"text\"")
@@ -121,10 +120,9 @@ void add_eval(CLI::App& app, Run& run) {
   CLI::App& divergence_command =
       add_command(eval, "divergence",
                   "How far a model's next-token distributions are from those of the model it was made from",
-                  "  lowbit eval divergence models/qwen2-int4 --reference models/qwen2 --text wiki.test.raw "
-                  "--context 512\n"
-                  "  runs both models side by side and prints mean and tail KL, and how often they agree on "
-                  "the most likely token.");
+                  "  lowbit eval divergence qwen2-int4 --reference qwen2 --text wiki.test.raw\n"
+                  "  runs both models side by side and prints mean and tail KL, and how often they\n"
+                  "  agree on the most likely token.");
   add_model(divergence_command, *arguments);
   divergence_command
       .add_option("--reference", arguments->reference, "the folder of the model it was made from")

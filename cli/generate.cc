@@ -82,8 +82,7 @@ int run_generate(Arguments& arguments) {
 
 void add_generate(CLI::App& app, Run& run) {
   CLI::App& command = add_command(app, "generate", "Continue a prompt, greedy unless told otherwise",
-                                  "  lowbit generate models/qwen2-int4 --chat --prompt \"Is this call a "
-                                  "fraud? ...\" --max-new-tokens 64\n"
+                                  "  lowbit generate qwen2-int4 --chat --prompt \"Is this a fraud? ...\"\n"
                                   "  puts the prompt into the model's chat template and streams the answer.");
   const auto arguments = std::make_shared<Arguments>();
   command.add_option("MODEL", arguments->model, "the model's folder, quantized or not")->required();

@@ -6,7 +6,27 @@
 namespace lowbit::cli {
 namespace {
 
-constexpr size_t kNameWidth = 32, kLineWidth = 110;
+constexpr size_t kNameWidth = 26, kLineWidth = 80;
+
+// `line` with the words of a text behind it, wrapped to lines that begin with `indent` spaces.
+std::string wrapped(std::string line, size_t indent, std::string_view rest) {
+  std::string out;
+  bool is_first = true;
+  while (!rest.empty()) {
+    const size_t end = std::min(rest.find(' '), rest.size());
+    const std::string_view word = rest.substr(0, end);
+    if (!is_first && line.size() + 1 + word.size() > kLineWidth) {
+      out += line + '\n';
+      line.assign(indent, ' ');
+      is_first = true;
+    }
+    if (!is_first) line += ' ';
+    line += word;
+    is_first = false;
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+  }
+  return out + line + '\n';
+}
 
 // "  name                description wrapped at the line's end", as one entry of a list.
 std::string entry(const std::string& name, const std::string& description) {
@@ -16,22 +36,7 @@ std::string entry(const std::string& name, const std::string& description) {
     line.clear();
   }
   line.resize(kNameWidth, ' ');
-  std::string_view rest = description;
-  bool is_first = true;
-  while (!rest.empty()) {
-    const size_t end = std::min(rest.find(' '), rest.size());
-    const std::string_view word = rest.substr(0, end);
-    if (!is_first && line.size() + 1 + word.size() > kLineWidth) {
-      out += line + '\n';
-      line.assign(kNameWidth, ' ');
-      is_first = true;
-    }
-    if (!is_first) line += ' ';
-    line += word;
-    is_first = false;
-    rest.remove_prefix(std::min(end + 1, rest.size()));
-  }
-  return out + line + '\n';
+  return out + wrapped(line, kNameWidth, description);
 }
 
 class HouseHelp : public CLI::Formatter {
@@ -81,7 +86,7 @@ class HouseHelp : public CLI::Formatter {
   }
 
   std::string make_description(const CLI::App* command) const override {
-    return command->get_description() + "\n\n";
+    return wrapped("", 0, command->get_description()) + "\n";
   }
 };
 

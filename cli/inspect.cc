@@ -36,11 +36,11 @@ int run_inspect(const Arguments& arguments) {
 }  // namespace
 
 void add_inspect(CLI::App& app, Run& run) {
-  CLI::App& command = add_command(
-      app, "inspect", "What a model or a safetensors file is, every byte accounted for",
-      "  lowbit inspect models/qwen2-int4\n"
-      "  prints architecture, bytes by component, bits per weight, format version and which engines run it.\n"
-      "  With --tensor NAME: dtype, shape and statistics of one tensor.");
+  CLI::App& command =
+      add_command(app, "inspect", "What a model or a safetensors file is, every byte accounted for",
+                  "  lowbit inspect qwen2-int4\n"
+                  "  prints architecture, bytes by component, bits per weight, format version and\n"
+                  "  which engines run it. With --tensor NAME: dtype, shape and statistics of one.");
   const auto arguments = std::make_shared<Arguments>();
   command.add_option("PATH", arguments->path, "a model's folder, or a .safetensors file")->required();
   command.add_option("--tensor", arguments->tensor, "only this tensor, with statistics of its values")

@@ -27,12 +27,12 @@ constexpr const char* kFooter =
     "  4    quantize --plan: it cannot finish\n"
     "  130  interrupted\n"
     "\n"
-    "stdout carries results only; progress and warnings go to stderr. Nothing is downloaded, nothing is "
-    "sent.\n"
+    "stdout carries results only; progress and warnings go to stderr. Nothing is\n"
+    "downloaded, nothing is sent.\n"
     "\n"
     "Example:\n"
-    "  lowbit quantize models/qwen2 -o models/qwen2-int4 --bits 4 --calibration train.jsonl\n"
-    "  lowbit eval classify models/qwen2-int4 --data test.jsonl\n"
+    "  lowbit quantize qwen2 -o qwen2-int4 --bits 4 --calibration train.jsonl\n"
+    "  lowbit eval classify qwen2-int4 --data test.jsonl\n"
     "  lowbit quantize --help\n";
 
 // An error is one line, whatever a message holds.

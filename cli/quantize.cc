@@ -51,11 +51,10 @@ void add_quantize(CLI::App& app, Run& run) {
   CLI::App& command = add_command(
       app, "quantize",
       "Make a model small: choose codes with GPTQ or rounding, save a checkpoint, reload and check it",
-      "  lowbit quantize models/qwen2 -o models/qwen2-int4 --bits 4 --group-size 128 --calibration "
-      "train.jsonl\n"
-      "  quantizes to 4 bits with GPTQ, calibrated on the dialogues of train.jsonl. With --plan it only says "
-      "what it\n"
-      "  would do: what is quantized and what not and why, bytes, memory, disk and time.");
+      "  lowbit quantize qwen2 -o qwen2-int4 --bits 4 --calibration train.jsonl\n"
+      "  quantizes to 4 bits with GPTQ, calibrated on the dialogues of train.jsonl.\n"
+      "  With --plan it only says what it would do: what is quantized and what not and\n"
+      "  why, bytes, memory, disk and time.");
   const auto arguments = std::make_shared<Arguments>();
   command.add_option("MODEL", arguments->model, "the model's folder, in the Hugging Face layout")->required();
   command.add_option("-o,--output", arguments->out, "folder to write the checkpoint to")

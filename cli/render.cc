@@ -58,10 +58,10 @@ int run_render(const Arguments& arguments) {
 }  // namespace
 
 void add_render(CLI::App& app, Run& run) {
-  CLI::App& command = add_command(
-      app, "render", "The model's chat template applied to messages, special tokens visible",
-      "  echo '[{\"role\": \"user\", \"content\": \"Hello\"}]' | lowbit render models/qwen2 --messages -\n"
-      "  prints the text that the model would see.");
+  CLI::App& command =
+      add_command(app, "render", "The model's chat template applied to messages, special tokens visible",
+                  "  echo '[{\"role\": \"user\", \"content\": \"Hi\"}]' | lowbit render qwen2 --messages -\n"
+                  "  prints the text that the model would see.");
   const auto arguments = std::make_shared<Arguments>();
   command.add_option("MODEL", arguments->model, "a folder with chat_template.jinja or tokenizer_config.json")
       ->required();

@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 #include <memory>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 namespace lowbit::cli {
@@ -41,6 +42,12 @@ std::string time_left(double seconds) {
   return fmt::format("{} h {:02} min", whole / 3600, whole % 3600 / 60);
 }
 
+// Of the terminal that stderr is.
+size_t columns() {
+  winsize size = {};
+  return ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col >= 20 ? size.ws_col : 80;
+}
+
 class ProgressPrinter {
  public:
   ~ProgressPrinter() { clear(); }
@@ -63,7 +70,6 @@ class ProgressPrinter {
 
   void message(LogLevel level, std::string_view text) {
     if (level == LogLevel::kDebug) return;
-    last_message_ = text;
     clear();
     write_error(fmt::format("{}{}\n", level == LogLevel::kWarning ? "lowbit: warning: " : "", text));
   }
@@ -95,27 +101,26 @@ class ProgressPrinter {
       bar = fmt::format("{}", state.done);
     }
     std::string line = fmt::format("{} {}{}", state.phase, bar, remaining(state));
-    if (!state.detail.empty() && state.detail != last_message_) line += fmt::format("  {}", state.detail);
+    if (!state.detail.empty()) line += fmt::format("  {}", state.detail);
     // A line that wraps could not be overwritten.
-    if (line.size() > 100) line = line.substr(0, 97) + "...";
+    const size_t room = columns() - 1;
+    if (line.size() > room) line = line.substr(0, room - 3) + "...";
     write_error("\r\033[K" + line);
     g_bar_is_shown = 1;
   }
 
   void write_lines(const Progress& state) {
     const int64_t tenth = state.total > 0 ? 10 * state.done / state.total : -1;
-    const bool is_said =
-        !state.detail.empty() && state.detail == last_message_;  // the library's log has said it
-    if ((state.detail.empty() || is_said) && tenth == last_tenth_) return;
+    if (state.detail.empty() && tenth == last_tenth_) return;
     last_tenth_ = tenth;
     std::string line = state.total > 0 ? fmt::format("{} {}/{}", state.phase, state.done, state.total)
                                        : fmt::format("{} {}", state.phase, state.done);
     line += remaining(state);
-    if (!state.detail.empty() && !is_said) line += fmt::format("  {}", state.detail);
+    if (!state.detail.empty()) line += fmt::format("  {}", state.detail);
     write_error(line + "\n");
   }
 
-  std::string phase_, last_message_;
+  std::string phase_;
   int64_t first_done_ = 0, last_done_ = 0, last_tenth_ = -1;
   std::chrono::steady_clock::time_point start_;
 };

@@ -96,9 +96,9 @@ int run_tokenize(const Arguments& arguments) {
 void add_tokenize(CLI::App& app, Run& run) {
   CLI::App& command =
       add_command(app, "tokenize", "stdin to token ids and pieces, or back: what the model really sees",
-                  "  echo -n \"Hello there\" | lowbit tokenize models/qwen2\n"
+                  "  echo -n \"Hello there\" | lowbit tokenize qwen2\n"
                   "  prints one line per token: its id and its spelling in the vocabulary.\n"
-                  "  echo \"9707 1052\" | lowbit tokenize models/qwen2 --decode");
+                  "  echo \"9707 1052\" | lowbit tokenize qwen2 --decode");
   const auto arguments = std::make_shared<Arguments>();
   command.add_option("MODEL", arguments->model, "a folder with tokenizer.json")->required();
   command.add_flag("--decode", arguments->is_decoding, "stdin holds ids; print their text");

@@ -56,4 +56,8 @@ enum class DatasetSyntax { kJson, kPlainText };
 Dataset parse_dataset(std::string_view bytes, DatasetSyntax syntax, std::string_view where,
                       const DatasetOptions& options = {});
 
+// 16 hexadecimal digits of a SHA-256 over what a dialogue asks: its messages without the assistant turn that
+// ends it. Equal questions have equal hashes, whatever their label or file.
+std::string dialogue_hash(const std::vector<Message>& messages);
+
 }  // namespace lowbit

@@ -43,6 +43,25 @@ struct ClassifyResult {
 ClassifyResult classify(const LanguageModel& model, const std::filesystem::path& data,
                         const ClassifyOptions& options = {}, const Log& log = {});
 
+// Answers that changed sides between two models.
+struct Flips {
+  int64_t became_wrong = 0, became_right = 0;
+  double p_value =
+      1;  // McNemar's exact test: of a split at least this uneven if both models were equally good
+};
+
+// The same examples answered by a model and by the one it was made from. Tells a real loss from noise with
+// far fewer examples than two intervals side by side, because most answers are the same. An unparsable answer
+// is wrong, or with `unparsable` "negative" the answer "negative".
+struct PairedResult {
+  int64_t samples = 0;
+  Flips all, positives, negatives;  // by the truth: positives move recall, negatives false alarms
+};
+
+// kInvalidArgument when the two did not answer the same examples.
+PairedResult compare_answers(const ClassifyResult& reference, const ClassifyResult& model,
+                             const ClassifyOptions& options = {});
+
 struct PerplexityOptions {
   int64_t context = 2048;  // ids per window
   std::string protocol =
@@ -74,7 +93,7 @@ struct DivergenceResult {
   double mean_kl = 0, median_kl = 0, p95_kl = 0, p99_kl = 0, p999_kl = 0, max_kl = 0,
          standard_error = 0;  // nats
   double top1_agreement = 0;
-  double perplexity = 0, reference_perplexity = 0;
+  PerplexityResult perplexity, reference_perplexity;  // of the same windows, protocol "gptq"
   int64_t tokens = 0, windows = 0, context = 0;
   double seconds = 0;
   std::string protocol;
@@ -104,6 +123,12 @@ SpeedResult measure_speed(const LanguageModel& model, const SpeedOptions& option
 std::string to_json(const ClassifyResult& result);
 std::string to_json(const PerplexityResult& result);
 std::string to_json(const DivergenceResult& result);
+
+std::string to_json(const PairedResult& result);
+
+// McNemar's exact test, two-sided: min(1, 2 P(X <= min(a, b))), X binomial of a + b trials with probability
+// 1/2.
+double mcnemar_p_value(int64_t became_wrong, int64_t became_right);
 
 // 95 % Wilson score interval of successes / trials. Wilson 1927.
 Proportion wilson_interval(int64_t successes, int64_t trials);

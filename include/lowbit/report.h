@@ -18,10 +18,12 @@ struct ComparisonRow {
   double decode_tokens_per_second = 0;  // 0: not measured
   std::string speed_protocol;
   ClassifyResult classification;  // samples == 0: not measured
+  PairedResult paired;            // with the source's answers; samples == 0: not compared (the source itself)
   PerplexityResult perplexity;    // tokens == 0: not measured
   DivergenceResult divergence;    // tokens == 0: not measured (the source itself)
 };
-// One column per model, one line per figure, protocols below. Figures that no model has are left out.
+// One column per model, one line per figure, below it what the changed answers mean and the protocols.
+// Figures that no model has are left out.
 std::string comparison_text(const std::vector<ComparisonRow>& rows);
 std::string comparison_json(const std::vector<ComparisonRow>& rows);
 

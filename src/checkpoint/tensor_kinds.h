@@ -1,4 +1,4 @@
-// Which part of a model a tensor belongs to, by its Hugging Face name. For inspection only.
+// Which part of a model a tensor belongs to, by its Hugging Face name. For inspection and plans only.
 #pragma once
 
 #include <string_view>

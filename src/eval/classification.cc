@@ -5,10 +5,12 @@
 #include "eval/answer.h"
 #include "eval/confusion.h"
 #include "eval/validate.h"
+#include "runtime/language_model.h"
 
 #include <algorithm>
 #include <chrono>
 #include <numeric>
+#include <set>
 
 namespace lowbit {
 namespace {
@@ -113,6 +115,23 @@ std::vector<Question> read_questions(const Dataset& dataset, const ClassifyOptio
   return questions;
 }
 
+int64_t count_seen_in_calibration(const std::filesystem::path& model,
+                                  const std::vector<Question>& questions) {
+  const std::filesystem::path report = model / "quantize_report.json";
+  if (!std::filesystem::exists(report)) return 0;
+  const Json json = parse_json(read_file(report), report.string());
+  const Json* calibration = json.find("calibration");
+  const Json* hashes =
+      calibration && calibration->is_object() ? calibration->find("dialogue_hashes") : nullptr;
+  std::set<std::string> seen;
+  for (const Json& hash : hashes && hashes->is_array() ? hashes->as_array() : Json::Array()) {
+    if (hash.is_string()) seen.insert(hash.as_string());
+  }
+  return std::count_if(questions.begin(), questions.end(), [&](const Question& question) {
+    return seen.count(dialogue_hash(question.messages)) > 0;
+  });
+}
+
 std::vector<std::vector<size_t>> length_sorted_batches(const std::vector<size_t>& lengths,
                                                        int64_t batch_size) {
   std::vector<size_t> order(lengths.size());
@@ -132,6 +151,12 @@ ClassifyResult classify(const LanguageModel& model, const std::filesystem::path&
   const Dataset dataset = load_dataset(data, {.label_key = options.label_key});
   for (const std::string& warning : dataset.warnings) log.warning(data.string() + ": " + warning);
   const std::vector<Question> questions = read_questions(dataset, options, data.string());
+  const int64_t seen = count_seen_in_calibration(model.state().folder, questions);
+  if (seen > 0) {
+    log.warning(fmt::format(
+        "{} of the {} dialogues of {} calibrated {}: its figures may be too good; evaluate on others", seen,
+        questions.size(), data.string(), model.state().folder.string()));
+  }
   const auto start = std::chrono::steady_clock::now();
   const std::vector<std::vector<int32_t>> prompts = encode_prompts(model, questions, options, log);
 
@@ -168,6 +193,7 @@ ClassifyResult classify(const LanguageModel& model, const std::filesystem::path&
       options.unparsable == "negative" ? "count as negative"
                                        : "count on their own and as missed when the truth is positive");
   if (options.limit > 0) result.protocol += fmt::format("; only the first {} examples", total);
+  if (seen > 0) result.protocol += fmt::format("; {} of the dialogues calibrated the model", seen);
   if (!options.predictions.empty()) write_predictions(options.predictions, questions, answers, result);
   return result;
 }

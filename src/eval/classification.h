@@ -18,6 +18,10 @@ struct Question {
 std::vector<Question> read_questions(const Dataset& dataset, const ClassifyOptions& options,
                                      const std::string& file);
 
+// How many of the questions calibrated the model of this folder, by the dialogue hashes of the
+// quantize_report.json beside it. 0 without one. Figures on such examples may be too good.
+int64_t count_seen_in_calibration(const std::filesystem::path& model, const std::vector<Question>& questions);
+
 // Indices [0, lengths.size()) by falling length, in groups of batch_size: neighbours pad little, and the
 // batch that needs the most memory comes first.
 std::vector<std::vector<size_t>> length_sorted_batches(const std::vector<size_t>& lengths,

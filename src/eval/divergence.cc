@@ -161,11 +161,11 @@ DivergenceResult divergence(const LanguageModel& model, const LanguageModel& ref
   result.p999_kl = percentile(sums.kl, 0.999);
   result.max_kl = sums.kl.back();
   result.top1_agreement = ratio(sums.agreeing, result.tokens).value_or(0);
-  result.perplexity = std::exp(sums.nll.mean());
-  result.reference_perplexity = std::exp(sums.reference_nll.mean());
   result.windows = total;
   result.context = options.context;
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.perplexity = perplexity_of(sums.nll, plan, options.context, result.seconds);
+  result.reference_perplexity = perplexity_of(sums.reference_nll, plan, options.context, result.seconds);
   result.protocol = fmt::format(
       "KL(reference || model) in nats of the next-id distributions at all {} positions of consecutive "
       "windows of {} ids of the "

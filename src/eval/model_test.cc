@@ -77,8 +77,12 @@ TEST(Divergence, OfAModelFromItselfIsNothing) {
   EXPECT_LT(result.max_kl, 1e-12);
   EXPECT_EQ(result.top1_agreement, 1);
   EXPECT_EQ(result.tokens, 3 * 64);
-  EXPECT_EQ(result.perplexity, result.reference_perplexity);
-  EXPECT_DOUBLE_EQ(result.perplexity, perplexity(model, text_file(), {.context = 64, .limit = 3}).perplexity);
+  EXPECT_EQ(result.perplexity.perplexity, result.reference_perplexity.perplexity);
+  const PerplexityResult alone = perplexity(model, text_file(), {.context = 64, .limit = 3});
+  EXPECT_DOUBLE_EQ(result.perplexity.perplexity, alone.perplexity);
+  EXPECT_DOUBLE_EQ(result.perplexity.standard_error, alone.standard_error);
+  EXPECT_EQ(result.perplexity.tokens, alone.tokens);
+  EXPECT_EQ(result.perplexity.protocol, alone.protocol);
 }
 
 // Log probabilities [ids, vocab] of one window, in double.
@@ -132,7 +136,7 @@ TEST(Divergence, MatchesThePlainFormula) {
   EXPECT_NEAR(result.mean_kl, sum / kContext, 1e-5 * result.mean_kl + 1e-7);
   EXPECT_NEAR(result.max_kl, most, 1e-5 * most);
   EXPECT_DOUBLE_EQ(result.top1_agreement, agreeing / static_cast<double>(kContext));
-  EXPECT_NEAR(std::log(result.perplexity), nll / (kContext - 1), 1e-6);
+  EXPECT_NEAR(std::log(result.perplexity.perplexity), nll / (kContext - 1), 1e-6);
   EXPECT_LE(result.median_kl, result.p95_kl);
   EXPECT_LE(result.p99_kl, result.max_kl);
 }

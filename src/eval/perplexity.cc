@@ -5,7 +5,6 @@
 #include "runtime/forward.h"
 
 #include <chrono>
-#include <cmath>
 
 namespace lowbit {
 
@@ -29,16 +28,8 @@ PerplexityResult perplexity(const LanguageModel& model, const std::filesystem::p
         log.report({.phase = "perplexity", .done = static_cast<int64_t>(window) + 1, .total = total});
       });
 
-  PerplexityResult result;
-  result.mean_nll = nll.mean();
-  result.perplexity = std::exp(nll.mean());
-  result.standard_error = nll.standard_error();
-  result.tokens = nll.count();
-  result.windows = total;
-  result.context = options.context;
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  result.protocol = plan.protocol;
-  return result;
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return perplexity_of(nll, plan, options.context, seconds);
 }
 
 }  // namespace lowbit

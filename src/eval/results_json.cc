@@ -10,6 +10,14 @@ Json interval(const Proportion& proportion) {
   return Json(Json::Array{Json(proportion.low), Json(proportion.high)});
 }
 
+Json flips_json(const Flips& flips) {
+  Json json = Json::object();
+  json.set("became_wrong", flips.became_wrong);
+  json.set("became_right", flips.became_right);
+  json.set("p_value", flips.p_value);
+  return json;
+}
+
 }  // namespace
 
 std::string to_json(const ClassifyResult& result) {
@@ -56,13 +64,22 @@ std::string to_json(const DivergenceResult& result) {
   json.set("p999_kl", result.p999_kl);
   json.set("max_kl", result.max_kl);
   json.set("top1_agreement", result.top1_agreement);
-  json.set("perplexity", result.perplexity);
-  json.set("reference_perplexity", result.reference_perplexity);
+  json.set("perplexity", result.perplexity.perplexity);
+  json.set("reference_perplexity", result.reference_perplexity.perplexity);
   json.set("tokens", result.tokens);
   json.set("windows", result.windows);
   json.set("context", result.context);
   json.set("seconds", result.seconds);
   json.set("protocol", result.protocol);
+  return json.dump(2);
+}
+
+std::string to_json(const PairedResult& result) {
+  Json json = flips_json(result.all);
+  json.set("samples", result.samples);
+  json.set("positives", flips_json(result.positives));
+  json.set("negatives", flips_json(result.negatives));
+  json.set("protocol", "McNemar's exact test, two-sided, on the same examples");
   return json.dump(2);
 }
 

@@ -32,6 +32,17 @@ std::optional<double> ratio(int64_t numerator, int64_t denominator) {
   return static_cast<double>(numerator) / static_cast<double>(denominator);
 }
 
+double mcnemar_p_value(int64_t became_wrong, int64_t became_right) {
+  const int64_t trials = became_wrong + became_right, least = std::min(became_wrong, became_right);
+  // log C(trials, k) / 2^trials, from one k to the next.
+  double term = -static_cast<double>(trials) * std::log(2.0), sum = 0;
+  for (int64_t k = 0; k <= least; ++k) {
+    if (k > 0) term += std::log(static_cast<double>(trials - k + 1) / static_cast<double>(k));
+    sum += std::exp(term);
+  }
+  return std::min(1.0, 2 * sum);
+}
+
 Proportion wilson_interval(int64_t successes, int64_t trials) {
   Proportion result;
   if (trials <= 0) return result;

@@ -2,6 +2,7 @@
 
 #include "base/json.h"
 #include "eval/confusion.h"
+#include "lowbit/error.h"
 
 #include <cmath>
 #include <gtest/gtest.h>
@@ -30,6 +31,22 @@ TEST(Wilson, NoTrialsHaveNoValueAndTheWholeInterval) {
   EXPECT_FALSE(p.value.has_value());
   EXPECT_EQ(p.low, 0);
   EXPECT_EQ(p.high, 1);
+}
+
+// Expected values: sums of binomial coefficients in whole numbers (Python's math.comb), divided once.
+TEST(McNemar, MatchesExactBinomialSums) {
+  struct Case {
+    int64_t became_wrong, became_right;
+    double p;
+  };
+  for (const Case& c : {Case{0, 0, 1}, Case{1, 0, 1}, Case{5, 0, 0.0625}, Case{3, 3, 1},
+                        Case{12, 8, 0.5034446716308594}, Case{4, 15, 0.0192108154296875},
+                        Case{120, 80, 0.0056851559967503055}, Case{1000, 1100, 0.030720707864242296}}) {
+    EXPECT_NEAR(mcnemar_p_value(c.became_wrong, c.became_right), c.p, 1e-11 * c.p) << c.became_wrong;
+    EXPECT_EQ(mcnemar_p_value(c.became_wrong, c.became_right),
+              mcnemar_p_value(c.became_right, c.became_wrong));
+  }
+  EXPECT_EQ(mcnemar_p_value(3000, 0), 0) << "2^-2999 is below the least double";
 }
 
 TEST(RunningMean, IsStableForValuesFarFromZero) {
@@ -96,6 +113,41 @@ TEST(Score, SwappedLabelsSwapTheCounts) {
   EXPECT_EQ(swapped.true_positive, result.false_positive);
   EXPECT_EQ(swapped.true_negative, result.false_negative);
   EXPECT_EQ(swapped.false_negative, result.true_negative);
+}
+
+// truth:     1 1 1 1 0 0 0
+// reference: 1 1 1 0 0 1 0
+// model:     0 ? 1 1 0 0 ?
+TEST(Paired, CountsAnswersThatChangedSidesByTheTruth) {
+  ClassifyResult reference, model;
+  reference.labels = model.labels = {1, 1, 1, 1, 0, 0, 0};
+  reference.predictions = {1, 1, 1, 0, 0, 1, 0};
+  model.predictions = {0, -1, 1, 1, 0, 0, -1};
+  const PairedResult paired = compare_answers(reference, model);
+  EXPECT_EQ(paired.samples, 7);
+  EXPECT_EQ(paired.all.became_wrong, 3);
+  EXPECT_EQ(paired.all.became_right, 2);
+  EXPECT_EQ(paired.positives.became_wrong, 2);
+  EXPECT_EQ(paired.positives.became_right, 1);
+  EXPECT_EQ(paired.negatives.became_wrong, 1);
+  EXPECT_EQ(paired.negatives.became_right, 1);
+  EXPECT_DOUBLE_EQ(paired.all.p_value, 1);
+  EXPECT_EQ(compare_answers(reference, model, {.unparsable = "negative"}).negatives.became_wrong, 0);
+
+  const PairedResult back = compare_answers(model, reference);
+  EXPECT_EQ(back.all.became_wrong, 2);
+  EXPECT_EQ(back.all.became_right, 3);
+
+  const Json json = parse_json(to_json(paired), "paired");
+  EXPECT_EQ(json.get("became_wrong").as_integer(), 3);
+  EXPECT_EQ(json.get("positives").get("became_right").as_integer(), 1);
+}
+
+TEST(Paired, OtherExamplesAreRefused) {
+  ClassifyResult reference, model;
+  reference.labels = reference.predictions = {1, 0};
+  model.labels = model.predictions = {0, 1};
+  EXPECT_THROW(compare_answers(reference, model), Error);
 }
 
 TEST(Score, NothingOverNothingIsNull) {

@@ -18,6 +18,20 @@ void token_nll(const OpContext& ops, const float* logits, const int32_t* target,
   for (int64_t row = 0; row < rows; ++row) out[row] -= static_cast<double>(logits[row * vocab + target[row]]);
 }
 
+PerplexityResult perplexity_of(const RunningMean& nll, const WindowPlan& plan, int64_t context,
+                               double seconds) {
+  PerplexityResult result;
+  result.mean_nll = nll.mean();
+  result.perplexity = std::exp(nll.mean());
+  result.standard_error = nll.standard_error();
+  result.tokens = nll.count();
+  result.windows = static_cast<int64_t>(plan.windows.size());
+  result.context = context;
+  result.seconds = seconds;
+  result.protocol = plan.protocol;
+  return result;
+}
+
 void fail_not_finite(const std::filesystem::path& folder, size_t window, int64_t position) {
   fail(ErrorCode::kCorruptFile,
        "{} computes logits that are not finite (window {}, position {}): its weights are damaged, or too "

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "eval/statistics.h"
+#include "eval/windows.h"
 #include "runtime/language_model.h"
 
 #include <functional>
@@ -20,6 +21,10 @@ void score_tokens(const LanguageModel::State& state, const std::vector<int32_t>&
 // The NLL of `target` in each of `rows` logit rows [rows, vocab] goes to `out`.
 void token_nll(const OpContext& ops, const float* logits, const int32_t* target, int64_t rows, int64_t vocab,
                double* out);
+
+// What the NLL of the scored positions comes to.
+PerplexityResult perplexity_of(const RunningMean& nll, const WindowPlan& plan, int64_t context,
+                               double seconds);
 
 [[noreturn]] void fail_not_finite(const std::filesystem::path& folder, size_t window, int64_t position);
 

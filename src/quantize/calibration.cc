@@ -35,8 +35,7 @@ class Source {
  public:
   Source(const std::filesystem::path& model, const CalibrationOptions& options)
       : data_(load_dataset(options.data)), tokenizer_(Tokenizer::load(model)) {
-    if (data_.kind == DatasetKind::kChat)
-      template_ = std::make_unique<ChatTemplate>(ChatTemplate::load(model));
+    if (is_chat()) template_ = std::make_unique<ChatTemplate>(ChatTemplate::load(model));
     if (data_.kind == DatasetKind::kPlainText) {
       for (const Example& example : data_.examples) {
         const Ids ids = tokenizer_.encode(example.text);
@@ -58,14 +57,17 @@ class Source {
   const std::vector<std::string>& warnings() const { return data_.warnings; }
 
   std::string kind() const {
-    if (data_.kind == DatasetKind::kChat) return "chat";
+    if (is_chat()) return "chat";
     return data_.kind == DatasetKind::kText ? "text" : "plain text";
   }
+
+  bool is_chat() const { return data_.kind == DatasetKind::kChat; }
+  std::string hash(size_t index) const { return dialogue_hash(data_.examples[index].messages); }
 
   Ids ids(size_t index) const {
     if (data_.kind == DatasetKind::kPlainText) return windows_[index];
     const Example& example = data_.examples[index];
-    if (data_.kind == DatasetKind::kChat) {
+    if (is_chat()) {
       ChatOptions options;
       options.add_generation_prompt = false;
       return encode_chat(tokenizer_, *template_, example.messages, options);
@@ -173,6 +175,7 @@ Calibration load_calibration(const std::filesystem::path& model, const Calibrati
     if (i < samples) {
       result.tokens += static_cast<int64_t>(chosen[i].ids.size());
       result.truncated += chosen[i].was_longer;
+      if (source.is_chat()) result.dialogue_hashes.push_back(source.hash(chosen[i].index));
       result.samples.push_back(std::move(chosen[i].ids));
     } else {
       result.held_back.push_back(std::move(chosen[i].ids));

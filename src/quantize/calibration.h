@@ -19,6 +19,7 @@ struct Calibration {
   int64_t truncated = 0;                        // samples that were longer than max_length
   int64_t dropped = 0;                          // looked at, but with fewer than 2 tokens or equal to another
   int64_t tokens = 0;                           // of the samples
+  std::vector<std::string> dialogue_hashes;     // of the samples that are chats: dialogue_hash of dataset.h
   std::vector<std::string> warnings;
 
   int64_t longest() const;

@@ -41,7 +41,6 @@ LayerQuantizer::LayerQuantizer(Model& model, const OpContext& ops, const Quantiz
 void LayerQuantizer::note_progress(const ModuleReport& report) {
   ++done_;
   const std::string line = report_line(report);
-  log_.info(line);
   if (report.method == "rtn" && !report.note.empty()) log_.warning(report.module + ": " + report.note);
   log_.report({"quantize", done_, total_, line});
 }

@@ -1,24 +1,12 @@
 #include "quantize/output.h"
 
 #include "base/fail.h"
+#include "checkpoint/tensor_kinds.h"
 #include "format/affine.h"
 #include "format/bits.h"
 
 namespace lowbit {
 namespace {
-
-bool contains(std::string_view text, std::string_view part) {
-  return text.find(part) != std::string_view::npos;
-}
-
-std::string component_of(const std::string& name, const std::string& head) {
-  if (name.starts_with(head + ".")) return "head";
-  if (contains(name, "embed")) return "embedding";
-  if (contains(name, "norm")) return "norms";
-  if (contains(name, "attn")) return "attention";
-  if (contains(name, "mlp")) return "mlp";
-  return "other";
-}
 
 const ModuleSettings* find_quantized(const QuantizationSettings& settings, std::string_view weight_name) {
   if (!weight_name.ends_with(".weight")) return nullptr;
@@ -59,8 +47,7 @@ std::vector<OutputTensor> output_layout(const SourceModel& source, const Quantiz
   for_each_tensor(source, [&](const NamedTensor& entry) {
     const ModuleSettings* module = find_quantized(settings, entry.name);
     if (!module) {
-      result.push_back(
-          {entry.name, component_of(entry.name, source.model.head().module), entry.tensor.byte_count()});
+      result.push_back({entry.name, std::string(component_of(entry.name)), entry.tensor.byte_count()});
       return;
     }
     const int64_t in = module->in_features, out = module->out_features;
@@ -115,8 +102,7 @@ CheckpointFiles output_files(const SourceModel& source, const QuantizationSettin
   if (!options.model_name_or_path.empty()) config.model_name_or_path = options.model_name_or_path;
   config.model_file_base_name = options.model_file_base_name;
   const Json quantization = gptq_config_json(config);
-  files.config = source.checkpoint.config;
-  files.config.set("quantization_config", quantization);
+  files.config = output_config(source.checkpoint.config, files.tensors, quantization);
   files.quantize_config = quantization;
   return files;
 }

@@ -2,8 +2,8 @@
 #include "base/cpu.h"
 #include "base/fail.h"
 #include "lowbit/quantize.h"
-#include "ops/matmul.h"
 #include "quantize/calibration_states.h"
+#include "quantize/estimate.h"
 #include "quantize/matrix.h"
 #include "quantize/options.h"
 #include "quantize/out_folder.h"
@@ -18,12 +18,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Work of a run in multiply-adds of the two kinds that differ in speed, and the bytes that its phases hold.
-struct Work {
-  double products = 0;  // layers and Hessians: bfloat16 or better
-  double solving = 0;   // factorizations and column loops: FP32
-};
-
 struct Sizes {
   int64_t tokens = 0, longest = 0, scratch_bytes = 0;
 };
@@ -32,49 +26,6 @@ bool keeps_carry(const ModelConfig& config, const Stage& stage, int64_t tokens) 
   const size_t bytes = static_cast<size_t>(tokens * stage.carry_width) * sizeof(float);
   return bytes <= std::max(CalibrationStates::kCarryBudget,
                            static_cast<size_t>(tokens * config.hidden_size) * sizeof(float));
-}
-
-Work work_of(const Model& model, const QuantizationSettings& settings, bool is_gptq, const Sizes& sizes) {
-  Work work;
-  const double tokens = static_cast<double>(sizes.tokens);
-  for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
-    const Block& block = model.block(layer);
-    for (size_t s = 0; s < block.stages().size(); ++s) {
-      const Stage& stage = block.stages()[s];
-      const double width = static_cast<double>(stage.input_width);
-      double weights = 0;
-      for (int index : stage.linears) {
-        const ModuleSettings& module =
-            settings.layers[static_cast<size_t>(layer)][static_cast<size_t>(index)];
-        weights += static_cast<double>(module.out_features) * static_cast<double>(module.in_features);
-      }
-      // The clip search: 80 candidates, a few operations each. Without data that and rounding is all there
-      // is.
-      work.solving += weights * 80 * 4;
-      if (!is_gptq) continue;
-      const bool runs_twice = stage.carry_width > 0 && !keeps_carry(model.config(), stage, sizes.tokens);
-      work.products +=
-          tokens * weights * (runs_twice ? 2 : 1) + tokens * width * width / 2 + 2 * weights * width;
-      work.solving += width * width * width / 2 + weights * width / 2;
-    }
-  }
-  return work;
-}
-
-// Multiply-adds per second of a product of layer size.
-double measured_rate(const OpContext& ops) {
-  constexpr int64_t kTokens = 256, kWidth = 1024;
-  const Tensor x = Tensor::zeros(DType::kF32, {kTokens, kWidth}),
-               weight = Tensor::zeros(DType::kBF16, {kWidth, kWidth});
-  Tensor y = Tensor::allocate(DType::kF32, {kTokens, kWidth});
-  double best = 1e30;
-  for (int round = 0; round < 4; ++round) {
-    const auto start = std::chrono::steady_clock::now();
-    matmul(ops, x.data<float>(), kTokens, Weight(weight), nullptr, y.mutable_data<float>(),
-           MatmulMode::kPrefill);
-    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  }
-  return static_cast<double>(kTokens * kWidth * kWidth) / std::max(best, 1e-9);
 }
 
 Json memory_json(const Model& model, const QuantizationSettings& settings, const QuantizeOptions& options,
@@ -114,7 +65,7 @@ Json memory_json(const Model& model, const QuantizationSettings& settings, const
       }
     }
   }
-  constexpr uint64_t kBase = uint64_t{48} << 20;  // program, tokenizer, thread stacks
+  constexpr uint64_t kBase = uint64_t{6} << 20;  // program, ids, thread stacks
   Json json = Json::object();
   auto set = [&](const char* phase, uint64_t bytes) {
     json.set(phase, bytes + kBase);
@@ -123,8 +74,11 @@ Json memory_json(const Model& model, const QuantizationSettings& settings, const
   if (forward > 0) set("forward", forward);
   set("solve", solve);
   if (options.check && sizes.tokens > 0) {
-    set("check", floats(2 * config.kv_heads * config.head_dim * config.layers * sizes.longest) +
-                     (uint64_t{72} << 20) + floats(sizes.longest * config.intermediate_size * 3));
+    // Both models' hidden states of one sample, one of them at work, and a chunk of logits of both.
+    const int64_t rows = std::clamp<int64_t>((int64_t{8} << 20) / config.vocab_size, 1, 256);
+    set("check", floats(sizes.longest * (2 * config.kv_heads * config.head_dim * config.layers +
+                                         4 * config.hidden_size + 2 * config.intermediate_size) +
+                        2 * rows * config.vocab_size));
   }
   return json;
 }
@@ -173,6 +127,7 @@ std::string plan_json(const fs::path& model, const fs::path& out, const Quantize
       reasons.push_back(error.what());
     }
   };
+  const auto start = std::chrono::steady_clock::now();
   collect_reason([&] { require_calibration(options); });
   if (!out.empty()) collect_reason([&] { check_out_folder(model, out, options.overwrite); });
   if (!options.calibration.data.empty()) {
@@ -181,6 +136,9 @@ std::string plan_json(const fs::path& model, const fs::path& out, const Quantize
     });
     warnings.insert(warnings.end(), calibration.warnings.begin(), calibration.warnings.end());
   }
+
+  const double reading_seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 
   Json plan = Json::object();
   plan.set("model", model.string());
@@ -232,11 +190,12 @@ std::string plan_json(const fs::path& model, const fs::path& out, const Quantize
   }
 
   Workspace workspace;
-  const double rate = measured_rate({&threads, &workspace, &kernels});
-  const Work work = work_of(source.model, settings, is_gptq, sizes);
-  // FP32 linear algebra and the clip search run at about a quarter of a product's rate.
-  plan.set("estimated_seconds", work.products / rate + work.solving / (rate / 4));
-  plan.set("measured_multiply_adds_per_second", rate);
+  // Reading the data was done just now; saving is a copy of the mapped source and small beside the rest.
+  if (!is_gptq || !calibration.samples.empty()) {
+    plan.set("estimated_seconds",
+             reading_seconds + estimated_seconds({&threads, &workspace, &kernels}, source.model, options,
+                                                 settings, calibration));
+  }
   plan.set("calibration", calibration.samples.empty() ? Json() : calibration.facts());
   plan.set("engines", engines_json(output_engines(settings, options)));
   plan.set("warnings", strings_json(warnings));

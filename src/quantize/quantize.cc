@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <malloc.h>
 
 namespace lowbit {
 namespace {
@@ -110,6 +111,7 @@ class Run {
     calibration_ =
         given ? *given
               : load_calibration(model_folder_, options_.calibration, source_.model.config().max_positions);
+    ::malloc_trim(0);  // a tokenized file leaves many small holes, which would stay part of this process
     has_calibration_ = true;
     warn(calibration_.warnings);
     log_.info(fmt::format("calibration: {} {} samples, {} tokens; {} held back for the check",

@@ -52,7 +52,10 @@ Json result_json(const QuantizeResult& result, const QuantizeOptions& options,
   }
   json.set("check", check);
   json.set("options", options_json(options));
-  json.set("calibration", calibration ? calibration->facts() : Json());
+  Json facts = calibration ? calibration->facts() : Json();
+  // So that an evaluation can tell when it asks what the model was calibrated on.
+  if (calibration) facts.set("dialogue_hashes", strings_json(calibration->dialogue_hashes));
+  json.set("calibration", facts);
   json.set("engines", engines_json(output_engines(settings, options)));
   json.set("warnings", strings_json(result.warnings));
   std::vector<ModuleReport> worst;

@@ -31,19 +31,47 @@ void add_protocol(std::vector<std::pair<std::string, std::string>>& protocols, c
   protocols.emplace_back(figure, text);
 }
 
+// What the changed answers say about the two models, and what they do not.
+std::string paired_text(const PairedResult& paired) {
+  const Flips& all = paired.all;
+  if (all.became_wrong + all.became_right == 0) {
+    return fmt::format("all {} answers are right or wrong as the source's are", count_text(paired.samples));
+  }
+  return fmt::format(
+      "of {} answers {} became wrong ({} of positives, {} of negatives) and {} became right ({} and {}). "
+      "Were both models equally good, so uneven a split or worse would come about with p = {}: {} "
+      "(positives alone p = {}, negatives alone p = {})",
+      count_text(paired.samples), count_text(all.became_wrong), count_text(paired.positives.became_wrong),
+      count_text(paired.negatives.became_wrong), count_text(all.became_right),
+      count_text(paired.positives.became_right), count_text(paired.negatives.became_right),
+      significant_text(all.p_value, 2),
+      all.p_value >= 0.05                   ? "chance may explain it, which does not prove them equal"
+      : all.became_wrong > all.became_right ? "this model is worse, by more than chance"
+                                            : "this model is better, by more than chance",
+      significant_text(paired.positives.p_value, 2), significant_text(paired.negatives.p_value, 2));
+}
+
 }  // namespace
 
 std::string comparison_text(const std::vector<ComparisonRow>& rows) {
-  bool any_classified = false, any_scored = false, any_compared = false, any_timed = false;
+  bool any_classified = false, any_paired = false, any_scored = false, any_compared = false,
+       any_timed = false;
   std::vector<std::pair<std::string, std::string>> protocols;
   for (const ComparisonRow& row : rows) {
     any_timed |= row.decode_tokens_per_second > 0;
     any_classified |= row.classification.samples > 0;
+    any_paired |= row.paired.samples > 0;
     any_scored |= row.perplexity.tokens > 0;
     any_compared |= row.divergence.tokens > 0;
     if (row.decode_tokens_per_second > 0) add_protocol(protocols, "tokens/s:", row.speed_protocol);
     if (row.classification.samples > 0) add_protocol(protocols, "tn fp fn tp:", row.classification.protocol);
     if (row.perplexity.tokens > 0) add_protocol(protocols, "perplexity:", row.perplexity.protocol);
+    if (row.paired.samples > 0) {
+      add_protocol(
+          protocols, "McNemar p:",
+          "exact two-sided test on the same examples, of the answers that became wrong or right against "
+          "the first model; an unparsable answer is wrong unless it counts as negative");
+    }
     if (row.divergence.tokens > 0) add_protocol(protocols, "KL:", row.divergence.protocol);
   }
 
@@ -74,6 +102,16 @@ std::string comparison_text(const std::vector<ComparisonRow>& rows) {
     add_line(table, "recall [95 %]", rows,
              [](const ComparisonRow& row) { return with_interval(row.classification.recall); });
     add_line(table, "F1", rows, [](const ComparisonRow& row) { return share_text(row.classification.f1); });
+    if (any_paired) {
+      add_line(table, "lost, gained", rows, [](const ComparisonRow& row) {
+        if (row.paired.samples == 0) return std::string("-");
+        return fmt::format("{}, {}", count_text(row.paired.all.became_wrong),
+                           count_text(row.paired.all.became_right));
+      });
+      add_line(table, "McNemar p", rows, [](const ComparisonRow& row) {
+        return row.paired.samples > 0 ? significant_text(row.paired.all.p_value, 2) : "-";
+      });
+    }
     add_line(table, "samples/s", rows, [](const ComparisonRow& row) {
       return row.classification.samples > 0 ? fixed_text(row.classification.samples_per_second, 2) : "-";
     });
@@ -99,6 +137,9 @@ std::string comparison_text(const std::vector<ComparisonRow>& rows) {
     });
   }
   std::string out = table.text() + "\n";
+  for (const ComparisonRow& row : rows) {
+    if (row.paired.samples > 0) out += wrapped(row.name + ":", paired_text(row.paired));
+  }
   for (const auto& [figure, protocol] : protocols) out += wrapped(figure, protocol);
   return out;
 }
@@ -115,6 +156,7 @@ std::string comparison_json(const std::vector<ComparisonRow>& rows) {
     }
     if (row.classification.samples > 0)
       model.set("classification", parse_json(to_json(row.classification), "classification"));
+    if (row.paired.samples > 0) model.set("paired", parse_json(to_json(row.paired), "paired"));
     if (row.perplexity.tokens > 0) model.set("perplexity", parse_json(to_json(row.perplexity), "perplexity"));
     if (row.divergence.tokens > 0) model.set("divergence", parse_json(to_json(row.divergence), "divergence"));
     models.push_back(std::move(model));

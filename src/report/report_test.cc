@@ -12,6 +12,17 @@ namespace {
 
 bool holds(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
 
+// With lines joined again where they were wrapped.
+std::string unwrapped(std::string_view text) {
+  std::string out;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const bool is_wrap = text.substr(i, 3) == "\n  ";
+    out += is_wrap ? ' ' : text[i];
+    if (is_wrap) i += 2;
+  }
+  return out;
+}
+
 ComparisonRow row(const std::string& name, uint64_t bytes) {
   ComparisonRow row{
       .name = name, .bytes = bytes, .decode_tokens_per_second = 123.45, .speed_protocol = "one sequence"};
@@ -63,6 +74,22 @@ TEST(Comparison, HasOneColumnPerModelAndEveryFigureWithItsProtocol) {
   }
   EXPECT_EQ(text.find("greedy answers"), text.rfind("greedy answers"))
       << "a protocol that two models share stands once";
+}
+
+TEST(Comparison, SaysWhatChangedAnswersMean) {
+  ComparisonRow source = row("source", 9), small = row("int4", 4), smaller = row("int2", 2);
+  small.paired = {.samples = 1200, .all = {12, 8, mcnemar_p_value(12, 8)}, .positives = {5, 2, 0.45}};
+  smaller.paired = {.samples = 1200, .all = {15, 4, mcnemar_p_value(15, 4)}};
+  const std::string text = unwrapped(comparison_text({source, small, smaller}));
+  for (const char* part : {"lost, gained", "12, 8", "McNemar p", "0.5", "0.019", "int4: of 1,200 answers 12",
+                           "(5 of positives", "chance may", "more than chance"}) {
+    EXPECT_TRUE(holds(text, part)) << part << "\n" << text;
+  }
+  EXPECT_EQ(text.find("more than chance"), text.rfind("more than chance"));
+  EXPECT_FALSE(holds(comparison_text({source}), "McNemar"));
+  const Json json = parse_json(comparison_json({source, small}), "comparison");
+  EXPECT_EQ(json.get("models").as_array().at(0).find("paired"), nullptr);
+  EXPECT_EQ(json.get("models").as_array().at(1).get("paired").get("became_wrong").as_integer(), 12);
 }
 
 TEST(Comparison, FiguresThatNobodyMeasuredAreLeftOut) {

@@ -41,10 +41,10 @@ std::string module_lines(const std::vector<ModuleReport>& modules) {
     kind.worst = std::max(kind.worst, module.relative_error);
     kind.damp_percent = std::max(kind.damp_percent, module.damp_percent);
   }
+  std::string notes;
   TextTable table;
   table.align_left(2);
-  table.align_left(8);
-  table.add({"module", "count", "method", "bits", "group", "mean rel. error", "worst", "damping", "note"});
+  table.add({"module", "n", "method", "bits", "group", "error", "worst", "damp"});
   table.add_rule();
   for (const ModuleKind& kind : kinds) {
     const bool is_dense = kind.method == "none";
@@ -52,9 +52,10 @@ std::string module_lines(const std::vector<ModuleReport>& modules) {
                is_dense ? "-" : std::to_string(kind.bits), is_dense ? "-" : std::to_string(kind.group_size),
                is_dense ? "-" : significant_text(kind.sum / static_cast<double>(kind.count), 3),
                is_dense ? "-" : significant_text(kind.worst, 3),
-               kind.damp_percent > 0 ? significant_text(kind.damp_percent, 3) : "-", kind.note});
+               kind.damp_percent > 0 ? significant_text(kind.damp_percent, 3) : "-"});
+    if (!kind.note.empty()) notes += wrapped(kind.pattern + ":", kind.note);
   }
-  return table.text();
+  return table.text() + notes;
 }
 
 }  // namespace
@@ -99,8 +100,8 @@ std::string divergence_text(const DivergenceResult& result) {
   table.add({"99.9 % KL", significant_text(result.p999_kl, 4)});
   table.add({"largest KL", significant_text(result.max_kl, 4)});
   table.add({"same top token", fmt::format("{:.2f} %", result.top1_agreement * 100)});
-  table.add({"perplexity",
-             fmt::format("{:.4f}, of the reference {:.4f}", result.perplexity, result.reference_perplexity)});
+  table.add({"perplexity", fmt::format("{:.4f}, of the reference {:.4f}", result.perplexity.perplexity,
+                                       result.reference_perplexity.perplexity)});
   table.add({"tokens", fmt::format("{} positions in {} windows of {}", count_text(result.tokens),
                                    count_text(result.windows), result.context)});
   table.add({"time", seconds_text(result.seconds)});
@@ -126,23 +127,21 @@ std::string quantize_text(const QuantizeResult& result) {
       {"peak memory", fmt::format("{} resident, {} of it not file-backed", bytes_text(result.peak_rss_bytes),
                                   bytes_text(result.peak_anonymous_bytes))});
   if (result.checked) {
-    summary.add({"check", result.passed
-                              ? "passed"
-                              : "FAILED: the checkpoint was saved, but it does not do what it should"});
+    summary.add({"check", result.passed ? "passed: reloaded and compared with the source"
+                                        : "FAILED: saved, but it does not do what it should"});
     if (result.check_tokens > 0) {
-      summary.add(
-          {"",
-           fmt::format(
-               "KL {} nats, same top token {:.1f} %, reloaded and compared with the source over {} tokens "
-               "of held-back samples",
-               significant_text(result.mean_kl, 3), result.top1_agreement * 100,
-               count_text(result.check_tokens))});
+      summary.add({"", fmt::format("KL {} nats, same top token {:.1f} % on {} held-back tokens",
+                                   significant_text(result.mean_kl, 3), result.top1_agreement * 100,
+                                   count_text(result.check_tokens))});
     }
   } else {
     summary.add({"check", "not made"});
   }
   out += summary.text();
-  out += "rel. error: |X dW^T| / |X W^T| over the calibration samples; of the weights alone for rtn\n";
+  out += wrapped(
+      "error:",
+      "mean of |X dW^T| / |X W^T| over n modules and the calibration samples, of the weights alone for rtn; "
+      "damp: the share of the mean diagonal that was needed");
   for (const std::string& warning : result.warnings) out += wrapped("warning:", warning);
   return out;
 }

@@ -7,7 +7,7 @@
 namespace lowbit {
 namespace {
 
-constexpr size_t kLineWidth = 110;
+constexpr size_t kLineWidth = 80;
 
 // Code points shown two columns wide: East Asian wide and fullwidth blocks, as far as tables meet them.
 bool is_wide(uint32_t point) {

@@ -3,6 +3,7 @@
 #include "base/fail.h"
 #include "base/files.h"
 #include "base/json.h"
+#include "base/sha256.h"
 #include "text/dataset_layout.h"
 #include "text/jinja_text.h"
 
@@ -143,6 +144,18 @@ Dataset load_dataset(const std::filesystem::path& file, const DatasetOptions& op
   const std::string_view bytes(reinterpret_cast<const char*>(mapped->bytes().data()), mapped->bytes().size());
   return parse_dataset(bytes, is_json ? DatasetSyntax::kJson : DatasetSyntax::kPlainText, file.string(),
                        options);
+}
+
+std::string dialogue_hash(const std::vector<Message>& messages) {
+  const size_t asked = messages.size() - (!messages.empty() && messages.back().role == "assistant");
+  Sha256 hash;
+  for (size_t i = 0; i < asked; ++i) {
+    for (const std::string& part : {messages[i].role, messages[i].content}) {
+      hash.append(part);
+      hash.append("", 1);  // a zero byte
+    }
+  }
+  return hash.finish().substr(0, 16);
 }
 
 }  // namespace lowbit

@@ -204,5 +204,15 @@ TEST(Dataset, RealDialoguesAreRead) {
   EXPECT_EQ(data.examples[0].messages[2].content, "{\"is_fraud\": false}");
 }
 
+// Expected: Python's hashlib over b"user\\0Hi\\0".
+TEST(DialogueHash, IsOfTheQuestionAlone) {
+  const Message hi{"user", "Hi"};
+  EXPECT_EQ(dialogue_hash({hi}), "31c19b7f68f14920");
+  EXPECT_EQ(dialogue_hash({hi, {"assistant", "Yes"}}), dialogue_hash({hi}));
+  EXPECT_NE(dialogue_hash({hi, {"assistant", "Yes"}, hi}), dialogue_hash({hi}));
+  EXPECT_NE(dialogue_hash({{"user", "H"}, {"i", ""}}), dialogue_hash({hi}));
+  EXPECT_EQ(dialogue_hash({}).size(), 16u);
+}
+
 }  // namespace
 }  // namespace lowbit

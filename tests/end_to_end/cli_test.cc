@@ -5,6 +5,7 @@
 #include "program.h"
 
 #include <fstream>
+#include <sstream>
 
 namespace lowbit {
 namespace {
@@ -52,6 +53,9 @@ TEST(Help, OfEveryCommandTeachesWithAnExample) {
     EXPECT_EQ(outcome.code, 0) << words[0];
     EXPECT_TRUE(holds(outcome.out, "Example:\n  ")) << outcome.out;
     EXPECT_TRUE(holds(outcome.out, "Usage: lowbit " + words[0])) << outcome.out;
+    std::istringstream text(outcome.out);
+    for (std::string line; std::getline(text, line);)
+      EXPECT_LE(line.size(), 80u) << "a usual terminal would break: " << line;
     EXPECT_EQ(outcome.err, "");
     if (words[0] == "eval" && words.size() == 2) continue;  // a group of commands
     for (const char* option : {"--threads", "--json", "--version"})

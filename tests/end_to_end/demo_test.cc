@@ -8,7 +8,9 @@
 
 #include <cmath>
 #include <fstream>
+#include <functional>
 #include <map>
+#include <span>
 
 namespace lowbit {
 namespace {
@@ -103,19 +105,20 @@ TEST(Demo, SwappedLabelsSwapTheCounts) {
     EXPECT_EQ(compared.get(key).as_integer(), count("swapped", key)) << key;
 }
 
-// Multiplies the F16 values of a tensor of a safetensors file, in place, by two: their exponent is one more.
-void double_tensor(const fs::path& path, const std::string& name) {
+// Changes the bytes of a tensor of a safetensors file in place.
+void change_tensor(const fs::path& path, const std::string& name, const std::string& dtype,
+                   const std::function<void(std::span<char>)>& change) {
   std::string bytes = read_file(path);
   uint64_t header = 0;
   for (int i = 7; i >= 0; --i) header = header << 8 | static_cast<uint8_t>(bytes[static_cast<size_t>(i)]);
   const Json json = parse_json(bytes.substr(8, header), path.string());
   const Json& entry = json.get(name);
-  ASSERT_EQ(entry.get("dtype").as_string(), "F16");
+  ASSERT_EQ(entry.get("dtype").as_string(), dtype);
   const auto& offsets = entry.get("data_offsets").as_array();
   const size_t begin = 8 + header + static_cast<size_t>(offsets[0].as_integer());
   const size_t end = 8 + header + static_cast<size_t>(offsets[1].as_integer());
   ASSERT_LT(begin, end);
-  for (size_t at = begin; at < end; at += 2) bytes[at + 1] = static_cast<char>(bytes[at + 1] + 4);
+  change(std::span(bytes).subspan(begin, end - begin));
   write_file_atomically(path, bytes);
 }
 
@@ -128,11 +131,55 @@ TEST(Demo, OneCorruptScaleTensorRaisesTheDivergence) {
       "eval", "divergence", out, "--reference", demo() / "model", "--text", text, "--context",
       "128",  "--limit",    "4"};
   const double before = run_json(words).get("mean_kl").as_number();
-  double_tensor(out / "model.safetensors", "model.layers.2.mlp.up_proj.scales");
+  // Twice the scales: the exponent of each F16 value is one more.
+  change_tensor(out / "model.safetensors", "model.layers.2.mlp.up_proj.scales", "F16",
+                [](std::span<char> bytes) {
+                  for (size_t i = 1; i < bytes.size(); i += 2) bytes[i] = static_cast<char>(bytes[i] + 4);
+                });
   const double after = run_json(words).get("mean_kl").as_number();
   EXPECT_GT(before, 0);
   EXPECT_LT(before, 0.02);
   EXPECT_GT(after, 10 * before);
+}
+
+TEST(Demo, AResultThatFailsItsCheckIsSavedAndExitsThree) {
+  const TemporaryFolder folder;
+  const fs::path model = folder.path() / "model", out = folder.path() / "int8";
+  fs::copy(demo() / "model", model);
+  // One infinite gain before the head: every logit is infinite or not a number, in the source and in the
+  // result.
+  change_tensor(model / "model.safetensors", "model.norm.weight", "BF16", [](std::span<char> bytes) {
+    bytes[0] = '\x80';
+    bytes[1] = '\x7f';
+  });
+  const Outcome outcome =
+      run({"quantize", model, "-o", out, "--bits", "8", "--calibration",
+           demo() / "data" / "calibration.jsonl", "--samples", "4", "--max-length", "64"});
+  EXPECT_EQ(outcome.code, 3) << outcome.err;
+  EXPECT_TRUE(holds(outcome.out, "FAILED")) << outcome.out;
+  EXPECT_TRUE(holds(outcome.err, "saved, but failed its check")) << outcome.err;
+  EXPECT_TRUE(fs::exists(out / "model.safetensors"));
+  const Json report = parse_json(read_file(out / "quantize_report.json"), "quantize_report.json");
+  EXPECT_FALSE(report.get("check").get("passed").as_bool());
+}
+
+TEST(Demo, TestDialoguesThatCalibratedTheModelAreCounted) {
+  const TemporaryFolder folder;
+  const fs::path data = folder.path() / "data.jsonl", out = folder.path() / "int8";
+  write_examples(data, 10, false);  // eight calibrate, two are held back
+  ASSERT_EQ(run({"quantize", demo() / "model", "-o", out, "--bits", "8", "--calibration", data,
+                 "--max-length", "128", "--no-check"})
+                .code,
+            0);
+  const auto classify = [&](const fs::path& file) {
+    return run({"eval", "classify", out, "--data", file, "--limit", "10", "--max-new-tokens", "1", "--json"});
+  };
+  const Outcome seen = classify(data), unseen = classify(demo() / "data" / "calibration.jsonl");
+  EXPECT_EQ(seen.code, 0) << seen.err;
+  EXPECT_TRUE(holds(seen.err, "warning: 8 of the 10 dialogues")) << seen.err;
+  EXPECT_TRUE(holds(seen.out, "; 8 of the dialogues calibrated the model")) << seen.out;
+  EXPECT_EQ(unseen.code, 0) << unseen.err;
+  EXPECT_FALSE(holds(unseen.err, "calibrated")) << unseen.err;
 }
 
 std::vector<std::string> quantize_words(const fs::path& out) {

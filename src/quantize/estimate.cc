@@ -1,0 +1,126 @@
+#include "quantize/estimate.h"
+
+#include "quantize/calibration_states.h"
+#include "quantize/methods.h"
+
+#include <algorithm>
+#include <chrono>
+
+namespace lowbit {
+namespace {
+
+// The better of two: the first touches pages and wakes threads.
+template <class Body>
+double seconds_of(const Body& body) {
+  double best = 1e30;
+  for (int round = 0; round < 2; ++round) {
+    const auto start = std::chrono::steady_clock::now();
+    body();
+    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return best;
+}
+
+// Layer 0 with its Hessians, over the first samples: seconds per token, attention of that length included.
+double layer_seconds_per_token(const OpContext& ops, const Model& model, int64_t batch_size,
+                               const Calibration& calibration) {
+  constexpr int64_t kProbeTokens = 512;
+  std::vector<std::vector<int32_t>> probe;
+  int64_t tokens = 0;
+  for (const std::vector<int32_t>& ids : calibration.samples) {
+    if (tokens >= kProbeTokens) break;
+    probe.push_back(ids);
+    tokens += static_cast<int64_t>(ids.size());
+  }
+  // A carry that the whole run cannot keep is made anew in the probe as well.
+  const Block& block = model.block(0);
+  size_t widest = 0;
+  for (const Stage& stage : block.stages()) widest = std::max(widest, static_cast<size_t>(stage.carry_width));
+  const bool keeps =
+      static_cast<size_t>(calibration.tokens) * widest * sizeof(float) <= CalibrationStates::kCarryBudget;
+  MemoryMeter meter;
+  CalibrationStates states(model, ops, probe, batch_size, meter, keeps ? CalibrationStates::kCarryBudget : 0);
+  return seconds_of([&] {
+           for (size_t stage = 0; stage < block.stages().size(); ++stage) {
+             states.collect(block, static_cast<int>(stage));
+             states.advance(block, static_cast<int>(stage));
+           }
+         }) /
+         static_cast<double>(tokens);
+}
+
+// What the method costs: `factor` per width^3 of a Hessian, `weight` per weight (the clip search, rounding)
+// and `product` per weight and column (updates, refinement, the relative error).
+struct MethodCost {
+  double factor = 0, weight = 0, product = 0;
+};
+
+MethodCost measured_method(const OpContext& ops, const QuantizeOptions& options) {
+  constexpr int64_t kRows = 256, kWidths[] = {256, 768};
+  MethodCost cost;
+  double seconds[2] = {};
+  for (int i = 0; i < 2; ++i) {
+    const int64_t width = kWidths[i];
+    MatrixProblem problem{"probe", Tensor::allocate(DType::kF32, {kRows, width}), options.affine,
+                          options.gptq, options.compat == "autogptq"};
+    for (int64_t k = 0; k < kRows * width; ++k)
+      problem.weight.mutable_data<float>()[k] = static_cast<float>(k * 7919 % 2003) / 1001.5f - 1;
+    Hessian hessian{Tensor::zeros(DType::kF32, {width, width}), 2 * width};
+    for (int64_t k = 0; k < width; ++k)
+      hessian.values.mutable_data<float>()[k * width + k] = 1 + static_cast<float>(k % 17);
+    const bool is_gptq = options.method == "gptq";
+    FactorCache factors(ops, hessian);
+    auto run = [&] {
+      const QuantizedMatrix result =
+          is_gptq ? quantize_gptq(ops, problem, factors) : quantize_rtn(ops, problem);
+      if (!result.relative_error)
+        relative_error(ops, problem.weight, result.weight, is_gptq ? &hessian : nullptr);
+    };
+    run();  // fills the cache of factors
+    seconds[i] = seconds_of(run) / static_cast<double>(kRows * width);
+    if (is_gptq && i == 1) {
+      const ColumnOrder order = column_order(hessian.diagonal(), width, options.gptq);
+      const double each = seconds_of(
+          [&] { invert(ops, hessian, order.columns, {.damp_percent = options.gptq.damp_percent}); });
+      cost.factor = each / static_cast<double>(width * width * width);
+    }
+  }
+  cost.product = std::max(0.0, (seconds[1] - seconds[0]) / static_cast<double>(kWidths[1] - kWidths[0]));
+  cost.weight = std::max(0.0, seconds[0] - cost.product * static_cast<double>(kWidths[0]));
+  return cost;
+}
+
+}  // namespace
+
+double estimated_seconds(const OpContext& ops, const Model& model, const QuantizeOptions& options,
+                         const QuantizationSettings& settings, const Calibration& calibration) {
+  const bool is_gptq = options.method == "gptq";
+  const MethodCost cost = measured_method(ops, options);
+  double seconds = 0;
+  auto add = [&](const ModuleSettings& module) {
+    if (!module.is_quantized) return;
+    const double in = static_cast<double>(module.in_features), out = static_cast<double>(module.out_features);
+    seconds += in * out * (cost.weight + cost.product * in);
+  };
+  for (size_t layer = 0; layer < settings.layers.size(); ++layer) {
+    for (const ModuleSettings& module : settings.layers[layer]) add(module);
+    for (const Stage& stage : model.block(static_cast<int64_t>(layer)).stages()) {
+      const double width = static_cast<double>(stage.input_width);
+      seconds += cost.factor * width * width * width;
+    }
+  }
+  add(settings.head);
+  if (calibration.samples.empty()) return seconds;
+  const double layer = layer_seconds_per_token(ops, model, options.calibration.batch_size, calibration);
+  const double layers = static_cast<double>(model.layer_count());
+  if (is_gptq) seconds += layer * layers * static_cast<double>(calibration.tokens);
+  if (options.check) {
+    // Source and result, each without Hessians: about a layer's measured time together.
+    double tokens = 0;
+    for (const auto& ids : calibration.held_back) tokens += static_cast<double>(ids.size());
+    seconds += layer * layers * std::min(tokens, 4096.0);
+  }
+  return seconds;
+}
+
+}  // namespace lowbit
