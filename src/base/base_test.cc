@@ -6,8 +6,11 @@
 #include "base/threads.h"
 
 #include <atomic>
+#include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <gtest/gtest.h>
+#include <set>
 
 namespace lowbit {
 namespace {
@@ -54,6 +57,44 @@ TEST(Json, TypeErrorsSayBothTypes) {
   EXPECT_EQ(message, "expected an integer, found a string");
 }
 
+TEST(Json, EveryAccessOfAnotherTypeSaysBothTypes) {
+  const Json values[] = {Json(), Json(true), Json(1), Json(0.5), Json("s"), Json::array(), Json::object()};
+  std::set<std::string> types;
+  for (const Json& value : values) {
+    types.insert(value.type_name());
+    auto refused = [&](bool fits, auto access) {
+      if (fits) return access();
+      EXPECT_NE(message_of(ErrorCode::kCorruptFile, access).find(value.type_name()), std::string::npos);
+    };
+    refused(value.is_bool(), [&] { value.as_bool(); });
+    refused(value.is_integer(), [&] { value.as_integer(); });  // 0.5 has a fraction
+    refused(value.is_number(), [&] { value.as_number(); });
+    refused(value.is_string(), [&] { value.as_string(); });
+    refused(value.is_array(), [&] { value.as_array(); });
+    refused(value.is_object(), [&] { value.as_object(); });
+    EXPECT_EQ(value.find("k"), nullptr);
+    message_of(ErrorCode::kCorruptFile, [&] { value.get("k"); });
+  }
+  EXPECT_GE(types.size(), 6u);
+}
+
+TEST(Json, NumbersKeepTheirTypeAndEditsTheirOrder) {
+  const Json numbers = parse_json("[9223372036854775807, 9223372036854775808, 3.0, 1e300, -0.5]", "t");
+  EXPECT_EQ(numbers.as_array()[0].as_integer(), INT64_MAX);
+  EXPECT_FALSE(numbers.as_array()[1].is_integer());
+  EXPECT_EQ(numbers.as_array()[2].as_integer(), 3);
+  message_of(ErrorCode::kCorruptFile, [&] { numbers.as_array()[3].as_integer(); });
+  EXPECT_EQ(parse_json(numbers.dump(), "again"), numbers);
+  EXPECT_EQ(Json(uint64_t{1} << 63).as_number(), 0x1p63);
+  EXPECT_EQ(Json(HUGE_VAL).dump(), "null");
+  Json object = parse_json(R"({"a": 1, "b": 2, "c": 3})", "t");
+  object.set("b", "x");
+  object.set("d", Json());
+  EXPECT_TRUE(object.erase("a"));
+  EXPECT_FALSE(object.erase("a"));
+  EXPECT_EQ(object.dump(), R"({"b": "x", "c": 3, "d": null})");
+}
+
 TEST(ThreadPool, CoversEveryIndexOnceAndCarriesTheFirstException) {
   for (int threads : {1, 2, 5}) {
     ThreadPool pool(threads);
@@ -96,6 +137,43 @@ TEST(Files, AtomicFileIsCompleteOrAbsent) {
   message_of(ErrorCode::kNotFound, [&] { read_file(folder / "b"); });
   message_of(ErrorCode::kNotFound, [&] { MappedFile::open(folder / "b"); });
   fs::remove_all(folder);
+}
+
+TEST(Files, WhatCannotBeWrittenIsSaidAndLeavesNothing) {
+  const fs::path folder = fs::temp_directory_path() / fs::path("lowbit_files_test_full");
+  fs::remove_all(folder);
+  fs::create_directories(folder / "taken");
+  message_of(ErrorCode::kNotFound, [&] { write_file_atomically(folder / "absent" / "a", "x"); });
+  // A folder stands where the file should be.
+  EXPECT_NE(message_of(ErrorCode::kInvalidArgument, [&] { write_file_atomically(folder / "taken", "x"); })
+                .find("taken"),
+            std::string::npos);
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder), fs::directory_iterator()), 1);
+  fs::remove_all(folder);
+}
+
+TEST(Files, ReleasedPagesAreReadAgain) {
+  const fs::path path = fs::temp_directory_path() / fs::path("lowbit_files_test_pages");
+  std::string content(100'000, 'x');
+  content.back() = 'y';
+  write_file_atomically(path, content);
+  const auto mapped = MappedFile::open(path);
+  for (const auto& [offset, length] :
+       {std::pair<size_t, size_t>{0, 100'000}, {5000, 50'000}, {99'999, 500}}) {
+    mapped->release(offset, length);
+    EXPECT_EQ(std::memcmp(mapped->bytes().data(), content.data(), content.size()), 0);
+  }
+  mapped->release(200'000, 1);
+  write_file_atomically(path, "");
+  EXPECT_TRUE(MappedFile::open(path)->bytes().empty());
+  EXPECT_EQ(mapped->bytes().back(), std::byte{'y'});  // the old file lives as long as its mapping
+  fs::remove(path);
+}
+
+TEST(ErrorCode, NamesAreDistinct) {
+  std::set<std::string> names;
+  for (int code = 0; code <= static_cast<int>(ErrorCode::kInterrupted); ++code)
+    EXPECT_TRUE(names.insert(error_code_name(static_cast<ErrorCode>(code))).second);
 }
 
 TEST(Fields, RoundTripAndUnknownKey) {

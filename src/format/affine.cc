@@ -40,8 +40,9 @@ AffineGrid affine_grid(float low, float high, const AffineOptions& options) {
   }
   if (high == low) return {1.0f, 0};
   const float scale = round_scale((high - low) / static_cast<float>(max_code));
-  const int zero_point = static_cast<int>(std::nearbyint(-low / scale));
-  return {scale, std::clamp(zero_point, 0, max_code)};
+  // Clamped before it becomes an integer: where the scale is cut to F16's largest, the level has no bound.
+  const float level = std::min(std::nearbyint(-low / scale), static_cast<float>(max_code));
+  return {scale, level > 0 ? static_cast<int>(level) : 0};
 }
 
 }  // namespace lowbit

@@ -91,6 +91,7 @@ TEST(Affine, OddValuesHaveDefinedCodes) {
     EXPECT_EQ(tiny.scale, 0x1p-24f);
     const AffineGrid huge = affine_grid(-3e38f, 3e38f, options);
     EXPECT_EQ(huge.scale, 65504.0f);
+    EXPECT_EQ(huge.zero_point, sym ? 8 : 15);
     EXPECT_EQ(nearest_code(NAN, tiny, 15), tiny.zero_point);
     EXPECT_EQ(nearest_code(INFINITY, tiny, 15), 15);
     EXPECT_EQ(nearest_code(-INFINITY, tiny, 15), 0);

@@ -138,7 +138,7 @@ TEST(Shards, AnIndexThatIsNoneIsRefused) {
       {R"({"weight_map":{"a":"x.safetensors","a":"y.safetensors"}})", "appears twice"}};
   for (const auto& [text, part] : cases) {
     const std::string message =
-        error_of(ErrorCode::kCorruptFile, [&] { parse_shard_index(text, "index.json"); });
+        error_of(ErrorCode::kCorruptFile, [&, text = text] { parse_shard_index(text, "index.json"); });
     EXPECT_NE(message.find(part), std::string::npos) << message;
   }
   error_of(ErrorCode::kUnsupported,

@@ -110,7 +110,7 @@ std::vector<int64_t> read_windows(const Json& config, const ModelConfig& model) 
   const int64_t window = integer_or(config, "sliding_window", 1, int64_t{1} << 40, 0);
   if (window == 0 || !flag_or(config, "use_sliding_window", model.model_type == "mistral")) return windows;
   if (has(config, "layer_types")) {
-    const auto& types = config.get("layer_types").as_array();
+    const auto types = read_key(config, "layer_types", [](const Json& json) { return json.as_array(); });
     if (types.size() != windows.size()) {
       fail(ErrorCode::kCorruptFile, "config.json: layer_types has {} entries, expected {}", types.size(),
            windows.size());
@@ -173,12 +173,6 @@ ModelConfig read_decoder_config(const Json& config) {
   model.tie_word_embeddings = flag_or(config, "tie_word_embeddings", false);
   model.rope = read_rope(config, model.max_positions);
   model.windows = read_windows(config, model);
-  if (const Json* eos = config.find("eos_token_id")) {
-    if (eos->is_integer()) model.eos_ids.push_back(eos->as_integer());
-    if (eos->is_array()) {
-      for (const Json& id : eos->as_array()) model.eos_ids.push_back(id.as_integer());
-    }
-  }
   return model;
 }
 

@@ -37,7 +37,6 @@ struct ModelConfig {
   bool qkv_bias = false, o_bias = false, mlp_bias = false, qk_norm = false;
   RopeConfig rope;
   std::vector<int64_t> windows;  // per layer; 0: full attention
-  std::vector<int64_t> eos_ids;  // of config.json; generation_config.json may say more
 };
 
 // Reads the fields that all decoder models share; an architecture adds its own. Errors (kCorruptFile,

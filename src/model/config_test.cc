@@ -28,7 +28,6 @@ TEST(Config, ReadsWhatModelsWrite) {
   const ModelConfig config = read_decoder_config(small_config());
   EXPECT_EQ(config.head_dim, 24);
   EXPECT_EQ(config.windows, (std::vector<int64_t>{0, 0}));
-  EXPECT_EQ(config.eos_ids, (std::vector<int64_t>{2, 7}));
   Json newer = small_config();
   newer.erase("rope_theta");
   newer.set("rope_parameters", parse_json(R"({"rope_theta": 5e5, "rope_type": "linear", "factor": 4})", "t"));
@@ -48,6 +47,10 @@ TEST(Config, AbsurdNumbersAreNamedWithTheirRange) {
   refusal(ErrorCode::kCorruptFile, "rms_norm_eps", Json(-1e-6));
   refusal(ErrorCode::kCorruptFile, "hidden_size", Json("wide"));
   refusal(ErrorCode::kCorruptFile, "num_key_value_heads", Json(3));
+  refusal(ErrorCode::kCorruptFile, "num_attention_heads", Json(5));  // no divisor of hidden_size
+  refusal(ErrorCode::kCorruptFile, "rope_parameters", Json("yarn"));
+  refusal(ErrorCode::kCorruptFile, "rope_scaling",
+          parse_json(R"({"type": "llama3", "low_freq_factor": 4, "high_freq_factor": 4})", "t"));
   refusal(ErrorCode::kUnsupported, "hidden_act", Json("gelu"));
   refusal(ErrorCode::kUnsupported, "rope_scaling", parse_json(R"({"type": "longrope"})", "t"));
   Json missing = small_config();
@@ -69,6 +72,16 @@ TEST(Config, WindowsFollowMistralAndQwen2Rules) {
   EXPECT_EQ(read_decoder_config(config).windows, (std::vector<int64_t>{0, 100}));
   config.set("layer_types", parse_json(R"(["sliding_attention", "full_attention"])", "t"));
   EXPECT_EQ(read_decoder_config(config).windows, (std::vector<int64_t>{100, 0}));
+  for (const char* types : {R"(["sliding_attention"])", R"("sliding_attention")"}) {
+    config.set("layer_types", parse_json(types, "t"));
+    EXPECT_NE(testing::error_of(ErrorCode::kCorruptFile, [&] { read_decoder_config(config); })
+                  .find("config.json: layer_types"),
+              std::string::npos);
+  }
+}
+
+TEST(Config, OnlyAnObjectIsAConfig) {
+  testing::error_of(ErrorCode::kCorruptFile, [] { read_decoder_config(Json("llama")); });
 }
 
 TEST(Rope, FrequenciesFallFromOneByTheta) {

@@ -56,7 +56,6 @@ DecoderBlock::DecoderBlock(const ModelConfig& config, const WeightReader& weight
                            const std::string& prefix)
     : hidden_size_(config.hidden_size),
       intermediate_size_(config.intermediate_size),
-      rotary_dim_(config.rotary_dim),
       epsilon_(config.rms_norm_eps) {
   attention_ = {.heads = config.heads,
                 .kv_heads = config.kv_heads,

@@ -39,7 +39,7 @@ class DecoderBlock : public Block {
   void attend(const StepInput& step, const float* input, float* out) const;
   void add_product(const StepInput& step, const Linear& linear, const float* input, float* hidden) const;
 
-  int64_t hidden_size_, intermediate_size_, rotary_dim_;
+  int64_t hidden_size_, intermediate_size_;
   AttentionShape attention_;
   float epsilon_;
   Tensor input_norm_, post_attention_norm_;

@@ -78,8 +78,9 @@ TEST(Rope, EveryKernelRotatesPairsAndLeavesTheRestAlone) {
       rope(bench.context(), x.data(), tokens, heads, head_dim, positions.data(), table);
       EXPECT_LT(testing::relative_error(x, expected), 1e-6) << kernel << " " << head_dim;
       const int32_t outside = 50;
-      testing::error_of(ErrorCode::kInvalidArgument,
-                        [&] { rope(bench.context(), x.data(), 1, heads, head_dim, &outside, table); });
+      testing::error_of(ErrorCode::kInvalidArgument, [&, head_dim = head_dim] {
+        rope(bench.context(), x.data(), 1, heads, head_dim, &outside, table);
+      });
     }
   }
 }

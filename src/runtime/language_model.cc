@@ -3,18 +3,25 @@
 #include "base/fail.h"
 #include "runtime/options.h"
 
+#include <algorithm>
+#include <utility>
+
 namespace lowbit {
 namespace {
 
 namespace fs = std::filesystem;
 
+// Ids that no token has (some files say -1 for none) can never be sampled and are left out.
 std::vector<int32_t> token_ids(const Json* value) {
   std::vector<int32_t> ids;
-  if (value && value->is_integer()) ids.push_back(static_cast<int32_t>(value->as_integer()));
+  auto add = [&](const Json& id) {
+    if (id.is_integer() && id.as_integer() >= 0 && std::in_range<int32_t>(id.as_integer()))
+      ids.push_back(static_cast<int32_t>(id.as_integer()));
+  };
   if (value && value->is_array()) {
-    for (const Json& id : value->as_array()) {
-      if (id.is_integer()) ids.push_back(static_cast<int32_t>(id.as_integer()));
-    }
+    for (const Json& id : value->as_array()) add(id);
+  } else if (value) {
+    add(*value);
   }
   return ids;
 }
@@ -31,15 +38,17 @@ void read_generation_config(LanguageModel::State& state) {
   const Json* do_sample = config.find("do_sample");
   const bool samples = do_sample && do_sample->is_bool() && do_sample->as_bool();
   sampling.temperature = samples ? static_cast<float>(number("temperature", 1)) : 0;
-  sampling.top_k = static_cast<int64_t>(number("top_k", samples ? 50 : 0));
+  sampling.top_k = static_cast<int64_t>(std::clamp(number("top_k", samples ? 50 : 0), -1.0, 0x1p40));
   sampling.top_p = static_cast<float>(number("top_p", 1));
   sampling.repetition_penalty = static_cast<float>(number("repetition_penalty", 1));
-  validate(sampling);
+  try {
+    validate(sampling);
+  } catch (const Error& error) {
+    fail(ErrorCode::kCorruptFile, "{}: {}", file.string(), error.what());
+  }
 
   state.eos_ids = token_ids(config.find("eos_token_id"));
-  if (state.eos_ids.empty()) {
-    for (int64_t id : state.model.config().eos_ids) state.eos_ids.push_back(static_cast<int32_t>(id));
-  }
+  if (state.eos_ids.empty()) state.eos_ids = token_ids(state.checkpoint.config.find("eos_token_id"));
   if (state.tokenizer && state.tokenizer->eos_id()) state.eos_ids.push_back(*state.tokenizer->eos_id());
 }
 

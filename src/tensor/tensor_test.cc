@@ -60,6 +60,34 @@ TEST(Tensor, ImpossibleShapesAreErrors) {
   testing::error_of(ErrorCode::kOutOfMemory, [] { Tensor::allocate(DType::kF64, {int64_t{1} << 61}); });
 }
 
+TEST(Tensor, ConversionKeepsWhatBothTypesHold) {
+  const float values[] = {0, -1.5f, 0.25f, 96, -0x1p-10f};
+  Tensor source = Tensor::zeros(DType::kF32, {5});
+  std::memcpy(source.mutable_bytes(), values, sizeof values);
+  const DType floating[] = {DType::kF64, DType::kF32, DType::kF16, DType::kBF16};
+  for (DType from : floating) {
+    for (DType to : floating) {
+      const Tensor result = converted(converted(source, from), to);
+      ASSERT_EQ(result.dtype(), to);
+      EXPECT_EQ(result.shape(), source.shape());
+      for (int i = 0; i < 5; ++i) EXPECT_EQ(float_at(result, i), values[i]) << dtype_name(from);
+    }
+  }
+  EXPECT_EQ(converted(source, DType::kF32).bytes(), source.bytes());
+  const Tensor integers = Tensor::zeros(DType::kI32, {2});
+  testing::error_of(ErrorCode::kInternal, [&] { converted(integers, DType::kF32); });
+  testing::error_of(ErrorCode::kInternal, [&] { converted(source, DType::kI8); });
+}
+
+TEST(Tensor, AnEmptyOneOfAFileHasAnAddressAndNoBytes) {
+  const Tensor tensor = Tensor::borrow(nullptr, nullptr, DType::kF16, {0, 7});
+  EXPECT_FALSE(tensor.empty());
+  EXPECT_EQ(tensor.byte_count(), 0u);
+  EXPECT_FALSE(tensor.is_writable());
+  EXPECT_EQ(tensor.reshaped({7, 0}).shape(), (Shape{7, 0}));
+  EXPECT_EQ(tensor.rows(0, 0).byte_count(), 0u);
+}
+
 TEST(DType, NamesRoundTrip) {
   for (int i = 0; i <= static_cast<int>(DType::kBool); ++i) {
     const DType dtype = static_cast<DType>(i);

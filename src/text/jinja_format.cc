@@ -173,7 +173,6 @@ void append_formatted(Heap& heap, TextBuilder& out, const Value& value, char con
     return append_number(heap, out, Value::of(converted.as_integral()), spec);
   }
   if (!converted.is_number()) {
-    if (converted.is_undefined()) return append_text(heap, out, heap.string(""), spec, '<');
     fail(ErrorCode::kInvalidArgument, "format: a '{}' takes no format specification", type_name(converted));
   }
   append_number(heap, out, converted, spec);

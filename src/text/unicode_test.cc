@@ -2,8 +2,6 @@
 
 #include "support.h"
 
-#include <chrono>
-
 namespace lowbit {
 namespace {
 
@@ -57,9 +55,8 @@ TEST(NormalForm, ManyMarksTakeLinearTime) {
   std::string marks = "a";
   for (int i = 0; i < 250'000; ++i) marks += "\u0301";
   for (int i = 0; i < 250'000; ++i) marks += "\u0323";
-  const auto start = std::chrono::steady_clock::now();
-  const std::string out = normalized(marks, NormalForm::kNfd);
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(10));
+  std::string out;
+  EXPECT_LT(testing::processor_seconds([&] { out = normalized(marks, NormalForm::kNfd); }), 10);
   EXPECT_EQ(out.size(), marks.size());
   EXPECT_EQ(out.substr(0, 3), "a\u0323");
 }
