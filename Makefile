@@ -7,6 +7,8 @@ CHECK_PACKAGES = clang libclang-rt-14-dev llvm qemu-user gcovr clang-format
 
 PRESET ?= release
 JOBS ?= $(shell nproc)
+MODEL ?= demo/model
+TEXT ?= demo/data/heldout.txt
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .PHONY: demo test setup build check check-setup fuzz bench format coverage install clean
@@ -49,6 +51,7 @@ bench: setup
 	cmake --preset release -DLOWBIT_BENCH=ON -Wno-dev >/dev/null
 	cmake --build build/release -j $(JOBS)
 	./build/release/op_bench
+	./bench/end_to_end.py build/release/lowbit $(MODEL) $(TEXT)
 
 coverage: check-setup
 	cmake --preset coverage -Wno-dev >/dev/null
