@@ -48,7 +48,7 @@ class HouseHelp : public CLI::Formatter {
     } else {
       for (const std::string& part : option->get_snames()) name += (name.empty() ? "-" : ", -") + part;
       for (const std::string& part : option->get_lnames()) name += (name.empty() ? "--" : ", --") + part;
-      if (option->get_type_size() != 0) name += " " + option->get_type_name();
+      if (!option->get_type_name().empty()) name += " " + option->get_type_name();
     }
     return entry(name, option->get_description());
   }

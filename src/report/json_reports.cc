@@ -52,14 +52,16 @@ std::string plan_modules(const Json& plan) {
   if (lines.empty()) return "";
   TextTable table;
   table.align_left(2);
-  table.align_left(6);
-  table.add({"module", "count", "method", "bits", "group", "out x in", "why not"});
+  table.add({"module", "n", "method", "bits", "group", "out x in"});
   table.add_rule();
+  std::string reasons;
   for (auto& [cells, count] : lines) {
+    if (!cells.back().empty()) reasons += wrapped(cells[0] + ":", cells.back());
+    cells.pop_back();
     cells.insert(cells.begin() + 1, std::to_string(count));
     table.add(cells);
   }
-  return table.text();
+  return table.text() + reasons;
 }
 
 // An object of byte counts, its members with units.

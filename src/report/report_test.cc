@@ -153,7 +153,7 @@ TEST(Plan, TheSameModuleOfAllLayersIsOneLine) {
     {"module": "model.layers.1.mlp.up_proj", "method": "gptq", "bits": 4, "group_size": 128, "out_features": 8, "in_features": 16},
     {"module": "lm_head", "method": "none", "reason": "tied to the embedding"}],
     "bytes_by_component": {"codes": 1500000}, "estimated_seconds": 75.2, "feasible": true})");
-  EXPECT_TRUE(holds(text, "model.layers.*.mlp.up_proj      2  gptq")) << text;
+  EXPECT_TRUE(holds(text, "model.layers.*.mlp.up_proj  2  gptq")) << text;
   for (const char* part : {"tied to the embedding", "1.5 MB", "1 min 15 s", "It can finish"})
     EXPECT_TRUE(holds(text, part)) << text;
 }
