@@ -3,7 +3,7 @@
 
 PACKAGES = g++ cmake ninja-build ccache mold pkg-config git python3 \
   nlohmann-json3-dev libcli11-dev libfmt-dev libpcre2-dev libutf8proc-dev libgtest-dev
-CHECK_PACKAGES = clang libclang-rt-14-dev llvm qemu-user gcovr clang-format
+CHECK_PACKAGES = clang libclang-rt-14-dev llvm qemu-user clang-format
 
 PRESET ?= release
 JOBS ?= $(shell nproc)
@@ -57,12 +57,7 @@ coverage: check-setup
 	cmake --preset coverage -Wno-dev >/dev/null
 	cmake --build build/coverage -j $(JOBS)
 	ctest --test-dir build/coverage --output-on-failure --no-tests=error -LE slow -j $(JOBS)
-	gcovr -r . --filter src/ --exclude '.*(_test\.cc|_tool\.cc|_test_support\.h|_fixture\.h|/test_problem\.h)' \
-	  --csv build/coverage/lines.csv build/coverage
-	@awk -F, 'NR > 1 { split($$1, path, "/"); all[path[2]] += $$2; run[path[2]] += $$3; lines += $$2; covered += $$3 } \
-	  END { for (room in all) printf "%-11s %5d of %5d lines, %5.1f %%\n", room, run[room], all[room], 100 * run[room] / all[room]; \
-	    printf "src/        %5d of %5d lines, %5.1f %% (expected: 85 or more)\n", covered, lines, 100 * covered / lines; \
-	    exit covered < 0.85 * lines }' build/coverage/lines.csv
+	tools/coverage build/coverage
 
 format:
 	git ls-files '*.cc' '*.h' '*.inc' | xargs clang-format -i --style=file
