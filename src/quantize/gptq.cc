@@ -244,6 +244,7 @@ const InverseFactor* FactorCache::factor(const std::vector<int32_t>& order, cons
     order_ = order;
     inversion_ = inversion;
     factor_ = invert(ops_, hessian_, order, inversion);
+    if (ops_.workspace) ops_.workspace->release();  // it holds a copy as large as H
   }
   return factor_ ? &*factor_ : nullptr;
 }
