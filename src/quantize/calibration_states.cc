@@ -83,9 +83,10 @@ CalibrationStates::CalibrationStates(const Model& model, const OpContext& ops,
   }
 }
 
-bool CalibrationStates::keeps_carry(const Stage& stage) const {
-  const size_t bytes = static_cast<size_t>(tokens_ * stage.carry_width) * sizeof(float);
-  return bytes <= std::max(carry_budget_, static_cast<size_t>(tokens_ * width_) * sizeof(float));
+bool CalibrationStates::keeps_carry(const Stage& stage, int64_t tokens, int64_t hidden_size,
+                                    size_t carry_budget) {
+  const size_t bytes = static_cast<size_t>(tokens * stage.carry_width) * sizeof(float);
+  return bytes <= std::max(carry_budget, static_cast<size_t>(tokens * hidden_size) * sizeof(float));
 }
 
 Scratch CalibrationStates::take(const Batch& batch, int64_t width) const {

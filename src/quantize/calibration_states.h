@@ -44,6 +44,9 @@ class CalibrationStates {
   // give the same bits.
   static constexpr size_t kCarryBudget = size_t{448} << 20;
 
+  static bool keeps_carry(const Stage& stage, int64_t tokens, int64_t hidden_size,
+                          size_t carry_budget = kCarryBudget);
+
   // Embeds the samples. `sequences` must outlive this.
   CalibrationStates(const Model& model, const OpContext& ops, std::span<const std::vector<int32_t>> sequences,
                     int64_t batch_size, MemoryMeter& meter, size_t carry_budget = kCarryBudget);
@@ -69,7 +72,7 @@ class CalibrationStates {
   void run(const OpContext& ops, const Batch& batch, const Body& body) const;
   void for_each_batch(size_t first, size_t last, const Body& body);
   Hessian collect_rows(int64_t width, const Fill& fill);
-  bool keeps_carry(const Stage& stage) const;
+  bool keeps_carry(const Stage& stage) const { return keeps_carry(stage, tokens_, width_, carry_budget_); }
   float* hidden(const Batch& batch) { return hidden_.mutable_data<float>() + batch.row * width_; }
   float* kept_carry(const Stage& maker, const Batch& batch) {
     return carry_.mutable_data<float>() + batch.row * maker.carry_width;

@@ -34,10 +34,10 @@ double layer_seconds_per_token(const OpContext& ops, const Model& model, int64_t
   }
   // A carry that the whole run cannot keep is made anew in the probe as well.
   const Block& block = model.block(0);
-  size_t widest = 0;
-  for (const Stage& stage : block.stages()) widest = std::max(widest, static_cast<size_t>(stage.carry_width));
-  const bool keeps =
-      static_cast<size_t>(calibration.tokens) * widest * sizeof(float) <= CalibrationStates::kCarryBudget;
+  const std::span<const Stage> stages = block.stages();
+  const bool keeps = std::all_of(stages.begin(), stages.end(), [&](const Stage& stage) {
+    return CalibrationStates::keeps_carry(stage, calibration.tokens, model.config().hidden_size);
+  });
   MemoryMeter meter;
   CalibrationStates states(model, ops, probe, batch_size, meter, keeps ? CalibrationStates::kCarryBudget : 0);
   return seconds_of([&] {

@@ -22,12 +22,6 @@ struct Sizes {
   int64_t tokens = 0, longest = 0, scratch_bytes = 0;
 };
 
-bool keeps_carry(const ModelConfig& config, const Stage& stage, int64_t tokens) {
-  const size_t bytes = static_cast<size_t>(tokens * stage.carry_width) * sizeof(float);
-  return bytes <= std::max(CalibrationStates::kCarryBudget,
-                           static_cast<size_t>(tokens * config.hidden_size) * sizeof(float));
-}
-
 Json memory_json(const Model& model, const QuantizationSettings& settings, const QuantizeOptions& options,
                  const Sizes& sizes, int threads, uint64_t& peak) {
   const ModelConfig& config = model.config();
@@ -59,7 +53,7 @@ Json memory_json(const Model& model, const QuantizationSettings& settings, const
         forward = std::max(forward, hidden + carry + batches + rows + hessian);
         solve = std::max(solve, hidden + carry + static_cast<uint64_t>(matrices) * hessian + slab);
         if (stage.carry_width == 0) continue;
-        carry = keeps_carry(config, stage, sizes.tokens)
+        carry = CalibrationStates::keeps_carry(stage, sizes.tokens, config.hidden_size)
                     ? std::max(carry, floats(sizes.tokens * stage.carry_width))
                     : 0;
       }

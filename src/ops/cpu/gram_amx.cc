@@ -49,10 +49,7 @@ inline void multiply_block(const GemmArgs& args, int64_t row, int64_t column, in
     _tile_loadd(6, b, 64);
     _tile_loadd(7, b + kTileBytes, 64);
     _tile_loadd(5, a + kTileBytes, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
+    multiply_two_by_two();
   }
   _tile_stored(0, sums, stride * 4);
   _tile_stored(1, sums + 16, stride * 4);

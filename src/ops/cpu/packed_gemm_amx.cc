@@ -45,22 +45,13 @@ inline void multiply_panels(const char* a, const char* b, int64_t steps, float* 
     _tile_loadd(5, a + 2 * kTileBytes, 64);
     _tile_loadd(6, b + kTileBytes, 64);
     _tile_loadd(7, b + 3 * kTileBytes, 64);
-    _tile_dpbf16ps(0, 4, 6);  // high low
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
+    multiply_two_by_two();  // high low
     _tile_loadd(6, b, 64);
     _tile_loadd(7, b + 2 * kTileBytes, 64);
-    _tile_dpbf16ps(0, 4, 6);  // high high
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
+    multiply_two_by_two();  // high high
     _tile_loadd(4, a + kTileBytes, 64);
     _tile_loadd(5, a + 3 * kTileBytes, 64);
-    _tile_dpbf16ps(0, 4, 6);  // low high
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
+    multiply_two_by_two();  // low high
   }
   _tile_stored(0, sums, 128);
   _tile_stored(1, sums + 16, 128);
