@@ -28,6 +28,9 @@ struct EncodeOptions {
 
 struct DecodeOptions {
   bool skip_special_tokens = false;
+  // An id without a token decodes to nothing instead of throwing: a model may have more rows than its
+  // tokenizer has tokens (Qwen2: 151,936 and 151,665) and give one of those.
+  bool skip_unknown_ids = false;
 };
 
 class Tokenizer {
@@ -41,7 +44,7 @@ class Tokenizer {
 
   // Linear in the length of the text. Text that is not UTF-8: each invalid byte becomes U+FFFD.
   std::vector<int32_t> encode(std::string_view text, const EncodeOptions& options = {}) const;
-  // Ids outside the vocabulary throw kInvalidArgument.
+  // Ids outside the vocabulary throw kInvalidArgument, unless skipped.
   std::string decode(std::span<const int32_t> ids, const DecodeOptions& options = {}) const;
 
   // The token as it stands in the vocabulary ("Ġthe", "▁the", "##ing"); empty when the id has no token.

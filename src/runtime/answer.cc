@@ -7,7 +7,8 @@ namespace lowbit {
 Answer::Answer(const Tokenizer* tokenizer, const GenerateOptions& options, size_t index,
                const StreamSink& stream)
     : options_(options), index_(index), stream_(stream) {
-  if (tokenizer) decoder_.emplace(*tokenizer, DecodeOptions{.skip_special_tokens = true});
+  if (tokenizer)
+    decoder_.emplace(*tokenizer, DecodeOptions{.skip_special_tokens = true, .skip_unknown_ids = true});
 }
 
 void Answer::push(int32_t id) {

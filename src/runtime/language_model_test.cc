@@ -4,6 +4,7 @@
 
 #include "base/files.h"
 #include "base/json.h"
+#include "runtime/answer.h"
 #include "support.h"
 
 #include <gtest/gtest.h>
@@ -153,6 +154,19 @@ TEST_F(LoadedModel, AStopTextEndsTheAnswerAndIsNotPartOfIt) {
   EXPECT_EQ(result.text, whole.substr(0, cut));
   EXPECT_EQ(streamed, result.text);
   EXPECT_EQ(result.finish_reason, "stop");
+}
+
+TEST_F(LoadedModel, AnIdOfAPaddedVocabularyGivesNoText) {
+  const LanguageModel model = load();
+  const GenerateOptions options;
+  const StreamSink no_sink;
+  Answer answer(&model.tokenizer(), options, 0, no_sink);
+  const std::vector<int32_t> ids = model.tokenizer().encode("bank", {});
+  answer.push(model.tokenizer().vocab_size() + 7);
+  for (int32_t id : ids) answer.push(id);
+  answer.end("eos");
+  EXPECT_EQ(answer.result().text, "bank");
+  EXPECT_EQ(answer.result().token_ids.size(), ids.size() + 1);
 }
 
 }  // namespace

@@ -118,9 +118,10 @@ class Encoder {
   size_t normalized_total_ = 0, max_normalized_ = 0;
 };
 
-// Null for a special token that is to be skipped.
+// Null for what is to be skipped.
 const std::string* text_to_decode(const Tokenizer::State& state, int32_t id, const DecodeOptions& options) {
   const std::string* text = state.text(id);
+  if (text == nullptr && options.skip_unknown_ids) return nullptr;
   if (text == nullptr) {
     fail(ErrorCode::kInvalidArgument, "[tokenizer] there is no token with id {}, the vocabulary ends at {}",
          id, state.end_id - 1);

@@ -149,6 +149,7 @@ TEST(Tokenizer, IdsWithoutATokenAreRefused) {
     EXPECT_NE(message.find(std::to_string(id)), message.npos) << message;
     StreamDecoder stream(tokenizer);
     testing::error_of(ErrorCode::kInvalidArgument, [&] { stream.push(id); });
+    EXPECT_EQ(tokenizer.decode(ids, {.skip_unknown_ids = true}), "a");
   }
 }
 

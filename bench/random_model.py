@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""A model folder with random weights of a known model's shape, to measure speed and memory without a download.
+
+    bench/random_model.py smollm2-135m OUT [--layers N]
+
+The tokenizer is the demo model's: its ids fit every shape here, and the rest of the vocabulary is read all the same.
+"""
+
+import argparse
+import json
+import pathlib
+import random
+import shutil
+
+DEMO = pathlib.Path(__file__).resolve().parent.parent / "demo" / "model"
+SHAPES = {
+    "smollm2-135m": dict(model_type="llama", architectures=["LlamaForCausalLM"], hidden_size=576, intermediate_size=1536,
+                         num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3, vocab_size=49152, rope_theta=100000.0,
+                         rms_norm_eps=1e-5, max_position_embeddings=8192),
+    "qwen2-1.5b": dict(model_type="qwen2", architectures=["Qwen2ForCausalLM"], hidden_size=1536, intermediate_size=8960,
+                       num_hidden_layers=28, num_attention_heads=12, num_key_value_heads=2, vocab_size=151936, rope_theta=1000000.0,
+                       rms_norm_eps=1e-6, max_position_embeddings=32768),
+}
+ONE, SMALL = 0x3F80, bytes(0xBC if byte & 0x80 else 0x3C for byte in range(256))
+
+
+def tensors(c):
+    """Name and shape of every tensor, in the file's order."""
+    hidden, mlp, head = c["hidden_size"], c["intermediate_size"], c["hidden_size"] // c["num_attention_heads"]
+    kv = c["num_key_value_heads"] * head
+    yield "model.embed_tokens.weight", [c["vocab_size"], hidden]
+    for layer in range(c["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}."
+        yield prefix + "input_layernorm.weight", [hidden]
+        for name, rows in ("q", hidden), ("k", kv), ("v", kv):
+            yield f"{prefix}self_attn.{name}_proj.weight", [rows, hidden]
+            if c["model_type"] == "qwen2":
+                yield f"{prefix}self_attn.{name}_proj.bias", [rows]
+        yield prefix + "self_attn.o_proj.weight", [hidden, hidden]
+        yield prefix + "post_attention_layernorm.weight", [hidden]
+        yield prefix + "mlp.gate_proj.weight", [mlp, hidden]
+        yield prefix + "mlp.up_proj.weight", [mlp, hidden]
+        yield prefix + "mlp.down_proj.weight", [hidden, mlp]
+    yield "model.norm.weight", [hidden]
+
+
+def size(shape):
+    return 2 * shape[0] * (shape[1] if len(shape) > 1 else 1)
+
+
+def values(shape, generator):
+    """bfloat16: norms are one; else the sign and the lower exponent bit and mantissa are random, 2^-7 <= |w| < 2^-5."""
+    if len(shape) == 1:
+        return ONE.to_bytes(2, "little") * shape[0]
+    data = bytearray(generator.randbytes(size(shape)))
+    data[1::2] = data[1::2].translate(SMALL)
+    return data
+
+
+def make(shape_name, out, layers=None):
+    config = dict(SHAPES[shape_name], hidden_act="silu", tie_word_embeddings=True, torch_dtype="bfloat16")
+    if layers:
+        config["num_hidden_layers"] = layers
+    out = pathlib.Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    for file in DEMO.iterdir():
+        if file.name not in ("config.json", "model.safetensors"):
+            shutil.copy(file, out)
+    (out / "config.json").write_text(json.dumps(config, indent=2))
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for name, shape in tensors(config):
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + size(shape)]}
+        end += size(shape)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    generator = random.Random(0)
+    with open(out / "model.safetensors", "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, shape in tensors(config):
+            file.write(values(shape, generator))
+    return out
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("out")
+    parser.add_argument("--layers", type=int, help="instead of the shape's own number")
+    arguments = parser.parse_args()
+    print(make(arguments.shape, arguments.out, arguments.layers))
