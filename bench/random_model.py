@@ -52,7 +52,9 @@ def values(shape, generator):
     """bfloat16: norms are one; else the sign and the lower exponent bit and mantissa are random, 2^-7 <= |w| < 2^-5."""
     if len(shape) == 1:
         return ONE.to_bytes(2, "little") * shape[0]
-    data = bytearray(generator.randbytes(size(shape)))
+    data = bytearray()
+    while len(data) < size(shape):  # one call gives less than 256 MB
+        data += generator.randbytes(min(size(shape) - len(data), 1 << 26))
     data[1::2] = data[1::2].translate(SMALL)
     return data
 
