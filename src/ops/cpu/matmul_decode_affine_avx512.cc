@@ -5,7 +5,7 @@
 
 namespace lowbit {
 namespace {
-#include "ops/cpu/vec_avx512.inc"
+#include "ops/cpu/vector_avx512.inc"
 }  // namespace
 
 namespace {

@@ -5,7 +5,7 @@
 
 namespace lowbit {
 namespace {
-#include "ops/cpu/vec_avx2.inc"
+#include "ops/cpu/vector_avx2.inc"
 }  // namespace
 
 namespace {

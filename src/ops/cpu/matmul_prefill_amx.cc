@@ -11,7 +11,7 @@
 
 namespace lowbit {
 namespace {
-#include "ops/cpu/vec_avx512.inc"
+#include "ops/cpu/vector_avx512.inc"
 }  // namespace
 
 namespace {
@@ -42,7 +42,7 @@ void pack_affine(const MatmulArgs& args, int64_t n, int64_t lanes, int64_t k, in
   const VecI low_half = set_i32(0xffff);
   const int64_t end = args.in < k + depth * 32 ? args.in : k + depth * 32;
   int64_t group = -1;
-  VecF scale = zero_f32(), offset = zero_f32();
+  Vec scale = zero(), offset = zero();
   uint8_t* to = reinterpret_cast<uint8_t*>(strip);
   int64_t column = k;
   for (; column < end; column += C::kUnit) {
@@ -54,7 +54,7 @@ void pack_affine(const MatmulArgs& args, int64_t n, int64_t lanes, int64_t k, in
       const VecI zero = args.zero_points ? _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(
                                                mask, static_cast<const uint8_t*>(args.zero_points) + at))
                                          : set_i32(1 << (kBits - 1));
-      offset = mul_f32(scale, convert_i32(zero));  // exact: 11 and 8 bits
+      offset = mul(scale, convert_i32(zero));  // exact: 11 and 8 bits
     }
     const int64_t word = column / C::kUnit * C::kWords;
     const uint8_t* codes = static_cast<const uint8_t*>(args.codes) + word * stride + n * 4;
@@ -71,8 +71,8 @@ void pack_affine(const MatmulArgs& args, int64_t n, int64_t lanes, int64_t k, in
 #pragma GCC unroll 16
     for (int p = 0; p < C::kPairs; ++p) {
       const VecI pair = pair_of<kBits>(unit, p);
-      const VecF low = _mm512_fmsub_ps(scale, convert_i32(and_bits(pair, low_half)), offset);
-      const VecF high = _mm512_fmsub_ps(scale, convert_i32(shift_right(pair, 16)), offset);
+      const Vec low = _mm512_fmsub_ps(scale, convert_i32(and_bits(pair, low_half)), offset);
+      const Vec high = _mm512_fmsub_ps(scale, convert_i32(shift_right(pair, 16)), offset);
       _mm512_store_si512(to, bf16_pairs(low, high));
       to += 64;
     }
@@ -266,8 +266,8 @@ void prepare_bf16_tiles(const MatmulArgs& args, const uint8_t* order, int64_t be
           continue;
         }
         const float* from = args.x + row * args.x_stride + column;
-        const VecF low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(exists), from);
-        const VecF high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(exists >> 16), from + 16);
+        const Vec low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(exists), from);
+        const Vec high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(exists >> 16), from + 16);
         _mm512_store_si512(to, _mm512_permutexvar_epi16(permutation, bf16_halves(low, high)));
       }
     }
