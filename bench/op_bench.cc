@@ -1,4 +1,5 @@
-// Matmul at decode and at prefill for the shapes of real models, beside what the machine can do at most.
+// Matmul at decode and at prefill, and X^T X, for the shapes of real models, beside what the machine can do
+// at most.
 //
 //   op_bench [--threads N] [--quick] [--kernel NAME]
 //
@@ -6,6 +7,7 @@
 // measured over the same number of bytes, in turns with the kernels. Figures are medians of the repetitions.
 #include "base/cpu.h"
 #include "format/bits.h"
+#include "ops/gram.h"
 #include "ops/machine_limits.h"
 #include "ops/matmul.h"
 
@@ -168,23 +170,60 @@ class Bench {
       for (const auto& weights : layer) multiply(weights, rows, MatmulMode::kPrefill);
       if (repeat > 0) seconds.push_back(now() - begin);
     }
-    const double rate = operations / median(seconds) * 1e-9;
-    const double limit = limits_.amx_bf16.all > 0 ? limits_.amx_bf16.all : limits_.fp32.all;
-    std::printf("prefill %-13s layer  %-5s rows %4lld: %8.1f GFLOP/s, %3.0f %% of %.0f\n", model.name,
-                format_name(bits), static_cast<long long>(rows), rate, 100 * rate / limit, limit);
-    std::fflush(stdout);
+    report_rate("prefill", model.name, format_name(bits), rows, operations, median(seconds));
+  }
+
+  // X^T X over the inputs of a layer's products, as calibration has it: rows come from memory.
+  void gram(const Model& model) {
+    constexpr int64_t kTokens = 8192;
+    std::vector<double> seconds;
+    double operations = 0;
+    for (const auto& group : model.layer) {
+      const int64_t width = group[0].in;
+      operations += static_cast<double>(kTokens * width * (width + 1));
+    }
+    for (int repeat = 0; repeat < 6; ++repeat) {
+      double taken = 0;
+      for (const auto& group : model.layer) {
+        const int64_t width = group[0].in;
+        fill_x(kTokens * width);
+        std::vector<float> h(static_cast<size_t>(width * width));
+        const double begin = now();
+        for (int64_t first = 0; first < kTokens; first += kGramTokens) {
+          gram_accumulate(OpContext{&threads_, &workspace_, &choice_}, x_.data() + first * width, kGramTokens,
+                          width, h.data());
+        }
+        taken += now() - begin;
+      }
+      if (repeat > 0) seconds.push_back(taken);
+    }
+    report_rate("X^T X  ", model.name, "BF16", kGramTokens, operations, median(seconds));
   }
 
  private:
+  static constexpr int64_t kGramTokens = 2048;
+
+  void fill_x(int64_t count) {
+    if (x_.size() >= static_cast<size_t>(count)) return;
+    x_.resize(static_cast<size_t>(count));
+    for (size_t i = 0; i < x_.size(); ++i)
+      x_[i] = static_cast<float>(static_cast<int>(i * 7919 % 1001) - 500) * 0.002f;
+  }
+
+  void report_rate(const char* what, const char* model, const char* format, int64_t rows, double operations,
+                   double seconds) {
+    const double rate = operations / seconds * 1e-9;
+    const double limit = limits_.amx_bf16.all > 0 ? limits_.amx_bf16.all : limits_.fp32.all;
+    std::printf("%s %-13s layer  %-5s rows %4lld: %8.1f GFLOP/s, %3.0f %% of %.0f\n", what, model, format,
+                static_cast<long long>(rows), rate, 100 * rate / limit, limit);
+    std::fflush(stdout);
+  }
+
   void multiply(const std::vector<Weight>& weights, int64_t rows, MatmulMode mode) {
     const int64_t in = in_features(weights[0]);
     int64_t out = 0;
     for (const Weight& weight : weights) out += out_features(weight);
-    if (x_.size() < static_cast<size_t>(rows * in)) {
-      x_.resize(static_cast<size_t>(rows * in));
-      for (size_t i = 0; i < x_.size(); ++i)
-        x_[i] = static_cast<float>(static_cast<int>(i * 7919 % 1001) - 500) * 0.002f;
-    }
+    fill_x(rows * in);
     if (y_.size() < static_cast<size_t>(rows * out)) y_.resize(static_cast<size_t>(rows * out));
     std::vector<MatmulOutput> outputs;
     float* y = y_.data();
@@ -234,6 +273,7 @@ int run(const Settings& settings) {
     for (int64_t rows : {32, 128, 512}) {
       for (int bits : {4, 8, 0}) bench.prefill(model, bits, rows);
     }
+    bench.gram(model);
   }
   return 0;
 }
