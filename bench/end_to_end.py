@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What a user waits for, beside the machine's limits: quantizing, loading, decoding, with and without a long context.
 
-    bench/end_to_end.py build/release/lowbit MODEL TEXT [--rounds 5] [--samples 128] [--threads 2] [--work FOLDER]
+    bench/end_to_end.py build/release/lowbit MODEL TEXT [--rounds 5] [--samples 128] [--threads 2] [--work FOLDER] [--parts decode]
 
 Variants run in turn within each round, and medians are printed. A share is of the read bandwidth that `lowbit doctor` measured
 in the same minutes, taking each decoded token to read every weight once, and the KV cache up to its position.
@@ -27,6 +27,7 @@ def main():
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--new-tokens", type=int, default=96)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--parts", nargs="+", choices=["quantize", "decode"], default=["quantize", "decode"])
     parser.add_argument("--work", help="where the quantized models go (a temporary folder)")
     a = parser.parse_args()
     temporary = tempfile.TemporaryDirectory()
@@ -44,51 +45,56 @@ def main():
         return lowbit("quantize", a.model, "-o", work / f"int{bits}", "--bits", bits, "--calibration", a.text, "--samples", samples,
                       "--max-length", a.max_length, "--overwrite", *options, threads=threads)
 
-    print(f"threads {a.threads}, medians of {a.rounds} rounds")
-    variants = {f"4 bits, {a.samples} x {a.max_length}, check included": (4, a.samples, a.threads),
-                f"4 bits, {a.samples // 4} x {a.max_length}, no check": (4, a.samples // 4, a.threads, "--no-check")}
-    if a.threads > 1:
-        variants["  one thread"] = (4, a.samples // 4, 1, "--no-check")
-    seconds, memory = {name: [] for name in variants}, {}
-    for _ in range(a.rounds):
-        for name, options in variants.items():
-            report = quantize(*options)
-            seconds[name].append(report["seconds"])
-            memory[name] = report["peak_anonymous_bytes"] / 1e6
-    print("\nquantize")
-    for name, values in seconds.items():
-        print(f"  {name:42} {statistics.median(values):7.1f} s   {memory[name]:6.0f} MB anonymous")
+    def quantize_part():
+        variants = {f"4 bits, {a.samples} x {a.max_length}, check included": (4, a.samples, a.threads),
+                    f"4 bits, {a.samples // 4} x {a.max_length}, no check": (4, a.samples // 4, a.threads, "--no-check")}
+        if a.threads > 1:
+            variants["  one thread"] = (4, a.samples // 4, 1, "--no-check")
+        seconds, memory = {name: [] for name in variants}, {}
+        for _ in range(a.rounds):
+            for name, options in variants.items():
+                report = quantize(*options)
+                seconds[name].append(report["seconds"])
+                memory[name] = report["peak_anonymous_bytes"] / 1e6
+        print("\nquantize")
+        for name, values in seconds.items():
+            print(f"  {name:42} {statistics.median(values):7.1f} s   {memory[name]:6.0f} MB anonymous")
 
-    quantize(8, 4, a.threads, "--no-check")
-    quantize(4, 4, a.threads, "--no-check")
-    with open(a.text, encoding="utf-8") as file:
-        long_prompt = file.read(4200)
-    models = {"source": pathlib.Path(a.model), "int8": work / "int8", "int4": work / "int4"}
-    config = json.loads((models["source"] / "config.json").read_text())
-    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    cache_bytes = config["num_hidden_layers"] * config["num_key_value_heads"] * head_dim * 2 * 2  # per token, bfloat16
-    speeds, read, start = {}, [], {name: [] for name in models}
-    for _ in range(a.rounds):
-        read.append(limits())
-        for name, model in models.items():
-            begin = time.time()
-            lowbit("generate", model, "--prompt", "Once", "--max-new-tokens", 1)
-            start[name].append(time.time() - begin)
-            for prompt in ("Once upon a time", long_prompt):
-                run = lowbit("generate", model, "--prompt", prompt, "--max-new-tokens", a.new_tokens, "--ignore-eos")
-                tokens = run["prompt_tokens"] if prompt is long_prompt else 0
-                speeds.setdefault((name, tokens), []).append(run["tokens_per_second"])
-    bandwidth = statistics.median(read)
-    print(f"\ndecode; read bandwidth {bandwidth:.1f} GB/s")
-    for (name, tokens), values in speeds.items():
-        weights = sum(file.stat().st_size for file in models[name].glob("*.safetensors"))
-        moved = weights + (tokens + a.new_tokens / 2) * cache_bytes
-        speed = statistics.median(values)
-        print(f"  {name:7} context {tokens:5}: {speed:7.1f} tokens/s, {moved / 1e6:5.0f} MB per token, "
-              f"{100 * speed * moved / 1e9 / bandwidth:4.0f} % of the read bandwidth")
-    print("\nprocess start to first token")
-    for name, values in start.items():
-        print(f"  {name:7} {statistics.median(values):6.2f} s")
+    def decode_part():
+        quantize(8, 4, a.threads, "--no-check")
+        quantize(4, 4, a.threads, "--no-check")
+        with open(a.text, encoding="utf-8") as file:
+            long_prompt = file.read(4200)
+        models = {"source": pathlib.Path(a.model), "int8": work / "int8", "int4": work / "int4"}
+        config = json.loads((models["source"] / "config.json").read_text())
+        head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+        cache_bytes = config["num_hidden_layers"] * config["num_key_value_heads"] * head_dim * 2 * 2  # per token, bfloat16
+        speeds, read, start = {}, [], {name: [] for name in models}
+        for _ in range(a.rounds):
+            read.append(limits())
+            for name, model in models.items():
+                begin = time.time()
+                lowbit("generate", model, "--prompt", "Once", "--max-new-tokens", 1)
+                start[name].append(time.time() - begin)
+                for prompt in ("Once upon a time", long_prompt):
+                    run = lowbit("generate", model, "--prompt", prompt, "--max-new-tokens", a.new_tokens, "--ignore-eos")
+                    tokens = run["prompt_tokens"] if prompt is long_prompt else 0
+                    speeds.setdefault((name, tokens), []).append(run["tokens_per_second"])
+        bandwidth = statistics.median(read)
+        print(f"\ndecode; read bandwidth {bandwidth:.1f} GB/s")
+        for (name, tokens), values in speeds.items():
+            weights = sum(file.stat().st_size for file in models[name].glob("*.safetensors"))
+            moved = weights + (tokens + a.new_tokens / 2) * cache_bytes
+            speed = statistics.median(values)
+            print(f"  {name:7} context {tokens:5}: {speed:7.1f} tokens/s, {moved / 1e6:5.0f} MB per token, "
+                  f"{100 * speed * moved / 1e9 / bandwidth:4.0f} % of the read bandwidth")
+        print("\nprocess start to first token")
+        for name, values in start.items():
+            print(f"  {name:7} {statistics.median(values):6.2f} s")
+
+    print(f"threads {a.threads}, medians of {a.rounds} rounds")
+    for part in a.parts:
+        {"quantize": quantize_part, "decode": decode_part}[part]()
 
 
 if __name__ == "__main__":

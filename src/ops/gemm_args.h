@@ -24,6 +24,7 @@ struct GemmArgs {
   int64_t a_depth;          // of the panels of a, of which `depth` are used; b's panels have depth
   bool subtract = false;    // c -= a b, else c += a b
   bool only_upper = false;  // only elements with row <= column are touched
+  int64_t tile = 0;         // rows and columns of a unit of gram_amx
 };
 
 // A unit is tile begin / column_tiles, begin % column_tiles of c.
@@ -34,9 +35,6 @@ void gemm_double_ref(const GemmArgs& args, int64_t begin, int64_t end, void* scr
 void gemm_double_avx2(const GemmArgs& args, int64_t begin, int64_t end, void* scratch) noexcept;
 void gemm_double_avx512(const GemmArgs& args, int64_t begin, int64_t end, void* scratch) noexcept;
 
-// x^T x with BF16 tiles. Panels are 32 columns of x; see cpu/gram_amx.cc for their layout.
-// A unit of gram_amx is a tile of h of this size: small where threads want enough units, large where panels
-// come from memory.
 // c -= a^T b with factors split into BF16 pairs (cpu/packed_gemm_amx.cc). args.a_depth and args.depth are
 // those of the panels in rows; a unit is 32 rows of c.
 void packed_gemm_amx(const GemmArgs& args, int64_t begin, int64_t end, void* scratch) noexcept;
@@ -45,9 +43,11 @@ constexpr int64_t split_panel_bytes(int64_t depth) { return (depth + 31) / 32 * 
 void pack_split_amx(const float* x, int64_t stride, int64_t depth, int64_t columns, bool as_a, char* to,
                     int64_t lead = 0) noexcept;
 
+// x^T x with BF16 tiles. Panels are 32 columns of x; see cpu/gram_amx.cc for their layout.
 constexpr int64_t kGramAmxDepth = 2048;  // most tokens of one call
-constexpr int64_t gram_tile(int64_t width) { return width <= 2048 ? 128 : 256; }
-// Scratch: gram_tile squared floats.
+// A unit is a tile of h of args.tile rows and columns, a multiple of 32: large, since panels come from memory
+// for each, but so small that threads have enough of them. Scratch: its square of floats.
+constexpr int64_t kGramTileMost = 256, kGramTileLeast = 128;
 void gram_amx_bf16(const GemmArgs& args, int64_t begin, int64_t end, void* scratch) noexcept;
 constexpr int64_t gram_amx_panel_bytes(int64_t tokens) { return (tokens + 31) / 32 * 32 * 32 * 2; }
 // Packs panels [begin, end) of x [tokens, width]: a and b each of ceil(width / 32) panels of

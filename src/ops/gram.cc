@@ -14,7 +14,17 @@ constexpr Kernel<GemmArgs> kTable[] = {
     {"ref", Isa::kRef, nullptr, gemm_ref},
 };
 
+// The largest tile of which the upper triangle of h has three for each thread.
+int64_t tile_for(const OpContext& context, int64_t width) {
+  for (int64_t tile = kGramTileMost; tile > kGramTileLeast; tile /= 2) {
+    const int64_t tiles = round_up(width, tile) / tile;
+    if (tiles * (tiles + 1) / 2 >= 3 * worker_count(context)) return tile;
+  }
+  return kGramTileLeast;
+}
+
 }  // namespace
+
 void gram_accumulate(const OpContext& context, const float* x, int64_t tokens, int64_t width, float* h) {
   if (tokens <= 0 || width <= 0) return;
   const GemmArgs wanted{nullptr, nullptr, h, width, width, width, tokens, tokens, false, true};
@@ -27,13 +37,15 @@ void gram_accumulate(const OpContext& context, const float* x, int64_t tokens, i
   const OpScratch b(context, in_tiles ? tiles_bytes : packed_b_bytes<float>(width, piece));
   for (int64_t first = 0; first < tokens; first += piece) {
     const int64_t count = std::min(piece, tokens - first);
-    const GemmArgs args{a.as<float>(), b.as<float>(), h, width, width, width, count, count, false, true};
+    const GemmArgs args{a.as<float>(), b.as<float>(),           h, width, width, width, count, count, false,
+                        true,          tile_for(context, width)};
     if (in_tiles) {
       split_work(context, panels, chunk_for(32 * count, 1 << 15), [&](int64_t begin, int64_t end, int) {
         gram_amx_pack(x + first * width, count, width, a.as<void>(), b.as<void>(), begin, end);
       });
-      const int64_t size = gram_tile(width), tiles = round_up(width, size) / size;
-      run_kernel(context, kernel, args, tiles * tiles, 1, static_cast<size_t>(size * size) * sizeof(float));
+      const int64_t tiles = round_up(width, args.tile) / args.tile;
+      run_kernel(context, kernel, args, tiles * tiles, 1,
+                 static_cast<size_t>(args.tile * args.tile) * sizeof(float));
       continue;
     }
     pack_a(context, x + first * width, 1, width, width, count, a.as<float>());

@@ -56,6 +56,7 @@ CalibrationBatches::CalibrationBatches(const Model& model, std::span<const std::
     most_tokens_at_once = most_tokens(batches);
   }
   scratch_bytes = most_tokens_at_once * per_token;
+  round_tokens = std::max(HessianAccumulator::kChunkTokens, most_tokens_at_once);
 }
 
 CalibrationStates::CalibrationStates(const Model& model, const OpContext& ops,
@@ -139,8 +140,7 @@ Hessian CalibrationStates::collect_rows(int64_t width, const Fill& fill) {
     const int64_t start = batches[first].row;
     size_t last = first + 1;
     auto tokens = [&] { return batches[last - 1].row + batches[last - 1].tokens - start; };
-    while (last < batches.size() && tokens() + batches[last].tokens <= HessianAccumulator::kChunkTokens)
-      ++last;
+    while (last < batches.size() && tokens() + batches[last].tokens <= plan_.round_tokens) ++last;
     const Scratch rows = ops_.workspace->take(static_cast<size_t>(tokens() * width) * sizeof(float));
     for_each_batch(first, last, [&](const StepInput& step, const Batch& batch) {
       fill(step, batch, rows.as<float>() + (batch.row - start) * width);

@@ -20,18 +20,19 @@ struct CalibrationBatch {
 };
 
 // How the samples are cut into batches: of at most batch_size samples, and only one when it alone has
-// kBatchTokens or more, so that what a thread works on stays in its cache. Threads then take batches of
-// their own, unless there are fewer batches than threads or their scratch would take more than
-// kBatchMemory: then batches have up to batch_size samples of any length, one is at work at a time, and
-// threads share each operator. Both give the same bits.
+// kBatchTokens or more: enough rows to be worth converting a matrix for, few enough for the cache. Threads
+// then take batches of their own, unless there are fewer batches than threads or their scratch would take
+// more than kBatchMemory: then batches have up to batch_size samples of any length, one is at work at a time,
+// and threads share each operator. Both give the same bits.
 struct CalibrationBatches {
-  static constexpr int64_t kBatchTokens = 512;
+  static constexpr int64_t kBatchTokens = 1024;
   static constexpr int64_t kBatchMemory = int64_t{512} << 20;
 
   std::vector<CalibrationBatch> batches;
   bool on_own_threads = false;
   int64_t most_tokens_at_once = 0;
   int64_t scratch_bytes = 0;  // of all batches at work
+  int64_t round_tokens = 0;   // at most so many rows are made before they enter X^T X: each thread a batch
 
   CalibrationBatches(const Model& model, std::span<const std::vector<int32_t>> sequences, int64_t batch_size,
                      int threads);

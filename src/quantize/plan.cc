@@ -19,7 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Sizes {
-  int64_t tokens = 0, longest = 0, scratch_bytes = 0;
+  int64_t tokens = 0, longest = 0, scratch_bytes = 0, round_tokens = 0;
 };
 
 Json memory_json(const Model& model, const QuantizationSettings& settings, const QuantizeOptions& options,
@@ -47,8 +47,9 @@ Json memory_json(const Model& model, const QuantizationSettings& settings, const
     for (int round = 0; round < 2; ++round) {
       for (const Stage& stage : model.block(0).stages()) {
         const uint64_t hessian = floats(stage.input_width * stage.input_width);
-        // X^T X takes its rows in pieces, twice as BF16 or FP32.
-        const uint64_t rows = 2 * floats(HessianAccumulator::kChunkTokens * stage.input_width);
+        // X^T X takes its rows in pieces: as they are made, and twice as BF16 or FP32.
+        const uint64_t rows =
+            floats((sizes.round_tokens + HessianAccumulator::kChunkTokens) * stage.input_width);
         const uint64_t batches = static_cast<uint64_t>(sizes.scratch_bytes);
         forward = std::max(forward, hidden + carry + batches + rows + hessian);
         solve = std::max(solve, hidden + carry + static_cast<uint64_t>(matrices) * hessian + slab);
@@ -155,10 +156,9 @@ std::string plan_json(const fs::path& model, const fs::path& out, const Quantize
 
   const KernelChoice kernels = parse_kernel_choice(options.kernel);
   const ThreadPool threads(options.threads);
-  const Sizes sizes{
-      calibration.tokens, calibration.longest(),
-      CalibrationBatches(source.model, calibration.samples, options.calibration.batch_size, threads.size())
-          .scratch_bytes};
+  const CalibrationBatches batches(source.model, calibration.samples, options.calibration.batch_size,
+                                   threads.size());
+  const Sizes sizes{calibration.tokens, calibration.longest(), batches.scratch_bytes, batches.round_tokens};
   uint64_t peak = 0;
   plan.set("memory_by_phase", memory_json(source.model, settings, options, sizes, threads.size(), peak));
   plan.set("peak_anonymous_bytes", peak);

@@ -112,15 +112,15 @@ struct TileBlocks {
     }
 
     float shrink[kAttentionRows];
-    soften_rows(args, item, place, first, count, shrink);
-    for (int64_t row = 0; row < padded_rows; ++row) {
-      for (int64_t key = 0; key < kAttentionKeys; key += 16) {
-        const bool used = row < item.rows && key < count;
-        const __m256i bits =
-            used ? bf16_row(load(place.scores + row * kAttentionKeys + key)) : _mm256_setzero_si256();
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(place.weights + row * kAttentionKeys + key), bits);
-      }
-      if (row >= item.rows || shrink[row] == 1) continue;
+    soften_rows(args, item, place, first, count, kAttentionKeys, shrink,
+                [&](int64_t row, int64_t key, Vec weights) {
+                  _mm256_storeu_si256(reinterpret_cast<__m256i*>(place.weights + row * kAttentionKeys + key),
+                                      bf16_row(weights));
+                });
+    for (int64_t row = item.rows; row < padded_rows; ++row)
+      __builtin_memset(place.weights + row * kAttentionKeys, 0, kAttentionKeys * sizeof(uint16_t));
+    for (int64_t row = 0; row < item.rows; ++row) {
+      if (shrink[row] == 1) continue;
       float* out = place.part + row * place.width;
       for (int64_t d = 0; d < place.width; d += kLanes) store(out + d, mul(load(out + d), set1(shrink[row])));
     }

@@ -96,7 +96,7 @@ void gram_amx_pack(const float* x, int64_t tokens, int64_t width, void* a, void*
 }
 
 void gram_amx_bf16(const GemmArgs& args, int64_t begin, int64_t end, void* scratch) noexcept {
-  const int64_t steps = (args.depth + 31) / 32, size = gram_tile(args.columns);
+  const int64_t steps = (args.depth + 31) / 32, size = args.tile;
   const int64_t column_tiles = (args.columns + size - 1) / size, panels = (args.columns + 31) / 32;
   float* sums = static_cast<float*>(scratch);
   _tile_loadconfig(&kTiles);
