@@ -3,8 +3,8 @@
 
     bench/end_to_end.py build/release/lowbit MODEL TEXT [--rounds 5] [--samples 128] [--threads 2] [--work FOLDER] [--parts decode]
 
-Variants run in turn within each round, and medians are printed. A share is of the read bandwidth that `lowbit doctor` measured
-in the same minutes, taking each decoded token to read every weight once, and the KV cache up to its position.
+Variants run in turn within each round, and medians are printed. A share is of the read bandwidth that `lowbit doctor MODEL` measured
+over as many bytes in the same minutes, taking each decoded token to read every weight once, and the KV cache up to its position.
 """
 
 import argparse
@@ -38,8 +38,8 @@ def main():
                               stderr=subprocess.DEVNULL)
         return json.loads(done.stdout)
 
-    def limits():
-        return lowbit("doctor")["limits"]["read_gbps_all"]
+    def read_limit(model):
+        return lowbit("doctor", model)["limits"]["read_gbps_all"]
 
     def quantize(bits, samples, threads=a.threads, *options):
         return lowbit("quantize", a.model, "-o", work / f"int{bits}", "--bits", bits, "--calibration", a.text, "--samples", samples,
@@ -69,10 +69,10 @@ def main():
         config = json.loads((models["source"] / "config.json").read_text())
         head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
         cache_bytes = config["num_hidden_layers"] * config["num_key_value_heads"] * head_dim * 2 * 2  # per token, bfloat16
-        speeds, read, start = {}, [], {name: [] for name in models}
+        speeds, read, start = {}, {name: [] for name in models}, {name: [] for name in models}
         for _ in range(a.rounds):
-            read.append(limits())
             for name, model in models.items():
+                read[name].append(read_limit(model))
                 begin = time.time()
                 lowbit("generate", model, "--prompt", "Once", "--max-new-tokens", 1)
                 start[name].append(time.time() - begin)
@@ -80,14 +80,13 @@ def main():
                     run = lowbit("generate", model, "--prompt", prompt, "--max-new-tokens", a.new_tokens, "--ignore-eos")
                     tokens = run["prompt_tokens"] if prompt is long_prompt else 0
                     speeds.setdefault((name, tokens), []).append(run["tokens_per_second"])
-        bandwidth = statistics.median(read)
-        print(f"\ndecode; read bandwidth {bandwidth:.1f} GB/s")
+        print("\ndecode")
         for (name, tokens), values in speeds.items():
             weights = sum(file.stat().st_size for file in models[name].glob("*.safetensors"))
             moved = weights + (tokens + a.new_tokens / 2) * cache_bytes
-            speed = statistics.median(values)
+            speed, bandwidth = statistics.median(values), statistics.median(read[name])
             print(f"  {name:7} context {tokens:5}: {speed:7.1f} tokens/s, {moved / 1e6:5.0f} MB per token, "
-                  f"{100 * speed * moved / 1e9 / bandwidth:4.0f} % of the read bandwidth")
+                  f"{100 * speed * moved / 1e9 / bandwidth:4.0f} % of {bandwidth:.1f} GB/s")
         print("\nprocess start to first token")
         for name, values in start.items():
             print(f"  {name:7} {statistics.median(values):6.2f} s")

@@ -16,10 +16,12 @@ void add_doctor(CLI::App& app, Run& run) {
                   "  lowbit doctor\n"
                   "  measures for about two seconds how fast this machine reads and multiplies.");
   const auto common = std::make_shared<Common>();
+  const auto model = std::make_shared<std::string>();
+  command.add_option("MODEL", *model, "measure reading over as many bytes as this model's folder holds");
   add_common(command, *common);
-  command.callback([common, &run] {
-    run = [common]() -> int {
-      const std::string json = doctor_json(common->threads);
+  command.callback([common, model, &run] {
+    run = [common, model]() -> int {
+      const std::string json = doctor_json(common->threads, *model);
       print_line(common->json ? json : doctor_text(json));
       return kOk;
     };

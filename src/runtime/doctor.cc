@@ -3,9 +3,11 @@
 #include "base/cpu.h"
 #include "base/json.h"
 #include "base/threads.h"
+#include "checkpoint/checkpoint.h"
 #include "ops/kernel_table.h"
 #include "ops/machine_limits.h"
 
+#include <algorithm>
 #include <map>
 
 namespace lowbit {
@@ -49,8 +51,13 @@ Json kernels() {
   return list;
 }
 
-Json limits(const ThreadPool& pool) {
-  const MachineLimits measured = measure_machine_limits(pool);
+Json limits(const ThreadPool& pool, const std::filesystem::path& model) {
+  constexpr uint64_t kMostBytes = uint64_t{1} << 30;
+  const MachineLimits measured =
+      model.empty()
+          ? measure_machine_limits(pool)
+          : measure_machine_limits(
+                pool, static_cast<size_t>(std::min(read_checkpoint(model).files.file_bytes, kMostBytes)));
   Json json = Json::object();
   json.set("buffer_bytes", Json(static_cast<uint64_t>(measured.buffer_bytes)));
   json.set("read_gbps_1", Json(measured.read_one.gb_per_s));
@@ -65,7 +72,7 @@ Json limits(const ThreadPool& pool) {
 
 }  // namespace
 
-std::string doctor_json(int threads) {
+std::string doctor_json(int threads, const std::filesystem::path& model) {
   const ThreadPool pool(threads);
   const MachineMemory memory = machine_memory();
   Json json = Json::object();
@@ -76,7 +83,7 @@ std::string doctor_json(int threads) {
   json.set("threads", Json(pool.size()));
   json.set("memory_bytes", Json(memory.total_bytes));
   json.set("available_memory_bytes", Json(memory.available_bytes));
-  json.set("limits", limits(pool));
+  json.set("limits", limits(pool, model));
   json.set("kernels", kernels());
   return json.dump(2);
 }

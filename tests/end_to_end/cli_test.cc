@@ -294,6 +294,16 @@ TEST(Doctor, PrintsOneObject) {
   const Json json = run_json({"doctor"});
   EXPECT_NE(json.find("kernels"), nullptr);
   EXPECT_TRUE(holds(run({"doctor"}).out, "Kernels"));
+  expect_error({"doctor", "/nowhere"}, 1, "/nowhere");
+}
+
+TEST(Doctor, MeasuresOverTheBytesOfAModel) {
+  LOWBIT_SKIP_WITHOUT_MATERIAL(material);
+  const Json json = run_json({"doctor", stories()});
+  const Json* bytes = json.find("limits")->find("buffer_bytes");
+  ASSERT_NE(bytes, nullptr);
+  const auto size = static_cast<double>(fs::file_size(stories() / "model.safetensors"));
+  EXPECT_NEAR(static_cast<double>(bytes->as_integer()), size, 1 << 20);  // it reads pieces of 1 MiB
 }
 
 }  // namespace
