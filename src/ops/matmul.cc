@@ -15,6 +15,8 @@ namespace {
 
 using MatmulKernel = Kernel<MatmulArgs>;
 
+constexpr size_t kTogether = 8;  // outputs of one loop at most
+
 bool has_whole_units(const MatmulArgs& args) {
   return args.group_size >= args.in || args.group_size % unit_columns(args.bits) == 0;
 }
@@ -215,56 +217,49 @@ void copy_bias(const Tensor& bias, int64_t out, float* to) {
   }
 }
 
-int64_t count_chunks(std::span<const Job> jobs, int64_t chunk) {
-  int64_t chunks = 0;
-  for (const Job& job : jobs) chunks += (job.args.out + chunk - 1) / chunk;
-  return chunks;
-}
-
 int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// Output columns that a thread takes at a time, a multiple of 32.
-// Decode: at least two chunks a thread, of at most 1024 columns; of these the largest that leaves no thread
-// with more columns than needed. Prefill: as few chunks as threads, of at most 512 columns, since each chunk
-// reads all of x.
-int64_t chunk_columns(std::span<const Job> jobs, int threads, MatmulMode mode) {
-  int64_t columns = 0;
-  for (const Job& job : jobs) columns += job.args.out;
-  if (mode == MatmulMode::kPrefill) {
-    const int64_t parts = round_up(std::max<int64_t>(1, columns / 512), threads);
-    return round_up((columns + parts - 1) / parts, 32);
+// Output columns that a thread takes at a time, a multiple of 32. Decode: each output in equal parts, as many
+// as threads or a multiple, of 64 to 1024 columns: wide parts read longer runs of each word row, and touch
+// fewer pages. Prefill: as few parts of all outputs as threads, of at most 512 columns, since each reads all
+// of x.
+int64_t chunk_columns(std::span<const Job> jobs, const Job& job, int threads, MatmulMode mode) {
+  const bool is_prefill = mode == MatmulMode::kPrefill;
+  int64_t columns = job.args.out;
+  if (is_prefill) {
+    columns = 0;
+    for (const Job& each : jobs) columns += each.args.out;
   }
-  const int64_t most = std::min<int64_t>(1024, round_up(columns / (2 * threads) + 1, 32));
-  int64_t best = 0, least_load = 0;
-  for (int64_t chunk = most; chunk >= std::min<int64_t>(most, 64); chunk -= 32) {
-    const int64_t load = (count_chunks(jobs, chunk) + threads - 1) / threads * chunk;
-    if (best == 0 || load < least_load) {
-      best = chunk;
-      least_load = load;
-    }
-  }
-  return best;
+  const int64_t parts = is_prefill ? std::max<int64_t>(1, columns / 512) : (columns + 1023) / 1024;
+  const int64_t chunk = round_up((columns - 1) / round_up(parts, threads) + 1, 32);
+  return is_prefill ? chunk : std::max<int64_t>(64, chunk);
 }
 
 // Jobs that share one prepared x, in one loop over the columns of all.
 void run_jobs(const OpContext& context, std::span<Job> jobs, MatmulMode mode) {
   const int threads = context.threads->size();
-  const int64_t chunk = chunk_columns(jobs, threads, mode), chunks = count_chunks(jobs, chunk);
+  struct Part {
+    int64_t chunk, count;
+  };
+  Part parts[kTogether];
+  int64_t total = 0;
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    parts[i].chunk = chunk_columns(jobs, jobs[i], threads, mode);
+    parts[i].count = (jobs[i].args.out + parts[i].chunk - 1) / parts[i].chunk;
+    total += parts[i].count;
+  }
   const size_t scratch_bytes =
       kMatmulScratchBytes + (static_cast<size_t>(jobs[0].args.in) * 4 + 63) / 64 * 64;
   const Scratch scratch = context.workspace->take(scratch_bytes * static_cast<size_t>(threads));
-  context.threads->parallel_for(chunks, 1, [&](int64_t first, int64_t last, int worker) {
+  context.threads->parallel_for(total, 1, [&](int64_t first, int64_t last, int worker) {
     for (int64_t item = first; item < last; ++item) {
       int64_t index = item;
-      for (const Job& job : jobs) {
-        const int64_t job_chunks = (job.args.out + chunk - 1) / chunk;
-        if (index < job_chunks) {
-          job.kernel->run(job.args, index * chunk, std::min(job.args.out, (index + 1) * chunk),
-                          scratch.as<char>() + scratch_bytes * static_cast<size_t>(worker));
-          break;
-        }
-        index -= job_chunks;
-      }
+      size_t job = 0;
+      while (index >= parts[job].count) index -= parts[job++].count;
+      const MatmulArgs& args = jobs[job].args;
+      const int64_t chunk = parts[job].chunk;
+      jobs[job].kernel->run(args, index * chunk, std::min(args.out, (index + 1) * chunk),
+                            scratch.as<char>() + scratch_bytes * static_cast<size_t>(worker));
     }
   });
 }
@@ -273,7 +268,6 @@ void run_jobs(const OpContext& context, std::span<Job> jobs, MatmulMode mode) {
 
 void matmul(const OpContext& given, const float* x, int64_t tokens, std::span<const MatmulOutput> outputs,
             MatmulMode mode) {
-  constexpr size_t kTogether = 8;
   if (tokens <= 0 || outputs.empty()) return;
   std::optional<ThreadPool> own_threads;
   std::optional<Workspace> own_workspace;
