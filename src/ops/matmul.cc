@@ -7,6 +7,7 @@
 #include "tensor/half.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <optional>
 
@@ -235,18 +236,56 @@ int64_t chunk_columns(std::span<const Job> jobs, const Job& job, int threads, Ma
   return is_prefill ? chunk : std::max<int64_t>(64, chunk);
 }
 
-// Jobs that share one prepared x, in one loop over the columns of all.
+// Decode of one row, affine: by parts of x (MatmulArgs::partial).
+bool goes_by_parts(const Job& job, MatmulMode mode) {
+  return mode == MatmulMode::kDecode && job.args.rows == 1 && job.form == XForm::kInt16 &&
+         job.args.x_blocks > 0;
+}
+
+// As even as multiples of 32 allow, 2048 at most: what is summed in integers stays in the cache, and the runs
+// that are read of each word row are long, for narrow outputs the whole row.
+int64_t part_columns(int64_t out) {
+  const int64_t ranges = std::max<int64_t>(1, (out + 2047) / 2048);
+  return round_up((out + ranges - 1) / ranges, 32);
+}
+
+void add_parts(const MatmulArgs& args) {
+  for (int64_t n = 0; n < args.out; ++n) args.y[n] = args.bias ? args.bias[n] : 0;
+  for (int64_t part = 0; part < args.parts; ++part) {
+    const float* sums = args.partial + part * args.out;
+    for (int64_t n = 0; n < args.out; ++n) args.y[n] += sums[n];
+  }
+}
+
+// Jobs that share one prepared x, in one loop over the pieces of all.
 void run_jobs(const OpContext& context, std::span<Job> jobs, MatmulMode mode) {
   const int threads = context.threads->size();
-  struct Part {
-    int64_t chunk, count;
+  struct Pieces {
+    int64_t chunk = 1, count = 0;
+    std::atomic<int64_t> left = 0;
   };
-  Part parts[kTogether];
-  int64_t total = 0;
+  Pieces pieces[kTogether];
+  int64_t total = 0, sums = 0;
   for (size_t i = 0; i < jobs.size(); ++i) {
-    parts[i].chunk = chunk_columns(jobs, jobs[i], threads, mode);
-    parts[i].count = (jobs[i].args.out + parts[i].chunk - 1) / parts[i].chunk;
-    total += parts[i].count;
+    MatmulArgs& args = jobs[i].args;
+    if (goes_by_parts(jobs[i], mode)) {
+      args.parts = (args.x_blocks + kPartBlocks - 1) / kPartBlocks;
+      args.part_columns = part_columns(args.out);
+      pieces[i].count = args.parts * ((args.out + args.part_columns - 1) / args.part_columns);
+      sums += args.parts * args.out;
+    } else {
+      pieces[i].chunk = chunk_columns(jobs, jobs[i], threads, mode);
+      pieces[i].count = (args.out + pieces[i].chunk - 1) / pieces[i].chunk;
+    }
+    pieces[i].left = pieces[i].count;
+    total += pieces[i].count;
+  }
+  const Scratch partial = context.workspace->take(static_cast<size_t>(sums) * sizeof(float));
+  float* free = partial.as<float>();
+  for (Job& job : jobs) {
+    if (job.args.parts == 0) continue;
+    job.args.partial = free;
+    free += job.args.parts * job.args.out;
   }
   const size_t scratch_bytes =
       kMatmulScratchBytes + (static_cast<size_t>(jobs[0].args.in) * 4 + 63) / 64 * 64;
@@ -255,11 +294,13 @@ void run_jobs(const OpContext& context, std::span<Job> jobs, MatmulMode mode) {
     for (int64_t item = first; item < last; ++item) {
       int64_t index = item;
       size_t job = 0;
-      while (index >= parts[job].count) index -= parts[job++].count;
+      while (index >= pieces[job].count) index -= pieces[job++].count;
       const MatmulArgs& args = jobs[job].args;
-      const int64_t chunk = parts[job].chunk;
-      jobs[job].kernel->run(args, index * chunk, std::min(args.out, (index + 1) * chunk),
+      const int64_t chunk = pieces[job].chunk, end = (index + 1) * chunk;
+      jobs[job].kernel->run(args, index * chunk, args.partial ? end : std::min(args.out, end),
                             scratch.as<char>() + scratch_bytes * static_cast<size_t>(worker));
+      // Whoever finishes a job's last piece adds up its parts, in their order.
+      if (pieces[job].left.fetch_sub(1, std::memory_order_acq_rel) == 1 && args.partial) add_parts(args);
     }
   });
 }

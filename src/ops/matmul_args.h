@@ -51,11 +51,20 @@ struct MatmulArgs {
   const int32_t* x_sums = nullptr;   // [rows, x_blocks]: sum of the block's codes
   int64_t x_blocks = 0;
 
+  // Decode, affine: an output is the bias and then one sum after the other of kPartBlocks blocks of x each,
+  // whatever the number of rows. For one row a kernel may be asked for these sums alone: what it gets as
+  // [begin, end) then counts pieces of the weight, a part of x and part_columns output columns each:
+  //   index = column / part_columns * parts + part.
+  float* partial = nullptr;  // [parts, out], or null
+  int64_t parts = 0, part_columns = 0;
+
   // kBf16Tiles: BF16 [ceil(rows / 16), x_depth, 16 rows, 32 columns], columns in the order of kInt16 (dense:
   // their own); zeros in padding.
   const uint16_t* x_tiles = nullptr;
   int64_t x_depth = 0;  // ceil(in / 32)
 };
+
+constexpr int64_t kPartBlocks = 4;
 
 // Scratch bytes that a kernel may use: this, and 4 * in more.
 constexpr size_t kMatmulScratchBytes = size_t{1120} << 10;

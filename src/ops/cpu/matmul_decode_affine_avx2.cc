@@ -12,8 +12,8 @@ namespace {
 #include "ops/cpu/affine_decode.inc"
 }  // namespace
 
-void matmul_decode_affine_avx2(const MatmulArgs& args, int64_t begin, int64_t end, void*) noexcept {
-  run(args, begin, end);
+void matmul_decode_affine_avx2(const MatmulArgs& args, int64_t begin, int64_t end, void* scratch) noexcept {
+  run(args, begin, end, scratch);
 }
 
 }  // namespace lowbit
