@@ -249,11 +249,23 @@ int64_t part_columns(int64_t out) {
   return round_up((out + ranges - 1) / ranges, 32);
 }
 
+// y = the bias and the sums of all parts, in their order.
 void add_parts(const MatmulArgs& args) {
-  for (int64_t n = 0; n < args.out; ++n) args.y[n] = args.bias ? args.bias[n] : 0;
-  for (int64_t part = 0; part < args.parts; ++part) {
-    const float* sums = args.partial + part * args.out;
-    for (int64_t n = 0; n < args.out; ++n) args.y[n] += sums[n];
+  constexpr int64_t kColumns = 16;  // in registers
+  int64_t n = 0;
+  for (; n + kColumns <= args.out; n += kColumns) {
+    float y[kColumns] = {};
+    if (args.bias) std::copy_n(args.bias + n, kColumns, y);
+    for (int64_t part = 0; part < args.parts; ++part) {
+      const float* sums = args.partial + part * args.out + n;
+      for (int64_t i = 0; i < kColumns; ++i) y[i] += sums[i];
+    }
+    std::copy_n(y, kColumns, args.y + n);
+  }
+  for (; n < args.out; ++n) {
+    float y = args.bias ? args.bias[n] : 0;
+    for (int64_t part = 0; part < args.parts; ++part) y += args.partial[part * args.out + n];
+    args.y[n] = y;
   }
 }
 
