@@ -242,11 +242,12 @@ bool goes_by_parts(const Job& job, MatmulMode mode) {
          job.args.x_blocks > 0;
 }
 
-// As even as multiples of 32 allow, 2048 at most: what is summed in integers stays in the cache, and the runs
-// that are read of each word row are long, for narrow outputs the whole row.
-int64_t part_columns(int64_t out) {
-  const int64_t ranges = std::max<int64_t>(1, (out + 2047) / 2048);
-  return round_up((out + ranges - 1) / ranges, 32);
+// As even as multiples of 32 allow. 2048 at most: what is summed in integers stays in the cache, and the runs
+// that are read of each word row are long, for narrow outputs the whole row. Less, down to 64, only where
+// there would be fewer pieces than threads.
+int64_t part_columns(int64_t out, int64_t parts, int threads) {
+  const int64_t ranges = std::max((out + 2047) / 2048, (threads + parts - 1) / parts);
+  return std::max<int64_t>(64, round_up((out - 1) / ranges + 1, 32));
 }
 
 // y = the bias and the sums of all parts, in their order.
@@ -282,7 +283,7 @@ void run_jobs(const OpContext& context, std::span<Job> jobs, MatmulMode mode) {
     MatmulArgs& args = jobs[i].args;
     if (goes_by_parts(jobs[i], mode)) {
       args.parts = (args.x_blocks + kPartBlocks - 1) / kPartBlocks;
-      args.part_columns = part_columns(args.out);
+      args.part_columns = part_columns(args.out, args.parts, threads);
       pieces[i].count = args.parts * ((args.out + args.part_columns - 1) / args.part_columns);
       sums += args.parts * args.out;
     } else {

@@ -278,10 +278,13 @@ TEST_F(Matmul, RowsGiveTheSameBitsAloneAndInABatch) {
 TEST_F(Matmul, ThreadsDoNotChangeABit) {
   for_every_kernel([&](const Case& c, const Weight& weight, const KernelListing& kernel) {
     std::mt19937 random(9);
-    const std::vector<float> x = random_rows(19, c.in, random);
-    const auto one = product(x, 19, weight, nullptr, mode_of(kernel.op), kernel.op, kernel.kernel, 1);
-    for (int threads : {2, 3}) {
-      EXPECT_EQ(product(x, 19, weight, nullptr, mode_of(kernel.op), kernel.op, kernel.kernel, threads), one);
+    for (int64_t rows : {1, 19}) {
+      const std::vector<float> x = random_rows(rows, c.in, random);
+      const auto one = product(x, rows, weight, nullptr, mode_of(kernel.op), kernel.op, kernel.kernel, 1);
+      for (int threads : {2, 3}) {
+        EXPECT_EQ(product(x, rows, weight, nullptr, mode_of(kernel.op), kernel.op, kernel.kernel, threads),
+                  one);
+      }
     }
   });
 }
