@@ -243,6 +243,7 @@ const Case kSomeCases[] = {
     {DType::kF32, 0, true, 0, 200, 203},         {DType::kF32, 4, false, 64, 608, 203},
     {DType::kF32, 4, true, -1, 600, 203},        {DType::kF32, 8, false, 128, 600, 203},
     {DType::kF32, 2, false, 32, 600, 203, true}, {DType::kF32, 3, false, 96, 600, 203},
+    {DType::kF32, 4, true, 32, 160, 2500},
 };
 
 template <class Body>
