@@ -49,7 +49,7 @@ def size(shape):
 
 
 def values(shape, generator):
-    """bfloat16: norms are one; else the sign and the lower exponent bit and mantissa are random, 2^-7 <= |w| < 2^-5."""
+    """bfloat16: norms and biases are one; else the sign and the lower exponent bit and mantissa are random, 2^-7 <= |w| < 2^-5."""
     if len(shape) == 1:
         return ONE.to_bytes(2, "little") * shape[0]
     data = bytearray()

@@ -31,21 +31,20 @@ void gram_accumulate(const OpContext& context, const float* x, int64_t tokens, i
   const auto& kernel = choose_kernel<GemmArgs>(context, "gram", kTable, wanted);
   const bool in_tiles = kernel.isa == Isa::kAmxBf16;
   const int64_t piece = std::min(tokens, in_tiles ? kGramAmxDepth : kGemmDepth);
-  const int64_t panels = round_up(width, 32) / 32;
+  const int64_t panels = round_up(width, 32) / 32, tile = tile_for(context, width);
   const size_t tiles_bytes = static_cast<size_t>(panels * gram_amx_panel_bytes(piece));
   const OpScratch a(context, in_tiles ? tiles_bytes : packed_a_bytes<float>(width, piece));
   const OpScratch b(context, in_tiles ? tiles_bytes : packed_b_bytes<float>(width, piece));
   for (int64_t first = 0; first < tokens; first += piece) {
     const int64_t count = std::min(piece, tokens - first);
-    const GemmArgs args{a.as<float>(), b.as<float>(),           h, width, width, width, count, count, false,
-                        true,          tile_for(context, width)};
+    GemmArgs args{a.as<float>(), b.as<float>(), h, width, width, width, count, count, false, true};
+    args.tile = tile;
     if (in_tiles) {
       split_work(context, panels, chunk_for(32 * count, 1 << 15), [&](int64_t begin, int64_t end, int) {
         gram_amx_pack(x + first * width, count, width, a.as<void>(), b.as<void>(), begin, end);
       });
-      const int64_t tiles = round_up(width, args.tile) / args.tile;
-      run_kernel(context, kernel, args, tiles * tiles, 1,
-                 static_cast<size_t>(args.tile * args.tile) * sizeof(float));
+      const int64_t tiles = round_up(width, tile) / tile;
+      run_kernel(context, kernel, args, tiles * tiles, 1, static_cast<size_t>(tile * tile) * sizeof(float));
       continue;
     }
     pack_a(context, x + first * width, 1, width, width, count, a.as<float>());

@@ -220,20 +220,24 @@ void copy_bias(const Tensor& bias, int64_t out, float* to) {
 
 int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// Output columns that a thread takes at a time, a multiple of 32. Decode: each output in equal parts, as many
-// as threads or a multiple, of 64 to 1024 columns: wide parts read longer runs of each word row, and touch
-// fewer pages. Prefill: as few parts of all outputs as threads, of at most 512 columns, since each reads all
-// of x.
-int64_t chunk_columns(std::span<const Job> jobs, const Job& job, int threads, MatmulMode mode) {
-  const bool is_prefill = mode == MatmulMode::kPrefill;
-  int64_t columns = job.args.out;
-  if (is_prefill) {
-    columns = 0;
-    for (const Job& each : jobs) columns += each.args.out;
-  }
-  const int64_t parts = is_prefill ? std::max<int64_t>(1, columns / 512) : (columns + 1023) / 1024;
-  const int64_t chunk = round_up((columns - 1) / round_up(parts, threads) + 1, 32);
-  return is_prefill ? chunk : std::max<int64_t>(64, chunk);
+// The size of so many like parts, a multiple of 32 and never 0.
+int64_t even_columns(int64_t columns, int64_t parts) {
+  return round_up((std::max<int64_t>(1, columns) - 1) / parts + 1, 32);
+}
+
+// Output columns that a thread takes at a time. Prefill: as few chunks of all outputs as threads, of at most
+// 512 columns, since each reads all of x.
+int64_t prefill_columns(std::span<const Job> jobs, int threads) {
+  int64_t columns = 0;
+  for (const Job& job : jobs) columns += job.args.out;
+  return even_columns(columns, round_up(std::max<int64_t>(1, columns / 512), threads));
+}
+
+// Decode: each output in like chunks, as many as threads or a multiple, of 64 to 1024 columns: wide ones read
+// longer runs of each word row, and touch fewer pages.
+int64_t decode_columns(int64_t out, int threads) {
+  const int64_t parts = std::max<int64_t>(1, (out + 1023) / 1024);
+  return std::max<int64_t>(64, even_columns(out, round_up(parts, threads)));
 }
 
 // Decode of one row, affine: by parts of x (MatmulArgs::partial).
@@ -242,12 +246,12 @@ bool goes_by_parts(const Job& job, MatmulMode mode) {
          job.args.x_blocks > 0;
 }
 
-// As even as multiples of 32 allow. 2048 at most: what is summed in integers stays in the cache, and the runs
+// 2048 at most: what is summed in integers stays in the cache, and the runs
 // that are read of each word row are long, for narrow outputs the whole row. Less, down to 64, only where
 // there would be fewer pieces than threads.
 int64_t part_columns(int64_t out, int64_t parts, int threads) {
   const int64_t ranges = std::max((out + 2047) / 2048, (threads + parts - 1) / parts);
-  return std::max<int64_t>(64, round_up((out - 1) / ranges + 1, 32));
+  return std::max<int64_t>(64, even_columns(out, ranges));
 }
 
 // y = the bias and the sums of all parts, in their order.
@@ -287,7 +291,8 @@ void run_jobs(const OpContext& context, std::span<Job> jobs, MatmulMode mode) {
       pieces[i].count = args.parts * ((args.out + args.part_columns - 1) / args.part_columns);
       sums += args.parts * args.out;
     } else {
-      pieces[i].chunk = chunk_columns(jobs, jobs[i], threads, mode);
+      pieces[i].chunk =
+          mode == MatmulMode::kPrefill ? prefill_columns(jobs, threads) : decode_columns(args.out, threads);
       pieces[i].count = (args.out + pieces[i].chunk - 1) / pieces[i].chunk;
     }
     pieces[i].left = pieces[i].count;

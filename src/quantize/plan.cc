@@ -18,12 +18,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Sizes {
-  int64_t tokens = 0, longest = 0, scratch_bytes = 0, round_tokens = 0;
-};
-
 Json memory_json(const Model& model, const QuantizationSettings& settings, const QuantizeOptions& options,
-                 const Sizes& sizes, int threads, uint64_t& peak) {
+                 const Calibration& calibration, const CalibrationBatches& batches, int threads,
+                 uint64_t& peak) {
   const ModelConfig& config = model.config();
   auto floats = [](int64_t count) { return static_cast<uint64_t>(count) * 4; };
   uint64_t slab = 0;
@@ -41,7 +38,7 @@ Json memory_json(const Model& model, const QuantizationSettings& settings, const
   uint64_t forward = 0, solve = slab;
   if (options.method == "gptq") {
     // Hidden states stay; what is kept of the stage before grows and goes with the stages.
-    const uint64_t hidden = floats(sizes.tokens * config.hidden_size);
+    const uint64_t hidden = floats(calibration.tokens * config.hidden_size);
     const int64_t matrices = options.gptq.refine_sweeps > 0 ? 4 : 2;  // H, its factor, damped and packed
     uint64_t carry = 0;
     for (int round = 0; round < 2; ++round) {
@@ -49,13 +46,13 @@ Json memory_json(const Model& model, const QuantizationSettings& settings, const
         const uint64_t hessian = floats(stage.input_width * stage.input_width);
         // X^T X takes its rows in pieces: as they are made, and twice as BF16 or FP32.
         const uint64_t rows =
-            floats((sizes.round_tokens + HessianAccumulator::kChunkTokens) * stage.input_width);
-        const uint64_t batches = static_cast<uint64_t>(sizes.scratch_bytes);
-        forward = std::max(forward, hidden + carry + batches + rows + hessian);
+            floats((batches.round_tokens + HessianAccumulator::kChunkTokens) * stage.input_width);
+        const uint64_t scratch = static_cast<uint64_t>(batches.scratch_bytes);
+        forward = std::max(forward, hidden + carry + scratch + rows + hessian);
         solve = std::max(solve, hidden + carry + static_cast<uint64_t>(matrices) * hessian + slab);
         if (stage.carry_width == 0) continue;
-        carry = CalibrationStates::keeps_carry(stage, sizes.tokens, config.hidden_size)
-                    ? std::max(carry, floats(sizes.tokens * stage.carry_width))
+        carry = CalibrationStates::keeps_carry(stage, calibration.tokens, config.hidden_size)
+                    ? std::max(carry, floats(calibration.tokens * stage.carry_width))
                     : 0;
       }
     }
@@ -68,11 +65,11 @@ Json memory_json(const Model& model, const QuantizationSettings& settings, const
   };
   if (forward > 0) set("forward", forward);
   set("solve", solve);
-  if (options.check && sizes.tokens > 0) {
+  if (options.check && calibration.tokens > 0) {
     // Both models' hidden states of one sample, one of them at work, and a chunk of logits of both.
     const int64_t rows = std::clamp<int64_t>((int64_t{8} << 20) / config.vocab_size, 1, 256);
-    set("check", floats(sizes.longest * (2 * config.kv_heads * config.head_dim * config.layers +
-                                         4 * config.hidden_size + 2 * config.intermediate_size) +
+    set("check", floats(calibration.longest() * (2 * config.kv_heads * config.head_dim * config.layers +
+                                                 4 * config.hidden_size + 2 * config.intermediate_size) +
                         2 * rows * config.vocab_size));
   }
   return json;
@@ -158,9 +155,9 @@ std::string plan_json(const fs::path& model, const fs::path& out, const Quantize
   const ThreadPool threads(options.threads);
   const CalibrationBatches batches(source.model, calibration.samples, options.calibration.batch_size,
                                    threads.size());
-  const Sizes sizes{calibration.tokens, calibration.longest(), batches.scratch_bytes, batches.round_tokens};
   uint64_t peak = 0;
-  plan.set("memory_by_phase", memory_json(source.model, settings, options, sizes, threads.size(), peak));
+  plan.set("memory_by_phase",
+           memory_json(source.model, settings, options, calibration, batches, threads.size(), peak));
   plan.set("peak_anonymous_bytes", peak);
   const uint64_t available = machine_memory().available_bytes;
   plan.set("memory_available_bytes", available);
