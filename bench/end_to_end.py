@@ -32,6 +32,7 @@ def main():
     a = parser.parse_args()
     temporary = tempfile.TemporaryDirectory()
     work = pathlib.Path(a.work or temporary.name)
+    work.mkdir(parents=True, exist_ok=True)
 
     def lowbit(*command, threads=a.threads):
         done = subprocess.run([a.lowbit, *map(str, command), "--threads", str(threads), "--json"], stdout=subprocess.PIPE, check=True,

@@ -40,14 +40,15 @@ struct ThreadPool::State {
   std::mutex mutex;
   std::mutex one_caller;  // a pool runs one loop at a time
   std::condition_variable wake;
-  // What workers poll and what they count on, each on a cache line of its own.
+  // What workers poll, with the loop that it announces; and what they count on: each on a cache line of its
+  // own.
   alignas(64) std::atomic<uint64_t> generation{0};
   std::atomic<bool> stop{false};
-  alignas(64) std::atomic<int> active{0};
-  alignas(64) std::atomic<int64_t> next{0};
   int64_t count = 0, chunk = 1;
   const std::function<void(int64_t, int64_t, int)>* body = nullptr;
-  std::exception_ptr error;
+  alignas(64) std::atomic<int> active{0};
+  alignas(64) std::atomic<int64_t> next{0};
+  alignas(64) std::exception_ptr error;
 
   void work(int worker) {
     inside_parallel_for = true;

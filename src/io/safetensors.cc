@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <unordered_set>
 
 namespace lowbit {
@@ -30,20 +31,25 @@ bool looks_like_pickle(std::span<const std::byte> bytes) {
          little_endian_64(bytes) > kMaxSafetensorsHeader;
 }
 
-// The order of the data: as given, or larger elements first when the given order would misalign a tensor.
+// The data begins at a multiple of this, a cache line: vector loads of mapped weights then cross no line.
+constexpr uint64_t kAlignment = 64;
+
+// The order of the data: as given, but tensors of whole cache lines first, so that each begins at one; and
+// then larger elements first, when the others would be misaligned for their types.
 std::vector<const NamedTensor*> layout_order(const std::vector<NamedTensor>& tensors) {
   std::vector<const NamedTensor*> order;
+  for (const NamedTensor& named : tensors) order.push_back(&named);
+  const auto rest = std::ranges::stable_partition(
+      order, [](const NamedTensor* named) { return named->tensor.byte_count() % kAlignment == 0; });
   uint64_t offset = 0;
   bool is_fine = true;
-  for (const NamedTensor& named : tensors) {
-    order.push_back(&named);
-    is_fine = is_fine && offset % dtype_size(named.tensor.dtype()) == 0;
-    offset += named.tensor.byte_count();
+  for (const NamedTensor* named : rest) {
+    is_fine = is_fine && offset % dtype_size(named->tensor.dtype()) == 0;
+    offset += named->tensor.byte_count();
   }
   if (!is_fine) {
-    std::stable_sort(order.begin(), order.end(), [](const NamedTensor* a, const NamedTensor* b) {
-      return dtype_size(a->tensor.dtype()) > dtype_size(b->tensor.dtype());
-    });
+    std::ranges::stable_sort(rest, std::greater<>(),
+                             [](const NamedTensor* named) { return dtype_size(named->tensor.dtype()); });
   }
   return order;
 }
@@ -74,7 +80,8 @@ std::string header_text(const std::vector<const NamedTensor*>& order,
     offset = end;
   }
   std::string text = Json(std::move(header)).dump();
-  text.append((8 - text.size() % 8) % 8, ' ');
+  const size_t begin = kLengthField + text.size();
+  text.append((kAlignment - begin % kAlignment) % kAlignment, ' ');
   if (text.size() > kMaxSafetensorsHeader) {
     fail(ErrorCode::kInvalidArgument,
          "cannot write {}: its header would have {} bytes, at most {} may be used; use shards", path.string(),

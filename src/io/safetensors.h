@@ -44,10 +44,10 @@ SafetensorsFile open_safetensors(const std::filesystem::path& path);
 SafetensorsFile parse_safetensors(std::shared_ptr<const void> owner, std::span<const std::byte> bytes,
                                   const std::filesystem::path& name);
 
-// Writes header and tensors, complete or not at all (AtomicFile), in the order given; only when that order
-// would put a tensor at an address that is no multiple of its element size, larger elements go first.
-// `metadata` gets "format": "pt". The header is padded so that the tensors begin at a multiple of 8 bytes.
-// Names must be unique.
+// Writes header and tensors, complete or not at all (AtomicFile), in the order given, but those that are
+// whole cache lines (64 bytes) long first, so that each of them begins at one; and of the others larger
+// elements first, should one come to lie at an address that is no multiple of its element size. The header is
+// padded. `metadata` gets "format": "pt". Names must be unique.
 void write_safetensors(const std::filesystem::path& path, const std::vector<NamedTensor>& tensors,
                        std::vector<std::pair<std::string, std::string>> metadata = {});
 

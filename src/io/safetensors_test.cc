@@ -231,6 +231,22 @@ TEST(Safetensors, WritingMovesWideElementsForwardWhenTheOrderWouldMisalignThem) 
   EXPECT_EQ(open_safetensors(path).tensors[0].name, "wide");
 }
 
+TEST(Safetensors, WrittenTensorsOfWholeCacheLinesBeginAtOne) {
+  TemporaryFolder folder;
+  const fs::path path = folder.path() / "out.safetensors";
+  write_safetensors(path, {{"first", Tensor::zeros(DType::kF32, {16})},
+                           {"odd", Tensor::zeros(DType::kF16, {3})},
+                           {"last", Tensor::zeros(DType::kI32, {2, 16})},
+                           {"byte", Tensor::zeros(DType::kU8, {1})}});
+  const SafetensorsFile file = open_safetensors(path);
+  std::vector<std::string> names;
+  for (const NamedTensor& named : file.tensors) names.push_back(named.name);
+  EXPECT_EQ(names, (std::vector<std::string>{"first", "last", "odd", "byte"}));
+  EXPECT_EQ(file.header_bytes % 64, 0u);
+  for (size_t i = 0; i < 3; ++i)
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(file.tensors[i].tensor.bytes()) % 64, 0u);
+}
+
 TEST(Safetensors, WritingOverTheMappedSourceKeepsItsTensors) {
   TemporaryFolder folder;
   const fs::path path = folder.path() / "same.safetensors";

@@ -143,8 +143,8 @@ void DecoderBlock::add_product(const StepInput& step, const Linear& linear, cons
                                float* hidden) const {
   const size_t count = static_cast<size_t>(step.tokens * hidden_size_);
   const Scratch product = step.ops->workspace->take(count * sizeof(float));
-  matmul(*step.ops, input, step.tokens, linear.weight, bias_of(linear), product.as<float>(), step.mode);
-  add(*step.ops, hidden, product.as<float>(), static_cast<int64_t>(count));
+  const MatmulOutput output{&linear.weight, bias_of(linear), product.as<float>(), hidden};
+  matmul(*step.ops, input, step.tokens, std::span(&output, 1), step.mode);
 }
 
 std::unique_ptr<Block> make_decoder_block(const ModelConfig& config, const NamedWeights& weights,

@@ -23,10 +23,6 @@ constexpr Kernel<SwigluArgs> kSwigluTable[] = {
     {"avx2", Isa::kAvx2, nullptr, swiglu_avx2},
     {"ref", Isa::kRef, nullptr, swiglu_ref},
 };
-constexpr Kernel<AddArgs> kAddTable[] = {
-    {"avx2", Isa::kAvx2, nullptr, add_avx2},
-    {"ref", Isa::kRef, nullptr, add_ref},
-};
 
 // Elementary steps below which a second thread does not pay.
 constexpr int64_t kChunk = 1 << 14;
@@ -112,12 +108,6 @@ void swiglu(const OpContext& context, const float* gate, const float* up, int64_
   run_kernel(context, kernel, args, count, kChunk / 2);
 }
 
-void add(const OpContext& context, float* x, const float* y, int64_t count) {
-  const AddArgs args{x, y};
-  const auto& kernel = choose_kernel<AddArgs>(context, "add", kAddTable, args);
-  run_kernel(context, kernel, args, count, 4 * kChunk);
-}
-
 void embedding(const OpContext& context, const Weight& table, std::span<const int32_t> ids, float* out) {
   const int64_t vocab = out_features(table), width = in_features(table);
   for (size_t i = 0; i < ids.size(); ++i) {
@@ -145,7 +135,6 @@ std::vector<KernelListing> elementwise_kernels() {
   append_listing<RmsNormArgs>(list, "rms_norm", kRmsNormTable);
   append_listing<RopeArgs>(list, "rope", kRopeTable);
   append_listing<SwigluArgs>(list, "swiglu", kSwigluTable);
-  append_listing<AddArgs>(list, "add", kAddTable);
   return list;
 }
 

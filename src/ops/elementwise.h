@@ -29,9 +29,6 @@ void rope(const OpContext& context, float* x, int64_t tokens, int64_t heads, int
 // out = silu(gate) * up, element by element; out may be gate. Shazeer, arXiv 2002.05202.
 void swiglu(const OpContext& context, const float* gate, const float* up, int64_t count, float* out);
 
-// x += y
-void add(const OpContext& context, float* x, const float* y, int64_t count);
-
 // out[t] = table[ids[t]]; table: floating [vocab, width] or quantized; out: [tokens, width]. An id
 // outside [0, vocab) is kInvalidArgument.
 void embedding(const OpContext& context, const Weight& table, std::span<const int32_t> ids, float* out);

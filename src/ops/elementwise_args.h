@@ -29,10 +29,6 @@ struct SwigluArgs {
   const float* up;
   float* out;
 };
-struct AddArgs {
-  float* x;
-  const float* y;
-};
 
 void rms_norm_ref(const RmsNormArgs& args, int64_t begin, int64_t end, void* scratch) noexcept;
 void rms_norm_avx2(const RmsNormArgs& args, int64_t begin, int64_t end, void* scratch) noexcept;
@@ -41,7 +37,5 @@ void rope_avx2(const RopeArgs& args, int64_t begin, int64_t end, void* scratch) 
 void swiglu_ref(const SwigluArgs& args, int64_t begin, int64_t end, void* scratch) noexcept;
 void swiglu_avx2(const SwigluArgs& args, int64_t begin, int64_t end, void* scratch) noexcept;
 void swiglu_avx512(const SwigluArgs& args, int64_t begin, int64_t end, void* scratch) noexcept;
-void add_ref(const AddArgs& args, int64_t begin, int64_t end, void* scratch) noexcept;
-void add_avx2(const AddArgs& args, int64_t begin, int64_t end, void* scratch) noexcept;
 
 }  // namespace lowbit

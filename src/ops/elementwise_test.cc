@@ -130,19 +130,6 @@ TEST(Swiglu, TheExponentialIsAccurateAndNotSuspiciouslySo) {
   }
 }
 
-TEST(Add, EveryKernelAdds) {
-  for (const std::string& kernel : testing::available(elementwise_kernels(), "add")) {
-    Numbers numbers(3);
-    const std::vector<float> a = numbers.normals(1003), b = numbers.normals(1003);
-    std::vector<float> x = a;
-    Bench bench(kernel);
-    add(bench.context(), x.data() + 1, b.data() + 1, 1001);
-    EXPECT_EQ(x.front(), a.front());
-    EXPECT_EQ(x.back(), a.back());
-    for (size_t i = 1; i < 1002; ++i) ASSERT_EQ(x[i], a[i] + b[i]);
-  }
-}
-
 TEST(Embedding, TakesRowsOfDenseAndQuantizedTables) {
   Numbers numbers(3);
   Bench bench("", 2);

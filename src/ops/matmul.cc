@@ -7,8 +7,8 @@
 #include "tensor/half.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
+#include <initializer_list>
 #include <optional>
 
 namespace lowbit {
@@ -75,10 +75,11 @@ struct Job {
   const MatmulKernel* kernel = nullptr;
   XForm form = XForm::kPlain;
   const int32_t* order = nullptr;  // columns of x by position, or null
+  float* add_to = nullptr;
 };
 
-void expect_shape(const Tensor& tensor, DType dtype, const Shape& shape, const char* name) {
-  if (tensor.dtype() != dtype || tensor.shape() != shape) {
+void expect_shape(const Tensor& tensor, DType dtype, std::initializer_list<int64_t> shape, const char* name) {
+  if (tensor.dtype() != dtype || !std::ranges::equal(tensor.shape(), shape)) {
     fail(ErrorCode::kInvalidArgument, "matmul: {} is {} {}, expected {} {}", name, dtype_name(tensor.dtype()),
          shape_text(tensor.shape()), dtype_name(dtype), shape_text(shape));
   }
@@ -135,6 +136,7 @@ Job make_job(const OpContext& context, const float* x, int64_t tokens, const Mat
   job.args.rows = tokens;
   job.args.x = x;
   job.args.y = output.y;
+  job.add_to = output.add_to;
   if (const auto* quantized = std::get_if<QuantizedTensor>(output.weight)) {
     set_weight(*quantized, job.args);
     if (!quantized->column_order.empty()) {
@@ -193,6 +195,8 @@ Scratch gather_columns(const OpContext& context, const int32_t* order, MatmulArg
   return scratch;
 }
 
+bool has_bias(const MatmulOutput& output) { return output.bias && !output.bias->empty(); }
+
 // Biases become F32 here, so that kernels know one type.
 void copy_bias(const Tensor& bias, int64_t out, float* to) {
   if (bias.shape() != Shape{out}) {
@@ -225,102 +229,51 @@ int64_t even_columns(int64_t columns, int64_t parts) {
   return round_up((std::max<int64_t>(1, columns) - 1) / parts + 1, 32);
 }
 
-// Output columns that a thread takes at a time. Prefill: as few chunks of all outputs as threads, of at most
-// 512 columns, since each reads all of x.
-int64_t prefill_columns(std::span<const Job> jobs, int threads) {
-  int64_t columns = 0;
-  for (const Job& job : jobs) columns += job.args.out;
-  return even_columns(columns, round_up(std::max<int64_t>(1, columns / 512), threads));
+// Where the next output begins when all are counted one behind the other, each from a multiple of 32 on.
+int64_t padded_columns(const Job& job) { return round_up(job.args.out, 32); }
+
+// Columns, counted over all outputs, that a thread takes at a time. Decode: one range for each thread, of 64
+// to 2048, or else ranges of about 1024: long runs of each word row are read, few pages touched. Prefill: as
+// few ranges as threads, of at most 512, since each reads all of x.
+int64_t columns_at_a_time(int64_t columns, MatmulMode mode, int threads) {
+  if (mode == MatmulMode::kPrefill)
+    return even_columns(columns, round_up(std::max<int64_t>(1, columns / 512), threads));
+  const int64_t parts = columns <= 2048 * threads ? threads : round_up(columns / 1024, threads);
+  return std::max<int64_t>(64, even_columns(columns, parts));
 }
 
-// Decode: each output in like chunks, as many as threads or a multiple, of 64 to 1024 columns: wide ones read
-// longer runs of each word row, and touch fewer pages.
-int64_t decode_columns(int64_t out, int threads) {
-  const int64_t parts = std::max<int64_t>(1, (out + 1023) / 1024);
-  return std::max<int64_t>(64, even_columns(out, round_up(parts, threads)));
-}
-
-// Decode of one row, affine: by parts of x (MatmulArgs::partial).
-bool goes_by_parts(const Job& job, MatmulMode mode) {
-  return mode == MatmulMode::kDecode && job.args.rows == 1 && job.form == XForm::kInt16 &&
-         job.args.x_blocks > 0;
-}
-
-// 2048 at most: what is summed in integers stays in the cache, and the runs
-// that are read of each word row are long, for narrow outputs the whole row. Less, down to 64, only where
-// there would be fewer pieces than threads.
-int64_t part_columns(int64_t out, int64_t parts, int threads) {
-  const int64_t ranges = std::max((out + 2047) / 2048, (threads + parts - 1) / parts);
-  return std::max<int64_t>(64, even_columns(out, ranges));
-}
-
-// y = the bias and the sums of all parts, in their order.
-void add_parts(const MatmulArgs& args) {
-  constexpr int64_t kColumns = 16;  // in registers
-  int64_t n = 0;
-  for (; n + kColumns <= args.out; n += kColumns) {
-    float y[kColumns] = {};
-    if (args.bias) std::copy_n(args.bias + n, kColumns, y);
-    for (int64_t part = 0; part < args.parts; ++part) {
-      const float* sums = args.partial + part * args.out + n;
-      for (int64_t i = 0; i < kColumns; ++i) y[i] += sums[i];
-    }
-    std::copy_n(y, kColumns, args.y + n);
-  }
-  for (; n < args.out; ++n) {
-    float y = args.bias ? args.bias[n] : 0;
-    for (int64_t part = 0; part < args.parts; ++part) y += args.partial[part * args.out + n];
-    args.y[n] = y;
+// By the thread that has just made y: it still has it in its cache.
+void add_columns(const Job& job, int64_t begin, int64_t end) {
+  for (int64_t row = 0; row < job.args.rows; ++row) {
+    const float* y = job.args.y + row * job.args.out;
+    float* sum = job.add_to + row * job.args.out;
+    for (int64_t n = begin; n < end; ++n) sum[n] += y[n];
   }
 }
 
-// Jobs that share one prepared x, in one loop over the pieces of all.
-void run_jobs(const OpContext& context, std::span<Job> jobs, MatmulMode mode) {
+// Jobs that share one prepared x, in one loop over the columns of all.
+void run_jobs(const OpContext& context, std::span<const Job> jobs, MatmulMode mode) {
   const int threads = context.threads->size();
-  struct Pieces {
-    int64_t chunk = 1, count = 0;
-    std::atomic<int64_t> left = 0;
+  const size_t stride = kMatmulScratchBytes + (static_cast<size_t>(jobs[0].args.in) * 4 + 63) / 64 * 64;
+  const Scratch scratch = context.workspace->take(stride * static_cast<size_t>(threads));
+  // By value: each reference would be another line for a thread to wait for.
+  const auto run_columns = [jobs, stride, base = scratch.as<char>()](int64_t first, int64_t last,
+                                                                     int worker) {
+    for (const Job& job : jobs) {
+      const int64_t begin = std::max<int64_t>(0, first), end = std::min(job.args.out, last);
+      if (begin < end) {
+        job.kernel->run(job.args, begin, end, base + stride * static_cast<size_t>(worker));
+        if (job.add_to) add_columns(job, begin, end);
+      }
+      first -= padded_columns(job);
+      last -= padded_columns(job);
+    }
   };
-  Pieces pieces[kTogether];
-  int64_t total = 0, sums = 0;
-  for (size_t i = 0; i < jobs.size(); ++i) {
-    MatmulArgs& args = jobs[i].args;
-    if (goes_by_parts(jobs[i], mode)) {
-      args.parts = (args.x_blocks + kPartBlocks - 1) / kPartBlocks;
-      args.part_columns = part_columns(args.out, args.parts, threads);
-      pieces[i].count = args.parts * ((args.out + args.part_columns - 1) / args.part_columns);
-      sums += args.parts * args.out;
-    } else {
-      pieces[i].chunk =
-          mode == MatmulMode::kPrefill ? prefill_columns(jobs, threads) : decode_columns(args.out, threads);
-      pieces[i].count = (args.out + pieces[i].chunk - 1) / pieces[i].chunk;
-    }
-    pieces[i].left = pieces[i].count;
-    total += pieces[i].count;
-  }
-  const Scratch partial = context.workspace->take(static_cast<size_t>(sums) * sizeof(float));
-  float* free = partial.as<float>();
-  for (Job& job : jobs) {
-    if (job.args.parts == 0) continue;
-    job.args.partial = free;
-    free += job.args.parts * job.args.out;
-  }
-  const size_t scratch_bytes =
-      kMatmulScratchBytes + (static_cast<size_t>(jobs[0].args.in) * 4 + 63) / 64 * 64;
-  const Scratch scratch = context.workspace->take(scratch_bytes * static_cast<size_t>(threads));
-  context.threads->parallel_for(total, 1, [&](int64_t first, int64_t last, int worker) {
-    for (int64_t item = first; item < last; ++item) {
-      int64_t index = item;
-      size_t job = 0;
-      while (index >= pieces[job].count) index -= pieces[job++].count;
-      const MatmulArgs& args = jobs[job].args;
-      const int64_t chunk = pieces[job].chunk, end = (index + 1) * chunk;
-      jobs[job].kernel->run(args, index * chunk, args.partial ? end : std::min(args.out, end),
-                            scratch.as<char>() + scratch_bytes * static_cast<size_t>(worker));
-      // Whoever finishes a job's last piece adds up its parts, in their order.
-      if (pieces[job].left.fetch_sub(1, std::memory_order_acq_rel) == 1 && args.partial) add_parts(args);
-    }
-  });
+  int64_t columns = 0;
+  for (const Job& job : jobs) columns += padded_columns(job);
+  context.threads->parallel_for(
+      columns, columns_at_a_time(columns, mode, threads),
+      [&run_columns](int64_t first, int64_t last, int worker) { run_columns(first, last, worker); });
 }
 
 }  // namespace
@@ -338,19 +291,20 @@ void matmul(const OpContext& given, const float* x, int64_t tokens, std::span<co
     const std::span<const MatmulOutput> some =
         outputs.subspan(first, std::min(kTogether, outputs.size() - first));
     Job jobs[kTogether];
-    int64_t out = 0;
+    int64_t biased = 0;  // columns
     for (size_t i = 0; i < some.size(); ++i) {
       jobs[i] = make_job(context, x, tokens, some[i], mode);
       if (jobs[i].args.in != in) {
         fail(ErrorCode::kInvalidArgument, "matmul: outputs share x, but have {} and {} columns", in,
              jobs[i].args.in);
       }
-      out += jobs[i].args.out;
+      if (has_bias(some[i])) biased += jobs[i].args.out;
     }
-    const Scratch biases = context.workspace->take(static_cast<size_t>(out) * sizeof(float));
-    float* bias = biases.as<float>();
+    std::optional<Scratch> biases;
+    if (biased > 0) biases.emplace(context.workspace->take(static_cast<size_t>(biased) * sizeof(float)));
+    float* bias = biases ? biases->as<float>() : nullptr;
     for (size_t i = 0; i < some.size(); ++i) {
-      if (!some[i].bias || some[i].bias->empty()) continue;
+      if (!has_bias(some[i])) continue;
       copy_bias(*some[i].bias, jobs[i].args.out, bias);
       jobs[i].args.bias = bias;
       bias += jobs[i].args.out;

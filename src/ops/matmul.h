@@ -23,6 +23,7 @@ struct MatmulOutput {
   const Weight* weight = nullptr;  // [out, in]
   const Tensor* bias = nullptr;    // floating [out], or null
   float* y = nullptr;              // [tokens, out]
+  float* add_to = nullptr;         // [tokens, out] that y is added to, or null
 };
 
 // x: [tokens, in], F32. All outputs share x, so that it is prepared once for q/k/v and for gate/up.

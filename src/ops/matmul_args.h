@@ -19,10 +19,9 @@ enum class XForm : uint8_t {
   kBf16Tiles,  // x_tiles
 };
 
-// Columns of x that share a scale in kInt16, by the bits of the codes; a block never crosses a group. They
-// are eight words of codes (six of 3 bits): decode walks the word rows of a block side by side, and more than
-// eight streams at a time were measured to be much slower than memory allows.
-constexpr int64_t kXBlock[9] = {0, 0, 128, 64, 64, 0, 0, 0, 32};
+// Columns of x that share a scale in kInt16; a block never crosses a group. The products of so many with
+// codes of 8 bits still have a sum of 32 bits.
+constexpr int64_t kXBlock = 128;
 
 // The part that a kernel computes is split over the output columns [0, out). Nothing it writes for one
 // element depends on the split or on the other rows. Pointers into weights have any alignment.
@@ -51,20 +50,11 @@ struct MatmulArgs {
   const int32_t* x_sums = nullptr;   // [rows, x_blocks]: sum of the block's codes
   int64_t x_blocks = 0;
 
-  // Decode, affine: an output is the bias and then one sum after the other of kPartBlocks blocks of x each,
-  // whatever the number of rows. For one row a kernel may be asked for these sums alone: what it gets as
-  // [begin, end) then counts pieces of the weight, a part of x and part_columns output columns each:
-  //   index = column / part_columns * parts + part.
-  float* partial = nullptr;  // [parts, out], or null
-  int64_t parts = 0, part_columns = 0;
-
   // kBf16Tiles: BF16 [ceil(rows / 16), x_depth, 16 rows, 32 columns], columns in the order of kInt16 (dense:
   // their own); zeros in padding.
   const uint16_t* x_tiles = nullptr;
   int64_t x_depth = 0;  // ceil(in / 32)
 };
-
-constexpr int64_t kPartBlocks = 4;
 
 // Scratch bytes that a kernel may use: this, and 4 * in more.
 constexpr size_t kMatmulScratchBytes = size_t{1120} << 10;

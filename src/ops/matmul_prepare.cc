@@ -50,9 +50,9 @@ void encode_row(const MatmulArgs& args, const float* x, int16_t* codes, float* s
   block.unit = unit_columns(args.bits);
   for (int64_t group = 0; group < args.in; group += args.group_size) {
     const int64_t group_end = std::min(args.in, group + args.group_size);
-    for (int64_t column = group; column < group_end; column += kXBlock[args.bits]) {
+    for (int64_t column = group; column < group_end; column += kXBlock) {
       block.x = x + column;
-      block.count = std::min(kXBlock[args.bits], group_end - column);
+      block.count = std::min(kXBlock, group_end - column);
       block.padded = (block.count + block.unit - 1) / block.unit * block.unit;
       block.codes = codes + column;
       block.scale = scales++;
@@ -88,7 +88,7 @@ void encode_int16_ref(const Int16Block& block) noexcept {
     *block.sum = 0;
     return;
   }
-  const float inverse = 32767.0f / largest;
+  const float inverse = kLargestCode / largest;
   int32_t rounded[kMostBlockColumns] = {}, total = 0;
   for (int64_t i = 0; i < block.count; ++i) {
     // Adding 1.5 * 2^23 rounds to nearest even and leaves the integer in the low bits.
@@ -100,7 +100,7 @@ void encode_int16_ref(const Int16Block& block) noexcept {
       block.codes[i + j] = static_cast<int16_t>(rounded[i + block.order[j]]);
     }
   }
-  *block.scale = largest / 32767.0f;
+  *block.scale = largest / kLargestCode;
   *block.sum = total;
 }
 
@@ -155,7 +155,7 @@ Scratch prepare_x(const OpContext& context, XForm form, MatmulArgs& args,
       return scratch;
     }
     case XForm::kInt16: {
-      args.x_blocks = blocks_of(in, args.group_size, kXBlock[args.bits]);
+      args.x_blocks = blocks_of(in, args.group_size, kXBlock);
       args.x_stride = padded;
       const size_t code_bytes = static_cast<size_t>(rows * padded) * sizeof(int16_t);
       const size_t scale_bytes = static_cast<size_t>(rows * args.x_blocks) * sizeof(float);

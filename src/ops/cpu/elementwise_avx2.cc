@@ -85,12 +85,6 @@ void swiglu_avx2(const SwigluArgs& args, int64_t begin, int64_t end, void*) noex
   swiglu_run(args, begin, end);
 }
 
-void add_avx2(const AddArgs& args, int64_t begin, int64_t end, void*) noexcept {
-  int64_t i = begin;
-  for (; i + kLanes <= end; i += kLanes) store(args.x + i, add(load(args.x + i), load(args.y + i)));
-  for (; i < end; ++i) args.x[i] += args.y[i];
-}
-
 void argmax_avx2(const ArgmaxArgs& args, int64_t begin, int64_t end, void*) noexcept {
   for (int64_t row = begin; row < end; ++row)
     args.out[row] = argmax_of(args.x + row * args.vocab, args.vocab);

@@ -32,7 +32,7 @@ void encode_int16_avx2(const Int16Block& block) noexcept {
     *block.sum = 0;
     return;
   }
-  const __m256 inverse = _mm256_set1_ps(32767.0f / largest);
+  const __m256 inverse = _mm256_set1_ps(kLargestCode / largest);
   __m256i total = _mm256_setzero_si256();
   for (int64_t i = 0; i < block.padded; i += 16) {
     const __m256i low = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), inverse));
@@ -45,7 +45,7 @@ void encode_int16_avx2(const Int16Block& block) noexcept {
   half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
   half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1));
   *block.sum = _mm_cvtsi128_si32(half);
-  *block.scale = largest / 32767.0f;
+  *block.scale = largest / kLargestCode;
   if (block.unit > 8) {
     for (int64_t i = 0; i < block.padded; i += block.unit) {
       for (int64_t j = 0; j < block.unit; ++j) block.codes[i + j] = codes[i + block.order[j]];

@@ -9,6 +9,10 @@ constexpr int64_t kMostBlockColumns = 128;
 // Below this largest magnitude the reciprocal would overflow: such a block counts as zeros.
 constexpr float kLeastMagnitude = 1e-30f;
 
+// Codes go up to 127 * 256 + 127, so that each is two signed bytes (high and low) for kernels that multiply
+// bytes.
+constexpr float kLargestCode = 32639.0f;
+
 struct Int16Block {
   const float* x;        // [count]
   int64_t count = 0;     // 1 ... kMostBlockColumns
@@ -20,7 +24,7 @@ struct Int16Block {
   int32_t* sum;
 };
 
-// Rounds to the nearest of 65,535 steps of the largest magnitude. scale NaN when a value is not finite.
+// Rounds to the nearest of 65,279 steps of the largest magnitude. scale NaN when a value is not finite.
 void encode_int16_ref(const Int16Block& block) noexcept;
 void encode_int16_avx2(const Int16Block& block) noexcept;
 

@@ -39,8 +39,4 @@ void swiglu_ref(const SwigluArgs& args, int64_t begin, int64_t end, void*) noexc
   }
 }
 
-void add_ref(const AddArgs& args, int64_t begin, int64_t end, void*) noexcept {
-  for (int64_t i = begin; i < end; ++i) args.x[i] += args.y[i];
-}
-
 }  // namespace lowbit
