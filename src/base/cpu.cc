@@ -1,5 +1,6 @@
 #include "base/cpu.h"
 
+#include <algorithm>
 #include <cpuid.h>
 #include <cstring>
 #include <fstream>
@@ -81,7 +82,15 @@ const CpuFeatures& cpu_features() {
 }
 
 MachineMemory machine_memory() {
-  return {read_kib("/proc/meminfo", "MemTotal:"), read_kib("/proc/meminfo", "MemAvailable:")};
+  MachineMemory memory{read_kib("/proc/meminfo", "MemTotal:"), read_kib("/proc/meminfo", "MemAvailable:")};
+  // A container may have less; "max", or no such file, says that it has not.
+  uint64_t most = 0, used = 0;
+  if (std::ifstream("/sys/fs/cgroup/memory.max") >> most &&
+      std::ifstream("/sys/fs/cgroup/memory.current") >> used) {
+    memory.total_bytes = std::min(memory.total_bytes, most);
+    memory.available_bytes = std::min(memory.available_bytes, most > used ? most - used : 0);
+  }
+  return memory;
 }
 
 ProcessMemory process_memory() {

@@ -2,6 +2,7 @@
 
 #include "base/fail.h"
 #include "runtime/options.h"
+#include "runtime/resident.h"
 
 #include <algorithm>
 #include <utility>
@@ -66,8 +67,11 @@ LanguageModel LanguageModel::load(const fs::path& folder, const RuntimeOptions& 
   }
   state.checkpoint = read_checkpoint(folder);
   for (const std::string& note : state.checkpoint.notes) log.info(note);
-  state.model = Model::create(state.checkpoint.config, state.checkpoint.weights);
   state.threads = std::make_unique<ThreadPool>(options.threads);
+  if (!options.map_weights && !move_to_memory(state.checkpoint.weights, *state.threads)) {
+    log.info("the weights stay in the mapped file: copies would take more than a quarter of the free memory");
+  }
+  state.model = Model::create(state.checkpoint.config, state.checkpoint.weights);
   try {
     state.tokenizer = Tokenizer::load(folder);
     if (state.tokenizer->vocab_size() > state.model.config().vocab_size) {

@@ -12,7 +12,9 @@ Fields option_fields(RuntimeOptions& options) {
   return {{"threads", &options.threads, "worker threads; 0: one per processor"},
           {"kernel", &options.kernel,
            "force kernels: \"ref\", \"avx2\", ... or per op \"attention=ref,matmul_affine_decode=avx2\""},
-          {"kv_cache_dtype", &options.kv_cache_dtype, "keys and values are kept as bfloat16 or float32"}};
+          {"kv_cache_dtype", &options.kv_cache_dtype, "keys and values are kept as bfloat16 or float32"},
+          {"map_weights", &options.map_weights,
+           "leave weights in the mapped file, which processes share: slower, but no copy in memory"}};
 }
 
 Fields option_fields(GenerateOptions& options) {
