@@ -61,18 +61,20 @@ CpuFeatures detect() {
   return features;
 }
 
-uint64_t read_kib(const char* file, std::string_view key) {
+uint64_t read_number(const char* file, std::string_view key) {
   std::ifstream in(file);
   std::string word;
   while (in >> word) {
     if (word == key) {
-      uint64_t kib = 0;
-      in >> kib;
-      return kib * 1024;
+      uint64_t number = 0;
+      in >> number;
+      return number;
     }
   }
   return 0;
 }
+
+uint64_t read_kib(const char* file, std::string_view key) { return read_number(file, key) * 1024; }
 
 }  // namespace
 
@@ -87,6 +89,8 @@ MachineMemory machine_memory() {
   uint64_t most = 0, used = 0;
   if (std::ifstream("/sys/fs/cgroup/memory.max") >> most &&
       std::ifstream("/sys/fs/cgroup/memory.current") >> used) {
+    // What is cached of files is given up when memory is wanted.
+    used -= std::min(used, read_number("/sys/fs/cgroup/memory.stat", "inactive_file"));
     memory.total_bytes = std::min(memory.total_bytes, most);
     memory.available_bytes = std::min(memory.available_bytes, most > used ? most - used : 0);
   }

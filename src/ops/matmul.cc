@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <initializer_list>
 #include <optional>
 
@@ -271,9 +272,7 @@ void run_jobs(const OpContext& context, std::span<const Job> jobs, MatmulMode mo
   };
   int64_t columns = 0;
   for (const Job& job : jobs) columns += padded_columns(job);
-  context.threads->parallel_for(
-      columns, columns_at_a_time(columns, mode, threads),
-      [&run_columns](int64_t first, int64_t last, int worker) { run_columns(first, last, worker); });
+  context.threads->parallel_for(columns, columns_at_a_time(columns, mode, threads), std::ref(run_columns));
 }
 
 }  // namespace

@@ -89,7 +89,7 @@ void encode_int16_ref(const Int16Block& block) noexcept {
     return;
   }
   const float inverse = kLargestCode / largest;
-  int32_t rounded[kMostBlockColumns] = {}, total = 0;
+  int32_t rounded[kXBlock] = {}, total = 0;
   for (int64_t i = 0; i < block.count; ++i) {
     // Adding 1.5 * 2^23 rounds to nearest even and leaves the integer in the low bits.
     rounded[i] = std::bit_cast<int32_t>(block.x[i] * inverse + 12582912.0f) - 0x4b400000;

@@ -414,7 +414,7 @@ TEST(MatmulPrepare, VersionsOfTheEncodingAgreeToTheBit) {
   if (!isa_available(Isa::kAvx2)) GTEST_SKIP() << "this processor lacks AVX2";
   std::mt19937 random(15);
   for (int bits : {2, 3, 4, 8}) {
-    for (int64_t count = 1; count <= kMostBlockColumns; ++count) {
+    for (int64_t count = 1; count <= kXBlock; ++count) {
       std::vector<float> x = random_rows(1, count, random);
       if (count % 9 == 0) x[static_cast<size_t>(count / 2)] = count % 2 ? kNaN : kInfinity;
       if (count % 7 == 0) x.assign(x.size(), 0.0f);

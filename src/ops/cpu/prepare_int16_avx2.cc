@@ -6,8 +6,8 @@
 namespace lowbit {
 
 void encode_int16_avx2(const Int16Block& block) noexcept {
-  alignas(32) float values[kMostBlockColumns];
-  alignas(32) int16_t codes[kMostBlockColumns];
+  alignas(32) float values[kXBlock];
+  alignas(32) int16_t codes[kXBlock];
   const float* x = block.x;
   if (block.count % 32 != 0) {  // whole vectors and units below
     memset(values, 0, sizeof values);

@@ -1,11 +1,12 @@
 // Encoding of x for decode (XForm::kInt16), one block at a time. Every version gives the same bits.
 #pragma once
 
+#include "ops/matmul_args.h"
+
 #include <cstdint>
 
 namespace lowbit {
 
-constexpr int64_t kMostBlockColumns = 128;
 // Below this largest magnitude the reciprocal would overflow: such a block counts as zeros.
 constexpr float kLeastMagnitude = 1e-30f;
 
@@ -15,7 +16,7 @@ constexpr float kLargestCode = 32639.0f;
 
 struct Int16Block {
   const float* x;        // [count]
-  int64_t count = 0;     // 1 ... kMostBlockColumns
+  int64_t count = 0;     // 1 ... kXBlock
   int64_t padded = 0;    // count rounded up to whole units
   int64_t unit = 0;      // 4, 8, 16 or 32 columns
   const uint8_t* order;  // [32]: position_order of ops/matmul_prepare.h
