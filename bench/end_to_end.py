@@ -26,6 +26,7 @@ def main():
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--new-tokens", type=int, default=96)
+    parser.add_argument("--context", type=int, default=1024, help="tokens of the long prompt, about")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--parts", nargs="+", choices=["quantize", "decode"], default=["quantize", "decode"])
     parser.add_argument("--work", help="where the quantized models go (a temporary folder)")
@@ -65,7 +66,9 @@ def main():
         quantize(8, 4, a.threads, "--no-check")
         quantize(4, 4, a.threads, "--no-check")
         with open(a.text, encoding="utf-8") as file:
-            long_prompt = file.read(4200)
+            text = file.read(4 * a.context)
+        tokens = lowbit("generate", a.model, "--prompt", text, "--max-new-tokens", 1)["prompt_tokens"]
+        long_prompt = text[:len(text) * a.context // tokens]
         models = {"source": pathlib.Path(a.model), "int8": work / "int8", "int4": work / "int4"}
         config = json.loads((models["source"] / "config.json").read_text())
         head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
