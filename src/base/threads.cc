@@ -7,6 +7,7 @@
 #include <mutex>
 #include <sched.h>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -19,15 +20,15 @@ namespace {
 // A decode step starts hundreds of short parallel loops: workers spin this many times before they sleep.
 constexpr int kSpins = 20000;
 
+thread_local bool inside_parallel_for = false;
+
+}  // namespace
+
 void pause_briefly() {
 #if defined(__x86_64__)
   _mm_pause();
 #endif
 }
-
-thread_local bool inside_parallel_for = false;
-
-}  // namespace
 
 int available_processors() {
   cpu_set_t set;
@@ -35,104 +36,138 @@ int available_processors() {
   return std::max(1u, std::thread::hardware_concurrency());
 }
 
+// What passes between threads has cache lines of its own, as few as can be: each line that has to travel
+// costs about as much as a small operator.
 struct ThreadPool::State {
-  std::vector<std::thread> workers;
-  std::mutex mutex;
-  std::mutex one_caller;  // a pool runs one loop at a time
-  std::condition_variable wake;
-  // What workers poll, with the loop that it announces; and what they count on: each on a cache line of its
-  // own.
-  alignas(64) std::atomic<uint64_t> generation{0};
-  std::atomic<bool> stop{false};
-  int64_t count = 0, chunk = 1;
-  const std::function<void(int64_t, int64_t, int)>* body = nullptr;
-  alignas(64) std::atomic<int> active{0};
-  alignas(64) std::atomic<int64_t> next{0};
-  alignas(64) std::exception_ptr error;
+  // Written by the caller, polled by workers.
+  struct alignas(64) Loop {
+    int64_t count = 0, chunk = 1;
+    Body body;
+    std::atomic<uint64_t> generation{0};
+  };
+  // The last loop that a worker has left.
+  struct alignas(64) Progress {
+    std::atomic<uint64_t> generation{0};
+  };
 
-  void work(int worker) {
-    inside_parallel_for = true;
-    for (;;) {
-      const int64_t begin = next.fetch_add(chunk, std::memory_order_relaxed);
-      if (begin >= count) break;
-      try {
-        (*body)(begin, std::min(begin + chunk, count), worker);
-      } catch (...) {
-        std::lock_guard lock(mutex);
-        if (!error) error = std::current_exception();
-        next.store(count, std::memory_order_relaxed);
-      }
+  explicit State(int threads) : size(threads), progress(static_cast<size_t>(threads)) {}
+
+  const int size;
+  std::vector<std::thread> workers;
+  std::vector<Progress> progress;  // [0] is unused
+  std::mutex mutex;                // of sleepers and of error
+  std::mutex one_caller;           // a pool runs one loop at a time
+  std::condition_variable wake;
+  std::atomic<int> sleepers{0};
+  std::atomic<bool> stop{false};
+  std::exception_ptr error;
+  Loop loop;
+  alignas(64) std::atomic<int64_t> next{0};  // where the next range begins, once each thread has had one
+
+  void run(int64_t begin, int worker) {
+    try {
+      loop.body(begin, std::min(begin + loop.chunk, loop.count), worker);
+    } catch (...) {
+      std::lock_guard lock(mutex);
+      if (!error) error = std::current_exception();
+      next.store(loop.count, std::memory_order_relaxed);
     }
-    inside_parallel_for = false;
   }
 
-  void loop(int worker) {
+  // The first range of each thread is known to it without asking the others.
+  void work(int worker) {
+    if (worker * loop.chunk < loop.count) run(worker * loop.chunk, worker);
+    if (size * loop.chunk >= loop.count) return;
+    for (;;) {
+      const int64_t begin = next.fetch_add(loop.chunk, std::memory_order_relaxed);
+      if (begin >= loop.count) return;
+      run(begin, worker);
+    }
+  }
+
+  void announce(int64_t count, int64_t chunk, Body body) {
+    loop.count = count;
+    loop.chunk = chunk;
+    loop.body = body;
+    if (size * chunk < count) next.store(size * chunk, std::memory_order_relaxed);
+    loop.generation.store(loop.generation.load(std::memory_order_relaxed) + 1, std::memory_order_seq_cst);
+    // Whoever is not counted as asleep by now will see the new generation before it falls asleep.
+    if (sleepers.load(std::memory_order_seq_cst) > 0) {
+      { std::lock_guard lock(mutex); }
+      wake.notify_all();
+    }
+  }
+
+  void work_until_stopped(int worker) {
+    inside_parallel_for = true;
     uint64_t seen = 0;
     for (;;) {
-      for (int spin = 0; spin < kSpins && generation.load(std::memory_order_acquire) == seen; ++spin)
+      for (int spin = 0; spin < kSpins && loop.generation.load(std::memory_order_acquire) == seen; ++spin)
         pause_briefly();
-      if (generation.load(std::memory_order_acquire) == seen) {
+      if (loop.generation.load(std::memory_order_acquire) == seen) {
         std::unique_lock lock(mutex);
-        wake.wait(lock, [&] { return generation.load(std::memory_order_acquire) != seen; });
+        sleepers.fetch_add(1, std::memory_order_seq_cst);
+        wake.wait(lock, [&] { return loop.generation.load(std::memory_order_seq_cst) != seen; });
+        sleepers.fetch_sub(1, std::memory_order_relaxed);
       }
-      seen = generation.load(std::memory_order_acquire);
-      if (stop.load(std::memory_order_acquire)) return;
+      seen = loop.generation.load(std::memory_order_acquire);
+      if (stop.load(std::memory_order_relaxed)) return;
       work(worker);
-      active.fetch_sub(1, std::memory_order_release);
+      progress[static_cast<size_t>(worker)].generation.store(seen, std::memory_order_release);
+    }
+  }
+
+  void wait_for_workers() {
+    const uint64_t generation = loop.generation.load(std::memory_order_relaxed);
+    int spin = 0;
+    for (size_t worker = 1; worker < progress.size(); ++worker) {
+      while (progress[worker].generation.load(std::memory_order_acquire) != generation) {
+        if (++spin < kSpins) {
+          pause_briefly();
+        } else {
+          std::this_thread::yield();
+        }
+      }
     }
   }
 };
 
-ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()) {
+ThreadPool::ThreadPool(int threads) {
   if (threads <= 0) threads = available_processors();
+  state_ = std::make_unique<State>(threads);
   for (int worker = 1; worker < threads; ++worker) {
-    state_->workers.emplace_back([this, worker] { state_->loop(worker); });
+    state_->workers.emplace_back([this, worker] { state_->work_until_stopped(worker); });
   }
 }
 
 ThreadPool::~ThreadPool() {
-  {
-    std::lock_guard lock(state_->mutex);
-    state_->stop.store(true, std::memory_order_release);
-    state_->generation.fetch_add(1, std::memory_order_release);
-  }
-  state_->wake.notify_all();
+  state_->stop.store(true, std::memory_order_relaxed);
+  state_->announce(0, 1, {});
   for (std::thread& worker : state_->workers) worker.join();
 }
 
-int ThreadPool::size() const { return static_cast<int>(state_->workers.size()) + 1; }
+int ThreadPool::size() const { return state_->size; }
 
-void ThreadPool::parallel_for(int64_t count, int64_t chunk,
-                              const std::function<void(int64_t, int64_t, int)>& body) const {
-  if (count <= 0) return;
+void ThreadPool::parallel_for(int64_t count, int64_t chunk, Body body) const {
+  parallel_for(count, chunk, body, [] {});
+}
+
+void ThreadPool::parallel_for(int64_t count, int64_t chunk, Body body, FunctionRef<void()> meanwhile) const {
   chunk = std::max<int64_t>(1, chunk);
   if (inside_parallel_for || state_->workers.empty() || count <= chunk) {
+    meanwhile();
     for (int64_t begin = 0; begin < count; begin += chunk) body(begin, std::min(begin + chunk, count), 0);
     return;
   }
   State& state = *state_;
   std::lock_guard one_caller(state.one_caller);
-  {
-    std::lock_guard lock(state.mutex);
-    state.count = count;
-    state.chunk = chunk;
-    state.body = &body;
-    state.error = nullptr;
-    state.next.store(0, std::memory_order_relaxed);
-    state.active.store(static_cast<int>(state.workers.size()), std::memory_order_relaxed);
-    state.generation.fetch_add(1, std::memory_order_release);
-  }
-  state.wake.notify_all();
+  inside_parallel_for = true;
+  state.announce(count, chunk, body);
+  meanwhile();
   state.work(0);
-  int spin = 0;
-  while (state.active.load(std::memory_order_acquire) > 0) {
-    if (++spin < kSpins) {
-      pause_briefly();
-    } else {
-      std::this_thread::yield();
-    }
-  }
-  if (state.error) std::rethrow_exception(state.error);
+  inside_parallel_for = false;
+  state.wait_for_workers();
+  if (state.error) std::rethrow_exception(std::exchange(state.error, nullptr));
 }
 
 }  // namespace lowbit

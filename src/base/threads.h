@@ -2,8 +2,9 @@
 // core does not set the time; results must not depend on which thread takes which chunk.
 #pragma once
 
+#include "base/function_ref.h"
+
 #include <cstdint>
-#include <functional>
 #include <memory>
 
 namespace lowbit {
@@ -21,13 +22,19 @@ class ThreadPool {
   // Calls body(begin, end, worker) for consecutive ranges of at most `chunk` indices that cover [0, count).
   // worker is in [0, size()). Returns when all are done; the first exception thrown by body is thrown here.
   // Calls from inside a body run on the calling thread.
-  void parallel_for(int64_t count, int64_t chunk,
-                    const std::function<void(int64_t begin, int64_t end, int worker)>& body) const;
+  using Body = FunctionRef<void(int64_t begin, int64_t end, int worker)>;
+  void parallel_for(int64_t count, int64_t chunk, Body body) const;
+  // Likewise; the calling thread calls meanwhile() once the others are on their way, and then takes the first
+  // range. What a body needs of it, it must wait for itself. meanwhile() must not throw.
+  void parallel_for(int64_t count, int64_t chunk, Body body, FunctionRef<void()> meanwhile) const;
 
  private:
   struct State;
   std::unique_ptr<State> state_;
 };
+
+// Waits for another thread for some cycles, in a loop that will not be long.
+void pause_briefly();
 
 // Processors that this process may run on (its affinity mask).
 int available_processors();

@@ -26,7 +26,7 @@ namespace lowbit {
 struct Linear {
   std::string module;  // "model.layers.0.self_attn.q_proj"
   Weight weight;       // [out, in]
-  Tensor bias;         // floating [out], or empty
+  Tensor bias;         // F32 [out], or empty
 };
 
 struct Stage {

@@ -43,7 +43,7 @@ Tensor WeightReader::vector(const std::string& name, int64_t length) const {
     fail(ErrorCode::kCorruptFile, "{} is {} {}, config.json asks for a floating [{}]", name,
          dtype_name(tensor->dtype()), shape_text(tensor->shape()), length);
   }
-  return *tensor;
+  return converted(*tensor, DType::kF32);
 }
 
 Linear WeightReader::linear(const std::string& module, int64_t out, int64_t in, bool needs_bias) const {

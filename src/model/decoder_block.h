@@ -14,7 +14,7 @@ class WeightReader {
 
   // Each throws kCorruptFile naming the tensor, the shape found and the shape expected from config.json.
   Weight matrix(const std::string& name, int64_t out_features, int64_t in_features) const;
-  Tensor vector(const std::string& name, int64_t length) const;
+  Tensor vector(const std::string& name, int64_t length) const;  // as F32, which holds the others exactly
   bool has(std::string_view name) const { return weights_.find(name) != weights_.end(); }
 
   // "<module>.weight" and, where the file has one, "<module>.bias". A bias that is required but absent is an

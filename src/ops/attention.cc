@@ -105,12 +105,13 @@ void attention(const OpContext& context, const AttentionShape& shape,
   if (!split) pieces = whole, partial_rows = 0;
 
   const int64_t partial_width = shape.head_dim + 2;
-  const OpScratch item_memory(context, static_cast<size_t>(pieces + whole) * sizeof(AttentionItem));
-  const OpScratch partials(context, static_cast<size_t>(partial_rows * partial_width) * sizeof(float) + 64);
-  AttentionItem* items = item_memory.as<AttentionItem>();
+  const size_t partial_bytes = static_cast<size_t>(partial_rows * partial_width) * sizeof(float);
+  const OpScratch memory(context,
+                         partial_bytes + static_cast<size_t>(pieces + whole) * sizeof(AttentionItem));
+  AttentionItem* items = memory.as<AttentionItem>();
   AttentionItem* merges = items + pieces;
   int64_t item_count = 0, merge_count = 0;
-  float* partial = partials.as<float>();
+  float* partial = reinterpret_cast<float*>(merges + whole);
   for_each_block(shape, sequences, [&](const AttentionItem& item) {
     if (!split || item.chunks == 1) {
       items[item_count++] = item;

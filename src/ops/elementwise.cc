@@ -69,16 +69,12 @@ void decode_row(const QuantizedTensor& table, int64_t row, uint8_t* codes, float
 
 void rms_norm(const OpContext& context, const float* x, int64_t rows, const Tensor& weight, float epsilon,
               float* y) {
-  const int64_t width = weight.element_count();
-  const float* scale = nullptr;
-  const OpScratch converted(context, static_cast<size_t>(width) * sizeof(float));
-  if (weight.dtype() == DType::kF32) {
-    scale = weight.data<float>();
-  } else {
-    to_float(weight, 0, width, converted.as<float>());
-    scale = converted.as<float>();
+  if (weight.dtype() != DType::kF32) {
+    fail(ErrorCode::kInvalidArgument, "rms_norm: a weight of type {} cannot be used, expected F32",
+         dtype_name(weight.dtype()));
   }
-  const RmsNormArgs args{x, scale, y, width, epsilon};
+  const int64_t width = weight.element_count();
+  const RmsNormArgs args{x, weight.data<float>(), y, width, epsilon};
   const auto& kernel = choose_kernel<RmsNormArgs>(context, "rms_norm", kRmsNormTable, args);
   run_kernel(context, kernel, args, rows, chunk_for(width, kChunk));
 }

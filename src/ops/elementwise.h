@@ -10,8 +10,8 @@
 
 namespace lowbit {
 
-// y[r] = x[r] / sqrt(mean(x[r]^2) + epsilon) * weight; x, y: [rows, width], weight: floating [width]; y may
-// be x. Zhang and Sennrich, arXiv 1910.07467.
+// y[r] = x[r] / sqrt(mean(x[r]^2) + epsilon) * weight; x, y: [rows, width], weight: F32 [width]; y may be
+// x. Zhang and Sennrich, arXiv 1910.07467.
 void rms_norm(const OpContext& context, const float* x, int64_t rows, const Tensor& weight, float epsilon,
               float* y);
 

@@ -9,11 +9,12 @@
 namespace lowbit {
 
 struct ReadBandwidth {
-  double gb_per_s = 0;  // 1e9 bytes per second
-  int streams = 0;      // sequential streams per thread that gave it
+  double gb_per_s = 0;       // 1e9 bytes per second: the median pass, which is what can be kept up
+  double best_gb_per_s = 0;  // the fastest of all passes
+  int streams = 0;           // sequential streams per thread that gave the highest median
 };
 
-// Best of several passes over `buffer_bytes` of memory, with 1 to 16 streams per thread.
+// Of passes over `buffer_bytes` of memory in turn with 1, 4, 8 and 16 streams per thread.
 ReadBandwidth measure_read_bandwidth(const ThreadPool& threads, size_t buffer_bytes, double seconds = 0.3);
 
 // Products and sums counted as two operations, in 1e9 per second, registers or tiles only; 0 where the

@@ -35,6 +35,7 @@ TEST(MachineLimits, FiguresArePossibleAndQuick) {
   for (const ReadBandwidth& read : {limits.read_one, limits.read_all}) {
     EXPECT_GT(read.gb_per_s, 0.01);
     EXPECT_LT(read.gb_per_s, 10000);
+    EXPECT_GE(read.best_gb_per_s, read.gb_per_s);
     EXPECT_GE(read.streams, 1);
   }
   EXPECT_GT(limits.fp32.one, 0.01);

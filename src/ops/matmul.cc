@@ -4,11 +4,10 @@
 #include "ops/cpu/matmul_kernels.h"
 #include "ops/matmul_prepare.h"
 #include "ops/parallel.h"
-#include "tensor/half.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
-#include <functional>
 #include <initializer_list>
 #include <optional>
 
@@ -17,7 +16,8 @@ namespace {
 
 using MatmulKernel = Kernel<MatmulArgs>;
 
-constexpr size_t kTogether = 8;  // outputs of one loop at most
+constexpr size_t kTogether = 4;      // outputs of one loop at most
+constexpr int64_t kRowsAtFirst = 8;  // word rows
 
 bool has_whole_units(const MatmulArgs& args) {
   return args.group_size >= args.in || args.group_size % unit_columns(args.bits) == 0;
@@ -147,6 +147,10 @@ Job make_job(const OpContext& context, const float* x, int64_t tokens, const Mat
   } else {
     set_weight(std::get<Tensor>(*output.weight), job.args);
   }
+  if (output.bias && !output.bias->empty()) {
+    expect_shape(*output.bias, DType::kF32, {job.args.out}, "bias");
+    job.args.bias = output.bias->data<float>();
+  }
   const Table table = table_of(job.args.kind, mode);
   job.kernel = &choose_kernel(context, table.op, table.kernels, job.args);
   job.form = form_of(*job.kernel, job.args.kind, mode);
@@ -196,33 +200,6 @@ Scratch gather_columns(const OpContext& context, const int32_t* order, MatmulArg
   return scratch;
 }
 
-bool has_bias(const MatmulOutput& output) { return output.bias && !output.bias->empty(); }
-
-// Biases become F32 here, so that kernels know one type.
-void copy_bias(const Tensor& bias, int64_t out, float* to) {
-  if (bias.shape() != Shape{out}) {
-    fail(ErrorCode::kInvalidArgument, "matmul: the bias has shape {}, expected [{}]",
-         shape_text(bias.shape()), out);
-  }
-  const char* from = static_cast<const char*>(bias.bytes());
-  switch (bias.dtype()) {
-    case DType::kF32:
-      std::memcpy(to, from, static_cast<size_t>(out) * 4);
-      return;
-    case DType::kBF16:
-    case DType::kF16:
-      for (int64_t i = 0; i < out; ++i) {
-        uint16_t bits;
-        std::memcpy(&bits, from + 2 * i, sizeof bits);
-        to[i] = bias.dtype() == DType::kBF16 ? bf16_to_float(bits) : f16_to_float(bits);
-      }
-      return;
-    default:
-      fail(ErrorCode::kUnsupported, "matmul: a bias of type {} cannot be used, only BF16, F16 and F32",
-           dtype_name(bias.dtype()));
-  }
-}
-
 int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 // The size of so many like parts, a multiple of 32 and never 0.
@@ -252,27 +229,62 @@ void add_columns(const Job& job, int64_t begin, int64_t end) {
   }
 }
 
-// Jobs that share one prepared x, in one loop over the columns of all.
-void run_jobs(const OpContext& context, std::span<const Job> jobs, MatmulMode mode) {
+// visit(job, begin, end) for the columns of outputs that the range holds.
+template <class Visit>
+void for_each_part(std::span<const Job> jobs, int64_t first, int64_t last, const Visit& visit) {
+  for (const Job& job : jobs) {
+    const int64_t begin = std::max<int64_t>(0, first), end = std::min(job.args.out, last);
+    if (begin < end) visit(job, begin, end);
+    first -= padded_columns(job);
+    last -= padded_columns(job);
+  }
+}
+
+// Asks for the rows that a decode kernel reads first: as much of them as a first-level cache takes well.
+void ask_for_first_rows(const Job& job, int64_t begin, int64_t end) {
+  if (job.args.kind != WeightKind::kAffine) return;
+  constexpr int64_t kWordsAtFirst = 4096, kLineWords = 16;
+  const int64_t rows =
+      std::min((job.args.in * job.args.bits + 31) / 32, std::max<int64_t>(1, kWordsAtFirst / (end - begin)));
+  for (int64_t row = 0; row < rows; ++row) {
+    const char* words = static_cast<const char*>(job.args.codes) + row * job.args.out * 4;
+    for (int64_t n = begin; n < end; n += kLineWords) __builtin_prefetch(words + n * 4);
+  }
+}
+
+// Jobs that share one prepared x, in one loop over the columns of all. The threads are called before x is
+// ready when bringing it there is the work of one: they wait for it at the first rows of their weights.
+template <class FillX>
+void run_jobs(const OpContext& context, std::span<const Job> jobs, MatmulMode mode, const FillX& fill) {
   const int threads = context.threads->size();
   const size_t stride = kMatmulScratchBytes + (static_cast<size_t>(jobs[0].args.in) * 4 + 63) / 64 * 64;
   const Scratch scratch = context.workspace->take(stride * static_cast<size_t>(threads));
+  const bool is_small = is_prepared_by_one(jobs[0].args);
+  struct alignas(64) Flag {
+    std::atomic<bool> is_set;
+  } ready{!is_small};
+  if (!is_small) fill();
   // By value: each reference would be another line for a thread to wait for.
-  const auto run_columns = [jobs, stride, base = scratch.as<char>()](int64_t first, int64_t last,
-                                                                     int worker) {
-    for (const Job& job : jobs) {
-      const int64_t begin = std::max<int64_t>(0, first), end = std::min(job.args.out, last);
-      if (begin < end) {
-        job.kernel->run(job.args, begin, end, base + stride * static_cast<size_t>(worker));
-        if (job.add_to) add_columns(job, begin, end);
-      }
-      first -= padded_columns(job);
-      last -= padded_columns(job);
+  const auto run_columns = [jobs, stride, is_small, &ready, base = scratch.as<char>()](
+                               int64_t first, int64_t last, int worker) {
+    if (is_small && worker > 0 && !ready.is_set.load(std::memory_order_acquire)) {
+      for_each_part(jobs, first, last, ask_for_first_rows);
+      while (!ready.is_set.load(std::memory_order_acquire)) pause_briefly();
     }
+    for_each_part(jobs, first, last, [&](const Job& job, int64_t begin, int64_t end) {
+      job.kernel->run(job.args, begin, end, base + stride * static_cast<size_t>(worker));
+      if (job.add_to) add_columns(job, begin, end);
+    });
   };
   int64_t columns = 0;
   for (const Job& job : jobs) columns += padded_columns(job);
-  context.threads->parallel_for(columns, columns_at_a_time(columns, mode, threads), std::ref(run_columns));
+  const int64_t chunk = columns_at_a_time(columns, mode, threads);
+  context.threads->parallel_for(columns, chunk, run_columns, [&] {
+    if (!is_small) return;
+    for_each_part(jobs, 0, chunk, ask_for_first_rows);
+    fill();
+    ready.is_set.store(true, std::memory_order_release);
+  });
 }
 
 }  // namespace
@@ -290,32 +302,23 @@ void matmul(const OpContext& given, const float* x, int64_t tokens, std::span<co
     const std::span<const MatmulOutput> some =
         outputs.subspan(first, std::min(kTogether, outputs.size() - first));
     Job jobs[kTogether];
-    int64_t biased = 0;  // columns
     for (size_t i = 0; i < some.size(); ++i) {
       jobs[i] = make_job(context, x, tokens, some[i], mode);
       if (jobs[i].args.in != in) {
         fail(ErrorCode::kInvalidArgument, "matmul: outputs share x, but have {} and {} columns", in,
              jobs[i].args.in);
       }
-      if (has_bias(some[i])) biased += jobs[i].args.out;
-    }
-    std::optional<Scratch> biases;
-    if (biased > 0) biases.emplace(context.workspace->take(static_cast<size_t>(biased) * sizeof(float)));
-    float* bias = biases ? biases->as<float>() : nullptr;
-    for (size_t i = 0; i < some.size(); ++i) {
-      if (!has_bias(some[i])) continue;
-      copy_bias(*some[i].bias, jobs[i].args.out, bias);
-      jobs[i].args.bias = bias;
-      bias += jobs[i].args.out;
     }
     for (size_t begin = 0, end = 0; begin < some.size(); begin = end) {
       Job& leader = jobs[begin];
       std::optional<Scratch> gathered;
       if (leader.order) gathered.emplace(gather_columns(context, leader.order, leader.args));
-      const Scratch prepared = prepare_x(context, leader.form, leader.args, prepare_bf16_tiles);
+      const float* const plain = leader.args.x;
+      const Scratch prepared = place_x(context, leader.form, leader.args);
       for (end = begin + 1; end < some.size() && share_x(leader, jobs[end]); ++end)
         copy_x(leader.args, jobs[end].args);
-      run_jobs(context, std::span(jobs + begin, end - begin), mode);
+      run_jobs(context, std::span(jobs + begin, end - begin), mode,
+               [&] { fill_x(context, leader.form, leader.args, plain, prepare_bf16_tiles); });
     }
   }
 }

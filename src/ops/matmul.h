@@ -21,7 +21,7 @@ enum class MatmulMode {
 
 struct MatmulOutput {
   const Weight* weight = nullptr;  // [out, in]
-  const Tensor* bias = nullptr;    // floating [out], or null
+  const Tensor* bias = nullptr;    // F32 [out], or null
   float* y = nullptr;              // [tokens, out]
   float* add_to = nullptr;         // [tokens, out] that y is added to, or null
 };

@@ -43,7 +43,28 @@ int64_t blocks_of(int64_t in, int64_t group_size, int64_t block) {
   return whole * ((group_size + block - 1) / block) + (rest + block - 1) / block;
 }
 
-void encode_row(const MatmulArgs& args, const float* x, int16_t* codes, float* scales, int32_t* sums) {
+void pad_row(const float* x, int64_t in, int64_t padded, float* to) {
+  std::copy(x, x + in, to);
+  std::fill(to + in, to + padded, 0.0f);
+}
+
+// Even columns, then odd ones.
+void separate_row(const float* x, int64_t in, int64_t padded, float* to) {
+  float* const odd = to + padded / 2;
+  std::fill(to + in / 2, odd, 0.0f);
+  std::fill(odd + in / 2, to + padded, 0.0f);
+  for (int64_t i = 0; i < in / 2; ++i) {
+    to[i] = x[2 * i];
+    odd[i] = x[2 * i + 1];
+  }
+  if (in % 2) to[in / 2] = x[in - 1];
+}
+
+// The members of args point at memory that place_x has taken.
+void encode_row(const MatmulArgs& args, const float* x, int64_t row) {
+  int16_t* const codes = const_cast<int16_t*>(args.x_codes) + row * args.x_stride;
+  float* scales = const_cast<float*>(args.x_scales) + row * args.x_blocks;
+  int32_t* sums = const_cast<int32_t*>(args.x_sums) + row * args.x_blocks;
   const auto encode = isa_available(Isa::kAvx2) ? encode_int16_avx2 : encode_int16_ref;
   Int16Block block = {};
   block.order = position_order(args.bits);
@@ -62,10 +83,9 @@ void encode_row(const MatmulArgs& args, const float* x, int16_t* codes, float* s
   }
 }
 
-// Many rows are worth the threads; a single one is not.
 template <class Body>
-void for_rows(const OpContext& context, int64_t count, int64_t elements, const Body& body) {
-  if (elements < 65536) {
+void for_rows(const OpContext& context, const MatmulArgs& args, int64_t count, const Body& body) {
+  if (is_prepared_by_one(args)) {
     body(0, count, 0);
   } else {
     context.threads->parallel_for(count, std::max<int64_t>(1, count / (4 * context.threads->size())), body);
@@ -119,9 +139,7 @@ const uint8_t* position_order(int bits) {
   }
 }
 
-Scratch prepare_x(const OpContext& context, XForm form, MatmulArgs& args,
-                  void (*prepare_tiles)(const MatmulArgs&, const uint8_t*, int64_t, int64_t) noexcept) {
-  const float* x = args.x;
+Scratch place_x(const OpContext& context, XForm form, MatmulArgs& args) {
   const int64_t rows = args.rows, in = args.in, padded = (in + 63) / 64 * 64;
   switch (form) {
     case XForm::kPlain: {
@@ -131,26 +149,7 @@ Scratch prepare_x(const OpContext& context, XForm form, MatmulArgs& args,
     case XForm::kPadded:
     case XForm::kEvenOdd: {
       Scratch scratch = context.workspace->take(static_cast<size_t>(rows * padded) * sizeof(float));
-      float* prepared = scratch.as<float>();
-      for_rows(context, rows, rows * in, [&](int64_t begin, int64_t end, int) {
-        for (int64_t row = begin; row < end; ++row) {
-          const float* from = x + row * in;
-          float* to = prepared + row * padded;
-          if (form == XForm::kPadded) {
-            std::copy(from, from + in, to);
-            std::fill(to + in, to + padded, 0.0f);
-          } else {
-            std::fill(to + in / 2, to + padded / 2, 0.0f);
-            std::fill(to + padded / 2 + in / 2, to + padded, 0.0f);
-            for (int64_t i = 0; i < in / 2; ++i) {
-              to[i] = from[2 * i];
-              to[padded / 2 + i] = from[2 * i + 1];
-            }
-            if (in % 2) to[in / 2] = from[in - 1];
-          }
-        }
-      });
-      args.x = prepared;
+      args.x = scratch.as<float>();
       args.x_stride = padded;
       return scratch;
     }
@@ -160,33 +159,49 @@ Scratch prepare_x(const OpContext& context, XForm form, MatmulArgs& args,
       const size_t code_bytes = static_cast<size_t>(rows * padded) * sizeof(int16_t);
       const size_t scale_bytes = static_cast<size_t>(rows * args.x_blocks) * sizeof(float);
       Scratch scratch = context.workspace->take(code_bytes + 2 * scale_bytes);
-      int16_t* codes = scratch.as<int16_t>();
-      float* scales = reinterpret_cast<float*>(scratch.as<char>() + code_bytes);
-      int32_t* sums = reinterpret_cast<int32_t*>(scratch.as<char>() + code_bytes + scale_bytes);
-      for_rows(context, rows, rows * in, [&](int64_t begin, int64_t end, int) {
-        for (int64_t row = begin; row < end; ++row) {
-          encode_row(args, x + row * in, codes + row * padded, scales + row * args.x_blocks,
-                     sums + row * args.x_blocks);
-        }
-      });
-      args.x_codes = codes;
-      args.x_scales = scales;
-      args.x_sums = sums;
+      args.x_codes = scratch.as<int16_t>();
+      args.x_scales = reinterpret_cast<float*>(scratch.as<char>() + code_bytes);
+      args.x_sums = reinterpret_cast<int32_t*>(scratch.as<char>() + code_bytes + scale_bytes);
       return scratch;
     }
     case XForm::kBf16Tiles: {
-      const int64_t row_blocks = (rows + 15) / 16;
       args.x_depth = (in + 31) / 32;
-      Scratch scratch = context.workspace->take(static_cast<size_t>(row_blocks * args.x_depth) * 1024);
+      Scratch scratch = context.workspace->take(static_cast<size_t>((rows + 15) / 16 * args.x_depth) * 1024);
       args.x_tiles = scratch.as<uint16_t>();
       args.x_stride = in;
-      const uint8_t* order = position_order(args.bits);
-      for_rows(context, row_blocks, rows * in,
-               [&](int64_t begin, int64_t end, int) { prepare_tiles(args, order, begin, end); });
       return scratch;
     }
   }
   fail(ErrorCode::kInternal, "matmul: unknown form of x");
+}
+
+void fill_x(const OpContext& context, XForm form, const MatmulArgs& args, const float* x,
+            void (*prepare_tiles)(const MatmulArgs&, const uint8_t*, int64_t, int64_t) noexcept) {
+  const int64_t rows = args.rows, in = args.in;
+  switch (form) {
+    case XForm::kPlain:
+      return;
+    case XForm::kPadded:
+    case XForm::kEvenOdd:
+      for_rows(context, args, rows, [&](int64_t begin, int64_t end, int) {
+        for (int64_t row = begin; row < end; ++row) {
+          float* to = const_cast<float*>(args.x) + row * args.x_stride;
+          (form == XForm::kPadded ? pad_row : separate_row)(x + row * in, in, args.x_stride, to);
+        }
+      });
+      return;
+    case XForm::kInt16:
+      for_rows(context, args, rows, [&](int64_t begin, int64_t end, int) {
+        for (int64_t row = begin; row < end; ++row) encode_row(args, x + row * in, row);
+      });
+      return;
+    case XForm::kBf16Tiles: {
+      const uint8_t* order = position_order(args.bits);
+      for_rows(context, args, (rows + 15) / 16,
+               [&](int64_t begin, int64_t end, int) { prepare_tiles(args, order, begin, end); });
+      return;
+    }
+  }
 }
 
 }  // namespace lowbit

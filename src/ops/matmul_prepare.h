@@ -17,11 +17,18 @@ constexpr int64_t unit_columns(int bits) { return bits == 3 ? 32 : 32 / bits; }
 //   21 lie across two words and are the last pair
 const uint8_t* position_order(int bits);
 
-// Points the x members of args at prepared memory, held by the returned scratch. `args.x` is kPlain on entry;
-// rows, in, and for affine weights bits and group_size must be set. `prepare_tiles` is the kernel's own
-// preparation for kBf16Tiles (row blocks [begin, end) of 16 rows).
-Scratch prepare_x(const OpContext& context, XForm form, MatmulArgs& args,
-                  void (*prepare_tiles)(const MatmulArgs&, const uint8_t* order, int64_t begin,
-                                        int64_t end) noexcept);
+// Points the x members of args at memory that the returned scratch holds; fill_x then brings x [rows, in],
+// which is kPlain, into it. Apart, since all that a loop over columns needs to begin is where things are.
+// rows, in, and for affine weights bits and group_size must be set.
+Scratch place_x(const OpContext& context, XForm form, MatmulArgs& args);
+
+// Many rows are worth the threads; a single one is not.
+constexpr bool is_prepared_by_one(const MatmulArgs& args) { return args.rows * args.in < 65536; }
+
+// x is args.x from before place_x. `prepare_tiles` is the kernel's own preparation for kBf16Tiles (row blocks
+// [begin, end) of 16 rows). Throws nothing.
+void fill_x(const OpContext& context, XForm form, const MatmulArgs& args, const float* x,
+            void (*prepare_tiles)(const MatmulArgs&, const uint8_t* order, int64_t begin,
+                                  int64_t end) noexcept);
 
 }  // namespace lowbit

@@ -14,8 +14,7 @@ template <class Body>
 void split_work(const OpContext& context, int64_t count, int64_t chunk, const Body& body) {
   if (count <= 0) return;
   if (context.threads) {
-    context.threads->parallel_for(
-        count, chunk, [&body](int64_t begin, int64_t end, int worker) { body(begin, end, worker); });
+    context.threads->parallel_for(count, chunk, body);
   } else {
     body(int64_t{0}, count, 0);
   }
@@ -40,10 +39,18 @@ class OpScratch {
 
 template <class Args>
 void run_kernel(const OpContext& context, const Kernel<Args>& kernel, const Args& args, int64_t count,
-                int64_t chunk, size_t scratch_bytes = 0) {
+                int64_t chunk) {
+  split_work(context, count, chunk,
+             [&](int64_t begin, int64_t end, int) { kernel.run(args, begin, end, nullptr); });
+}
+
+// With so many bytes of scratch for each worker.
+template <class Args>
+void run_kernel(const OpContext& context, const Kernel<Args>& kernel, const Args& args, int64_t count,
+                int64_t chunk, size_t scratch_bytes) {
   if (count <= 0) return;
   const size_t stride = (scratch_bytes + 63) / 64 * 64;
-  const OpScratch scratch(context, std::max<size_t>(64, stride * static_cast<size_t>(worker_count(context))));
+  const OpScratch scratch(context, stride * static_cast<size_t>(worker_count(context)));
   split_work(context, count, chunk, [&](int64_t begin, int64_t end, int worker) {
     kernel.run(args, begin, end, scratch.as<char>() + stride * static_cast<size_t>(worker));
   });

@@ -62,6 +62,7 @@ Json limits(const ThreadPool& pool, const std::filesystem::path& model) {
   json.set("buffer_bytes", Json(static_cast<uint64_t>(measured.buffer_bytes)));
   json.set("read_gbps_1", Json(measured.read_one.gb_per_s));
   json.set("read_gbps_all", Json(measured.read_all.gb_per_s));
+  json.set("read_gbps_all_best", Json(measured.read_all.best_gb_per_s));
   json.set("read_streams_per_thread", Json(measured.read_all.streams));
   json.set("fp32_gflops_1", Json(measured.fp32.one));
   json.set("fp32_gflops_all", Json(measured.fp32.all));

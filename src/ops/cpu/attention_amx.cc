@@ -74,6 +74,8 @@ struct TileBlocks {
     }
   }
 
+  static void restore(const AttentionArgs&, const AttentionItem&, const Workplace&, float*) {}
+
   static void begin(const AttentionArgs&, const AttentionItem&, const Workplace&, int64_t, int64_t) {}
 
   static void attend(const AttentionArgs& args, const AttentionItem& item, const Workplace& place,

@@ -32,6 +32,14 @@ void encode_int16_avx2(const Int16Block& block) noexcept {
     *block.sum = 0;
     return;
   }
+  // A unit of up to eight codes is in order after one shuffle of its 16 bytes.
+  const bool is_shuffled = block.unit <= 8;
+  const __m128i order = _mm_cvtepu8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(block.order)));
+  const __m256i shuffle = _mm256_broadcastsi128_si256(
+      is_shuffled ? _mm_add_epi16(_mm_mullo_epi16(order, _mm_set1_epi16(0x0202)), _mm_set1_epi16(0x0100))
+                  : _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+  const bool is_direct = is_shuffled && block.padded % 16 == 0;
+  int16_t* const to = is_direct ? block.codes : codes;
   const __m256 inverse = _mm256_set1_ps(kLargestCode / largest);
   __m256i total = _mm256_setzero_si256();
   for (int64_t i = 0; i < block.padded; i += 16) {
@@ -39,29 +47,20 @@ void encode_int16_avx2(const Int16Block& block) noexcept {
     const __m256i high = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i + 8), inverse));
     total = _mm256_add_epi32(total, _mm256_add_epi32(low, high));
     const __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
-    _mm256_store_si256(reinterpret_cast<__m256i*>(codes + i), both);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), _mm256_shuffle_epi8(both, shuffle));
   }
   half = _mm_add_epi32(_mm256_castsi256_si128(total), _mm256_extracti128_si256(total, 1));
   half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
   half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1));
   *block.sum = _mm_cvtsi128_si32(half);
   *block.scale = largest / kLargestCode;
-  if (block.unit > 8) {
-    for (int64_t i = 0; i < block.padded; i += block.unit) {
-      for (int64_t j = 0; j < block.unit; ++j) block.codes[i + j] = codes[i + block.order[j]];
-    }
+  if (is_shuffled) {
+    if (!is_direct) memcpy(block.codes, codes, static_cast<size_t>(block.padded) * sizeof(int16_t));
     return;
   }
-  // A unit of up to eight codes is one 16-byte shuffle.
-  const __m128i order = _mm_cvtepu8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(block.order)));
-  const __m128i shuffle =
-      _mm_add_epi16(_mm_mullo_epi16(order, _mm_set1_epi16(0x0202)), _mm_set1_epi16(0x0100));
-  int64_t i = 0;
-  for (; i + 8 <= block.padded; i += 8) {
-    const __m128i eight = _mm_load_si128(reinterpret_cast<const __m128i*>(codes + i));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(block.codes + i), _mm_shuffle_epi8(eight, shuffle));
+  for (int64_t i = 0; i < block.padded; i += block.unit) {
+    for (int64_t j = 0; j < block.unit; ++j) block.codes[i + j] = codes[i + block.order[j]];
   }
-  for (; i < block.padded; ++i) block.codes[i] = codes[i / 8 * 8 + block.order[i % 8]];
 }
 
 }  // namespace lowbit
