@@ -3,8 +3,9 @@
 
     bench/end_to_end.py build/release/lowbit MODEL TEXT [--rounds 5] [--samples 128] [--threads 2] [--work FOLDER] [--parts decode]
 
-Variants run in turn within each round, and medians are printed. A share is of the read bandwidth that `lowbit doctor MODEL` measured
-over as many bytes in the same minutes (its median pass; in brackets of its fastest), taking each decoded token to read every weight once, and the KV cache up to its position.
+Variants run in turn within each round, and medians are printed. A decoded token reads every weight once, and the KV cache up to its
+position; its share is of the bandwidth at which `lowbit doctor MODEL --context N` read as many bytes in the same minutes (its median
+pass; in brackets its fastest).
 """
 
 import argparse
@@ -67,28 +68,23 @@ def main():
         tokens = lowbit("generate", a.model, "--prompt", text, "--max-new-tokens", 1)["prompt_tokens"]
         long_prompt = text[:len(text) * a.context // tokens]
         models = {"source": pathlib.Path(a.model), "int8": work / "int8", "int4": work / "int4"}
-        config = json.loads((models["source"] / "config.json").read_text())
-        head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-        cache_bytes = config["num_hidden_layers"] * config["num_key_value_heads"] * head_dim * 2 * 2  # per token, bfloat16
-        speeds, read, start = {}, {name: [] for name in models}, {name: [] for name in models}
+        speeds, read, start = {}, {}, {name: [] for name in models}
         for _ in range(a.rounds):
             for name, model in models.items():
-                limits = lowbit("doctor", model)["limits"]
-                read[name].append((limits["read_gbps_all"], limits["read_gbps_all_best"]))
                 begin = time.time()
                 lowbit("generate", model, "--prompt", "Once", "--max-new-tokens", 1)
                 start[name].append(time.time() - begin)
                 for prompt in ("Once upon a time", long_prompt):
                     run = lowbit("generate", model, "--prompt", prompt, "--max-new-tokens", a.new_tokens, "--ignore-eos")
-                    tokens = run["prompt_tokens"] if prompt is long_prompt else 0
+                    tokens = run["prompt_tokens"]
                     speeds.setdefault((name, tokens), []).append(run["tokens_per_second"])
+                    limits = lowbit("doctor", model, "--context", tokens + a.new_tokens // 2)["limits"]
+                    read.setdefault((name, tokens), []).append([limits[key] for key in ("buffer_bytes", "read_gbps_all", "read_gbps_all_best")])
         print("\ndecode")
-        for (name, tokens), values in speeds.items():
-            weights = sum(file.stat().st_size for file in models[name].glob("*.safetensors"))
-            moved = weights + (tokens + a.new_tokens / 2) * cache_bytes
+        for key, values in speeds.items():
             speed = statistics.median(values)
-            kept_up, best = (statistics.median(column) for column in zip(*read[name]))
-            print(f"  {name:7} context {tokens:5}: {speed:7.1f} tokens/s, {moved / 1e6:5.0f} MB per token, "
+            moved, kept_up, best = (statistics.median(column) for column in zip(*read[key]))
+            print(f"  {key[0]:7} context {key[1]:5}: {speed:7.1f} tokens/s, {moved / 1e6:5.0f} MB per token, "
                   f"{100 * speed * moved / 1e9 / kept_up:4.0f} % of {kept_up:.1f} GB/s "
                   f"({100 * speed * moved / 1e9 / best:.0f} % of the fastest pass, {best:.1f})")
         print("\nprocess start to first token")

@@ -18,10 +18,15 @@ void add_doctor(CLI::App& app, Run& run) {
   const auto common = std::make_shared<Common>();
   const auto model = std::make_shared<std::string>();
   command.add_option("MODEL", *model, "measure reading over as many bytes as this model's folder holds");
+  const auto context = std::make_shared<int64_t>(0);
+  command
+      .add_option("--context", *context,
+                  "with MODEL: and so many tokens in its cache, as decoding reads them")
+      ->check(CLI::NonNegativeNumber);
   add_common(command, *common);
-  command.callback([common, model, &run] {
-    run = [common, model]() -> int {
-      const std::string json = doctor_json(common->threads, *model);
+  command.callback([common, model, context, &run] {
+    run = [common, model, context]() -> int {
+      const std::string json = doctor_json(common->threads, *model, *context);
       print_line(common->json ? json : doctor_text(json));
       return kOk;
     };

@@ -6,7 +6,6 @@
 #include <cmath>
 
 namespace lowbit {
-namespace {
 
 const Architecture& find_architecture(const Json& config) {
   std::string type;
@@ -18,8 +17,6 @@ const Architecture& find_architecture(const Json& config) {
   }
   fail(ErrorCode::kUnsupported, "config.json: model_type is \"{}\"; lowbit knows {}", type, known);
 }
-
-}  // namespace
 
 Model Model::create(const Json& config, const NamedWeights& weights) {
   const Architecture& architecture = find_architecture(config);

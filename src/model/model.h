@@ -55,5 +55,7 @@ struct Architecture {
   const char* head;  // module name; used when not tied
 };
 std::span<const Architecture> architectures();
+const Architecture& find_architecture(
+    const Json& config);  // by its model_type; kUnsupported names those there are
 
 }  // namespace lowbit

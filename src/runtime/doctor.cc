@@ -6,6 +6,7 @@
 #include "checkpoint/checkpoint.h"
 #include "ops/kernel_table.h"
 #include "ops/machine_limits.h"
+#include "runtime/forward.h"
 
 #include <algorithm>
 #include <map>
@@ -51,13 +52,21 @@ Json kernels() {
   return list;
 }
 
-Json limits(const ThreadPool& pool, const std::filesystem::path& model) {
+// What decoding a token reads, or at least the part of it that tells how fast.
+size_t decode_bytes(const std::filesystem::path& model, int64_t context) {
   constexpr uint64_t kMostBytes = uint64_t{1} << 30;
-  const MachineLimits measured =
-      model.empty()
-          ? measure_machine_limits(pool)
-          : measure_machine_limits(
-                pool, static_cast<size_t>(std::min(read_checkpoint(model).files.file_bytes, kMostBytes)));
+  const Checkpoint checkpoint = read_checkpoint(model);
+  uint64_t bytes = checkpoint.files.file_bytes;
+  if (context > 0) {
+    const ModelConfig config = find_architecture(checkpoint.config).read_config(checkpoint.config);
+    bytes += KvCache::bytes_per_token(config, DType::kBF16) * static_cast<uint64_t>(context);
+  }
+  return static_cast<size_t>(std::min(bytes, kMostBytes));
+}
+
+Json limits(const ThreadPool& pool, const std::filesystem::path& model, int64_t context) {
+  const MachineLimits measured = model.empty() ? measure_machine_limits(pool)
+                                               : measure_machine_limits(pool, decode_bytes(model, context));
   Json json = Json::object();
   json.set("buffer_bytes", Json(static_cast<uint64_t>(measured.buffer_bytes)));
   json.set("read_gbps_1", Json(measured.read_one.gb_per_s));
@@ -73,7 +82,7 @@ Json limits(const ThreadPool& pool, const std::filesystem::path& model) {
 
 }  // namespace
 
-std::string doctor_json(int threads, const std::filesystem::path& model) {
+std::string doctor_json(int threads, const std::filesystem::path& model, int64_t context) {
   const ThreadPool pool(threads);
   const MachineMemory memory = machine_memory();
   Json json = Json::object();
@@ -84,7 +93,7 @@ std::string doctor_json(int threads, const std::filesystem::path& model) {
   json.set("threads", Json(pool.size()));
   json.set("memory_bytes", Json(memory.total_bytes));
   json.set("available_memory_bytes", Json(memory.available_bytes));
-  json.set("limits", limits(pool, model));
+  json.set("limits", limits(pool, model, context));
   json.set("kernels", kernels());
   return json.dump(2);
 }

@@ -13,6 +13,10 @@ KvCache::KvCache(const ModelConfig& config, int64_t sequences, int64_t capacity,
   storage_ = Tensor::allocate(dtype, {config.layers, sequences, 2, part});
 }
 
+uint64_t KvCache::bytes_per_token(const ModelConfig& config, DType dtype) {
+  return static_cast<uint64_t>(config.layers * 2 * config.kv_heads * config.head_dim) * dtype_size(dtype);
+}
+
 void* KvCache::keys(int64_t layer, int64_t sequence) {
   return static_cast<char*>(storage_.mutable_bytes()) + (layer * sequences_ + sequence) * 2 * part_bytes_;
 }

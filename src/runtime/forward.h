@@ -15,6 +15,8 @@ class KvCache {
  public:
   KvCache(const ModelConfig& config, int64_t sequences, int64_t capacity, DType dtype);
 
+  static uint64_t bytes_per_token(const ModelConfig& config, DType dtype);  // of all layers
+
   int64_t capacity() const { return capacity_; }
   DType dtype() const { return dtype_; }
   int64_t length(int64_t sequence) const { return lengths_[static_cast<size_t>(sequence)]; }

@@ -304,6 +304,8 @@ TEST(Doctor, MeasuresOverTheBytesOfAModel) {
   ASSERT_NE(bytes, nullptr);
   const auto size = static_cast<double>(fs::file_size(stories() / "model.safetensors"));
   EXPECT_NEAR(static_cast<double>(bytes->as_integer()), size, 1 << 20);  // it reads pieces of 1 MiB
+  const Json longer = run_json({"doctor", stories(), "--context", "100000"});
+  EXPECT_GT(longer.find("limits")->find("buffer_bytes")->as_integer(), bytes->as_integer() + (1 << 20));
 }
 
 }  // namespace
