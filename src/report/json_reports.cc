@@ -161,6 +161,10 @@ std::string doctor_text(std::string_view doctor_json) {
   std::string out = remaining_text(json, {});
   out +=
       section("Instruction sets", objects_table(json, "instruction_sets", {"name", "available", "reason"}));
+  out += section("CUDA", members_text(json, "cuda"));
+  out += section("GPUs", objects_table(json, "gpus",
+                                       {"device", "name", "compute_capability", "memory_bytes",
+                                        "multiprocessors", "problem"}));
   out +=
       section("Measured limits (gbps: 10^9 bytes per second read; gflops, gops: 10^9 operations per second)",
               members_text(json, "limits"));

@@ -1,6 +1,7 @@
 #include "lowbit/doctor.h"
 
 #include "base/cpu.h"
+#include "base/gpu.h"
 #include "base/json.h"
 #include "base/threads.h"
 #include "checkpoint/checkpoint.h"
@@ -80,6 +81,34 @@ Json limits(const ThreadPool& pool, const std::filesystem::path& model, int64_t 
   return json;
 }
 
+// "problem" is null where nothing is wrong.
+Json problem_json(const std::string& problem) { return problem.empty() ? Json() : Json(problem); }
+
+Json gpus(const GpuSupport& support) {
+  Json list = Json::array();
+  for (const Gpu& gpu : support.gpus) {
+    Json row = Json::object();
+    row.set("device", Json("cuda:" + std::to_string(gpu.index)));
+    row.set("name", Json(gpu.name));
+    row.set("compute_capability", Json(std::to_string(gpu.major) + "." + std::to_string(gpu.minor)));
+    row.set("memory_bytes", Json(gpu.memory_bytes));
+    row.set("multiprocessors", Json(gpu.multiprocessors));
+    row.set("l2_bytes", Json(gpu.l2_bytes));
+    row.set("problem", problem_json(gpu.problem));
+    list.push_back(std::move(row));
+  }
+  return list;
+}
+
+Json cuda(const GpuSupport& support) {
+  Json json = Json::object();
+  json.set("built", Json(support.is_built));
+  json.set("driver", Json(cuda_version_text(support.driver_version)));
+  json.set("runtime", Json(cuda_version_text(support.runtime_version)));
+  json.set("problem", problem_json(support.problem));
+  return json;
+}
+
 }  // namespace
 
 std::string doctor_json(int threads, const std::filesystem::path& model, int64_t context) {
@@ -93,6 +122,8 @@ std::string doctor_json(int threads, const std::filesystem::path& model, int64_t
   json.set("threads", Json(pool.size()));
   json.set("memory_bytes", Json(memory.total_bytes));
   json.set("available_memory_bytes", Json(memory.available_bytes));
+  json.set("cuda", cuda(gpu_support()));
+  json.set("gpus", gpus(gpu_support()));
   json.set("limits", limits(pool, model, context));
   json.set("kernels", kernels());
   return json.dump(2);
