@@ -95,6 +95,27 @@ TEST(Json, NumbersKeepTheirTypeAndEditsTheirOrder) {
   EXPECT_EQ(object.dump(), R"({"b": "x", "c": 3, "d": null})");
 }
 
+TEST(ThreadPool, CallsMeanwhileOnceBeforeItsOwnFirstRange) {
+  for (int threads : {1, 2, 3}) {
+    const ThreadPool pool(threads);
+    for (int64_t count : {0, 1, 2, 7, 100}) {
+      int calls = 0;
+      bool is_first_late = false;
+      std::vector<std::atomic<int>> seen(static_cast<size_t>(count));
+      pool.parallel_for(
+          count, 1,
+          [&](int64_t begin, int64_t, int worker) {
+            ++seen[static_cast<size_t>(begin)];
+            if (worker == 0 && calls == 0) is_first_late = true;
+          },
+          [&] { ++calls; });
+      EXPECT_EQ(calls, 1);
+      EXPECT_FALSE(is_first_late);
+      for (const std::atomic<int>& times : seen) EXPECT_EQ(times, 1);
+    }
+  }
+}
+
 TEST(ThreadPool, CoversEveryIndexOnceAndCarriesTheFirstException) {
   for (int threads : {1, 2, 5}) {
     ThreadPool pool(threads);
