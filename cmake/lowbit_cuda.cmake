@@ -30,7 +30,11 @@ if(NOT CMAKE_CUDA_COMPILER)
   return()
 endif()
 enable_language(CUDA)
-string(APPEND CMAKE_CUDA_FLAGS " -std=c++20")  # by hand: CMake 3.25 does not know that CUDA 13 has it
+if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know yet that CUDA has it
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+endif()
+set(CMAKE_CUDA_STANDARD 20)
 find_package(CUDAToolkit REQUIRED)
 set(LOWBIT_HAS_CUDA ON)
 message(STATUS "lowbit: with GPU kernels, CUDA ${CUDAToolkit_VERSION}")

@@ -6,20 +6,24 @@
 add_library(lowbit_options INTERFACE)
 target_include_directories(lowbit_options INTERFACE
   $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src>)
-target_compile_options(lowbit_options INTERFACE -Wall -Wextra -Wno-missing-field-initializers -ffp-contract=off
-  -fno-math-errno)
+# For C++; CUDA's host code has its own spelling, and no sanitizer.
+function(lowbit_cxx_options)
+  target_compile_options(lowbit_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:${ARGN}>)
+endfunction()
+lowbit_cxx_options(-Wall -Wextra -Wno-missing-field-initializers -ffp-contract=off -fno-math-errno)
+target_compile_options(lowbit_options INTERFACE
+  $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra,-Wno-missing-field-initializers>)
 target_compile_definitions(lowbit_options INTERFACE $<$<CONFIG:Debug>:LOWBIT_CHECKS=1>)
 if(LOWBIT_SANITIZE)
   target_compile_definitions(lowbit_options INTERFACE LOWBIT_CHECKS=1)
-  target_compile_options(lowbit_options INTERFACE -fsanitize=${LOWBIT_SANITIZE} -fno-omit-frame-pointer
-    -fno-sanitize-recover=all)
+  lowbit_cxx_options(-fsanitize=${LOWBIT_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   target_link_options(lowbit_options INTERFACE -fsanitize=${LOWBIT_SANITIZE})
 endif()
 if(LOWBIT_FUZZ)
-  target_compile_options(lowbit_options INTERFACE -fsanitize=fuzzer-no-link)
+  lowbit_cxx_options(-fsanitize=fuzzer-no-link)
 endif()
 if(LOWBIT_COVERAGE)
-  target_compile_options(lowbit_options INTERFACE --coverage)
+  lowbit_cxx_options(--coverage)
   target_link_options(lowbit_options INTERFACE --coverage)
 endif()
 

@@ -2,6 +2,7 @@
 #include "base/fail.h"
 #include "base/fields.h"
 #include "base/files.h"
+#include "base/gpu.h"
 #include "base/json.h"
 #include "base/threads.h"
 
@@ -139,6 +140,20 @@ TEST(ThreadPool, CoversEveryIndexOnceAndCarriesTheFirstException) {
     });
     EXPECT_EQ(nested.load(), 12);
   }
+}
+
+TEST(GpuSupport, SaysWhatThereIsOrWhyNot) {
+  const GpuSupport& support = gpu_support();
+  bool is_usable = false;
+  for (const Gpu& gpu : support.gpus) {
+    is_usable = is_usable || gpu.problem.empty();
+    EXPECT_GT(gpu.memory_bytes, 0u);
+  }
+  EXPECT_EQ(support.problem.empty(), is_usable) << support.problem;
+  EXPECT_EQ(support.is_built, support.runtime_version > 0);
+  EXPECT_EQ(cuda_version_text(13000), "13.0");
+  EXPECT_EQ(cuda_version_text(12080), "12.8");
+  EXPECT_EQ(cuda_version_text(0), "none");
 }
 
 TEST(Files, AtomicFileIsCompleteOrAbsent) {

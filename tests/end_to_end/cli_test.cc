@@ -293,6 +293,9 @@ TEST(WholePath, APlanThatCannotFinishExitsFour) {
 TEST(Doctor, PrintsOneObject) {
   const Json json = run_json({"doctor"});
   EXPECT_NE(json.find("kernels"), nullptr);
+  ASSERT_NE(json.find("cuda"), nullptr);
+  EXPECT_NE(json.find("cuda")->find("problem"), nullptr);
+  EXPECT_NE(json.find("gpus"), nullptr);
   EXPECT_TRUE(holds(run({"doctor"}).out, "Kernels"));
   expect_error({"doctor", "/nowhere"}, 1, "/nowhere");
 }
