@@ -134,6 +134,7 @@ void DecoderBlock::attend(const StepInput& step, const float* input, float* out)
   rope(*step.ops, k, step.tokens, attention_.kv_heads, attention_.head_dim, step.positions, *step.rope);
   AttentionShape shape = attention_;
   shape.cache_dtype = step.cache_dtype;
+  shape.layer_offset = step.layer_offset;
   kv_append(*step.ops, shape, step.sequences, k, v);
   attention(*step.ops, shape, step.sequences, q, out,
             step.mode == MatmulMode::kDecode ? AttentionMode::kDecode : AttentionMode::kPrefill);

@@ -81,8 +81,10 @@ void kv_append(const OpContext& context, const AttentionShape& shape,
         for (int64_t head = 0; head < shape.kv_heads; ++head) {
           const int64_t from = (sequence.row + token) * width + head * shape.head_dim;
           const int64_t to = (head * sequence.capacity + sequence.position + token) * shape.head_dim;
-          store_row(k + from, shape.head_dim, shape.cache_dtype, sequence.keys, to);
-          store_row(v + from, shape.head_dim, shape.cache_dtype, sequence.values, to);
+          store_row(k + from, shape.head_dim, shape.cache_dtype,
+                    static_cast<char*>(sequence.keys) + shape.layer_offset, to);
+          store_row(v + from, shape.head_dim, shape.cache_dtype,
+                    static_cast<char*>(sequence.values) + shape.layer_offset, to);
         }
       }
     });
@@ -138,6 +140,7 @@ void attention(const OpContext& context, const AttentionShape& shape,
                      shape.kv_heads,
                      shape.head_dim,
                      shape.window,
+                     shape.layer_offset,
                      shape.scale,
                      shape.cache_dtype == DType::kBF16,
                      mode == AttentionMode::kPrefill,

@@ -18,6 +18,7 @@ struct AttentionShape {
   DType cache_dtype = DType::kF32;  // F32 or BF16
   float scale = 1;                  // of the scores, usually 1 / sqrt(head_dim)
   int64_t window = 0;               // > 0: a token sees itself and the window - 1 before it
+  int64_t layer_offset = 0;         // bytes from a sequence's keys and values to those of the layer
 };
 
 // Chosen by the phase, not by the number of tokens, like MatmulMode:

@@ -7,7 +7,7 @@ namespace lowbit {
 
 // One sequence of a ragged batch. Its new tokens are rows [row, row + count) of q, k, v and out; their
 // positions begin at `position`, and keys 0 ... position + count - 1 are in the cache once kv_append ran.
-//   keys, values: [kv_heads, capacity, head_dim] of the cache's dtype
+//   keys, values: [kv_heads, capacity, head_dim] of the cache's dtype, in its first layer
 struct AttentionSequence {
   int64_t row = 0;
   int64_t count = 0;
@@ -43,11 +43,20 @@ struct AttentionArgs {
   float* out;      // like q
   int64_t heads, kv_heads, head_dim;
   int64_t window;
+  int64_t layer_offset;  // bytes from the first layer's keys and values to those meant
   float scale;
   bool bf16_cache;
   bool prefill;
   bool combine;  // second phase of split items: merge `partial` into out
 };
+
+// Static: each file has its own, of its own instruction set.
+static inline const void* keys_of(const AttentionArgs& args, const AttentionSequence& sequence) {
+  return static_cast<const char*>(sequence.keys) + args.layer_offset;
+}
+static inline const void* values_of(const AttentionArgs& args, const AttentionSequence& sequence) {
+  return static_cast<const char*>(sequence.values) + args.layer_offset;
+}
 
 // Floats of scratch per worker. Kernels pad head_dim to 32.
 constexpr int64_t attention_scratch_floats(int64_t head_dim) {

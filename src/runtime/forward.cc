@@ -17,13 +17,11 @@ uint64_t KvCache::bytes_per_token(const ModelConfig& config, DType dtype) {
   return static_cast<uint64_t>(config.layers * 2 * config.kv_heads * config.head_dim) * dtype_size(dtype);
 }
 
-void* KvCache::keys(int64_t layer, int64_t sequence) {
-  return static_cast<char*>(storage_.mutable_bytes()) + (layer * sequences_ + sequence) * 2 * part_bytes_;
+void* KvCache::keys(int64_t sequence) {
+  return static_cast<char*>(storage_.mutable_bytes()) + sequence * 2 * part_bytes_;
 }
 
-void* KvCache::values(int64_t layer, int64_t sequence) {
-  return static_cast<char*>(keys(layer, sequence)) + part_bytes_;
-}
+void* KvCache::values(int64_t sequence) { return static_cast<char*>(keys(sequence)) + part_bytes_; }
 
 void forward(const Model& model, const OpContext& ops, const RopeTable& rope,
              std::span<const SequenceTokens> batch, MatmulMode mode, KvCache& cache, float* hidden) {
@@ -38,7 +36,8 @@ void forward(const Model& model, const OpContext& ops, const RopeTable& rope,
            count, start);
     }
     model.embed(ops, tokens.ids, hidden + row * width);
-    sequences.push_back({row, count, start, cache.capacity(), nullptr, nullptr});
+    sequences.push_back(
+        {row, count, start, cache.capacity(), cache.keys(tokens.sequence), cache.values(tokens.sequence)});
     for (int64_t i = 0; i < count; ++i) positions.push_back(static_cast<int32_t>(start + i));
     row += count;
   }
@@ -50,10 +49,7 @@ void forward(const Model& model, const OpContext& ops, const RopeTable& rope,
                  .cache_dtype = cache.dtype(),
                  .mode = mode};
   for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
-    for (size_t i = 0; i < sequences.size(); ++i) {
-      sequences[i].keys = cache.keys(layer, batch[i].sequence);
-      sequences[i].values = cache.values(layer, batch[i].sequence);
-    }
+    step.layer_offset = layer * cache.layer_bytes();
     model.block(layer).run(step, hidden);
   }
   for (size_t i = 0; i < sequences.size(); ++i) {

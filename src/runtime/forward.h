@@ -22,8 +22,10 @@ class KvCache {
   int64_t length(int64_t sequence) const { return lengths_[static_cast<size_t>(sequence)]; }
   void set_length(int64_t sequence, int64_t length) { lengths_[static_cast<size_t>(sequence)] = length; }
   size_t byte_count() const { return storage_.byte_count(); }
-  void* keys(int64_t layer, int64_t sequence);
-  void* values(int64_t layer, int64_t sequence);
+  // Of a sequence's first layer; the next layer's stand layer_bytes() behind.
+  void* keys(int64_t sequence);
+  void* values(int64_t sequence);
+  int64_t layer_bytes() const { return sequences_ * 2 * part_bytes_; }
 
  private:
   Tensor storage_;

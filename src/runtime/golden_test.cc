@@ -74,12 +74,13 @@ void compare(const fs::path& model_folder, const Golden& golden, const Json& gre
   std::vector<int32_t> positions;
   for (int32_t i = 0; i < tokens; ++i) positions.push_back(i);
   for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
-    const AttentionSequence sequence{0, tokens, 0, tokens, cache.keys(layer, 0), cache.values(layer, 0)};
+    const AttentionSequence sequence{0, tokens, 0, tokens, cache.keys(0), cache.values(0)};
     const StepInput step{.ops = &ops,
                          .tokens = tokens,
                          .positions = positions.data(),
                          .rope = &rope,
                          .sequences = std::span(&sequence, 1),
+                         .layer_offset = layer * cache.layer_bytes(),
                          .cache_dtype = DType::kF32,
                          .mode = MatmulMode::kPrefill};
     model.block(layer).run(step, hidden.data());

@@ -85,8 +85,8 @@ struct TileBlocks {
     const int64_t padded_rows = (item.rows + 15) / 16 * 16;
     char* keys = reinterpret_cast<char*>(place.keys);
     char* values = reinterpret_cast<char*>(place.values);
-    pack_keys(args, sequence.keys, base, count, keys);
-    pack_values(args, sequence.values, base, count, values);
+    pack_keys(args, keys_of(args, sequence), base, count, keys);
+    pack_values(args, values_of(args, sequence), base, count, values);
 
     const uint16_t* q = reinterpret_cast<const uint16_t*>(place.q);
     for (int64_t row = 0; row < padded_rows; row += 16) {

@@ -31,7 +31,8 @@ void attend(const AttentionArgs& args, const AttentionSequence& sequence, int64_
   for (int64_t key = begin; key < end; ++key) {
     float dot = 0;
     for (int64_t d = 0; d < head_dim; ++d) {
-      dot += q[d] * cache_at(args, sequence.keys, (kv_head * sequence.capacity + key) * head_dim + d);
+      dot +=
+          q[d] * cache_at(args, keys_of(args, sequence), (kv_head * sequence.capacity + key) * head_dim + d);
     }
     weights[key - begin] = dot * args.scale;
     maximum = std::max(maximum, weights[key - begin]);
@@ -40,8 +41,8 @@ void attend(const AttentionArgs& args, const AttentionSequence& sequence, int64_
     const float weight = std::exp(weights[key - begin] - maximum);
     sum += weight;
     for (int64_t d = 0; d < head_dim; ++d) {
-      state[d] +=
-          weight * cache_at(args, sequence.values, (kv_head * sequence.capacity + key) * head_dim + d);
+      state[d] += weight * cache_at(args, values_of(args, sequence),
+                                    (kv_head * sequence.capacity + key) * head_dim + d);
     }
   }
   state[head_dim] = maximum;
