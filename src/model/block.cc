@@ -10,15 +10,15 @@ void Block::run(const StepInput& step, float* hidden) const {
     if (stage.reads_hidden) input_width = std::max(input_width, stage.input_width);
     carry_width = std::max(carry_width, stage.carry_width);
   }
-  const size_t row = static_cast<size_t>(step.tokens) * sizeof(float);
-  const Scratch normed = step.ops->workspace->take(row * static_cast<size_t>(input_width));
-  const Scratch carried = step.ops->workspace->take(row * static_cast<size_t>(carry_width));
-  float* carry = carried.as<float>();
+  const DType dtype = step.ops->activations();
+  const Scratch normed = take_activations(*step.ops, step.tokens * input_width);
+  const Scratch carried = take_activations(*step.ops, step.tokens * carry_width);
+  const Activations carry = carried.as(dtype), input = normed.as(dtype);
   for (size_t i = 0; i < stages_.size(); ++i) {
     const Stage& stage = stages_[i];
     const int index = static_cast<int>(i);
-    if (stage.reads_hidden) prepare(index, step, hidden, normed.as<float>());
-    finish(index, step, stage.reads_hidden ? normed.as<float>() : carry, hidden, carry);
+    if (stage.reads_hidden) prepare(index, step, hidden, input);
+    finish(index, step, stage.reads_hidden ? input : carry, hidden, carry);
   }
 }
 

@@ -54,16 +54,16 @@ class Block {
   virtual ~Block() = default;
 
   // input [tokens, input_width] from hidden; only for stages that read hidden.
-  virtual void prepare(int stage, const StepInput& step, const float* hidden, float* input) const = 0;
+  virtual void prepare(int stage, const StepInput& step, const float* hidden, Activations input) const = 0;
   // Runs the stage's linears on input and what follows them. carry may not overlap input.
-  virtual void finish(int stage, const StepInput& step, const float* input, float* hidden,
-                      float* carry) const = 0;
+  virtual void finish(int stage, const StepInput& step, ConstActivations input, float* hidden,
+                      Activations carry) const = 0;
 
   const std::vector<Stage>& stages() const { return stages_; }
   std::vector<Linear>& linears() { return linears_; }
   const std::vector<Linear>& linears() const { return linears_; }
 
-  // All stages. hidden: [tokens, hidden_size], in and out.
+  // All stages. hidden: F32 [tokens, hidden_size], in and out.
   void run(const StepInput& step, float* hidden) const;
 
  protected:

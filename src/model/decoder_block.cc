@@ -83,13 +83,13 @@ DecoderBlock::DecoderBlock(const ModelConfig& config, const WeightReader& weight
              {"down", {kDown}, intermediate_size_, false, 0}};
 }
 
-void DecoderBlock::prepare(int stage, const StepInput& step, const float* hidden, float* input) const {
+void DecoderBlock::prepare(int stage, const StepInput& step, const float* hidden, Activations input) const {
   const Tensor& norm = stage == kQkvStage ? input_norm_ : post_attention_norm_;
   rms_norm(*step.ops, hidden, step.tokens, norm, epsilon_, input);
 }
 
-void DecoderBlock::finish(int stage, const StepInput& step, const float* input, float* hidden,
-                          float* carry) const {
+void DecoderBlock::finish(int stage, const StepInput& step, ConstActivations input, float* hidden,
+                          Activations carry) const {
   switch (stage) {
     case kQkvStage:
       attend(step, input, carry);
@@ -98,12 +98,13 @@ void DecoderBlock::finish(int stage, const StepInput& step, const float* input, 
       add_product(step, linears_[kO], input, hidden);
       return;
     case kGateUpStage: {
-      const size_t count = static_cast<size_t>(step.tokens * intermediate_size_);
-      const Scratch up = step.ops->workspace->take(count * sizeof(float));
+      const int64_t count = step.tokens * intermediate_size_;
+      const Scratch scratch = take_activations(*step.ops, count);
+      const Activations up = scratch.as(step.ops->activations());
       const MatmulOutput outputs[] = {{&linears_[kGate].weight, bias_of(linears_[kGate]), carry},
-                                      {&linears_[kUp].weight, bias_of(linears_[kUp]), up.as<float>()}};
+                                      {&linears_[kUp].weight, bias_of(linears_[kUp]), up}};
       matmul(*step.ops, input, step.tokens, outputs, step.mode);
-      swiglu(*step.ops, carry, up.as<float>(), static_cast<int64_t>(count), carry);
+      swiglu(*step.ops, carry, up, count, carry);
       return;
     }
     case kDownStage:
@@ -114,14 +115,12 @@ void DecoderBlock::finish(int stage, const StepInput& step, const float* input, 
   }
 }
 
-void DecoderBlock::attend(const StepInput& step, const float* input, float* out) const {
+void DecoderBlock::attend(const StepInput& step, ConstActivations input, Activations out) const {
   const int64_t q_width = attention_.heads * attention_.head_dim,
                 kv_width = attention_.kv_heads * attention_.head_dim;
-  const Scratch scratch =
-      step.ops->workspace->take(static_cast<size_t>(step.tokens * (q_width + 2 * kv_width)) * sizeof(float));
-  float* q = scratch.as<float>();
-  float* k = q + step.tokens * q_width;
-  float* v = k + step.tokens * kv_width;
+  const Scratch scratch = take_activations(*step.ops, step.tokens * (q_width + 2 * kv_width));
+  const Activations q = scratch.as(step.ops->activations());
+  const Activations k = q.from(step.tokens * q_width), v = k.from(step.tokens * kv_width);
   const MatmulOutput outputs[] = {{&linears_[kQ].weight, bias_of(linears_[kQ]), q},
                                   {&linears_[kK].weight, bias_of(linears_[kK]), k},
                                   {&linears_[kV].weight, bias_of(linears_[kV]), v}};
@@ -140,11 +139,10 @@ void DecoderBlock::attend(const StepInput& step, const float* input, float* out)
             step.mode == MatmulMode::kDecode ? AttentionMode::kDecode : AttentionMode::kPrefill);
 }
 
-void DecoderBlock::add_product(const StepInput& step, const Linear& linear, const float* input,
+void DecoderBlock::add_product(const StepInput& step, const Linear& linear, ConstActivations input,
                                float* hidden) const {
-  const size_t count = static_cast<size_t>(step.tokens * hidden_size_);
-  const Scratch product = step.ops->workspace->take(count * sizeof(float));
-  const MatmulOutput output{&linear.weight, bias_of(linear), product.as<float>(), hidden};
+  const Scratch product = take_activations(*step.ops, step.tokens * hidden_size_);
+  const MatmulOutput output{&linear.weight, bias_of(linear), product.as(step.ops->activations()), hidden};
   matmul(*step.ops, input, step.tokens, std::span(&output, 1), step.mode);
 }
 

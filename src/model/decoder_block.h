@@ -31,13 +31,13 @@ class DecoderBlock : public Block {
   DecoderBlock(const ModelConfig& config, const WeightReader& weights, int64_t layer,
                const std::string& prefix);
 
-  void prepare(int stage, const StepInput& step, const float* hidden, float* input) const override;
-  void finish(int stage, const StepInput& step, const float* input, float* hidden,
-              float* carry) const override;
+  void prepare(int stage, const StepInput& step, const float* hidden, Activations input) const override;
+  void finish(int stage, const StepInput& step, ConstActivations input, float* hidden,
+              Activations carry) const override;
 
  private:
-  void attend(const StepInput& step, const float* input, float* out) const;
-  void add_product(const StepInput& step, const Linear& linear, const float* input, float* hidden) const;
+  void attend(const StepInput& step, ConstActivations input, Activations out) const;
+  void add_product(const StepInput& step, const Linear& linear, ConstActivations input, float* hidden) const;
 
   int64_t hidden_size_, intermediate_size_;
   AttentionShape attention_;

@@ -53,16 +53,16 @@ void Model::embed(const OpContext& ops, std::span<const int32_t> ids, float* hid
   embedding(ops, embedding_, ids, hidden);
 }
 
-void Model::final_norm(const OpContext& ops, const float* hidden, int64_t rows, float* normed) const {
+void Model::final_norm(const OpContext& ops, const float* hidden, int64_t rows, Activations normed) const {
   rms_norm(ops, hidden, rows, norm_, config_.rms_norm_eps, normed);
 }
 
 void Model::logits(const OpContext& ops, const float* hidden, int64_t rows, MatmulMode mode,
                    float* logits) const {
-  const Scratch normed = ops.workspace->take(static_cast<size_t>(rows * config_.hidden_size) * sizeof(float));
-  final_norm(ops, hidden, rows, normed.as<float>());
-  matmul(ops, normed.as<float>(), rows, head_.weight, head_.bias.empty() ? nullptr : &head_.bias, logits,
-         mode);
+  const Scratch scratch = take_activations(ops, rows * config_.hidden_size);
+  const Activations normed = scratch.as(ops.activations());
+  final_norm(ops, hidden, rows, normed);
+  matmul(ops, normed, rows, head_.weight, head_.bias.empty() ? nullptr : &head_.bias, logits, mode);
 }
 
 RopeTable Model::rope_table(int64_t positions) const {

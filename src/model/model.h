@@ -30,7 +30,7 @@ class Model {
   // hidden: [ids.size(), hidden_size]. Ids outside the vocabulary throw kInvalidArgument.
   void embed(const OpContext& ops, std::span<const int32_t> ids, float* hidden) const;
   // normed: [rows, hidden_size], what the head reads; may be hidden.
-  void final_norm(const OpContext& ops, const float* hidden, int64_t rows, float* normed) const;
+  void final_norm(const OpContext& ops, const float* hidden, int64_t rows, Activations normed) const;
   // logits: [rows, vocab_size]; final norm and head.
   void logits(const OpContext& ops, const float* hidden, int64_t rows, MatmulMode mode, float* logits) const;
 

@@ -72,18 +72,19 @@ void for_each_block(const AttentionShape& shape, std::span<const AttentionSequen
 }  // namespace
 
 void kv_append(const OpContext& context, const AttentionShape& shape,
-               std::span<const AttentionSequence> sequences, const float* k, const float* v) {
+               std::span<const AttentionSequence> sequences, ConstActivations k, ConstActivations v) {
   check(shape, sequences);
   const int64_t width = shape.kv_heads * shape.head_dim;
+  const float *keys = floats(k), *values = floats(v);
   for (const AttentionSequence& sequence : sequences) {
     split_work(context, sequence.count, chunk_for(width, 1 << 15), [&](int64_t begin, int64_t end, int) {
       for (int64_t token = begin; token < end; ++token) {
         for (int64_t head = 0; head < shape.kv_heads; ++head) {
           const int64_t from = (sequence.row + token) * width + head * shape.head_dim;
           const int64_t to = (head * sequence.capacity + sequence.position + token) * shape.head_dim;
-          store_row(k + from, shape.head_dim, shape.cache_dtype,
+          store_row(keys + from, shape.head_dim, shape.cache_dtype,
                     static_cast<char*>(sequence.keys) + shape.layer_offset, to);
-          store_row(v + from, shape.head_dim, shape.cache_dtype,
+          store_row(values + from, shape.head_dim, shape.cache_dtype,
                     static_cast<char*>(sequence.values) + shape.layer_offset, to);
         }
       }
@@ -92,7 +93,8 @@ void kv_append(const OpContext& context, const AttentionShape& shape,
 }
 
 void attention(const OpContext& context, const AttentionShape& shape,
-               std::span<const AttentionSequence> sequences, const float* q, float* out, AttentionMode mode) {
+               std::span<const AttentionSequence> sequences, ConstActivations q, Activations out,
+               AttentionMode mode) {
   check(shape, sequences);
   int64_t whole = 0, pieces = 0, partial_rows = 0;
   for_each_block(shape, sequences, [&](const AttentionItem& item) {
@@ -134,8 +136,8 @@ void attention(const OpContext& context, const AttentionShape& shape,
 
   AttentionArgs args{sequences.data(),
                      items,
-                     q,
-                     out,
+                     floats(q),
+                     floats(out),
                      shape.heads,
                      shape.kv_heads,
                      shape.head_dim,

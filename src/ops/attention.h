@@ -6,6 +6,7 @@
 #include "ops/attention_args.h"
 #include "ops/context.h"
 #include "ops/kernel_table.h"
+#include "tensor/activations.h"
 #include "tensor/dtype.h"
 
 #include <span>
@@ -30,14 +31,15 @@ enum class AttentionMode {
 // Writes the rows of k and v ([tokens, kv_heads * head_dim], after RoPE) behind the cached ones.
 // kInvalidArgument when a sequence does not fit its capacity, or the cache is neither F32 nor BF16.
 void kv_append(const OpContext& context, const AttentionShape& shape,
-               std::span<const AttentionSequence> sequences, const float* k, const float* v);
+               std::span<const AttentionSequence> sequences, ConstActivations k, ConstActivations v);
 
 // out[t, h] = softmax(scale * q[t, h] K^T) V over the keys that token t may see. q, out: [tokens, heads *
 // head_dim]. A row's result does not depend on the other rows of the call, on `count`, or on the number of
 // threads; with an FP32 kernel not on the mode either. (A value that is not finite may spoil rows of the same
 // call before its token.) kInvalidArgument as kv_append, and when heads is no multiple of kv_heads.
 void attention(const OpContext& context, const AttentionShape& shape,
-               std::span<const AttentionSequence> sequences, const float* q, float* out, AttentionMode mode);
+               std::span<const AttentionSequence> sequences, ConstActivations q, Activations out,
+               AttentionMode mode);
 
 std::vector<KernelListing> attention_kernels();
 

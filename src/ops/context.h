@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/threads.h"
+#include "tensor/activations.h"
 
 #include <cstddef>
 #include <memory>
@@ -28,6 +29,7 @@ class Scratch {
   T* as() const {
     return static_cast<T*>(data_);
   }
+  Activations as(DType dtype) const { return {data_, dtype}; }
 
  private:
   Workspace* owner_;
@@ -54,10 +56,17 @@ struct KernelChoice {
   std::vector<std::pair<std::string, std::string>> by_op;  // {"matmul_dense", "avx2"}
 };
 
+// Where and with what operators compute.
 struct OpContext {
   const ThreadPool* threads = nullptr;
   Workspace* workspace = nullptr;
   const KernelChoice* kernels = nullptr;  // may be null
+
+  DType activations() const { return DType::kF32; }  // of what operators pass to each other
 };
+
+inline Scratch take_activations(const OpContext& context, int64_t elements) {
+  return context.workspace->take(static_cast<size_t>(elements) * dtype_size(context.activations()));
+}
 
 }  // namespace lowbit

@@ -67,19 +67,19 @@ void decode_row(const QuantizedTensor& table, int64_t row, uint8_t* codes, float
 
 }  // namespace
 
-void rms_norm(const OpContext& context, const float* x, int64_t rows, const Tensor& weight, float epsilon,
-              float* y) {
+void rms_norm(const OpContext& context, ConstActivations x, int64_t rows, const Tensor& weight, float epsilon,
+              Activations y) {
   if (weight.dtype() != DType::kF32) {
     fail(ErrorCode::kInvalidArgument, "rms_norm: a weight of type {} cannot be used, expected F32",
          dtype_name(weight.dtype()));
   }
   const int64_t width = weight.element_count();
-  const RmsNormArgs args{x, weight.data<float>(), y, width, epsilon};
+  const RmsNormArgs args{floats(x), weight.data<float>(), floats(y), width, epsilon};
   const auto& kernel = choose_kernel<RmsNormArgs>(context, "rms_norm", kRmsNormTable, args);
   run_kernel(context, kernel, args, rows, chunk_for(width, kChunk));
 }
 
-void rope(const OpContext& context, float* x, int64_t tokens, int64_t heads, int64_t head_dim,
+void rope(const OpContext& context, Activations x, int64_t tokens, int64_t heads, int64_t head_dim,
           const int32_t* positions, const RopeTable& table) {
   const int64_t length = table.cosines.size(0), half = table.cosines.size(1);
   if (2 * half > head_dim || table.sines.shape() != table.cosines.shape()) {
@@ -92,14 +92,15 @@ void rope(const OpContext& context, float* x, int64_t tokens, int64_t heads, int
            positions[token], token, length);
     }
   }
-  const RopeArgs args{x,        positions, table.cosines.data<float>(), table.sines.data<float>(), heads,
-                      head_dim, half};
+  const RopeArgs args{floats(x), positions, table.cosines.data<float>(), table.sines.data<float>(), heads,
+                      head_dim,  half};
   const auto& kernel = choose_kernel<RopeArgs>(context, "rope", kRopeTable, args);
   run_kernel(context, kernel, args, tokens, chunk_for(heads * head_dim, kChunk));
 }
 
-void swiglu(const OpContext& context, const float* gate, const float* up, int64_t count, float* out) {
-  const SwigluArgs args{gate, up, out};
+void swiglu(const OpContext& context, ConstActivations gate, ConstActivations up, int64_t count,
+            Activations out) {
+  const SwigluArgs args{floats(gate), floats(up), floats(out)};
   const auto& kernel = choose_kernel<SwigluArgs>(context, "swiglu", kSwigluTable, args);
   run_kernel(context, kernel, args, count, kChunk / 2);
 }

@@ -136,7 +136,7 @@ Job make_job(const OpContext& context, const float* x, int64_t tokens, const Mat
   Job job;
   job.args.rows = tokens;
   job.args.x = x;
-  job.args.y = output.y;
+  job.args.y = floats(output.y);
   job.add_to = output.add_to;
   if (const auto* quantized = std::get_if<QuantizedTensor>(output.weight)) {
     set_weight(*quantized, job.args);
@@ -289,7 +289,7 @@ void run_jobs(const OpContext& context, std::span<const Job> jobs, MatmulMode mo
 
 }  // namespace
 
-void matmul(const OpContext& given, const float* x, int64_t tokens, std::span<const MatmulOutput> outputs,
+void matmul(const OpContext& given, ConstActivations x, int64_t tokens, std::span<const MatmulOutput> outputs,
             MatmulMode mode) {
   if (tokens <= 0 || outputs.empty()) return;
   std::optional<ThreadPool> own_threads;
@@ -303,7 +303,7 @@ void matmul(const OpContext& given, const float* x, int64_t tokens, std::span<co
         outputs.subspan(first, std::min(kTogether, outputs.size() - first));
     Job jobs[kTogether];
     for (size_t i = 0; i < some.size(); ++i) {
-      jobs[i] = make_job(context, x, tokens, some[i], mode);
+      jobs[i] = make_job(context, floats(x), tokens, some[i], mode);
       if (jobs[i].args.in != in) {
         fail(ErrorCode::kInvalidArgument, "matmul: outputs share x, but have {} and {} columns", in,
              jobs[i].args.in);

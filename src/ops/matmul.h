@@ -4,6 +4,7 @@
 #include "format/weight.h"
 #include "ops/context.h"
 #include "ops/kernel_table.h"
+#include "tensor/activations.h"
 
 #include <span>
 
@@ -22,16 +23,16 @@ enum class MatmulMode {
 struct MatmulOutput {
   const Weight* weight = nullptr;  // [out, in]
   const Tensor* bias = nullptr;    // F32 [out], or null
-  float* y = nullptr;              // [tokens, out]
-  float* add_to = nullptr;         // [tokens, out] that y is added to, or null
+  Activations y;                   // [tokens, out]
+  float* add_to = nullptr;         // F32 [tokens, out] that y is added to, or null
 };
 
-// x: [tokens, in], F32. All outputs share x, so that it is prepared once for q/k/v and for gate/up.
-void matmul(const OpContext& context, const float* x, int64_t tokens, std::span<const MatmulOutput> outputs,
-            MatmulMode mode);
+// x: [tokens, in]. All outputs share x, so that it is prepared once for q/k/v and for gate/up.
+void matmul(const OpContext& context, ConstActivations x, int64_t tokens,
+            std::span<const MatmulOutput> outputs, MatmulMode mode);
 
-inline void matmul(const OpContext& context, const float* x, int64_t tokens, const Weight& weight,
-                   const Tensor* bias, float* y, MatmulMode mode) {
+inline void matmul(const OpContext& context, ConstActivations x, int64_t tokens, const Weight& weight,
+                   const Tensor* bias, Activations y, MatmulMode mode) {
   const MatmulOutput output{&weight, bias, y};
   matmul(context, x, tokens, std::span(&output, 1), mode);
 }
