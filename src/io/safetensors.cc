@@ -39,17 +39,19 @@ constexpr uint64_t kAlignment = 64;
 std::vector<const NamedTensor*> layout_order(const std::vector<NamedTensor>& tensors) {
   std::vector<const NamedTensor*> order;
   for (const NamedTensor& named : tensors) order.push_back(&named);
-  const auto rest = std::ranges::stable_partition(
-      order, [](const NamedTensor* named) { return named->tensor.byte_count() % kAlignment == 0; });
+  const auto rest = std::stable_partition(order.begin(), order.end(), [](const NamedTensor* named) {
+    return named->tensor.byte_count() % kAlignment == 0;
+  });
   uint64_t offset = 0;
   bool is_fine = true;
-  for (const NamedTensor* named : rest) {
-    is_fine = is_fine && offset % dtype_size(named->tensor.dtype()) == 0;
-    offset += named->tensor.byte_count();
+  for (auto named = rest; named != order.end(); ++named) {
+    is_fine = is_fine && offset % dtype_size((*named)->tensor.dtype()) == 0;
+    offset += (*named)->tensor.byte_count();
   }
   if (!is_fine) {
-    std::ranges::stable_sort(rest, std::greater<>(),
-                             [](const NamedTensor* named) { return dtype_size(named->tensor.dtype()); });
+    std::stable_sort(rest, order.end(), [](const NamedTensor* a, const NamedTensor* b) {
+      return dtype_size(a->tensor.dtype()) > dtype_size(b->tensor.dtype());
+    });
   }
   return order;
 }

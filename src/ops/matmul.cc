@@ -16,8 +16,7 @@ namespace {
 
 using MatmulKernel = Kernel<MatmulArgs>;
 
-constexpr size_t kTogether = 4;      // outputs of one loop at most
-constexpr int64_t kRowsAtFirst = 8;  // word rows
+constexpr size_t kTogether = 4;  // outputs of one loop at most
 
 bool has_whole_units(const MatmulArgs& args) {
   return args.group_size >= args.in || args.group_size % unit_columns(args.bits) == 0;
