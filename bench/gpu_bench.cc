@@ -13,7 +13,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cuda_runtime_api.h>
-#include <vector>
 
 namespace lowbit {
 namespace {
@@ -36,16 +35,17 @@ struct Shape {
   int64_t out, in;
 };
 
+constexpr int64_t kGroup = 128;
+int64_t scale_bytes(const Shape& shape) { return (shape.in + kGroup - 1) / kGroup * shape.out * 2; }
+
 // Microseconds per launch.
 double time_decode(const Shape& shape, int bits, int64_t rows, uint64_t l2_bytes) {
-  constexpr int64_t kGroup = 128, kLaunches = 200;
-  constexpr int kPasses = 9;
+  constexpr int64_t kLaunches = 200;
   const int64_t bytes = fragment_bytes(shape.out, shape.in, bits);
   const int64_t copies = std::max<int64_t>(1, (4 * static_cast<int64_t>(l2_bytes) + bytes - 1) / bytes);
   char* const fragments = static_cast<char*>(allocate(copies * bytes));
-  const int64_t groups = (shape.in + kGroup - 1) / kGroup;
   GpuDecodeArgs args{.rows = rows, .in = shape.in, .out = shape.out, .bits = bits, .group_size = kGroup};
-  args.scales = static_cast<const uint16_t*>(allocate(groups * shape.out * 2));
+  args.scales = static_cast<const uint16_t*>(allocate(scale_bytes(shape)));
   args.x = static_cast<const uint16_t*>(allocate(rows * shape.in * 2));
   args.y = static_cast<uint16_t*>(allocate(rows * shape.out * 2));
 
@@ -60,22 +60,8 @@ double time_decode(const Shape& shape, int bits, int64_t rows, uint64_t l2_bytes
   cudaGraphExec_t executable;
   check(cudaStreamEndCapture(stream, &graph));
   check(cudaGraphInstantiate(&executable, graph, 0));
-  cudaEvent_t begin, end;
-  check(cudaEventCreate(&begin));
-  check(cudaEventCreate(&end));
-  std::vector<float> times;
-  for (int pass = -2; pass < kPasses; ++pass) {
-    check(cudaEventRecord(begin, stream));
-    check(cudaGraphLaunch(executable, stream));
-    check(cudaEventRecord(end, stream));
-    check(cudaEventSynchronize(end));
-    float ms = 0;
-    check(cudaEventElapsedTime(&ms, begin, end));
-    if (pass >= 0) times.push_back(ms);
-  }
-  std::sort(times.begin(), times.end());
-  check(cudaEventDestroy(begin));
-  check(cudaEventDestroy(end));
+  const double ms = gpu_median_ms([&] { check(cudaGraphLaunch(executable, stream)); }, stream);
+  check(cudaStreamSynchronize(stream));
   check(cudaGraphExecDestroy(executable));
   check(cudaGraphDestroy(graph));
   check(cudaStreamDestroy(stream));
@@ -83,7 +69,7 @@ double time_decode(const Shape& shape, int bits, int64_t rows, uint64_t l2_bytes
                            static_cast<const void*>(args.x), static_cast<const void*>(args.y)}) {
     check(cudaFree(const_cast<void*>(data)));
   }
-  return times[times.size() / 2] * 1e3 / kLaunches;
+  return ms * 1e3 / kLaunches;
 }
 
 int run() {
@@ -106,7 +92,7 @@ int run() {
       for (int64_t rows : {1, 8}) {
         const double us = time_decode(shape, bits, rows, gpu.l2_bytes);
         const double bytes = static_cast<double>(fragment_bytes(shape.out, shape.in, bits)) +
-                             (bits == 16 ? 0 : static_cast<double>((shape.in + 127) / 128 * shape.out * 2));
+                             (bits == 16 ? 0 : static_cast<double>(scale_bytes(shape)));
         const double rate = bytes / us * 1e-3;
         std::printf("%-22s %5d %4lld %10.2f %10.2f %10.0f %9.0f%%\n", shape.name, bits,
                     static_cast<long long>(rows), bytes / 1e6, us, rate, 100 * rate / limits.copy_gb_per_s);

@@ -62,8 +62,7 @@ GpuSupport find_gpus() {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error != cudaSuccess || count == 0) {
-    support.problem =
-        problem_of(count == 0 && error == cudaSuccess ? cudaErrorNoDevice : error, support.driver_version);
+    support.problem = problem_of(error == cudaSuccess ? cudaErrorNoDevice : error, support.driver_version);
     return support;
   }
   for (int index = 0; index < count; ++index) support.gpus.push_back(describe(index));

@@ -10,10 +10,9 @@ void Block::run(const StepInput& step, float* hidden) const {
     if (stage.reads_hidden) input_width = std::max(input_width, stage.input_width);
     carry_width = std::max(carry_width, stage.carry_width);
   }
-  const DType dtype = step.ops->activations();
-  const Scratch normed = take_activations(*step.ops, step.tokens * input_width);
-  const Scratch carried = take_activations(*step.ops, step.tokens * carry_width);
-  const Activations carry = carried.as(dtype), input = normed.as(dtype);
+  const ActivationScratch normed(*step.ops, step.tokens * input_width);
+  const ActivationScratch carried(*step.ops, step.tokens * carry_width);
+  const Activations carry = carried.rows(), input = normed.rows();
   for (size_t i = 0; i < stages_.size(); ++i) {
     const Stage& stage = stages_[i];
     const int index = static_cast<int>(i);

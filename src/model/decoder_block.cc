@@ -99,8 +99,8 @@ void DecoderBlock::finish(int stage, const StepInput& step, ConstActivations inp
       return;
     case kGateUpStage: {
       const int64_t count = step.tokens * intermediate_size_;
-      const Scratch scratch = take_activations(*step.ops, count);
-      const Activations up = scratch.as(step.ops->activations());
+      const ActivationScratch scratch(*step.ops, count);
+      const Activations up = scratch.rows();
       const MatmulOutput outputs[] = {{&linears_[kGate].weight, bias_of(linears_[kGate]), carry},
                                       {&linears_[kUp].weight, bias_of(linears_[kUp]), up}};
       matmul(*step.ops, input, step.tokens, outputs, step.mode);
@@ -118,8 +118,8 @@ void DecoderBlock::finish(int stage, const StepInput& step, ConstActivations inp
 void DecoderBlock::attend(const StepInput& step, ConstActivations input, Activations out) const {
   const int64_t q_width = attention_.heads * attention_.head_dim,
                 kv_width = attention_.kv_heads * attention_.head_dim;
-  const Scratch scratch = take_activations(*step.ops, step.tokens * (q_width + 2 * kv_width));
-  const Activations q = scratch.as(step.ops->activations());
+  const ActivationScratch scratch(*step.ops, step.tokens * (q_width + 2 * kv_width));
+  const Activations q = scratch.rows();
   const Activations k = q.from(step.tokens * q_width), v = k.from(step.tokens * kv_width);
   const MatmulOutput outputs[] = {{&linears_[kQ].weight, bias_of(linears_[kQ]), q},
                                   {&linears_[kK].weight, bias_of(linears_[kK]), k},
@@ -141,8 +141,8 @@ void DecoderBlock::attend(const StepInput& step, ConstActivations input, Activat
 
 void DecoderBlock::add_product(const StepInput& step, const Linear& linear, ConstActivations input,
                                float* hidden) const {
-  const Scratch product = take_activations(*step.ops, step.tokens * hidden_size_);
-  const MatmulOutput output{&linear.weight, bias_of(linear), product.as(step.ops->activations()), hidden};
+  const ActivationScratch product(*step.ops, step.tokens * hidden_size_);
+  const MatmulOutput output{&linear.weight, bias_of(linear), product.rows(), hidden};
   matmul(*step.ops, input, step.tokens, std::span(&output, 1), step.mode);
 }
 

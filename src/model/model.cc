@@ -59,8 +59,8 @@ void Model::final_norm(const OpContext& ops, const float* hidden, int64_t rows, 
 
 void Model::logits(const OpContext& ops, const float* hidden, int64_t rows, MatmulMode mode,
                    float* logits) const {
-  const Scratch scratch = take_activations(ops, rows * config_.hidden_size);
-  const Activations normed = scratch.as(ops.activations());
+  const ActivationScratch scratch(ops, rows * config_.hidden_size);
+  const Activations normed = scratch.rows();
   final_norm(ops, hidden, rows, normed);
   matmul(ops, normed, rows, head_.weight, head_.bias.empty() ? nullptr : &head_.bias, logits, mode);
 }

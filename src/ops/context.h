@@ -29,7 +29,6 @@ class Scratch {
   T* as() const {
     return static_cast<T*>(data_);
   }
-  Activations as(DType dtype) const { return {data_, dtype}; }
 
  private:
   Workspace* owner_;
@@ -65,8 +64,17 @@ struct OpContext {
   DType activations() const { return DType::kF32; }  // of what operators pass to each other
 };
 
-inline Scratch take_activations(const OpContext& context, int64_t elements) {
-  return context.workspace->take(static_cast<size_t>(elements) * dtype_size(context.activations()));
-}
+// Room for so many of them.
+class ActivationScratch {
+ public:
+  ActivationScratch(const OpContext& context, int64_t elements)
+      : dtype_(context.activations()),
+        scratch_(context.workspace->take(static_cast<size_t>(elements) * dtype_size(dtype_))) {}
+  Activations rows() const { return {scratch_.as<void>(), dtype_}; }
+
+ private:
+  DType dtype_;
+  Scratch scratch_;
+};
 
 }  // namespace lowbit

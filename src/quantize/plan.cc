@@ -8,6 +8,7 @@
 #include "quantize/options.h"
 #include "quantize/out_folder.h"
 #include "quantize/result_json.h"
+#include "runtime/forward.h"
 #include "runtime/options.h"
 
 #include <algorithm>
@@ -68,9 +69,11 @@ Json memory_json(const Model& model, const QuantizationSettings& settings, const
   if (options.check && calibration.tokens > 0) {
     // Both models' hidden states of one sample, one of them at work, and a chunk of logits of both.
     const int64_t rows = std::clamp<int64_t>((int64_t{8} << 20) / config.vocab_size, 1, 256);
-    set("check", floats(calibration.longest() * (2 * config.kv_heads * config.head_dim * config.layers +
-                                                 4 * config.hidden_size + 2 * config.intermediate_size) +
-                        2 * rows * config.vocab_size));
+    const uint64_t cache =
+        KvCache::bytes_per_token(config, DType::kF32) * static_cast<uint64_t>(calibration.longest());
+    set("check",
+        cache + floats(calibration.longest() * (4 * config.hidden_size + 2 * config.intermediate_size) +
+                       2 * rows * config.vocab_size));
   }
   return json;
 }

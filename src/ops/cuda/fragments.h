@@ -6,14 +6,14 @@
 // `in`; a piece is 32 threads x 16 bytes = 512 bytes. Both edges are filled up with codes that nothing reads
 // (outputs) or that meet zeros of x (inputs). Thread t holds rows g = t / 4 and g + 8, and within each 16
 // inputs the columns 2 c, 2 c + 1, 2 c + 8, 2 c + 9 with c = t % 4: four pairs
-//   pair 0: row g, 2 c ...   pair 1: row g + 8, 2 c ...   pair 2: row g, 2 c + 8 ...   pair 3: row g + 8, 2 c
-//   + 8 ...
+//   pair 0: row g,     from 2 c on        pair 2: row g,     from 2 c + 8 on
+//   pair 1: row g + 8, from 2 c on        pair 3: row g + 8, from 2 c + 8 on
 //
 //   bits  inputs of a piece  a thread's 16 bytes
 //   16    16                 the four pairs as BF16
-//   8     32                 for each 16 inputs 8 bytes: first elements of the pairs, second elements
-//   4     64                 for each 16 inputs a word: digit i the first element of pair i, digit 4 + i the
-//   second
+//   8     32                 for each 16 inputs 8 bytes: first elements of the pairs, then second ones
+//   4     64                 for each 16 inputs a word: digit i is the first element of pair i, digit 4 + i
+//                            the second
 #pragma once
 
 #include <cstdint>

@@ -10,16 +10,19 @@ namespace {
 constexpr int64_t kBytes = int64_t{1} << 30;
 constexpr int kThreads = 256, kLoads = 8, kPasses = 9;
 
-// Each thread's loads are all on their way before the first is used.
+// Each thread's loads are all on their way before the first is used; behind `count` there is nothing.
+__device__ inline void load_some(const uint4* data, int64_t count, int64_t stride, uint4 (&some)[kLoads]) {
+#pragma unroll
+  for (int j = 0; j < kLoads; ++j) some[j] = j * stride < count ? __ldcs(data + j * stride) : uint4{};
+}
+
 __global__ void read_all(const uint4* data, int64_t count, uint32_t* sums) {
   uint32_t sum = 0;
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count;
        i += kLoads * stride) {
     uint4 some[kLoads];
-#pragma unroll
-    for (int j = 0; j < kLoads; ++j)
-      some[j] = i + j * stride < count ? __ldcs(data + i + j * stride) : uint4{};
+    load_some(data + i, count - i, stride, some);
 #pragma unroll
     for (int j = 0; j < kLoads; ++j) sum += some[j].x ^ some[j].y ^ some[j].z ^ some[j].w;
   }
@@ -31,9 +34,7 @@ __global__ void copy_all(const uint4* from, uint4* to, int64_t count) {
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count;
        i += kLoads * stride) {
     uint4 some[kLoads];
-#pragma unroll
-    for (int j = 0; j < kLoads; ++j)
-      some[j] = i + j * stride < count ? __ldcs(from + i + j * stride) : uint4{};
+    load_some(from + i, count - i, stride, some);
 #pragma unroll
     for (int j = 0; j < kLoads; ++j) {
       if (i + j * stride < count) __stcs(to + i + j * stride, some[j]);
@@ -41,16 +42,18 @@ __global__ void copy_all(const uint4* from, uint4* to, int64_t count) {
   }
 }
 
-template <class Launch>
-double median_ms(const Launch& launch) {
+}  // namespace
+
+double gpu_median_ms(FunctionRef<void()> launch, void* stream) {
+  const auto on = static_cast<cudaStream_t>(stream);
   cudaEvent_t begin, end;
   cudaEventCreate(&begin);
   cudaEventCreate(&end);
   std::vector<float> times;
-  for (int pass = -2; pass < kPasses; ++pass) {
-    cudaEventRecord(begin);
+  for (int pass = -2; pass < kPasses; ++pass) {  // two to warm up
+    cudaEventRecord(begin, on);
     launch();
-    cudaEventRecord(end);
+    cudaEventRecord(end, on);
     cudaEventSynchronize(end);
     float ms = 0;
     cudaEventElapsedTime(&ms, begin, end);
@@ -59,10 +62,8 @@ double median_ms(const Launch& launch) {
   cudaEventDestroy(begin);
   cudaEventDestroy(end);
   std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
+  return static_cast<double>(times[times.size() / 2]);
 }
-
-}  // namespace
 
 GpuLimits measure_gpu_limits() {
   GpuLimits limits;
@@ -74,12 +75,16 @@ GpuLimits measure_gpu_limits() {
     cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
     const int blocks = 8 * multiprocessors;
     const int64_t count = kBytes / 16;
-    const double read = median_ms([&] {
-      read_all<<<blocks, kThreads>>>(static_cast<const uint4*>(from), count, static_cast<uint32_t*>(to));
-    });
-    const double copy = median_ms([&] {
-      copy_all<<<blocks, kThreads>>>(static_cast<const uint4*>(from), static_cast<uint4*>(to), count);
-    });
+    const double read = gpu_median_ms(
+        [&] {
+          read_all<<<blocks, kThreads>>>(static_cast<const uint4*>(from), count, static_cast<uint32_t*>(to));
+        },
+        nullptr);
+    const double copy = gpu_median_ms(
+        [&] {
+          copy_all<<<blocks, kThreads>>>(static_cast<const uint4*>(from), static_cast<uint4*>(to), count);
+        },
+        nullptr);
     limits.read_gb_per_s = static_cast<double>(kBytes) / read * 1e-6;
     limits.copy_gb_per_s = 2 * static_cast<double>(kBytes) / copy * 1e-6;
   }
