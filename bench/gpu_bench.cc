@@ -38,22 +38,27 @@ struct Shape {
 constexpr int64_t kGroup = 128;
 int64_t scale_bytes(const Shape& shape) { return (shape.in + kGroup - 1) / kGroup * shape.out * 2; }
 
+double weight_bytes(const Shape& shape, int bits) {
+  return static_cast<double>(bits == 16 ? shape.out * shape.in * 2 : fragment_bytes(shape.out, shape.in, bits));
+}
+
 // Microseconds per launch.
 double time_decode(const Shape& shape, int bits, int64_t rows, uint64_t l2_bytes) {
   constexpr int64_t kLaunches = 200;
-  const int64_t bytes = fragment_bytes(shape.out, shape.in, bits);
+  const int64_t bytes = bits == 16 ? shape.out * shape.in * 2 : fragment_bytes(shape.out, shape.in, bits);
   const int64_t copies = std::max<int64_t>(1, (4 * static_cast<int64_t>(l2_bytes) + bytes - 1) / bytes);
-  char* const fragments = static_cast<char*>(allocate(copies * bytes));
-  GpuDecodeArgs args{.rows = rows, .in = shape.in, .out = shape.out, .bits = bits, .group_size = kGroup};
-  args.scales = static_cast<const uint16_t*>(allocate(scale_bytes(shape)));
+  char* const weights = static_cast<char*>(allocate(copies * bytes));
+  GpuDecodeArgs args{.rows = rows, .in = shape.in, .bits = bits, .group_size = kGroup, .matrices = 1};
+  args.matrix[0].out = shape.out;
+  args.matrix[0].scales = allocate(scale_bytes(shape));
   args.x = static_cast<const uint16_t*>(allocate(rows * shape.in * 2));
-  args.y = static_cast<uint16_t*>(allocate(rows * shape.out * 2));
+  args.matrix[0].y = {allocate(rows * shape.out * 2), DType::kBF16};
 
   cudaStream_t stream;
   check(cudaStreamCreate(&stream));
   check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
   for (int64_t i = 0; i < kLaunches; ++i) {
-    args.fragments = fragments + i % copies * bytes;
+    args.matrix[0].weight = weights + i % copies * bytes;
     gpu_matmul_decode(args, stream);
   }
   cudaGraph_t graph;
@@ -65,8 +70,8 @@ double time_decode(const Shape& shape, int bits, int64_t rows, uint64_t l2_bytes
   check(cudaGraphExecDestroy(executable));
   check(cudaGraphDestroy(graph));
   check(cudaStreamDestroy(stream));
-  for (const void* data : {static_cast<const void*>(fragments), static_cast<const void*>(args.scales),
-                           static_cast<const void*>(args.x), static_cast<const void*>(args.y)}) {
+  for (const void* data : {static_cast<const void*>(weights), args.matrix[0].scales,
+                           static_cast<const void*>(args.x), static_cast<const void*>(args.matrix[0].y.data)}) {
     check(cudaFree(const_cast<void*>(data)));
   }
   return ms * 1e3 / kLaunches;
@@ -91,7 +96,7 @@ int run() {
     for (int bits : {16, 8, 4}) {
       for (int64_t rows : {1, 8}) {
         const double us = time_decode(shape, bits, rows, gpu.l2_bytes);
-        const double bytes = static_cast<double>(fragment_bytes(shape.out, shape.in, bits)) +
+        const double bytes = weight_bytes(shape, bits) +
                              (bits == 16 ? 0 : static_cast<double>(scale_bytes(shape)));
         const double rate = bytes / us * 1e-3;
         std::printf("%-22s %5d %4lld %10.2f %10.2f %10.0f %9.0f%%\n", shape.name, bits,

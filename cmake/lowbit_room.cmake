@@ -14,6 +14,9 @@ lowbit_cxx_options(-Wall -Wextra -Wno-missing-field-initializers -ffp-contract=o
 target_compile_options(lowbit_options INTERFACE
   $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra,-Wno-missing-field-initializers>)
 target_compile_definitions(lowbit_options INTERFACE $<$<CONFIG:Debug>:LOWBIT_CHECKS=1>)
+if(LOWBIT_HAS_CUDA)
+  target_compile_definitions(lowbit_options INTERFACE LOWBIT_CUDA=1)
+endif()
 if(LOWBIT_SANITIZE)
   target_compile_definitions(lowbit_options INTERFACE LOWBIT_CHECKS=1)
   lowbit_cxx_options(-fsanitize=${LOWBIT_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)

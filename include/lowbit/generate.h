@@ -16,6 +16,7 @@
 namespace lowbit {
 
 struct RuntimeOptions {
+  std::string device = "auto";  // "cpu", "cuda" or "cuda:N" (a GPU); "auto": the GPU where one can be used
   int threads = 0;     // worker threads; 0: one per processor that this process may use
   std::string kernel;  // force kernels: "ref", "avx2", or per op "matmul_affine=avx2,attention=ref"
   std::string kv_cache_dtype = "bfloat16";  // "bfloat16" or "float32"

@@ -12,12 +12,6 @@ int64_t logit_rows(int64_t vocab_size) {
   return std::clamp<int64_t>((int64_t{16} << 20) / std::max<int64_t>(vocab_size, 1), 16, 256);
 }
 
-void token_nll(const OpContext& ops, const float* logits, const int32_t* target, int64_t rows, int64_t vocab,
-               double* out) {
-  log_sum_exp(ops, logits, rows, vocab, out);
-  for (int64_t row = 0; row < rows; ++row) out[row] -= static_cast<double>(logits[row * vocab + target[row]]);
-}
-
 PerplexityResult perplexity_of(const RunningMean& nll, const WindowPlan& plan, int64_t context,
                                double seconds) {
   PerplexityResult result;
@@ -45,7 +39,7 @@ void score_tokens(const LanguageModel::State& state, const std::vector<int32_t>&
   const OpContext ops = state.ops();
   const int64_t vocab = state.model.config().vocab_size, width = state.model.config().hidden_size;
   const int64_t chunk = logit_rows(vocab);
-  const Scratch logits = state.workspace.take(static_cast<size_t>(chunk * vocab) * sizeof(float));
+  const Scratch logits = ops.workspace->take(static_cast<size_t>(chunk * vocab) * sizeof(float));
   std::vector<double> losses(static_cast<size_t>(chunk));
   // Row p predicts id p + 1.
   const int64_t end = static_cast<int64_t>(ids.size()) - 1;

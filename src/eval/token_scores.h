@@ -18,10 +18,6 @@ int64_t logit_rows(int64_t vocab_size);
 void score_tokens(const LanguageModel::State& state, const std::vector<int32_t>& ids, int64_t first_scored,
                   const float* hidden, size_t window, RunningMean& nll);
 
-// The NLL of `target` in each of `rows` logit rows [rows, vocab] goes to `out`.
-void token_nll(const OpContext& ops, const float* logits, const int32_t* target, int64_t rows, int64_t vocab,
-               double* out);
-
 // What the NLL of the scored positions comes to.
 PerplexityResult perplexity_of(const RunningMean& nll, const WindowPlan& plan, int64_t context,
                                double seconds);

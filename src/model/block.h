@@ -41,9 +41,9 @@ struct Stage {
 struct StepInput {
   const OpContext* ops = nullptr;
   int64_t tokens = 0;
-  const int32_t* positions = nullptr;  // [tokens]
+  const int32_t* positions = nullptr;  // [tokens], where the operators compute
   const RopeTable* rope = nullptr;     // covers all positions
-  std::span<const AttentionSequence> sequences;
+  AttentionBatch sequences;
   int64_t layer_offset = 0;  // of this block's caches, see AttentionShape
   DType cache_dtype = DType::kF32;
   MatmulMode mode = MatmulMode::kPrefill;

@@ -43,14 +43,14 @@ Model Model::create(const Json& config, const NamedWeights& weights) {
   return model;
 }
 
-void Model::embed(const OpContext& ops, std::span<const int32_t> ids, float* hidden) const {
-  for (int32_t id : ids) {
+void Model::embed(const OpContext& ops, const TokenIds& tokens, float* hidden) const {
+  for (int32_t id : tokens.ids) {
     if (id < 0 || id >= config_.vocab_size) {
       fail(ErrorCode::kInvalidArgument, "token id {} is outside of the model's vocabulary of {}", id,
            config_.vocab_size);
     }
   }
-  embedding(ops, embedding_, ids, hidden);
+  embedding(ops, embedding_, tokens, hidden);
 }
 
 void Model::final_norm(const OpContext& ops, const float* hidden, int64_t rows, Activations normed) const {
@@ -65,7 +65,7 @@ void Model::logits(const OpContext& ops, const float* hidden, int64_t rows, Matm
   matmul(ops, normed, rows, head_.weight, head_.bias.empty() ? nullptr : &head_.bias, logits, mode);
 }
 
-RopeTable Model::rope_table(int64_t positions) const {
+RopeTable Model::rope_table(const OpContext& ops, int64_t positions) const {
   const RopeFrequencies frequencies = rope_frequencies(config_);
   const int64_t pairs = static_cast<int64_t>(frequencies.inverse.size());
   RopeTable table{Tensor::allocate(DType::kF32, {positions, pairs}),
@@ -79,7 +79,8 @@ RopeTable Model::rope_table(int64_t positions) const {
       sines[position * pairs + i] = static_cast<float>(std::sin(angle) * frequencies.attention_factor);
     }
   }
-  return table;
+  if (!ops.gpu) return table;
+  return {copied_to(*ops.gpu, table.cosines), copied_to(*ops.gpu, table.sines)};
 }
 
 }  // namespace lowbit

@@ -28,13 +28,13 @@ class Model {
   bool is_tied() const { return is_tied_; }
 
   // hidden: [ids.size(), hidden_size]. Ids outside the vocabulary throw kInvalidArgument.
-  void embed(const OpContext& ops, std::span<const int32_t> ids, float* hidden) const;
+  void embed(const OpContext& ops, const TokenIds& tokens, float* hidden) const;
   // normed: [rows, hidden_size], what the head reads; may be hidden.
   void final_norm(const OpContext& ops, const float* hidden, int64_t rows, Activations normed) const;
   // logits: [rows, vocab_size]; final norm and head.
   void logits(const OpContext& ops, const float* hidden, int64_t rows, MatmulMode mode, float* logits) const;
 
-  RopeTable rope_table(int64_t positions) const;
+  RopeTable rope_table(const OpContext& ops, int64_t positions) const;  // where the operators compute
 
  private:
   ModelConfig config_;

@@ -1,5 +1,6 @@
 #include "ops/attention.h"
 
+#include "ops/cuda/attention_gpu.h"
 #include "ops/parallel.h"
 #include "tensor/half.h"
 
@@ -69,11 +70,65 @@ void for_each_block(const AttentionShape& shape, std::span<const AttentionSequen
   }
 }
 
+void check_for_gpu(const AttentionShape& shape, const AttentionBatch& batch) {
+  if (shape.cache_dtype != DType::kBF16) {
+    fail(ErrorCode::kUnsupported, "attention on a GPU: the cache is {}, only BF16 is possible; set kv_cache_dtype to "
+         "bfloat16", dtype_name(shape.cache_dtype));
+  }
+  if (shape.head_dim > 256) {
+    fail(ErrorCode::kUnsupported, "attention on a GPU: heads have {} elements, at most 256 are possible; use the CPU",
+         shape.head_dim);
+  }
+  if (!batch.on_gpu) fail(ErrorCode::kInternal, "attention on a GPU: the sequences are not there");
+}
+
+int64_t most_tokens(std::span<const AttentionSequence> sequences) {
+  int64_t most = 0;
+  for (const AttentionSequence& sequence : sequences) most = std::max(most, sequence.count);
+  return most;
+}
+
+void attend_on_gpu(const OpContext& context, const AttentionShape& shape, const AttentionBatch& batch,
+                   const uint16_t* q, uint16_t* out, AttentionMode mode) {
+  check_for_gpu(shape, batch);
+  GpuAttentionArgs args{.sequences = batch.on_gpu,
+                        .count = static_cast<int64_t>(batch.sequences.size()),
+                        .most_tokens = most_tokens(batch.sequences),
+                        .heads = shape.heads,
+                        .kv_heads = shape.kv_heads,
+                        .head_dim = shape.head_dim,
+                        .window = shape.window,
+                        .layer_offset = shape.layer_offset,
+                        .scale = shape.scale,
+                        .q = q,
+                        .out = out,
+                        .decode = mode == AttentionMode::kDecode};
+  for (const AttentionSequence& sequence : batch.sequences) {
+    args.most_keys = std::max(args.most_keys, sequence.capacity);
+    args.tokens += sequence.count;
+  }
+  if (args.tokens == 0) return;
+  const OpScratch partial(
+      context, args.decode ? static_cast<size_t>(gpu_attention_partial_floats(args)) * sizeof(float) : 1);
+  args.partial = partial.as<float>();
+  gpu_attention(args, context.gpu->stream());
+}
+
 }  // namespace
 
-void kv_append(const OpContext& context, const AttentionShape& shape,
-               std::span<const AttentionSequence> sequences, ConstActivations k, ConstActivations v) {
+void kv_append(const OpContext& context, const AttentionShape& shape, const AttentionBatch& batch,
+               ConstActivations k, ConstActivations v) {
+  const std::span<const AttentionSequence> sequences = batch.sequences;
   check(shape, sequences);
+  if constexpr (kHasCuda) {
+    if (context.gpu) {
+      check_for_gpu(shape, batch);
+      gpu_kv_append({batch.on_gpu, static_cast<int64_t>(sequences.size()), most_tokens(sequences), shape.kv_heads,
+                     shape.head_dim, shape.layer_offset, halves(k), halves(v)},
+                    context.gpu->stream());
+      return;
+    }
+  }
   const int64_t width = shape.kv_heads * shape.head_dim;
   const float *keys = floats(k), *values = floats(v);
   for (const AttentionSequence& sequence : sequences) {
@@ -92,10 +147,16 @@ void kv_append(const OpContext& context, const AttentionShape& shape,
   }
 }
 
-void attention(const OpContext& context, const AttentionShape& shape,
-               std::span<const AttentionSequence> sequences, ConstActivations q, Activations out,
-               AttentionMode mode) {
+void attention(const OpContext& context, const AttentionShape& shape, const AttentionBatch& batch,
+               ConstActivations q, Activations out, AttentionMode mode) {
+  const std::span<const AttentionSequence> sequences = batch.sequences;
   check(shape, sequences);
+  if constexpr (kHasCuda) {
+    if (context.gpu) {
+      attend_on_gpu(context, shape, batch, halves(q), halves(out), mode);
+      return;
+    }
+  }
   int64_t whole = 0, pieces = 0, partial_rows = 0;
   for_each_block(shape, sequences, [&](const AttentionItem& item) {
     ++whole;

@@ -22,6 +22,17 @@ struct AttentionShape {
   int64_t layer_offset = 0;         // bytes from a sequence's keys and values to those of the layer
 };
 
+// The sequences of a step in this machine's memory, and a copy of them on the GPU where operators compute there.
+struct AttentionBatch {
+  std::span<const AttentionSequence> sequences;
+  const AttentionSequence* on_gpu = nullptr;
+
+  AttentionBatch() = default;
+  AttentionBatch(std::span<const AttentionSequence> here, const AttentionSequence* there = nullptr)
+      : sequences(here), on_gpu(there) {}
+  AttentionBatch(const std::vector<AttentionSequence>& here) : sequences(here) {}
+};
+
 // Chosen by the phase, not by the number of tokens, like MatmulMode:
 enum class AttentionMode {
   kPrefill,  // may round q, k, v and the softmax's weights to BF16 (AMX)
@@ -30,16 +41,15 @@ enum class AttentionMode {
 
 // Writes the rows of k and v ([tokens, kv_heads * head_dim], after RoPE) behind the cached ones.
 // kInvalidArgument when a sequence does not fit its capacity, or the cache is neither F32 nor BF16.
-void kv_append(const OpContext& context, const AttentionShape& shape,
-               std::span<const AttentionSequence> sequences, ConstActivations k, ConstActivations v);
+void kv_append(const OpContext& context, const AttentionShape& shape, const AttentionBatch& batch,
+               ConstActivations k, ConstActivations v);
 
 // out[t, h] = softmax(scale * q[t, h] K^T) V over the keys that token t may see. q, out: [tokens, heads *
 // head_dim]. A row's result does not depend on the other rows of the call, on `count`, or on the number of
 // threads; with an FP32 kernel not on the mode either. (A value that is not finite may spoil rows of the same
 // call before its token.) kInvalidArgument as kv_append, and when heads is no multiple of kv_heads.
-void attention(const OpContext& context, const AttentionShape& shape,
-               std::span<const AttentionSequence> sequences, ConstActivations q, Activations out,
-               AttentionMode mode);
+void attention(const OpContext& context, const AttentionShape& shape, const AttentionBatch& batch,
+               ConstActivations q, Activations out, AttentionMode mode);
 
 std::vector<KernelListing> attention_kernels();
 

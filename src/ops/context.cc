@@ -17,7 +17,7 @@ constexpr bool kKeepsBuffers = true;
 
 Scratch::~Scratch() {
   if (!data_) return;
-  if (!kKeepsBuffers) {
+  if (!kKeepsBuffers && owner_->device_ < 0) {
     free_memory(data_, capacity_);
     return;
   }
@@ -29,13 +29,21 @@ Workspace::~Workspace() { release(); }
 
 void Workspace::release() {
   std::lock_guard lock(mutex_);
-  for (auto& [capacity, data] : idle_) free_memory(data, capacity);
+  for (auto& [capacity, data] : idle_) free_buffer(data, capacity);
   idle_.clear();
+}
+
+void Workspace::free_buffer(void* data, size_t capacity) {
+  if (device_ < 0) {
+    free_memory(data, capacity);
+  } else {
+    free_gpu_memory(device_, data);
+  }
 }
 
 Scratch Workspace::take(size_t bytes) {
   constexpr size_t kAlignment = 64;
-  const size_t capacity = kKeepsBuffers ? (bytes + kAlignment) / kAlignment * kAlignment : bytes;
+  const size_t capacity = kKeepsBuffers || device_ >= 0 ? (bytes + kAlignment) / kAlignment * kAlignment : bytes;
   {
     // The smallest idle buffer that is large enough, but not one many times too large: that would be missing
     // later.
@@ -52,7 +60,15 @@ Scratch Workspace::take(size_t bytes) {
       return scratch;
     }
   }
-  void* data = allocate_memory(capacity);
+  void* data = device_ < 0 ? allocate_memory(capacity) : allocate_gpu_memory(device_, capacity);
+  if (!data && device_ >= 0) {
+    release();  // buffers of other sizes
+    data = allocate_gpu_memory(device_, capacity);
+    if (!data) {
+      fail(ErrorCode::kOutOfMemory, "{} bytes of scratch memory are not to be had on GPU cuda:{}, which has {} free",
+           capacity, device_, gpu_memory(device_).free_bytes);
+    }
+  }
   if (!data) fail(ErrorCode::kOutOfMemory, "{} bytes of scratch memory are not to be had", capacity);
   return Scratch(this, data, capacity);
 }

@@ -1,7 +1,8 @@
-// What an op needs beside its tensors: threads, scratch memory, and which kernels are wanted. Two models with
+// What an op needs beside its tensors: threads or a GPU, scratch memory, and which kernels are wanted. Two models with
 // two contexts live side by side; nothing here is global.
 #pragma once
 
+#include "base/gpu_queue.h"
 #include "base/threads.h"
 #include "tensor/activations.h"
 
@@ -15,7 +16,7 @@
 namespace lowbit {
 
 // Scratch memory that is handed back to its workspace at the end of its life; 64-byte aligned, not
-// initialised.
+// initialised. On a GPU whoever takes it next queues his work behind what is still using it.
 class Workspace;
 class Scratch {
  public:
@@ -39,12 +40,16 @@ class Scratch {
 // Keeps buffers between ops, so that a decode step allocates nothing.
 class Workspace {
  public:
+  explicit Workspace(int device = -1) : device_(device) {}  // as Tensor's
   ~Workspace();
   Scratch take(size_t bytes);  // kOutOfMemory
   void release();              // frees all idle buffers
 
  private:
   friend class Scratch;
+  void free_buffer(void* data, size_t capacity);
+
+  int device_;
   std::mutex mutex_;
   std::vector<std::pair<size_t, void*>> idle_;
 };
@@ -55,14 +60,22 @@ struct KernelChoice {
   std::vector<std::pair<std::string, std::string>> by_op;  // {"matmul_dense", "avx2"}
 };
 
-// Where and with what operators compute.
+class GpuLibraries;
+
+// Where and with what operators compute. With a GPU, pointers and tensors that operators get lie in its memory
+// unless their header says otherwise, the workspace is the GPU's, and results are there once the queue is waited for.
 struct OpContext {
   const ThreadPool* threads = nullptr;
   Workspace* workspace = nullptr;
   const KernelChoice* kernels = nullptr;  // may be null
+  GpuQueue* gpu = nullptr;                // null: the CPU
+  GpuLibraries* libraries = nullptr;      // with a GPU: ops/cuda/libraries.h
 
-  DType activations() const { return DType::kF32; }  // of what operators pass to each other
+  DType activations() const { return gpu ? DType::kBF16 : DType::kF32; }  // of what operators pass to each other
 };
+
+// Operators begin their GPU's part with `if constexpr (kHasCuda) if (context.gpu) ...`, so that a build without CUDA
+// needs no such kernels.
 
 // Room for so many of them.
 class ActivationScratch {

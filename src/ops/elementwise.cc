@@ -1,11 +1,13 @@
 #include "ops/elementwise.h"
 
 #include "format/bits.h"
+#include "ops/cuda/elementwise_gpu.h"
 #include "ops/elementwise_args.h"
 #include "ops/parallel.h"
 #include "tensor/half.h"
 
 #include <cstring>
+#include <optional>
 
 namespace lowbit {
 namespace {
@@ -65,6 +67,31 @@ void decode_row(const QuantizedTensor& table, int64_t row, uint8_t* codes, float
   }
 }
 
+void embed_on_gpu(const OpContext& context, const Weight& table, const TokenIds& tokens, float* out) {
+  GpuEmbeddingArgs args{.ids = tokens.on_gpu,
+                        .count = static_cast<int64_t>(tokens.ids.size()),
+                        .width = in_features(table),
+                        .out = out};
+  if (args.count == 0) return;
+  std::optional<Scratch> copied;
+  if (!args.ids) {
+    copied.emplace(context.workspace->take(tokens.ids.size_bytes()));
+    context.gpu->copy_in(copied->as<void>(), tokens.ids.data(), tokens.ids.size_bytes());
+    args.ids = copied->as<int32_t>();
+  }
+  if (const auto* quantized = std::get_if<QuantizedTensor>(&table)) {
+    args.table = quantized->codes.bytes();
+    args.scales = quantized->scales.bytes();
+    args.zero_points = quantized->zero_points.empty() ? nullptr : quantized->zero_points.bytes();
+    args.column_order = quantized->column_order.empty() ? nullptr : quantized->column_order.data<int32_t>();
+    args.bits = quantized->bits;
+    args.group_size = quantized->group_size;
+  } else {
+    args.table = std::get<Tensor>(table).bytes();
+  }
+  gpu_embedding(args, context.gpu->stream());
+}
+
 }  // namespace
 
 void rms_norm(const OpContext& context, ConstActivations x, int64_t rows, const Tensor& weight, float epsilon,
@@ -74,6 +101,12 @@ void rms_norm(const OpContext& context, ConstActivations x, int64_t rows, const 
          dtype_name(weight.dtype()));
   }
   const int64_t width = weight.element_count();
+  if constexpr (kHasCuda) {
+    if (context.gpu) {
+      if (rows > 0) gpu_rms_norm({x, y, weight.data<float>(), rows, width, epsilon}, context.gpu->stream());
+      return;
+    }
+  }
   const RmsNormArgs args{floats(x), weight.data<float>(), floats(y), width, epsilon};
   const auto& kernel = choose_kernel<RmsNormArgs>(context, "rms_norm", kRmsNormTable, args);
   run_kernel(context, kernel, args, rows, chunk_for(width, kChunk));
@@ -85,6 +118,14 @@ void rope(const OpContext& context, Activations x, int64_t tokens, int64_t heads
   if (2 * half > head_dim || table.sines.shape() != table.cosines.shape()) {
     fail(ErrorCode::kInvalidArgument, "rope: cosines {} and sines {} do not fit heads of {} elements",
          shape_text(table.cosines.shape()), shape_text(table.sines.shape()), head_dim);
+  }
+  if constexpr (kHasCuda) {
+    if (context.gpu) {
+      const GpuRopeArgs args{halves(x), positions, table.cosines.data<float>(), table.sines.data<float>(), tokens,
+                             heads,     head_dim,  half};
+      if (tokens > 0) gpu_rope(args, context.gpu->stream());
+      return;
+    }
   }
   for (int64_t token = 0; token < tokens; ++token) {
     if (positions[token] < 0 || positions[token] >= length) {
@@ -100,17 +141,30 @@ void rope(const OpContext& context, Activations x, int64_t tokens, int64_t heads
 
 void swiglu(const OpContext& context, ConstActivations gate, ConstActivations up, int64_t count,
             Activations out) {
+  if constexpr (kHasCuda) {
+    if (context.gpu) {
+      if (count > 0) gpu_swiglu(halves(gate), halves(up), halves(out), count, context.gpu->stream());
+      return;
+    }
+  }
   const SwigluArgs args{floats(gate), floats(up), floats(out)};
   const auto& kernel = choose_kernel<SwigluArgs>(context, "swiglu", kSwigluTable, args);
   run_kernel(context, kernel, args, count, kChunk / 2);
 }
 
-void embedding(const OpContext& context, const Weight& table, std::span<const int32_t> ids, float* out) {
+void embedding(const OpContext& context, const Weight& table, const TokenIds& tokens, float* out) {
+  const std::span<const int32_t> ids = tokens.ids;
   const int64_t vocab = out_features(table), width = in_features(table);
   for (size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= vocab) {
       fail(ErrorCode::kInvalidArgument, "embedding: token id {} at place {} is outside the vocabulary of {}",
            ids[i], i, vocab);
+    }
+  }
+  if constexpr (kHasCuda) {
+    if (context.gpu) {
+      embed_on_gpu(context, table, tokens, out);
+      return;
     }
   }
   const OpScratch codes(context, static_cast<size_t>(width) * static_cast<size_t>(worker_count(context)));

@@ -22,7 +22,7 @@ struct RopeTable {
 };
 
 // Rotates pairs (i, i + rotary_dim/2) of each head by the angle of its token's position. x: [tokens, heads *
-// head_dim]; positions: [tokens], all below the table's length. Su et al., arXiv 2104.09864 ("rotate half"
+// head_dim]; positions: [tokens], all below the table's length (on a GPU that is the caller's promise). Su et al., arXiv 2104.09864 ("rotate half"
 // form).
 void rope(const OpContext& context, Activations x, int64_t tokens, int64_t heads, int64_t head_dim,
           const int32_t* positions, const RopeTable& table);
@@ -31,9 +31,18 @@ void rope(const OpContext& context, Activations x, int64_t tokens, int64_t heads
 void swiglu(const OpContext& context, ConstActivations gate, ConstActivations up, int64_t count,
             Activations out);
 
+// Token ids in this machine's memory, and a copy of them on the GPU where there is one already.
+struct TokenIds {
+  std::span<const int32_t> ids;
+  const int32_t* on_gpu = nullptr;
+
+  TokenIds(std::span<const int32_t> here, const int32_t* there = nullptr) : ids(here), on_gpu(there) {}
+  TokenIds(const std::vector<int32_t>& here) : ids(here) {}
+};
+
 // out[t] = table[ids[t]]; table: floating [vocab, width] or quantized; out: [tokens, width]. An id
 // outside [0, vocab) is kInvalidArgument.
-void embedding(const OpContext& context, const Weight& table, std::span<const int32_t> ids, float* out);
+void embedding(const OpContext& context, const Weight& table, const TokenIds& ids, float* out);
 
 std::vector<KernelListing> elementwise_kernels();
 

@@ -2,6 +2,7 @@
 
 #include "format/bits.h"
 #include "ops/cpu/matmul_kernels.h"
+#include "ops/cuda/matmul_gpu.h"
 #include "ops/matmul_prepare.h"
 #include "ops/parallel.h"
 
@@ -291,6 +292,12 @@ void run_jobs(const OpContext& context, std::span<const Job> jobs, MatmulMode mo
 void matmul(const OpContext& given, ConstActivations x, int64_t tokens, std::span<const MatmulOutput> outputs,
             MatmulMode mode) {
   if (tokens <= 0 || outputs.empty()) return;
+  if constexpr (kHasCuda) {
+    if (given.gpu) {
+      matmul_on_gpu(given, x, tokens, outputs, mode);
+      return;
+    }
+  }
   std::optional<ThreadPool> own_threads;
   std::optional<Workspace> own_workspace;
   OpContext context = given;

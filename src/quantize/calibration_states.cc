@@ -75,7 +75,7 @@ CalibrationStates::CalibrationStates(const Model& model, const OpContext& ops,
     for (size_t i = 0; i < ids.size(); ++i) positions_.push_back(static_cast<int32_t>(i));
   }
   tokens_ = static_cast<int64_t>(positions_.size());
-  rope_ = model.rope_table(static_cast<int64_t>(longest));
+  rope_ = model.rope_table(ops_, static_cast<int64_t>(longest));
   hidden_ = Tensor::allocate(DType::kF32, {tokens_, width_});
   int64_t row = 0;
   for (const std::vector<int32_t>& ids : sequences) {

@@ -3,14 +3,16 @@
 #include "base/fail.h"
 
 #include <algorithm>
+#include <cstring>
+#include <optional>
 
 namespace lowbit {
 
-KvCache::KvCache(const ModelConfig& config, int64_t sequences, int64_t capacity, DType dtype)
+KvCache::KvCache(const ModelConfig& config, int64_t sequences, int64_t capacity, DType dtype, int device)
     : sequences_(sequences), capacity_(capacity), dtype_(dtype), lengths_(static_cast<size_t>(sequences), 0) {
   const int64_t part = config.kv_heads * capacity * config.head_dim;
   part_bytes_ = part * static_cast<int64_t>(dtype_size(dtype));
-  storage_ = Tensor::allocate(dtype, {config.layers, sequences, 2, part});
+  storage_ = Tensor::allocate_on(device, dtype, {config.layers, sequences, 2, part});
 }
 
 uint64_t KvCache::bytes_per_token(const ModelConfig& config, DType dtype) {
@@ -23,11 +25,45 @@ void* KvCache::keys(int64_t sequence) {
 
 void* KvCache::values(int64_t sequence) { return static_cast<char*>(keys(sequence)) + part_bytes_; }
 
+namespace {
+
+// What a step's operators read beside weights, in one piece for one copy to where they compute.
+class StepData {
+ public:
+  std::vector<AttentionSequence> sequences;
+  std::vector<int32_t> ids, positions;
+
+  void move_to(const OpContext& ops) {
+    if (!ops.gpu) return;
+    std::vector<char> all;
+    auto append = [&](const auto& values) {
+      const size_t place = all.size();
+      all.resize(place + values.size() * sizeof values[0]);
+      std::memcpy(all.data() + place, values.data(), all.size() - place);
+      return place;
+    };
+    append(sequences);
+    const size_t ids_at = append(ids), positions_at = append(positions);
+    there_.emplace(ops.workspace->take(all.size()));
+    ops.gpu->copy_in(there_->as<void>(), all.data(), all.size());
+    ids_there_ = reinterpret_cast<const int32_t*>(there_->as<char>() + ids_at);
+    positions_there_ = reinterpret_cast<const int32_t*>(there_->as<char>() + positions_at);
+  }
+
+  TokenIds token_ids() const { return {ids, ids_there_}; }
+  const int32_t* positions_where_computed() const { return there_ ? positions_there_ : positions.data(); }
+  AttentionBatch batch() const { return {sequences, there_ ? there_->as<AttentionSequence>() : nullptr}; }
+
+ private:
+  std::optional<Scratch> there_;
+  const int32_t *ids_there_ = nullptr, *positions_there_ = nullptr;
+};
+
+}  // namespace
+
 void forward(const Model& model, const OpContext& ops, const RopeTable& rope,
              std::span<const SequenceTokens> batch, MatmulMode mode, KvCache& cache, float* hidden) {
-  const int64_t width = model.config().hidden_size;
-  std::vector<AttentionSequence> sequences;
-  std::vector<int32_t> positions;
+  StepData data;
   int64_t row = 0;
   for (const SequenceTokens& tokens : batch) {
     const int64_t count = static_cast<int64_t>(tokens.ids.size()), start = cache.length(tokens.sequence);
@@ -35,25 +71,27 @@ void forward(const Model& model, const OpContext& ops, const RopeTable& rope,
       fail(ErrorCode::kInternal, "a KV cache of {} positions cannot take {} more behind {}", cache.capacity(),
            count, start);
     }
-    model.embed(ops, tokens.ids, hidden + row * width);
-    sequences.push_back(
+    data.sequences.push_back(
         {row, count, start, cache.capacity(), cache.keys(tokens.sequence), cache.values(tokens.sequence)});
-    for (int64_t i = 0; i < count; ++i) positions.push_back(static_cast<int32_t>(start + i));
+    data.ids.insert(data.ids.end(), tokens.ids.begin(), tokens.ids.end());
+    for (int64_t i = 0; i < count; ++i) data.positions.push_back(static_cast<int32_t>(start + i));
     row += count;
   }
+  data.move_to(ops);
+  model.embed(ops, data.token_ids(), hidden);
   StepInput step{.ops = &ops,
                  .tokens = row,
-                 .positions = positions.data(),
+                 .positions = data.positions_where_computed(),
                  .rope = &rope,
-                 .sequences = sequences,
+                 .sequences = data.batch(),
                  .cache_dtype = cache.dtype(),
                  .mode = mode};
   for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
     step.layer_offset = layer * cache.layer_bytes();
     model.block(layer).run(step, hidden);
   }
-  for (size_t i = 0; i < sequences.size(); ++i) {
-    cache.set_length(batch[i].sequence, sequences[i].position + sequences[i].count);
+  for (size_t i = 0; i < batch.size(); ++i) {
+    cache.set_length(batch[i].sequence, data.sequences[i].position + data.sequences[i].count);
   }
 }
 
@@ -63,11 +101,12 @@ void forward_windows(const Model& model, const OpContext& ops, std::span<const s
   size_t longest = 0;
   for (const auto& window : windows) longest = std::max(longest, window.size());
   if (longest == 0) return;
-  const RopeTable rope = model.rope_table(static_cast<int64_t>(longest));
+  const RopeTable rope = model.rope_table(ops, static_cast<int64_t>(longest));
   const int64_t width = model.config().hidden_size;
   batch_size = std::clamp<int64_t>(batch_size, 1, static_cast<int64_t>(windows.size()));
   // One layer's caches would do; a whole cache keeps this the same code as generation.
-  KvCache cache(model.config(), batch_size, static_cast<int64_t>(longest), cache_dtype);
+  KvCache cache(model.config(), batch_size, static_cast<int64_t>(longest), cache_dtype,
+                ops.gpu ? ops.gpu->gpu() : kHost);
   for (size_t first = 0; first < windows.size(); first += static_cast<size_t>(batch_size)) {
     const size_t count = std::min(static_cast<size_t>(batch_size), windows.size() - first);
     std::vector<SequenceTokens> batch;

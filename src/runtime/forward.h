@@ -13,7 +13,8 @@ namespace lowbit {
 // head_dim].
 class KvCache {
  public:
-  KvCache(const ModelConfig& config, int64_t sequences, int64_t capacity, DType dtype);
+  // device: as Tensor's.
+  KvCache(const ModelConfig& config, int64_t sequences, int64_t capacity, DType dtype, int device = kHost);
 
   static uint64_t bytes_per_token(const ModelConfig& config, DType dtype);  // of all layers
 

@@ -3,6 +3,7 @@
 #include "lowbit/generate.h"
 
 #include "base/fail.h"
+#include "ops/softmax.h"
 #include "runtime/answer.h"
 #include "runtime/forward.h"
 #include "runtime/language_model.h"
@@ -34,8 +35,9 @@ class Generation {
         options_(options),
         context_(state.model.config().max_positions),
         capacity_(capacity()),
-        cache_(state.model.config(), static_cast<int64_t>(prompts.size()), capacity_, state.cache_dtype),
-        rope_(state.model.rope_table(capacity_)) {
+        cache_(state.model.config(), static_cast<int64_t>(prompts.size()), capacity_, state.cache_dtype,
+               state.device),
+        rope_(state.model.rope_table(ops_, capacity_)) {
     for (size_t i = 0; i < prompts.size(); ++i) {
       answers_.emplace_back(state.tokenizer ? &*state.tokenizer : nullptr, options, i, stream);
       answers_.back().result().prompt_tokens = static_cast<int64_t>(prompts[i].size());
@@ -96,11 +98,21 @@ class Generation {
 
   // Samples the next token of each sequence from its last hidden row; ends sequences.
   void choose(const std::vector<size_t>& sequences, const float* hidden) {
-    const int64_t vocab = state_.model.config().vocab_size;
-    const Scratch logits =
-        ops_.workspace->take(sequences.size() * static_cast<size_t>(vocab) * sizeof(float));
-    state_.model.logits(ops_, hidden, static_cast<int64_t>(sequences.size()), MatmulMode::kDecode,
-                        logits.as<float>());
+    const int64_t vocab = state_.model.config().vocab_size, rows = static_cast<int64_t>(sequences.size());
+    const size_t bytes = static_cast<size_t>(rows * vocab) * sizeof(float);
+    const Scratch logits = ops_.workspace->take(bytes);
+    state_.model.logits(ops_, hidden, rows, MatmulMode::kDecode, logits.as<float>());
+    float* scores_of_rows = logits.as<float>();
+    std::vector<int32_t> best;
+    std::vector<float> copied;
+    if (ops_.gpu && is_greedy(options_)) {
+      best.resize(sequences.size());
+      finite_argmax(ops_, logits.as<float>(), rows, vocab, best.data());
+    } else if (ops_.gpu) {
+      copied.resize(static_cast<size_t>(rows * vocab));
+      ops_.gpu->copy_out(copied.data(), logits.as<float>(), bytes);
+      scores_of_rows = copied.data();
+    }
     for (size_t row = 0; row < sequences.size(); ++row) {
       const size_t i = sequences[row];
       Answer& answer = answers_[i];
@@ -109,9 +121,9 @@ class Generation {
         previous = prompts_[i];
         previous.insert(previous.end(), answer.result().token_ids.begin(), answer.result().token_ids.end());
       }
-      const std::span<float> scores(logits.as<float>() + row * static_cast<size_t>(vocab),
+      const std::span<float> scores(scores_of_rows + row * static_cast<size_t>(vocab),
                                     static_cast<size_t>(vocab));
-      const int32_t id = samplers_[i].sample(scores, previous);
+      const int32_t id = best.empty() ? samplers_[i].sample(scores, previous) : checked_token(best[row]);
       if (!options_.ignore_eos &&
           std::find(state_.eos_ids.begin(), state_.eos_ids.end(), id) != state_.eos_ids.end()) {
         answer.end("eos");

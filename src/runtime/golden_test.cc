@@ -66,7 +66,7 @@ void compare(const fs::path& model_folder, const Golden& golden, const Json& gre
   // prompt0, layer by layer.
   const std::vector<int32_t> first = ids_of(prompts.get("prompt0"));
   const int64_t tokens = static_cast<int64_t>(first.size());
-  const RopeTable rope = model.rope_table(1024);
+  const RopeTable rope = model.rope_table(ops, 1024);
   KvCache cache(model.config(), 1, tokens, DType::kF32);
   std::vector<float> hidden(static_cast<size_t>(tokens * width)), normed(hidden.size());
   model.embed(ops, first, hidden.data());

@@ -1,6 +1,8 @@
 #include "runtime/language_model.h"
 
 #include "base/fail.h"
+#include "base/gpu.h"
+#include "ops/cuda/libraries.h"
 #include "runtime/options.h"
 #include "runtime/resident.h"
 
@@ -53,11 +55,34 @@ void read_generation_config(LanguageModel::State& state) {
   if (state.tokenizer && state.tokenizer->eos_id()) state.eos_ids.push_back(*state.tokenizer->eos_id());
 }
 
+// The device that the options mean: on "auto" the first GPU that can be used, unless they ask for what only the CPU
+// has.
+int choose_device(const RuntimeOptions& options, const Log& log) {
+  const int asked = parse_device(options.device);
+  const char* cpu_only = !options.kernel.empty()                   ? "kernel"
+                         : options.kv_cache_dtype != "bfloat16" ? "kv_cache_dtype"
+                                                                : nullptr;
+  if (asked >= 0 && cpu_only) {
+    fail(ErrorCode::kUnsupported, "{} is \"{}\", which only the CPU can do: leave it out, or set device to cpu", cpu_only,
+         options.kernel.empty() ? options.kv_cache_dtype : options.kernel);
+  }
+  if (asked != kAnyDevice) return asked;
+  if (!gpu_support().problem.empty()) return kHost;
+  if (cpu_only) {
+    log.info(fmt::format("{} asks for what only the CPU can do: the model runs there", cpu_only));
+    return kHost;
+  }
+  for (const Gpu& gpu : gpu_support().gpus) {
+    if (gpu.problem.empty()) return gpu.index;
+  }
+  return kHost;
+}
+
 }  // namespace
 
 LanguageModel LanguageModel::load(const fs::path& folder, const RuntimeOptions& options, const Log& log) {
   LanguageModel model;
-  model.state_ = std::make_unique<State>();
+  model.state_ = std::make_unique<State>(choose_device(options, log));
   State& state = *model.state_;
   state.folder = folder;
   state.kernels = parse_kernel_choice(options.kernel);
@@ -68,7 +93,13 @@ LanguageModel LanguageModel::load(const fs::path& folder, const RuntimeOptions& 
   state.checkpoint = read_checkpoint(folder);
   for (const std::string& note : state.checkpoint.notes) log.info(note);
   state.threads = std::make_unique<ThreadPool>(options.threads);
-  if (!options.map_weights && !move_to_memory(state.checkpoint.weights, *state.threads)) {
+  if (state.device != kHost) {
+    if constexpr (kHasCuda) {
+      state.gpu = std::make_unique<GpuQueue>(state.device);
+      state.libraries = std::make_shared<GpuLibraries>(*state.gpu);
+    }
+    move_to_gpu(state.checkpoint.weights, state.ops());
+  } else if (!options.map_weights && !move_to_memory(state.checkpoint.weights, *state.threads)) {
     log.info("the weights stay in the mapped file: copies would take more than a quarter of the free memory");
   }
   state.model = Model::create(state.checkpoint.config, state.checkpoint.weights);

@@ -1,6 +1,7 @@
 // The parts of a loaded model that other rooms above runtime/ work with.
 #pragma once
 
+#include "base/gpu_queue.h"
 #include "base/threads.h"
 #include "checkpoint/checkpoint.h"
 #include "lowbit/generate.h"
@@ -11,6 +12,11 @@
 namespace lowbit {
 
 struct LanguageModel::State {
+  explicit State(int given_device) : device(given_device), workspace(given_device) {}
+
+  int device;  // as Tensor's
+  std::unique_ptr<GpuQueue> gpu;
+  std::shared_ptr<GpuLibraries> libraries;
   std::filesystem::path folder;
   Checkpoint checkpoint;
   std::unique_ptr<ThreadPool> threads;
@@ -25,7 +31,7 @@ struct LanguageModel::State {
   GenerateOptions sampling_defaults;
   std::vector<int32_t> eos_ids;
 
-  OpContext ops() const { return {threads.get(), &workspace, &kernels}; }
+  OpContext ops() const { return {threads.get(), &workspace, &kernels, gpu.get(), libraries.get()}; }
 };
 
 }  // namespace lowbit

@@ -3,13 +3,16 @@
 
 #include "base/fail.h"
 #include "ops/kernel_table.h"
+#include "tensor/tensor.h"
 
+#include <charconv>
 #include <cmath>
 
 namespace lowbit {
 
 Fields option_fields(RuntimeOptions& options) {
-  return {{"threads", &options.threads, "worker threads; 0: one per processor"},
+  return {{"device", &options.device, "cpu, cuda or cuda:N (a GPU); auto: the GPU where one can be used"},
+          {"threads", &options.threads, "worker threads; 0: one per processor"},
           {"kernel", &options.kernel,
            "force kernels: \"ref\", \"avx2\", ... or per op \"attention=ref,matmul_affine_decode=avx2\""},
           {"kv_cache_dtype", &options.kv_cache_dtype, "keys and values are kept as bfloat16 or float32"},
@@ -49,6 +52,22 @@ void validate(const GenerateOptions& options) {
     if (stop.empty() || stop.size() > 4096)
       refuse("the length of a stop text", stop.size(), "1 to 4096 bytes");
   }
+}
+
+int parse_device(std::string_view name) {
+  if (name == "auto") return kAnyDevice;
+  if (name == "cpu") return kHost;
+  if (name == "cuda") return 0;
+  int index = -1;
+  if (name.starts_with("cuda:")) {
+    const char *begin = name.data() + 5, *end = name.data() + name.size();
+    const auto [rest, error] = std::from_chars(begin, end, index);
+    if (error != std::errc() || rest != end) index = -1;
+  }
+  if (index < 0) {
+    fail(ErrorCode::kInvalidArgument, "device is \"{}\", expected \"auto\", \"cpu\", \"cuda\" or \"cuda:N\"", name);
+  }
+  return index;
 }
 
 DType parse_cache_dtype(std::string_view name) {

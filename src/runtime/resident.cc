@@ -1,6 +1,7 @@
 #include "runtime/resident.h"
 
 #include "base/cpu.h"
+#include "ops/cuda/matmul_gpu.h"
 
 #include <algorithm>
 #include <cstring>
@@ -67,6 +68,29 @@ bool move_to_memory(NamedWeights& weights, const ThreadPool& threads) {
     tensor = Tensor::borrow(owner, place, tensor.dtype(), tensor.shape());
   });
   return true;
+}
+
+void move_to_gpu(NamedWeights& weights, const OpContext& context) {
+  if constexpr (kHasCuda) {
+    // Matrices that share their bytes go on sharing them.
+    std::map<const void*, Weight> moved;
+    for (auto& [name, weight] : weights) {
+      const auto* quantized = std::get_if<QuantizedTensor>(&weight);
+      const auto [place, is_new] = moved.try_emplace(quantized ? quantized->codes.bytes() : std::get<Tensor>(weight).bytes());
+      if (is_new) {
+        if (quantized) {
+          place->second = to_gpu(context, *quantized);
+        } else {
+          const Tensor& dense = std::get<Tensor>(weight);
+          const bool is_vector = dense.shape().size() == 1 && is_floating(dense.dtype());
+          place->second = to_gpu(context, is_vector ? converted(dense, DType::kF32) : dense);
+        }
+      }
+      weight = place->second;
+    }
+    context.gpu->wait("moving the weights to the GPU");
+    context.workspace->release();
+  }
 }
 
 }  // namespace lowbit

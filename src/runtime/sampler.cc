@@ -9,6 +9,16 @@
 
 namespace lowbit {
 
+bool is_greedy(const GenerateOptions& options) {
+  return (options.temperature == 0 || options.top_k == 1) && options.repetition_penalty == 1;
+}
+
+int32_t checked_token(int32_t best) {
+  if (best < 0)
+    fail(ErrorCode::kInternal, "the model's logits are not finite: its weights or an activation overflowed");
+  return best;
+}
+
 Sampler::Sampler(const GenerateOptions& options, uint64_t stream)
     : options_(options), state_(options.seed * 0x9e3779b97f4a7c15u + stream * 0xd1342543de82ef95u + 1) {}
 
@@ -28,10 +38,8 @@ int32_t Sampler::sample(std::span<float> logits, std::span<const int32_t> previo
     }
   }
   int32_t best = -1;
-  argmax({}, logits.data(), 1, static_cast<int64_t>(logits.size()), &best);
-  if (best < 0 || std::isinf(logits[static_cast<size_t>(best)])) {
-    fail(ErrorCode::kInternal, "the model's logits are not finite: its weights or an activation overflowed");
-  }
+  finite_argmax({}, logits.data(), 1, static_cast<int64_t>(logits.size()), &best);
+  checked_token(best);
   if (options_.temperature == 0 || options_.top_k == 1) return best;
 
   // Tokens more than 60 / ln(e) below the best have a weight under 1e-26: they cannot be drawn.

@@ -9,6 +9,11 @@
 
 namespace lowbit {
 
+// Whether the token with the largest logit is always the one.
+bool is_greedy(const GenerateOptions& options);
+// The token that finite_argmax found; kInternal when it found none: the model's numbers are broken.
+int32_t checked_token(int32_t best);
+
 class Sampler {
  public:
   // stream: prompts of one call draw from different random streams.

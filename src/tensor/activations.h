@@ -1,8 +1,7 @@
-// What passes between operators: rows of numbers that lie where the operators compute, F32 on the CPU. A
-// pointer with its type; the memory is somebody else's.
+// What passes between operators: rows of numbers that lie where the operators compute, F32 on the CPU, BF16 on a
+// GPU. A pointer with its type; the memory is somebody else's.
 #pragma once
 
-#include "base/fail.h"
 #include "tensor/dtype.h"
 
 #include <cstdint>
@@ -29,16 +28,15 @@ struct ConstActivations {
   ConstActivations() = default;
   ConstActivations(const float* values) : data(values) {}
   ConstActivations(float* values) : data(values) {}
+  ConstActivations(const void* values, DType type) : data(values), dtype(type) {}
   ConstActivations(const Activations& values) : data(values.data), dtype(values.dtype) {}
 };
 
 // For operators on the CPU, which know no other type.
-inline const float* floats(ConstActivations values) {
-  if (values.dtype != DType::kF32) {
-    fail(ErrorCode::kInternal, "an operator on the CPU was given {}, expected F32", dtype_name(values.dtype));
-  }
-  return static_cast<const float*>(values.data);
-}
-inline float* floats(Activations values) { return const_cast<float*>(floats(ConstActivations(values))); }
+const float* floats(ConstActivations values);
+float* floats(Activations values);
+// For those on a GPU: BF16.
+const uint16_t* halves(ConstActivations values);
+uint16_t* halves(Activations values);
 
 }  // namespace lowbit

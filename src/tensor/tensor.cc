@@ -1,8 +1,10 @@
 #include "tensor/tensor.h"
 
+#include "base/gpu_queue.h"
 #include "base/memory.h"
 #include "tensor/half.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace lowbit {
@@ -16,6 +18,14 @@ int64_t count_elements(const Shape& shape) {
     }
   }
   return count;
+}
+
+int64_t count_bytes(DType dtype, const Shape& shape) {
+  int64_t bytes;
+  if (__builtin_mul_overflow(count_elements(shape), static_cast<int64_t>(dtype_size(dtype)), &bytes)) {
+    fail(ErrorCode::kOutOfMemory, "a tensor of shape {} does not fit in memory", shape_text(shape));
+  }
+  return bytes;
 }
 
 float load(const void* data, DType dtype, int64_t i) {
@@ -67,11 +77,7 @@ int64_t Tensor::element_count() const {
 }
 
 Tensor Tensor::allocate(DType dtype, Shape shape) {
-  const int64_t count = count_elements(shape);
-  int64_t bytes;
-  if (__builtin_mul_overflow(count, static_cast<int64_t>(dtype_size(dtype)), &bytes)) {
-    fail(ErrorCode::kOutOfMemory, "a tensor of shape {} does not fit in memory", shape_text(shape));
-  }
+  const int64_t bytes = count_bytes(dtype, shape);
   void* memory = allocate_memory(static_cast<size_t>(bytes));
   if (!memory) {
     fail(ErrorCode::kOutOfMemory, "{} bytes for a tensor of shape {} are not to be had", bytes,
@@ -88,13 +94,33 @@ Tensor Tensor::allocate(DType dtype, Shape shape) {
   return tensor;
 }
 
+Tensor Tensor::allocate_on(int device, DType dtype, Shape shape) {
+  if (device == kHost) return allocate(dtype, std::move(shape));
+  const int64_t bytes = count_bytes(dtype, shape);
+  void* memory = allocate_gpu_memory(device, static_cast<size_t>(std::max<int64_t>(1, bytes)));
+  if (!memory) {
+    fail(ErrorCode::kOutOfMemory, "{} bytes for a tensor of shape {} are not to be had on GPU cuda:{}, which has {} free",
+         bytes, shape_text(shape), device, gpu_memory(device).free_bytes);
+  }
+  Tensor tensor;
+  tensor.owner_ = std::shared_ptr<const void>(
+      memory, [device](const void* p) { free_gpu_memory(device, const_cast<void*>(p)); });
+  tensor.data_ = memory;
+  tensor.dtype_ = dtype;
+  tensor.shape_ = std::move(shape);
+  tensor.writable_ = true;
+  tensor.device_ = device;
+  return tensor;
+}
+
 Tensor Tensor::zeros(DType dtype, Shape shape) {
   Tensor tensor = allocate(dtype, std::move(shape));
   std::memset(tensor.mutable_bytes(), 0, tensor.byte_count());
   return tensor;
 }
 
-Tensor Tensor::borrow(std::shared_ptr<const void> owner, const void* data, DType dtype, Shape shape) {
+Tensor Tensor::borrow(std::shared_ptr<const void> owner, const void* data, DType dtype, Shape shape,
+                      int device) {
   count_elements(shape);
   static const char kNothing = 0;  // an empty tensor of a file still has an address
   Tensor tensor;
@@ -102,6 +128,7 @@ Tensor Tensor::borrow(std::shared_ptr<const void> owner, const void* data, DType
   tensor.data_ = data ? data : &kNothing;
   tensor.dtype_ = dtype;
   tensor.shape_ = std::move(shape);
+  tensor.device_ = device;
   return tensor;
 }
 
@@ -124,11 +151,18 @@ Tensor Tensor::reshaped(Shape shape) const {
 
 Tensor converted(const Tensor& tensor, DType dtype) {
   if (tensor.dtype() == dtype) return tensor;
+  LOWBIT_ASSERT(tensor.device() == kHost);
   Tensor out = Tensor::allocate(dtype, tensor.shape());
   const int64_t count = tensor.element_count();
   for (int64_t i = 0; i < count; ++i)
     store(out.mutable_bytes(), dtype, i, load(tensor.bytes(), tensor.dtype(), i));
   return out;
+}
+
+Tensor copied_to(GpuQueue& gpu, const Tensor& tensor) {
+  Tensor there = Tensor::allocate_on(gpu.gpu(), tensor.dtype(), tensor.shape());
+  gpu.copy_in(there.mutable_bytes(), tensor.bytes(), tensor.byte_count());
+  return there;
 }
 
 float float_at(const Tensor& tensor, int64_t index) { return load(tensor.bytes(), tensor.dtype(), index); }

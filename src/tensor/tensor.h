@@ -1,5 +1,5 @@
-// A tensor: dtype and shape over storage that may be heap memory or a mapped file. A small value; copies
-// share the storage. Elements are contiguous, the last dimension fastest.
+// A tensor: dtype and shape over storage that may be heap memory, a mapped file or a GPU's memory. A small
+// value; copies share the storage. Elements are contiguous, the last dimension fastest.
 #pragma once
 
 #include "base/fail.h"
@@ -12,7 +12,12 @@
 
 namespace lowbit {
 
+class GpuQueue;
+
 using Shape = std::vector<int64_t>;
+
+// Where elements lie: -1 is this machine's memory, otherwise the GPU of that index (base/gpu.h).
+constexpr int kHost = -1;
 
 std::string shape_text(const Shape& shape);  // "[576, 1536]"
 
@@ -23,8 +28,11 @@ class Tensor {
   // Heap memory, 64-byte aligned, not initialised. kOutOfMemory names the bytes.
   static Tensor allocate(DType dtype, Shape shape);
   static Tensor zeros(DType dtype, Shape shape);
+  // Memory of a GPU; kOutOfMemory names what was asked for and what is free. Only kernels and copies may touch it.
+  static Tensor allocate_on(int device, DType dtype, Shape shape);
   // Bytes that `owner` keeps alive and that must not be written, such as a mapped file.
-  static Tensor borrow(std::shared_ptr<const void> owner, const void* data, DType dtype, Shape shape);
+  static Tensor borrow(std::shared_ptr<const void> owner, const void* data, DType dtype, Shape shape,
+                       int device = kHost);
 
   bool empty() const { return data_ == nullptr; }
   DType dtype() const { return dtype_; }
@@ -33,6 +41,7 @@ class Tensor {
   int64_t element_count() const;
   size_t byte_count() const { return static_cast<size_t>(element_count()) * dtype_size(dtype_); }
   bool is_writable() const { return writable_; }
+  int device() const { return device_; }
 
   const void* bytes() const { return data_; }
   void* mutable_bytes() {
@@ -60,12 +69,15 @@ class Tensor {
   const void* data_ = nullptr;
   DType dtype_ = DType::kF32;
   bool writable_ = false;
+  int device_ = kHost;
   Shape shape_;
 };
 
 // A copy in another floating type (round to nearest even), or the tensor itself when the type is already
 // that.
 Tensor converted(const Tensor& tensor, DType dtype);
+// A copy in a GPU's memory.
+Tensor copied_to(GpuQueue& gpu, const Tensor& tensor);
 // Element i of a floating tensor as a float. Slow: for tests, checks and statistics.
 float float_at(const Tensor& tensor, int64_t index);
 

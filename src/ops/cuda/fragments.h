@@ -1,52 +1,63 @@
-// How matrices lie on a GPU: in the order in which the threads of a warp hold the first operand of
-// mma.m16n8k16 (PTX ISA, "Matrix Fragments for mma.m16n8k16"), so that a thread's 16 bytes become operands by
-// shifts and masks, without shuffles. Plain data and arithmetic, for host and device.
+// How codes lie on a GPU: in the order in which the threads of a warp hold the first operand of mma.m16n8k16 (PTX
+// ISA, "Matrix Fragments for mma.m16n8k16"), so that a thread's 16 bytes become operands by shifts and masks,
+// without shuffles. Plain data and arithmetic, for host and device. Matrices of BF16 stay as they are, rows of `in`.
 //
-// The matrix [out, in] is cut into tiles of 16 outputs; a tile is a run of pieces, one behind the other along
-// `in`; a piece is 32 threads x 16 bytes = 512 bytes. Both edges are filled up with codes that nothing reads
-// (outputs) or that meet zeros of x (inputs). Thread t holds rows g = t / 4 and g + 8, and within each 16
-// inputs the columns 2 c, 2 c + 1, 2 c + 8, 2 c + 9 with c = t % 4: four pairs
-//   pair 0: row g,     from 2 c on        pair 2: row g,     from 2 c + 8 on
-//   pair 1: row g + 8, from 2 c on        pair 3: row g + 8, from 2 c + 8 on
+// The matrix [out, in] is cut into tiles of 16 outputs; a tile is a run of pieces, one behind the other along `in`;
+// a piece is 32 threads x 16 bytes = 512 bytes. Both edges are filled up with codes that nothing reads (outputs) or
+// that meet zeros of x (inputs). Codes of 2 and 3 bits take the place of 4.
+//
+// In which order the inputs are summed is free, as long as x has the same: thread t holds rows g = t / 4 and g + 8,
+// and of each block of 32 inputs the eight from 8 c on, c = t % 4, so that x is read in its own order, 16 bytes at a
+// time. They serve two steps of the mma; a step's four inputs k ... k + 3 make four pairs:
+//   pair 0: row g,     k, k + 1        pair 2: row g,     k + 2, k + 3
+//   pair 1: row g + 8, k, k + 1        pair 3: row g + 8, k + 2, k + 3
 //
 //   bits  inputs of a piece  a thread's 16 bytes
-//   16    16                 the four pairs as BF16
-//   8     32                 for each 16 inputs 8 bytes: first elements of the pairs, then second ones
-//   4     64                 for each 16 inputs a word: digit i is the first element of pair i, digit 4 + i
-//                            the second
+//   8     32                 for each step 8 bytes: first elements of the pairs, then second ones
+//   4     64                 for each step a word: digit i is the first element of pair i, digit 4 + i the second
+//
+// Scales (F16) and zero points (U8): [tile][group][g][2], those of rows g and g + 8 side by side.
 #pragma once
 
 #include <cstdint>
 
 namespace lowbit {
 
-constexpr int kTileOutputs = 16, kStepInputs = 16, kPieceBytes = 512;
+constexpr int kTileOutputs = 16, kBlockInputs = 32, kStepInputs = 4, kPieceBytes = 512;
 
-constexpr int piece_inputs(int bits) { return kPieceBytes * 8 / (kTileOutputs * bits); }
+// In which the codes of a weight are kept.
+constexpr int fragment_bits(int bits) { return bits <= 4 ? 4 : 8; }
+constexpr int piece_inputs(int fragment_bits) { return kPieceBytes * 8 / (kTileOutputs * fragment_bits); }
 constexpr int64_t tile_count(int64_t out) { return (out + kTileOutputs - 1) / kTileOutputs; }
-constexpr int64_t piece_count(int64_t in, int bits) {
-  return (in + piece_inputs(bits) - 1) / piece_inputs(bits);
+constexpr int64_t piece_count(int64_t in, int fragment_bits) {
+  return (in + piece_inputs(fragment_bits) - 1) / piece_inputs(fragment_bits);
 }
-constexpr int64_t fragment_bytes(int64_t out, int64_t in, int bits) {
-  return tile_count(out) * piece_count(in, bits) * kPieceBytes;
+constexpr int64_t fragment_bytes(int64_t out, int64_t in, int fragment_bits) {
+  return tile_count(out) * piece_count(in, fragment_bits) * kPieceBytes;
 }
 
 struct FragmentPlace {
-  int64_t byte;  // of the element, from the beginning of the matrix
-  int shift;     // of a code below 8 bits within the byte
+  int64_t byte;  // of the code, from the beginning of the matrix
+  int shift;     // of a code of 4 bits within the byte
 };
 
-// Where element [n, k] lies.
-constexpr FragmentPlace fragment_place(int64_t n, int64_t k, int64_t in, int bits) {
-  const int64_t tile = n / kTileOutputs, piece = k / piece_inputs(bits);
-  const int row = static_cast<int>(n % kTileOutputs), in_piece = static_cast<int>(k % piece_inputs(bits));
-  const int step = in_piece / kStepInputs, column = in_piece % kStepInputs;
-  const int thread = row % 8 * 4 + column % 8 / 2, pair = row / 8 + column / 8 * 2, second = column % 2;
-  const int64_t base = (tile * piece_count(in, bits) + piece) * kPieceBytes + thread * 16;
-  if (bits == 16) return {base + pair * 4 + second * 2, 0};
-  if (bits == 8) return {base + step * 8 + second * 4 + pair, 0};
+// Where code [n, k] lies.
+constexpr FragmentPlace fragment_place(int64_t n, int64_t k, int64_t in, int fragment_bits) {
+  const int64_t tile = n / kTileOutputs, piece = k / piece_inputs(fragment_bits);
+  const int row = static_cast<int>(n % kTileOutputs), in_piece = static_cast<int>(k % piece_inputs(fragment_bits));
+  const int block = in_piece / kBlockInputs, in_block = in_piece % kBlockInputs;
+  const int thread = row % 8 * 4 + in_block / 8, step = block * 2 + in_block % 8 / kStepInputs;
+  const int pair = row / 8 + in_block % kStepInputs / 2 * 2, second = in_block % 2;
+  const int64_t base = (tile * piece_count(in, fragment_bits) + piece) * kPieceBytes + thread * 16;
+  if (fragment_bits == 8) return {base + step * 8 + second * 4 + pair, 0};
   const int digit = second * 4 + pair;
   return {base + step * 4 + digit / 2, digit % 2 * 4};
+}
+
+// Where the scale and the zero point of output n in a group stand.
+constexpr int64_t group_place(int64_t n, int64_t group, int64_t groups) {
+  const int64_t row = n % kTileOutputs;
+  return (n / kTileOutputs * groups + group) * kTileOutputs + row % 8 * 2 + row / 8;
 }
 
 }  // namespace lowbit

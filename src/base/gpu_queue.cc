@@ -1,0 +1,103 @@
+#include "base/gpu_queue.h"
+
+#include "base/fail.h"
+#include "base/gpu.h"
+
+#if LOWBIT_CUDA
+#include <cuda_runtime_api.h>
+#endif
+
+namespace lowbit {
+
+#if LOWBIT_CUDA
+
+namespace {
+
+void check(cudaError_t error, std::string_view what) {
+  if (error == cudaSuccess) return;
+  const ErrorCode code = error == cudaErrorMemoryAllocation ? ErrorCode::kOutOfMemory : ErrorCode::kDevice;
+  fail(code, "{}: the GPU answers \"{}\" ({})", what, cudaGetErrorString(error), static_cast<int>(error));
+}
+
+cudaStream_t of(void* stream) { return static_cast<cudaStream_t>(stream); }
+
+}  // namespace
+
+void* allocate_gpu_memory(int gpu, size_t bytes) {
+  void* memory = nullptr;
+  if (cudaSetDevice(gpu) == cudaSuccess && cudaMalloc(&memory, bytes) == cudaSuccess) return memory;
+  cudaGetLastError();  // the caller says what is missing; no error of what comes next
+  return nullptr;
+}
+
+void free_gpu_memory(int gpu, void* memory) {
+  cudaSetDevice(gpu);
+  cudaFree(memory);
+}
+
+GpuMemory gpu_memory(int gpu) {
+  size_t free_bytes = 0, total_bytes = 0;
+  check(cudaSetDevice(gpu), "choosing the GPU");
+  check(cudaMemGetInfo(&free_bytes, &total_bytes), "asking for the GPU's memory");
+  return {free_bytes, total_bytes};
+}
+
+GpuQueue::GpuQueue(int gpu) : gpu_(gpu) {
+  const GpuSupport& support = gpu_support();
+  if (support.gpus.empty()) fail(ErrorCode::kDevice, "no GPU can be used: {}", support.problem);
+  const int count = static_cast<int>(support.gpus.size());
+  if (gpu < 0 || gpu >= count) {
+    fail(ErrorCode::kDevice, "there is no GPU cuda:{}, this machine has {} (see: lowbit doctor)", gpu, count);
+  }
+  const std::string& problem = support.gpus[static_cast<size_t>(gpu)].problem;
+  if (!problem.empty()) fail(ErrorCode::kDevice, "GPU cuda:{} cannot be used: {}", gpu, problem);
+  make_current();
+  cudaStream_t stream;
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a queue on the GPU");
+  stream_ = stream;
+}
+
+GpuQueue::~GpuQueue() {
+  cudaSetDevice(gpu_);
+  cudaStreamSynchronize(of(stream_));
+  cudaStreamDestroy(of(stream_));
+}
+
+void GpuQueue::make_current() const { check(cudaSetDevice(gpu_), "choosing the GPU"); }
+
+void GpuQueue::copy_in(void* to_gpu, const void* from, size_t bytes) {
+  make_current();
+  check(cudaMemcpyAsync(to_gpu, from, bytes, cudaMemcpyHostToDevice, of(stream_)), "copying to the GPU");
+  // What is not pinned is staged by the driver before it returns, or else this waits: either way `from` is free.
+  wait("copying to the GPU");
+}
+
+void GpuQueue::copy_out(void* to, const void* from_gpu, size_t bytes) {
+  make_current();
+  check(cudaMemcpyAsync(to, from_gpu, bytes, cudaMemcpyDeviceToHost, of(stream_)), "copying from the GPU");
+  wait("copying from the GPU");
+}
+
+void GpuQueue::wait(std::string_view what) {
+  make_current();
+  check(cudaGetLastError(), what);
+  check(cudaStreamSynchronize(of(stream_)), what);
+}
+
+#else
+
+void* allocate_gpu_memory(int, size_t) { return nullptr; }
+void free_gpu_memory(int, void*) {}
+GpuMemory gpu_memory(int) { return {}; }
+GpuQueue::GpuQueue(int gpu) : gpu_(gpu) {
+  fail(ErrorCode::kDevice, "no GPU can be used: {}", gpu_support().problem);
+}
+GpuQueue::~GpuQueue() = default;
+void GpuQueue::make_current() const {}
+void GpuQueue::copy_in(void*, const void*, size_t) {}
+void GpuQueue::copy_out(void*, const void*, size_t) {}
+void GpuQueue::wait(std::string_view) {}
+
+#endif
+
+}  // namespace lowbit

@@ -1,0 +1,267 @@
+#include "ops/cuda/device.cuh"
+#include "ops/cuda/elementwise_gpu.h"
+#include "ops/cuda/fragments.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace lowbit {
+namespace {
+
+constexpr int kThreads = 256;
+dim3 blocks_for(int64_t count) {
+  return dim3(static_cast<unsigned>(std::clamp<int64_t>((count + kThreads - 1) / kThreads, 1, 1 << 20)));
+}
+cudaStream_t of(void* stream) { return static_cast<cudaStream_t>(stream); }
+
+__device__ inline float load(const float* x, int64_t i) { return x[i]; }
+__device__ inline float load(const uint16_t* x, int64_t i) { return bf16_to_f32(x[i]); }
+__device__ inline void store(float* y, int64_t i, float value) { y[i] = value; }
+__device__ inline void store(uint16_t* y, int64_t i, float value) { y[i] = f32_to_bf16(value); }
+
+// The sum over a block, the same in every thread; `room` has a float for each warp.
+__device__ inline float block_sum(float value, float* room) {
+  value = warp_sum(value);
+  if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = value;
+  __syncthreads();
+  value = 0;
+  for (unsigned i = 0; i < blockDim.x / 32; ++i) value += room[i];
+  return value;
+}
+
+template <class From, class To>
+__global__ void rms_norm_kernel(const From* x, To* y, const float* weight, int64_t width, float epsilon) {
+  __shared__ float room[32];
+  const From* const row = x + blockIdx.x * width;
+  float sum = 0;
+  for (int64_t i = threadIdx.x; i < width; i += blockDim.x) sum += load(row, i) * load(row, i);
+  const float factor = rsqrtf(block_sum(sum, room) / static_cast<float>(width) + epsilon);
+  To* const out = y + blockIdx.x * width;
+  for (int64_t i = threadIdx.x; i < width; i += blockDim.x) store(out, i, load(row, i) * factor * weight[i]);
+}
+
+__global__ void rope_kernel(const GpuRopeArgs args) {
+  const int64_t pairs = args.heads * args.half, count = args.tokens * pairs;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count;
+       i += static_cast<int64_t>(gridDim.x) * kThreads) {
+    const int64_t token = i / pairs, head = i % pairs / args.half, d = i % args.half;
+    const int64_t angle = args.positions[token] * args.half + d;
+    const float cosine = args.cosines[angle], sine = args.sines[angle];
+    uint16_t* const x = args.x + (token * args.heads + head) * args.head_dim + d;
+    const float a = bf16_to_f32(x[0]), b = bf16_to_f32(x[args.half]);
+    x[0] = f32_to_bf16(a * cosine - b * sine);
+    x[args.half] = f32_to_bf16(b * cosine + a * sine);
+  }
+}
+
+__global__ void swiglu_kernel(const uint16_t* gate, const uint16_t* up, uint16_t* out, int64_t count) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count;
+       i += static_cast<int64_t>(gridDim.x) * kThreads) {
+    const float x = bf16_to_f32(gate[i]);
+    out[i] = f32_to_bf16(x / (1 + expf(-x)) * bf16_to_f32(up[i]));
+  }
+}
+
+__global__ void embedding_kernel(const GpuEmbeddingArgs args) {
+  const int64_t token = blockIdx.x, row = args.ids[token];
+  float* const out = args.out + token * args.width;
+  if (args.bits == 16) {
+    const uint16_t* const from = static_cast<const uint16_t*>(args.table) + row * args.width;
+    for (int64_t i = threadIdx.x; i < args.width; i += blockDim.x) out[i] = bf16_to_f32(from[i]);
+    return;
+  }
+  const int bits = fragment_bits(args.bits);
+  const int64_t groups = (args.width + args.group_size - 1) / args.group_size;
+  for (int64_t i = threadIdx.x; i < args.width; i += blockDim.x) {
+    const FragmentPlace place = fragment_place(row, i, args.width, bits);
+    const int code = static_cast<const uint8_t*>(args.table)[place.byte] >> place.shift & ((1 << bits) - 1);
+    const int64_t at = group_place(row, i / args.group_size, groups);
+    const int zero = args.zero_points ? static_cast<const uint8_t*>(args.zero_points)[at] : 1 << (args.bits - 1);
+    const float scale = __half2float(static_cast<const __half*>(args.scales)[at]);
+    out[args.column_order ? args.column_order[i] : i] = scale * static_cast<float>(code - zero);
+  }
+}
+
+__global__ void gather_kernel(const uint16_t* x, const int32_t* order, int64_t width, uint16_t* to) {
+  const int64_t row = blockIdx.y * width;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < width;
+       i += static_cast<int64_t>(gridDim.x) * kThreads)
+    to[row + i] = x[row + order[i]];
+}
+
+template <class From>
+__global__ void convert_kernel(const From* from, int64_t count, uint16_t* to) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count;
+       i += static_cast<int64_t>(gridDim.x) * kThreads)
+    to[i] = f32_to_bf16(static_cast<float>(from[i]));
+}
+
+__global__ void add_bias_kernel(float* y, const float* bias, int64_t count, int64_t width) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count;
+       i += static_cast<int64_t>(gridDim.x) * kThreads)
+    y[i] += bias[i % width];
+}
+
+constexpr int kRowThreads = 1024;
+
+// A block for each row; of equal elements the first wins, NaN never.
+__global__ void argmax_kernel(const float* x, int64_t vocab, int32_t* out, bool only_finite) {
+  __shared__ float values[32];
+  __shared__ int indices[32];
+  const float* const row = x + blockIdx.x * vocab;
+  float best = -INFINITY;
+  int index = -1;
+  auto take = [&](float value, int i) {
+    if (i >= 0 && (index < 0 || value > best || (value == best && i < index))) best = value, index = i;
+  };
+  for (int64_t i = threadIdx.x; i < vocab; i += blockDim.x) {
+    const float value = row[i];
+    if (!isnan(value)) take(value, static_cast<int>(i));
+  }
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2)
+    take(__shfl_xor_sync(0xffffffffu, best, distance), __shfl_xor_sync(0xffffffffu, index, distance));
+  if (threadIdx.x % 32 == 0) values[threadIdx.x / 32] = best, indices[threadIdx.x / 32] = index;
+  __syncthreads();
+  if (threadIdx.x > 0) return;
+  for (unsigned i = 1; i < blockDim.x / 32; ++i) take(values[i], indices[i]);
+  out[blockIdx.x] = only_finite && isinf(best) ? -1 : index;
+}
+
+__device__ inline double block_sum(double value, double* room) {
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = value;
+  __syncthreads();
+  value = 0;
+  for (unsigned i = 0; i < blockDim.x / 32; ++i) value += room[i];
+  return value;
+}
+
+// NaN counts for more than anything.
+__device__ inline float block_max(float value, float* room) {
+  auto larger = [](float a, float b) { return isnan(a) || a > b ? a : b; };
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2)
+    value = larger(__shfl_xor_sync(0xffffffffu, value, distance), value);
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = value;
+  __syncthreads();
+  value = room[0];
+  for (unsigned i = 1; i < blockDim.x / 32; ++i) value = larger(room[i], value);
+  return value;
+}
+
+// log(sum(exp(row))) in every thread of a block.
+__device__ inline double row_log_sum_exp(const float* row, int64_t vocab, float* floats, double* doubles) {
+  float most = -INFINITY;
+  for (int64_t i = threadIdx.x; i < vocab; i += blockDim.x) most = isnan(row[i]) || row[i] > most ? row[i] : most;
+  most = block_max(most, floats);
+  if (isnan(most) || isinf(most)) return static_cast<double>(most);
+  double sum = 0;
+  for (int64_t i = threadIdx.x; i < vocab; i += blockDim.x) sum += static_cast<double>(expf(row[i] - most));
+  return static_cast<double>(most) + log(block_sum(sum, doubles));
+}
+
+// Less the logit of the row's target where there are targets.
+__global__ void log_sum_exp_kernel(const float* x, const int32_t* targets, int64_t vocab, double* out) {
+  __shared__ float floats[32];
+  __shared__ double doubles[32];
+  const float* const row = x + blockIdx.x * vocab;
+  const double value = row_log_sum_exp(row, vocab, floats, doubles);
+  if (threadIdx.x == 0) out[blockIdx.x] = targets ? value - static_cast<double>(row[targets[blockIdx.x]]) : value;
+}
+
+__global__ void divergence_kernel(const float* reference, const float* x, int64_t vocab, double* out) {
+  __shared__ float floats[32];
+  __shared__ double doubles[32];
+  const float *const p = reference + blockIdx.x * vocab, *const q = x + blockIdx.x * vocab;
+  const double p_total = row_log_sum_exp(p, vocab, floats, doubles),
+               q_total = row_log_sum_exp(q, vocab, floats, doubles);
+  double sum = 0;
+  for (int64_t i = threadIdx.x; i < vocab; i += blockDim.x) {
+    const double log_p = static_cast<double>(p[i]) - p_total;
+    const double weight = exp(log_p);
+    if (weight > 0) sum += weight * (log_p - (static_cast<double>(q[i]) - q_total));
+  }
+  sum = block_sum(sum, doubles);
+  if (threadIdx.x != 0) return;
+  out[blockIdx.x] = isfinite(p_total) && isfinite(q_total) ? sum : nan("");
+}
+
+}  // namespace
+
+void gpu_rms_norm(const GpuRmsNormArgs& args, void* stream) {
+  const int threads = args.width >= 1024 ? 256 : args.width >= 256 ? 128 : 32;
+  const dim3 grid(static_cast<unsigned>(args.rows));
+  auto launch = [&](const auto* x, auto* y) {
+    rms_norm_kernel<<<grid, threads, 0, of(stream)>>>(x, y, args.weight, args.width, args.epsilon);
+  };
+  auto launch_to = [&](const auto* x) {
+    if (args.y.dtype == DType::kF32) {
+      launch(x, static_cast<float*>(args.y.data));
+    } else {
+      launch(x, static_cast<uint16_t*>(args.y.data));
+    }
+  };
+  if (args.x.dtype == DType::kF32) {
+    launch_to(static_cast<const float*>(args.x.data));
+  } else {
+    launch_to(static_cast<const uint16_t*>(args.x.data));
+  }
+}
+
+void gpu_rope(const GpuRopeArgs& args, void* stream) {
+  rope_kernel<<<blocks_for(args.tokens * args.heads * args.half), kThreads, 0, of(stream)>>>(args);
+}
+
+void gpu_swiglu(const uint16_t* gate, const uint16_t* up, uint16_t* out, int64_t count, void* stream) {
+  swiglu_kernel<<<blocks_for(count), kThreads, 0, of(stream)>>>(gate, up, out, count);
+}
+
+void gpu_embedding(const GpuEmbeddingArgs& args, void* stream) {
+  embedding_kernel<<<dim3(static_cast<unsigned>(args.count)), kThreads, 0, of(stream)>>>(args);
+}
+
+void gpu_gather_columns(const uint16_t* x, const int32_t* order, int64_t rows, int64_t width, uint16_t* to,
+                        void* stream) {
+  const dim3 grid(static_cast<unsigned>((width + kThreads - 1) / kThreads), static_cast<unsigned>(rows));
+  gather_kernel<<<grid, kThreads, 0, of(stream)>>>(x, order, width, to);
+}
+
+void gpu_convert_to_bf16(ConstActivations from, int64_t count, uint16_t* to, void* stream) {
+  switch (from.dtype) {
+    case DType::kF32:
+      convert_kernel<<<blocks_for(count), kThreads, 0, of(stream)>>>(static_cast<const float*>(from.data), count, to);
+      return;
+    case DType::kF64:
+      convert_kernel<<<blocks_for(count), kThreads, 0, of(stream)>>>(static_cast<const double*>(from.data), count, to);
+      return;
+    default:
+      convert_kernel<<<blocks_for(count), kThreads, 0, of(stream)>>>(static_cast<const __half*>(from.data), count, to);
+      return;
+  }
+}
+
+void gpu_argmax(const float* x, int64_t rows, int64_t vocab, int32_t* out, bool only_finite, void* stream) {
+  argmax_kernel<<<dim3(static_cast<unsigned>(rows)), kRowThreads, 0, of(stream)>>>(x, vocab, out, only_finite);
+}
+
+void gpu_log_sum_exp(const float* x, int64_t rows, int64_t vocab, double* out, void* stream) {
+  log_sum_exp_kernel<<<dim3(static_cast<unsigned>(rows)), kRowThreads, 0, of(stream)>>>(x, nullptr, vocab, out);
+}
+
+void gpu_token_nll(const float* x, const int32_t* targets, int64_t rows, int64_t vocab, double* out, void* stream) {
+  log_sum_exp_kernel<<<dim3(static_cast<unsigned>(rows)), kRowThreads, 0, of(stream)>>>(x, targets, vocab, out);
+}
+
+void gpu_add_bias(float* y, const float* bias, int64_t rows, int64_t width, void* stream) {
+  add_bias_kernel<<<blocks_for(rows * width), kThreads, 0, of(stream)>>>(y, bias, rows * width, width);
+}
+
+void gpu_divergence(const float* reference, const float* x, int64_t rows, int64_t vocab, double* out, void* stream) {
+  divergence_kernel<<<dim3(static_cast<unsigned>(rows)), kRowThreads, 0, of(stream)>>>(reference, x, vocab, out);
+}
+
+}  // namespace lowbit

@@ -1,0 +1,60 @@
+// The small operators on a GPU, as ops/elementwise.h and ops/softmax.h describe them. All pointers are to the GPU's
+// memory.
+#pragma once
+
+#include "tensor/activations.h"
+
+#include <cstdint>
+
+namespace lowbit {
+
+struct GpuRmsNormArgs {
+  ConstActivations x;  // F32 or BF16 [rows, width]
+  Activations y;       // BF16 or F32 [rows, width], may be x
+  const float* weight = nullptr;
+  int64_t rows = 0, width = 0;
+  float epsilon = 0;
+};
+void gpu_rms_norm(const GpuRmsNormArgs& args, void* stream);
+
+struct GpuRopeArgs {
+  uint16_t* x = nullptr;  // BF16 [tokens, heads * head_dim]
+  const int32_t* positions = nullptr;
+  const float *cosines = nullptr, *sines = nullptr;
+  int64_t tokens = 0, heads = 0, head_dim = 0, half = 0;
+};
+void gpu_rope(const GpuRopeArgs& args, void* stream);
+
+// BF16, count elements.
+void gpu_swiglu(const uint16_t* gate, const uint16_t* up, uint16_t* out, int64_t count, void* stream);
+
+struct GpuEmbeddingArgs {
+  const void* table = nullptr;  // BF16 [vocab, width], or fragments of codes with scales, zero points and order
+  const void *scales = nullptr, *zero_points = nullptr;
+  const int32_t* column_order = nullptr;
+  int bits = 16;
+  int64_t group_size = 0;
+  const int32_t* ids = nullptr;
+  int64_t count = 0, width = 0;
+  float* out = nullptr;
+};
+void gpu_embedding(const GpuEmbeddingArgs& args, void* stream);
+
+// x of a weight whose columns stand in another order: to[r][i] = x[r][order[i]]. BF16.
+void gpu_gather_columns(const uint16_t* x, const int32_t* order, int64_t rows, int64_t width, uint16_t* to,
+                        void* stream);
+
+// Numbers of another floating type.
+void gpu_convert_to_bf16(ConstActivations from, int64_t count, uint16_t* to, void* stream);
+
+// y[r][n] += bias[n], F32.
+void gpu_add_bias(float* y, const float* bias, int64_t rows, int64_t width, void* stream);
+
+// As argmax in ops/softmax.h; with only_finite also -1 where the largest is infinite.
+void gpu_argmax(const float* x, int64_t rows, int64_t vocab, int32_t* out, bool only_finite, void* stream);
+// log(sum(exp(x[r]))) - x[r][targets[r]]; targets on the GPU too.
+void gpu_token_nll(const float* x, const int32_t* targets, int64_t rows, int64_t vocab, double* out, void* stream);
+void gpu_log_sum_exp(const float* x, int64_t rows, int64_t vocab, double* out, void* stream);
+void gpu_divergence(const float* reference, const float* x, int64_t rows, int64_t vocab, double* out, void* stream);
+
+}  // namespace lowbit

@@ -1,0 +1,184 @@
+#include "ops/cuda/matmul_gpu.h"
+
+#include "base/fail.h"
+#include "ops/cuda/elementwise_gpu.h"
+#include "ops/cuda/fragments.h"
+#include "ops/cuda/libraries.h"
+#include "ops/cuda/matmul_decode.h"
+
+#include <algorithm>
+#include <optional>
+
+namespace lowbit {
+namespace {
+
+struct Kind {
+  int bits = 16;
+  int64_t group_size = 0;
+  const int32_t* order = nullptr;
+  bool operator==(const Kind&) const = default;
+};
+
+Kind kind_of(const Weight& weight) {
+  if (const auto* quantized = std::get_if<QuantizedTensor>(&weight)) {
+    return {quantized->bits, quantized->group_size,
+            quantized->column_order.empty() ? nullptr : quantized->column_order.data<int32_t>()};
+  }
+  const DType dtype = std::get<Tensor>(weight).dtype();
+  if (dtype != DType::kBF16) {
+    fail(ErrorCode::kInternal, "matmul on a GPU: a dense weight is {}, expected BF16", dtype_name(dtype));
+  }
+  return {};
+}
+
+GpuMatrix matrix_of(const MatmulOutput& output) {
+  GpuMatrix matrix;
+  matrix.out = out_features(*output.weight);
+  if (const auto* quantized = std::get_if<QuantizedTensor>(output.weight)) {
+    matrix.weight = quantized->codes.bytes();
+    matrix.scales = quantized->scales.bytes();
+    matrix.zero_points = quantized->zero_points.empty() ? nullptr : quantized->zero_points.bytes();
+  } else {
+    matrix.weight = std::get<Tensor>(*output.weight).bytes();
+  }
+  if (output.bias && !output.bias->empty()) matrix.bias = output.bias->data<float>();
+  if (output.add_to) {
+    matrix.add_to = output.add_to;
+  } else {
+    matrix.y = output.y;
+  }
+  return matrix;
+}
+
+float* rows_from(float* values, int64_t elements) { return values ? values + elements : nullptr; }
+
+// Few rows: outputs of one kind share a launch.
+void multiply_few(const OpContext& context, const uint16_t* x, int64_t tokens, int64_t in,
+                  std::span<const MatmulOutput> outputs, const Kind& kind) {
+  std::optional<Scratch> gathered;
+  if (kind.order) {
+    gathered.emplace(context.workspace->take(static_cast<size_t>(tokens * in) * 2));
+    gpu_gather_columns(x, kind.order, tokens, in, gathered->as<uint16_t>(), context.gpu->stream());
+    x = gathered->as<uint16_t>();
+  }
+  const bool fits = fits_gpu_decode(in, kind.bits, kind.group_size);
+  for (int64_t row = 0; row < tokens; row += kDecodeRows) {
+    GpuDecodeArgs args{.rows = std::min(kDecodeRows, tokens - row),
+                       .in = in,
+                       .bits = kind.bits,
+                       .group_size = kind.group_size,
+                       .x = x + row * in,
+                       .matrices = static_cast<int>(outputs.size())};
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      GpuMatrix& matrix = args.matrix[i] = matrix_of(outputs[i]);
+      matrix.add_to = rows_from(matrix.add_to, row * matrix.out);
+      if (matrix.y.data) matrix.y = matrix.y.from(row * matrix.out);
+    }
+    (fits ? gpu_matmul_decode : gpu_matmul_plain)(args, context.gpu->stream());
+  }
+}
+
+// Many rows: the weight as BF16, which the library multiplies.
+void multiply_many(const OpContext& context, const uint16_t* x, int64_t tokens, int64_t in,
+                   const MatmulOutput& output, const Kind& kind) {
+  void* const stream = context.gpu->stream();
+  const GpuMatrix matrix = matrix_of(output);
+  std::optional<Scratch> unpacked, bias;
+  GpuLibraries::Product product{.rows = tokens, .in = in, .out = matrix.out, .x = x};
+  product.w = static_cast<const uint16_t*>(matrix.weight);
+  if (kind.bits != 16) {
+    unpacked.emplace(context.workspace->take(static_cast<size_t>(matrix.out * in) * 2));
+    gpu_unpack_fragments({.out = matrix.out,
+                          .in = in,
+                          .group_size = kind.group_size,
+                          .bits = kind.bits,
+                          .fragments = matrix.weight,
+                          .scales = matrix.scales,
+                          .zero_points = matrix.zero_points,
+                          .column_order = kind.order,
+                          .to = unpacked->as<uint16_t>()},
+                         stream);
+    product.w = unpacked->as<uint16_t>();
+  }
+  product.y = matrix.add_to ? Activations(matrix.add_to) : matrix.y;
+  product.adds = matrix.add_to != nullptr;
+  if (matrix.bias && product.y.dtype == DType::kBF16) {
+    bias.emplace(context.workspace->take(static_cast<size_t>(matrix.out) * 2));
+    gpu_convert_to_bf16(matrix.bias, matrix.out, bias->as<uint16_t>(), stream);
+    product.bias = bias->as<uint16_t>();
+  }
+  context.libraries->multiply(product);
+  if (matrix.bias && !product.bias) {
+    gpu_add_bias(static_cast<float*>(product.y.data), matrix.bias, tokens, matrix.out, stream);
+  }
+}
+
+}  // namespace
+
+void matmul_on_gpu(const OpContext& context, ConstActivations given, int64_t tokens,
+                   std::span<const MatmulOutput> outputs, MatmulMode mode) {
+  const uint16_t* const x = halves(given);
+  const int64_t in = in_features(*outputs[0].weight);
+  const bool is_few = mode == MatmulMode::kDecode || tokens <= kDecodeRows || in % 8 != 0 ||
+                      !context.libraries->gemm_problem().empty();
+  for (size_t begin = 0, end = 0; begin < outputs.size(); begin = end) {
+    const Kind kind = kind_of(*outputs[begin].weight);
+    for (end = begin + 1; end < outputs.size() && end - begin < static_cast<size_t>(kMostMatrices); ++end) {
+      if (!(kind_of(*outputs[end].weight) == kind)) break;
+    }
+    const std::span<const MatmulOutput> some = outputs.subspan(begin, end - begin);
+    if (is_few) {
+      multiply_few(context, x, tokens, in, some, kind);
+    } else {
+      for (const MatmulOutput& output : some) multiply_many(context, x, tokens, in, output, kind);
+    }
+  }
+}
+
+Tensor to_gpu(const OpContext& context, const Tensor& weight) {
+  // Vectors (norms, biases) are small and stay exact; matrices are BF16.
+  const bool is_matrix = weight.shape().size() > 1 && is_floating(weight.dtype());
+  if (!is_matrix || weight.dtype() == DType::kBF16) return copied_to(*context.gpu, weight);
+  Tensor there = Tensor::allocate_on(context.gpu->gpu(), DType::kBF16, weight.shape());
+  const Scratch given = context.workspace->take(weight.byte_count());
+  context.gpu->copy_in(given.as<void>(), weight.bytes(), weight.byte_count());
+  gpu_convert_to_bf16({given.as<void>(), weight.dtype()}, weight.element_count(), there.mutable_data<uint16_t>(),
+                      context.gpu->stream());
+  return there;
+}
+
+QuantizedTensor to_gpu(const OpContext& context, const QuantizedTensor& weight) {
+  const int gpu = context.gpu->gpu(), bits = fragment_bits(weight.bits);
+  const int64_t out = weight.out_features, in = weight.in_features, groups = weight.groups();
+  QuantizedTensor there = weight;
+  there.group_size = std::min(weight.group_size, std::max<int64_t>(1, in));
+  there.codes = Tensor::allocate_on(gpu, DType::kI32, {tile_count(out), piece_count(in, bits), kPieceBytes / 4});
+  there.scales = Tensor::allocate_on(gpu, DType::kF16, {tile_count(out), groups, kTileOutputs});
+  auto copied = [&](const Tensor& tensor) {
+    Scratch scratch = context.workspace->take(std::max<size_t>(1, tensor.byte_count()));
+    context.gpu->copy_in(scratch.as<void>(), tensor.bytes(), tensor.byte_count());
+    return scratch;
+  };
+  const Scratch words = copied(weight.codes), scales = copied(weight.scales);
+  std::optional<Scratch> zero_points;
+  if (!weight.zero_points.empty()) {
+    there.zero_points = Tensor::allocate_on(gpu, DType::kU8, {tile_count(out), groups, kTileOutputs});
+    zero_points.emplace(copied(weight.zero_points));
+  }
+  if (!weight.column_order.empty()) there.column_order = to_gpu(context, weight.column_order);
+  gpu_pack_fragments(
+      {.out = out,
+       .in = in,
+       .groups = groups,
+       .bits = weight.bits,
+       .words = words.as<void>(),
+       .scales = scales.as<void>(),
+       .zero_points = zero_points ? zero_points->as<void>() : nullptr,
+       .fragments = there.codes.mutable_bytes(),
+       .fragment_scales = there.scales.mutable_bytes(),
+       .fragment_zero_points = there.zero_points.empty() ? nullptr : there.zero_points.mutable_bytes()},
+      context.gpu->stream());
+  return there;
+}
+
+}  // namespace lowbit
