@@ -84,7 +84,72 @@ void GpuQueue::wait(std::string_view what) {
   check(cudaStreamSynchronize(of(stream_)), what);
 }
 
+GpuGraph::GpuGraph(GpuQueue& queue, FunctionRef<void()> body) : queue_(queue) {
+  constexpr const char* kWhat = "recording what the GPU is to do";
+  queue.make_current();
+  check(cudaStreamBeginCapture(of(queue.stream()), cudaStreamCaptureModeThreadLocal), kWhat);
+  cudaGraph_t graph = nullptr;
+  try {
+    body();
+  } catch (...) {
+    cudaStreamEndCapture(of(queue.stream()), &graph);
+    if (graph) cudaGraphDestroy(graph);
+    throw;
+  }
+  check(cudaStreamEndCapture(of(queue.stream()), &graph), kWhat);
+  cudaGraphExec_t executable = nullptr;
+  const cudaError_t error = cudaGraphInstantiate(&executable, graph, 0);
+  cudaGraphDestroy(graph);
+  check(error, kWhat);
+  executable_ = executable;
+}
+
+GpuGraph::~GpuGraph() {
+  cudaStreamSynchronize(of(queue_.stream()));
+  cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(executable_));
+}
+
+void GpuGraph::launch() {
+  queue_.make_current();
+  check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(executable_), of(queue_.stream())), "queueing recorded work");
+}
+
+GpuEvent::GpuEvent(GpuQueue& queue) : queue_(queue) {
+  queue.make_current();
+  cudaEvent_t event;
+  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "making an event");
+  event_ = event;
+}
+
+GpuEvent::~GpuEvent() { cudaEventDestroy(static_cast<cudaEvent_t>(event_)); }
+
+void GpuEvent::record() {
+  queue_.make_current();
+  check(cudaEventRecord(static_cast<cudaEvent_t>(event_), of(queue_.stream())), "recording an event");
+}
+
+void GpuEvent::wait(std::string_view what) { check(cudaEventSynchronize(static_cast<cudaEvent_t>(event_)), what); }
+
+PinnedMemory::PinnedMemory(size_t bytes) {
+  if (cudaHostAlloc(&data_, bytes, cudaHostAllocMapped) != cudaSuccess) {
+    cudaGetLastError();
+    fail(ErrorCode::kOutOfMemory, "{} bytes of pinned memory are not to be had", bytes);
+  }
+}
+
+PinnedMemory::~PinnedMemory() { cudaFreeHost(data_); }
+
 #else
+
+GpuGraph::GpuGraph(GpuQueue& queue, FunctionRef<void()>) : queue_(queue) {}
+GpuGraph::~GpuGraph() = default;
+void GpuGraph::launch() {}
+GpuEvent::GpuEvent(GpuQueue& queue) : queue_(queue) {}
+GpuEvent::~GpuEvent() = default;
+void GpuEvent::record() {}
+void GpuEvent::wait(std::string_view) {}
+PinnedMemory::PinnedMemory(size_t) {}
+PinnedMemory::~PinnedMemory() = default;
 
 void* allocate_gpu_memory(int, size_t) { return nullptr; }
 void free_gpu_memory(int, void*) {}

@@ -2,6 +2,8 @@
 // kernels on the queue; copies and frees take their turn in it.
 #pragma once
 
+#include "base/function_ref.h"
+
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
@@ -39,12 +41,60 @@ class GpuQueue {
   void copy_out(void* to, const void* from_gpu, size_t bytes);
   // Until all that was queued is done; kDevice names `what` and the driver's answer when some of it failed.
   void wait(std::string_view what);
+  void make_current() const;  // for this thread
 
  private:
-  void make_current() const;
-
   int gpu_;
   void* stream_ = nullptr;
+};
+
+// What `body` queues, recorded once and queued again as often as wanted by one call. While it is recorded nothing runs,
+// no memory may be taken, and nothing may be waited for. kDevice where the driver refuses.
+class GpuGraph {
+ public:
+  GpuGraph(GpuQueue& queue, FunctionRef<void()> body);
+  ~GpuGraph();
+  GpuGraph(const GpuGraph&) = delete;
+  GpuGraph& operator=(const GpuGraph&) = delete;
+
+  void launch();
+
+ private:
+  GpuQueue& queue_;
+  void* executable_ = nullptr;
+};
+
+// A point in the queue that can be waited for while what was queued behind it goes on.
+class GpuEvent {
+ public:
+  explicit GpuEvent(GpuQueue& queue);
+  ~GpuEvent();
+  GpuEvent(const GpuEvent&) = delete;
+  GpuEvent& operator=(const GpuEvent&) = delete;
+
+  void record();
+  void wait(std::string_view what);  // kDevice
+
+ private:
+  GpuQueue& queue_;
+  void* event_ = nullptr;
+};
+
+// This machine's memory that kernels write to directly; kOutOfMemory.
+class PinnedMemory {
+ public:
+  explicit PinnedMemory(size_t bytes);
+  ~PinnedMemory();
+  PinnedMemory(const PinnedMemory&) = delete;
+  PinnedMemory& operator=(const PinnedMemory&) = delete;
+
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+
+ private:
+  void* data_ = nullptr;
 };
 
 }  // namespace lowbit

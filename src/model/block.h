@@ -64,7 +64,7 @@ class Block {
   const std::vector<Linear>& linears() const { return linears_; }
 
   // All stages. hidden: F32 [tokens, hidden_size], in and out.
-  void run(const StepInput& step, float* hidden) const;
+  virtual void run(const StepInput& step, float* hidden) const;
 
  protected:
   std::vector<Stage> stages_;

@@ -1,7 +1,9 @@
 #include "model/decoder_block.h"
 
 #include "base/fail.h"
+#include "ops/fused.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace lowbit {
@@ -125,18 +127,49 @@ void DecoderBlock::attend(const StepInput& step, ConstActivations input, Activat
                                   {&linears_[kK].weight, bias_of(linears_[kK]), k},
                                   {&linears_[kV].weight, bias_of(linears_[kV]), v}};
   matmul(*step.ops, input, step.tokens, outputs, step.mode);
+  attend_products(step, q, k, v, out);
+}
+
+void DecoderBlock::attend_products(const StepInput& step, Activations q, Activations k, Activations v,
+                                   Activations out) const {
   if (!q_norm_.empty()) {
     rms_norm(*step.ops, q, step.tokens * attention_.heads, q_norm_, epsilon_, q);
     rms_norm(*step.ops, k, step.tokens * attention_.kv_heads, k_norm_, epsilon_, k);
   }
-  rope(*step.ops, q, step.tokens, attention_.heads, attention_.head_dim, step.positions, *step.rope);
-  rope(*step.ops, k, step.tokens, attention_.kv_heads, attention_.head_dim, step.positions, *step.rope);
   AttentionShape shape = attention_;
   shape.cache_dtype = step.cache_dtype;
   shape.layer_offset = step.layer_offset;
-  kv_append(*step.ops, shape, step.sequences, k, v);
-  attention(*step.ops, shape, step.sequences, q, out,
-            step.mode == MatmulMode::kDecode ? AttentionMode::kDecode : AttentionMode::kPrefill);
+  rope_attention(*step.ops, shape, step.sequences, step.positions, *step.rope, q, k, v, out,
+                 step.mode == MatmulMode::kDecode ? AttentionMode::kDecode : AttentionMode::kPrefill);
+}
+
+void DecoderBlock::run(const StepInput& step, float* hidden) const {
+  if (step.ops->gpu && step.mode == MatmulMode::kDecode) {
+    run_fused(step, hidden);
+  } else {
+    Block::run(step, hidden);
+  }
+}
+
+void DecoderBlock::run_fused(const StepInput& step, float* hidden) const {
+  const int64_t q_width = attention_.heads * attention_.head_dim,
+                kv_width = attention_.kv_heads * attention_.head_dim;
+  const ActivationScratch scratch(
+      *step.ops, step.tokens * std::max(2 * (q_width + kv_width), intermediate_size_));
+  const Activations q = scratch.rows();
+  const Activations k = q.from(step.tokens * q_width), v = k.from(step.tokens * kv_width);
+  const Activations attended = v.from(step.tokens * kv_width);
+  const MatmulOutput outputs[] = {{&linears_[kQ].weight, bias_of(linears_[kQ]), q},
+                                  {&linears_[kK].weight, bias_of(linears_[kK]), k},
+                                  {&linears_[kV].weight, bias_of(linears_[kV]), v}};
+  matmul_normed(*step.ops, {hidden, &input_norm_, epsilon_}, step.tokens, outputs, step.mode);
+  attend_products(step, q, k, v, attended);
+  add_product(step, linears_[kO], attended, hidden);
+  const Activations gated = scratch.rows();
+  matmul_gated(*step.ops, {hidden, &post_attention_norm_, epsilon_}, step.tokens,
+               {&linears_[kGate].weight, bias_of(linears_[kGate]), {}}, {&linears_[kUp].weight, bias_of(linears_[kUp]), {}},
+               gated, step.mode);
+  add_product(step, linears_[kDown], gated, hidden);
 }
 
 void DecoderBlock::add_product(const StepInput& step, const Linear& linear, ConstActivations input,

@@ -34,8 +34,12 @@ class DecoderBlock : public Block {
   void prepare(int stage, const StepInput& step, const float* hidden, Activations input) const override;
   void finish(int stage, const StepInput& step, ConstActivations input, float* hidden,
               Activations carry) const override;
+  // Decoding on a GPU: the same in fewer kernels.
+  void run(const StepInput& step, float* hidden) const override;
 
  private:
+  void attend_products(const StepInput& step, Activations q, Activations k, Activations v, Activations out) const;
+  void run_fused(const StepInput& step, float* hidden) const;
   void attend(const StepInput& step, ConstActivations input, Activations out) const;
   void add_product(const StepInput& step, const Linear& linear, ConstActivations input, float* hidden) const;
 

@@ -2,6 +2,7 @@
 
 #include "base/fail.h"
 #include "model/decoder_block.h"
+#include "ops/fused.h"
 
 #include <cmath>
 
@@ -59,10 +60,8 @@ void Model::final_norm(const OpContext& ops, const float* hidden, int64_t rows, 
 
 void Model::logits(const OpContext& ops, const float* hidden, int64_t rows, MatmulMode mode,
                    float* logits) const {
-  const ActivationScratch scratch(ops, rows * config_.hidden_size);
-  const Activations normed = scratch.rows();
-  final_norm(ops, hidden, rows, normed);
-  matmul(ops, normed, rows, head_.weight, head_.bias.empty() ? nullptr : &head_.bias, logits, mode);
+  const MatmulOutput output{&head_.weight, head_.bias.empty() ? nullptr : &head_.bias, logits};
+  matmul_normed(ops, {hidden, &norm_, config_.rms_norm_eps}, rows, std::span(&output, 1), mode);
 }
 
 RopeTable Model::rope_table(const OpContext& ops, int64_t positions) const {

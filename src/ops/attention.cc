@@ -88,6 +88,27 @@ int64_t most_tokens(std::span<const AttentionSequence> sequences) {
   return most;
 }
 
+// With a table, q and k are rotated.
+void append_on_gpu(const OpContext& context, const AttentionShape& shape, const AttentionBatch& batch, uint16_t* q,
+                   ConstActivations k, ConstActivations v, const RopeTable* table) {
+  GpuAppendArgs args{.sequences = batch.on_gpu,
+                     .count = static_cast<int64_t>(batch.sequences.size()),
+                     .tokens = most_tokens(batch.sequences),
+                     .heads = q ? shape.heads : 0,
+                     .kv_heads = shape.kv_heads,
+                     .head_dim = shape.head_dim,
+                     .layer_offset = shape.layer_offset,
+                     .q = q,
+                     .k = halves(k),
+                     .v = halves(v)};
+  if (table) {
+    args.half = table->cosines.size(1);
+    args.cosines = table->cosines.data<float>();
+    args.sines = table->sines.data<float>();
+  }
+  if (args.tokens > 0) gpu_rope_append(args, context.gpu->stream());
+}
+
 void attend_on_gpu(const OpContext& context, const AttentionShape& shape, const AttentionBatch& batch,
                    const uint16_t* q, uint16_t* out, AttentionMode mode) {
   check_for_gpu(shape, batch);
@@ -123,9 +144,7 @@ void kv_append(const OpContext& context, const AttentionShape& shape, const Atte
   if constexpr (kHasCuda) {
     if (context.gpu) {
       check_for_gpu(shape, batch);
-      gpu_kv_append({batch.on_gpu, static_cast<int64_t>(sequences.size()), most_tokens(sequences), shape.kv_heads,
-                     shape.head_dim, shape.layer_offset, halves(k), halves(v)},
-                    context.gpu->stream());
+      append_on_gpu(context, shape, batch, nullptr, k, v, nullptr);
       return;
     }
   }
@@ -225,6 +244,26 @@ void attention(const OpContext& context, const AttentionShape& shape, const Atte
     run_kernel(context, kernel, args, merge_count,
                chunk_for(partial_rows * partial_width / merge_count, kSmall), scratch);
   }
+}
+
+void rope_attention(const OpContext& context, const AttentionShape& shape, const AttentionBatch& batch,
+                    const int32_t* positions, const RopeTable& table, Activations q, Activations k, ConstActivations v,
+                    Activations out, AttentionMode mode) {
+  if constexpr (kHasCuda) {
+    if (context.gpu) {
+      check(shape, batch.sequences);
+      check_for_gpu(shape, batch);
+      append_on_gpu(context, shape, batch, halves(q), k, v, &table);
+      attend_on_gpu(context, shape, batch, halves(q), halves(out), mode);
+      return;
+    }
+  }
+  int64_t tokens = 0;
+  for (const AttentionSequence& sequence : batch.sequences) tokens += sequence.count;
+  rope(context, q, tokens, shape.heads, shape.head_dim, positions, table);
+  rope(context, k, tokens, shape.kv_heads, shape.head_dim, positions, table);
+  kv_append(context, shape, batch, k, v);
+  attention(context, shape, batch, q, out, mode);
 }
 
 std::vector<KernelListing> attention_kernels() {

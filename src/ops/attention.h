@@ -5,6 +5,7 @@
 
 #include "ops/attention_args.h"
 #include "ops/context.h"
+#include "ops/elementwise.h"
 #include "ops/kernel_table.h"
 #include "tensor/activations.h"
 #include "tensor/dtype.h"
@@ -50,6 +51,12 @@ void kv_append(const OpContext& context, const AttentionShape& shape, const Atte
 // call before its token.) kInvalidArgument as kv_append, and when heads is no multiple of kv_heads.
 void attention(const OpContext& context, const AttentionShape& shape, const AttentionBatch& batch,
                ConstActivations q, Activations out, AttentionMode mode);
+
+// What a block does with the products of qkv: rope of q and k, kv_append, attention. q and k may be changed. positions:
+// of the new tokens, where the operators compute.
+void rope_attention(const OpContext& context, const AttentionShape& shape, const AttentionBatch& batch,
+                    const int32_t* positions, const RopeTable& table, Activations q, Activations k, ConstActivations v,
+                    Activations out, AttentionMode mode);
 
 std::vector<KernelListing> attention_kernels();
 

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <optional>
 
 namespace lowbit {
 
@@ -25,73 +24,58 @@ void* KvCache::keys(int64_t sequence) {
 
 void* KvCache::values(int64_t sequence) { return static_cast<char*>(keys(sequence)) + part_bytes_; }
 
-namespace {
-
-// What a step's operators read beside weights, in one piece for one copy to where they compute.
-class StepData {
- public:
-  std::vector<AttentionSequence> sequences;
-  std::vector<int32_t> ids, positions;
-
-  void move_to(const OpContext& ops) {
-    if (!ops.gpu) return;
-    std::vector<char> all;
-    auto append = [&](const auto& values) {
-      const size_t place = all.size();
-      all.resize(place + values.size() * sizeof values[0]);
-      std::memcpy(all.data() + place, values.data(), all.size() - place);
-      return place;
-    };
-    append(sequences);
-    const size_t ids_at = append(ids), positions_at = append(positions);
-    there_.emplace(ops.workspace->take(all.size()));
-    ops.gpu->copy_in(there_->as<void>(), all.data(), all.size());
-    ids_there_ = reinterpret_cast<const int32_t*>(there_->as<char>() + ids_at);
-    positions_there_ = reinterpret_cast<const int32_t*>(there_->as<char>() + positions_at);
-  }
-
-  TokenIds token_ids() const { return {ids, ids_there_}; }
-  const int32_t* positions_where_computed() const { return there_ ? positions_there_ : positions.data(); }
-  AttentionBatch batch() const { return {sequences, there_ ? there_->as<AttentionSequence>() : nullptr}; }
-
- private:
-  std::optional<Scratch> there_;
-  const int32_t *ids_there_ = nullptr, *positions_there_ = nullptr;
-};
-
-}  // namespace
-
-void forward(const Model& model, const OpContext& ops, const RopeTable& rope,
-             std::span<const SequenceTokens> batch, MatmulMode mode, KvCache& cache, float* hidden) {
-  StepData data;
-  int64_t row = 0;
+StepData::StepData(const OpContext& ops, std::span<const SequenceTokens> batch, KvCache& cache) {
   for (const SequenceTokens& tokens : batch) {
     const int64_t count = static_cast<int64_t>(tokens.ids.size()), start = cache.length(tokens.sequence);
     if (start + count > cache.capacity()) {
       fail(ErrorCode::kInternal, "a KV cache of {} positions cannot take {} more behind {}", cache.capacity(),
            count, start);
     }
-    data.sequences.push_back(
-        {row, count, start, cache.capacity(), cache.keys(tokens.sequence), cache.values(tokens.sequence)});
-    data.ids.insert(data.ids.end(), tokens.ids.begin(), tokens.ids.end());
-    for (int64_t i = 0; i < count; ++i) data.positions.push_back(static_cast<int32_t>(start + i));
-    row += count;
+    sequences_.push_back({this->tokens(), count, start, cache.capacity(), cache.keys(tokens.sequence),
+                          cache.values(tokens.sequence)});
+    ids_.insert(ids_.end(), tokens.ids.begin(), tokens.ids.end());
+    for (int64_t i = 0; i < count; ++i) positions_.push_back(static_cast<int32_t>(start + i));
   }
-  data.move_to(ops);
-  model.embed(ops, data.token_ids(), hidden);
+  if (!ops.gpu) return;
+  std::vector<char> all;
+  auto append = [&](const auto& values) {
+    const size_t place = all.size();
+    all.resize(place + values.size() * sizeof values[0]);
+    std::memcpy(all.data() + place, values.data(), all.size() - place);
+    return place;
+  };
+  append(sequences_);
+  const size_t ids_at = append(ids_), positions_at = append(positions_);
+  there_.emplace(ops.workspace->take(all.size()));
+  ops.gpu->copy_in(there_->as<void>(), all.data(), all.size());
+  sequences_there_ = there_->as<AttentionSequence>();
+  ids_there_ = reinterpret_cast<const int32_t*>(there_->as<char>() + ids_at);
+  positions_there_ = reinterpret_cast<const int32_t*>(there_->as<char>() + positions_at);
+}
+
+void forward_step(const Model& model, const OpContext& ops, const RopeTable& rope, const StepData& data,
+                  MatmulMode mode, const KvCache& cache, float* hidden) {
+  model.embed(ops, data.ids(), hidden);
   StepInput step{.ops = &ops,
-                 .tokens = row,
-                 .positions = data.positions_where_computed(),
+                 .tokens = data.tokens(),
+                 .positions = data.positions(),
                  .rope = &rope,
-                 .sequences = data.batch(),
+                 .sequences = data.sequences(),
                  .cache_dtype = cache.dtype(),
                  .mode = mode};
   for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
     step.layer_offset = layer * cache.layer_bytes();
     model.block(layer).run(step, hidden);
   }
-  for (size_t i = 0; i < batch.size(); ++i) {
-    cache.set_length(batch[i].sequence, data.sequences[i].position + data.sequences[i].count);
+}
+
+void forward(const Model& model, const OpContext& ops, const RopeTable& rope,
+             std::span<const SequenceTokens> batch, MatmulMode mode, KvCache& cache, float* hidden) {
+  const StepData data(ops, batch, cache);
+  forward_step(model, ops, rope, data, mode, cache, hidden);
+  for (const SequenceTokens& tokens : batch) {
+    cache.set_length(tokens.sequence,
+                     cache.length(tokens.sequence) + static_cast<int64_t>(tokens.ids.size()));
   }
 }
 

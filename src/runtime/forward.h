@@ -4,6 +4,7 @@
 #include "model/model.h"
 
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -40,6 +41,29 @@ struct SequenceTokens {
   int64_t sequence = 0;
   std::span<const int32_t> ids;
 };
+
+// What a step's operators read beside weights, in one piece of memory for one copy to where they compute.
+class StepData {
+ public:
+  // New tokens of sequences of the cache, in its next positions.
+  StepData(const OpContext& ops, std::span<const SequenceTokens> batch, KvCache& cache);
+
+  int64_t tokens() const { return static_cast<int64_t>(ids_.size()); }
+  TokenIds ids() const { return {ids_, ids_there_}; }
+  const int32_t* positions() const { return there_ ? positions_there_ : positions_.data(); }  // where they compute
+  AttentionBatch sequences() const { return {sequences_, sequences_there_}; }
+
+ private:
+  std::vector<AttentionSequence> sequences_;
+  std::vector<int32_t> ids_, positions_;
+  std::optional<Scratch> there_;
+  const AttentionSequence* sequences_there_ = nullptr;
+  const int32_t *ids_there_ = nullptr, *positions_there_ = nullptr;
+};
+
+// Embedding and all blocks; hidden: [tokens, hidden_size]. The cache's lengths are not changed.
+void forward_step(const Model& model, const OpContext& ops, const RopeTable& rope, const StepData& data,
+                  MatmulMode mode, const KvCache& cache, float* hidden);
 
 // Appends the tokens to the cache and leaves the last block's output in `hidden` [sum of ids, hidden_size],
 // rows in the order of `batch`. The rope table must cover all positions.

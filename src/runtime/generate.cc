@@ -6,6 +6,7 @@
 #include "ops/softmax.h"
 #include "runtime/answer.h"
 #include "runtime/forward.h"
+#include "runtime/gpu_decoder.h"
 #include "runtime/language_model.h"
 #include "runtime/options.h"
 #include "runtime/sampler.h"
@@ -52,7 +53,8 @@ class Generation {
     speed.prefill_seconds += seconds_since(start);
     for (const auto& prompt : prompts_) speed.prefill_tokens += static_cast<int64_t>(prompt.size());
     start = std::chrono::steady_clock::now();
-    while (decode_step(speed.decode_tokens)) {
+    const bool stays_on_gpu = ops_.gpu && is_greedy(options_);
+    while (stays_on_gpu ? decode_on_gpu(speed.decode_tokens) : decode_step(speed.decode_tokens)) {
     }
     speed.decode_seconds += seconds_since(start);
   }
@@ -102,55 +104,85 @@ class Generation {
     const size_t bytes = static_cast<size_t>(rows * vocab) * sizeof(float);
     const Scratch logits = ops_.workspace->take(bytes);
     state_.model.logits(ops_, hidden, rows, MatmulMode::kDecode, logits.as<float>());
-    float* scores_of_rows = logits.as<float>();
-    std::vector<int32_t> best;
-    std::vector<float> copied;
-    if (ops_.gpu && is_greedy(options_)) {
-      best.resize(sequences.size());
+    if (is_greedy(options_)) {
+      std::vector<int32_t> best(sequences.size());
       finite_argmax(ops_, logits.as<float>(), rows, vocab, best.data());
-    } else if (ops_.gpu) {
+      for (size_t row = 0; row < sequences.size(); ++row) take_token(sequences[row], checked_token(best[row]));
+      return;
+    }
+    float* scores = logits.as<float>();
+    std::vector<float> copied;
+    if (ops_.gpu) {
       copied.resize(static_cast<size_t>(rows * vocab));
-      ops_.gpu->copy_out(copied.data(), logits.as<float>(), bytes);
-      scores_of_rows = copied.data();
+      ops_.gpu->copy_out(copied.data(), scores, bytes);
+      scores = copied.data();
     }
     for (size_t row = 0; row < sequences.size(); ++row) {
       const size_t i = sequences[row];
-      Answer& answer = answers_[i];
       std::vector<int32_t> previous;
       if (options_.repetition_penalty != 1) {
+        const std::vector<int32_t>& new_ids = answers_[i].result().token_ids;
         previous = prompts_[i];
-        previous.insert(previous.end(), answer.result().token_ids.begin(), answer.result().token_ids.end());
+        previous.insert(previous.end(), new_ids.begin(), new_ids.end());
       }
-      const std::span<float> scores(scores_of_rows + row * static_cast<size_t>(vocab),
-                                    static_cast<size_t>(vocab));
-      const int32_t id = best.empty() ? samplers_[i].sample(scores, previous) : checked_token(best[row]);
-      if (!options_.ignore_eos &&
-          std::find(state_.eos_ids.begin(), state_.eos_ids.end(), id) != state_.eos_ids.end()) {
-        answer.end("eos");
-        continue;
-      }
-      answer.push(id);
-      next_[i] = id;
-      if (static_cast<int64_t>(answer.token_count()) >= options_.max_new_tokens) answer.end("length");
-      if (cache_.length(static_cast<int64_t>(i)) >= context_) answer.end("context");
+      take_token(i, samplers_[i].sample({scores + row * static_cast<size_t>(vocab), static_cast<size_t>(vocab)}, previous));
     }
+  }
+
+  // The next token of sequence i; may end it.
+  void take_token(size_t i, int32_t id) {
+    Answer& answer = answers_[i];
+    if (!options_.ignore_eos &&
+        std::find(state_.eos_ids.begin(), state_.eos_ids.end(), id) != state_.eos_ids.end()) {
+      answer.end("eos");
+      return;
+    }
+    answer.push(id);
+    next_[i] = id;
+    if (static_cast<int64_t>(answer.token_count()) >= options_.max_new_tokens) answer.end("length");
+    if (cache_.length(static_cast<int64_t>(i)) >= context_) answer.end("context");
+  }
+
+  // Those that go on, each with its next token.
+  std::vector<SequenceTokens> active_batch() const {
+    std::vector<SequenceTokens> batch;
+    for (size_t i = 0; i < answers_.size(); ++i) {
+      if (!answers_[i].is_done()) batch.push_back({static_cast<int64_t>(i), std::span(&next_[i], 1)});
+    }
+    return batch;
   }
 
   // One token for every sequence that goes on; false when none does.
   bool decode_step(int64_t& tokens) {
+    const std::vector<SequenceTokens> batch = active_batch();
+    if (batch.empty()) return false;
     std::vector<size_t> active;
-    std::vector<SequenceTokens> batch;
-    for (size_t i = 0; i < answers_.size(); ++i) {
-      if (answers_[i].is_done()) continue;
-      active.push_back(i);
-      batch.push_back({static_cast<int64_t>(i), std::span(&next_[i], 1)});
-    }
-    if (active.empty()) return false;
+    for (const SequenceTokens& sequence : batch) active.push_back(static_cast<size_t>(sequence.sequence));
     const int64_t width = state_.model.config().hidden_size;
     const Scratch hidden = ops_.workspace->take(active.size() * static_cast<size_t>(width) * sizeof(float));
     forward(state_.model, ops_, rope_, batch, MatmulMode::kDecode, cache_, hidden.as<float>());
     choose(active, hidden.as<float>());
     tokens += static_cast<int64_t>(active.size());
+    return true;
+  }
+
+  // Greedy decoding on a GPU, where the tokens stay: until all have ended, or so many that what goes on is worth a
+  // smaller batch.
+  bool decode_on_gpu(int64_t& tokens) {
+    const std::vector<SequenceTokens> batch = active_batch();
+    if (batch.empty()) return false;
+    GpuDecoder decoder(state_.model, ops_, rope_, batch, cache_);
+    for (size_t left = batch.size(); 2 * left > batch.size();) {
+      const std::span<const int32_t> chosen = decoder.next();
+      for (size_t row = 0; row < batch.size(); ++row) {
+        const int64_t i = batch[row].sequence;
+        if (answers_[static_cast<size_t>(i)].is_done()) continue;
+        cache_.set_length(i, cache_.length(i) + 1);
+        take_token(static_cast<size_t>(i), checked_token(chosen[row]));
+        ++tokens;
+        if (answers_[static_cast<size_t>(i)].is_done()) --left;
+      }
+    }
     return true;
   }
 

@@ -60,6 +60,7 @@ __device__ inline void fetch_tile(uint32_t to, const uint16_t* from, int first, 
 // Decoding: the warps have the same 16 rows, each a quarter of a tile's keys. Otherwise each has 16 rows of 64.
 template <int kHeadDim, bool kDecode>
 __global__ void __launch_bounds__(kThreads) attention_kernel(const GpuAttentionArgs args) {
+  follow_predecessor();
   constexpr int kSteps = kHeadDim / 16, kKeyTiles = kDecode ? 2 : kTileKeys / 8, kDimTiles = kHeadDim / 8;
   constexpr int kTileBytes = kTileKeys * kHeadDim * 2, kStages = kDecode ? 1 : 2;
   extern __shared__ __align__(128) char shared[];
@@ -255,6 +256,7 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(const GpuAttentionA
 
 // A block for each head of a sequence's one new token; threads are dimensions.
 __global__ void combine_kernel(const GpuAttentionArgs args) {
+  follow_predecessor();
   const AttentionSequence sequence = args.sequences[blockIdx.y];
   if (sequence.count == 0) return;
   const int64_t head = blockIdx.x, width = args.head_dim + 2;
@@ -277,6 +279,7 @@ __global__ void combine_kernel(const GpuAttentionArgs args) {
 
 // Any size of head up to 256; a warp for each row, its lanes have dimensions lane, lane + 32, ...
 __global__ void plain_kernel(const GpuAttentionArgs args) {
+  follow_predecessor();
   constexpr int kMost = 8;
   const AttentionSequence sequence = args.sequences[blockIdx.z];
   const int64_t group = args.heads / args.kv_heads, head = blockIdx.y, kv_head = head / group, dim = args.head_dim;
@@ -304,7 +307,7 @@ __global__ void plain_kernel(const GpuAttentionArgs args) {
 }
 
 template <int kHeadDim, bool kDecode>
-void launch(const GpuAttentionArgs& args, cudaStream_t stream) {
+void launch_kernel(const GpuAttentionArgs& args, void* stream) {
   constexpr int kTileBytes = kTileKeys * kHeadDim * 2;
   constexpr int kStates = kDecode ? kWarps * 16 * (kHeadDim + 2) * 4 : 0;
   constexpr int kShared = std::max((kDecode ? 2 : 4) * kTileBytes, kStates);
@@ -314,57 +317,73 @@ void launch(const GpuAttentionArgs& args, cudaStream_t stream) {
   const int64_t blocks = kDecode ? (args.most_keys + kTileKeys - 1) / kTileKeys
                                  : (args.most_tokens * (args.heads / args.kv_heads) + 63) / 64;
   const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(args.kv_heads), static_cast<unsigned>(args.count));
-  attention_kernel<kHeadDim, kDecode><<<grid, kThreads, kShared, stream>>>(args);
+  launch(attention_kernel<kHeadDim, kDecode>, grid, dim3(kThreads), kShared, stream, args);
 }
 
 template <int kHeadDim>
-void launch(const GpuAttentionArgs& args, cudaStream_t stream) {
-  if (!args.decode) return launch<kHeadDim, false>(args, stream);
-  launch<kHeadDim, true>(args, stream);
+void launch_for_head(const GpuAttentionArgs& args, void* stream) {
+  if (!args.decode) return launch_kernel<kHeadDim, false>(args, stream);
+  launch_kernel<kHeadDim, true>(args, stream);
   const dim3 grid(static_cast<unsigned>(args.heads), static_cast<unsigned>(args.count));
-  combine_kernel<<<grid, kHeadDim, 0, stream>>>(args);
+  launch(combine_kernel, grid, dim3(kHeadDim), 0, stream, args);
 }
 
+// A block for each new token, or a few: q is rotated where it is, k on its way to the cache, and v goes there.
 __global__ void append_kernel(const GpuAppendArgs args) {
+  follow_predecessor();
   const AttentionSequence sequence = args.sequences[blockIdx.y];
-  const int64_t width = args.kv_heads * args.head_dim;
+  const int dim = static_cast<int>(args.head_dim), half = static_cast<int>(args.half);
+  const int rest = dim - half, heads = static_cast<int>(args.heads), kv_heads = static_cast<int>(args.kv_heads);
   for (int64_t token = blockIdx.x; token < sequence.count; token += gridDim.x) {
-    for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
-      const int64_t from = (sequence.row + token) * width + i;
-      const int64_t to = args.layer_offset / 2 +
-                         (i / args.head_dim * sequence.capacity + sequence.position + token) * args.head_dim +
-                         i % args.head_dim;
-      static_cast<uint16_t*>(sequence.keys)[to] = args.k[from];
-      static_cast<uint16_t*>(sequence.values)[to] = args.v[from];
+    const int64_t position = sequence.position + token, row = sequence.row + token;
+    const float *const cosines = args.cosines + position * half, *const sines = args.sines + position * half;
+    auto cached = [&](void* cache, int head) {
+      return static_cast<uint16_t*>(cache) + args.layer_offset / 2 + (head * sequence.capacity + position) * dim;
+    };
+    // Pair d of a head: d and d + half; behind 2 half elements stay as they are.
+    for (int i = threadIdx.x; i < (heads + kv_heads) * rest; i += blockDim.x) {
+      const int head = i / rest, d = i % rest;
+      const bool is_q = head < heads;
+      uint16_t* const from = is_q ? args.q + (row * heads + head) * dim : nullptr;
+      const uint16_t* const x = is_q ? from : args.k + (row * kv_heads + head - heads) * dim;
+      uint16_t* const to = is_q ? from : cached(sequence.keys, head - heads);
+      if (d < half) {
+        const float a = bf16_to_f32(x[d]), b = bf16_to_f32(x[d + half]), cosine = cosines[d], sine = sines[d];
+        to[d] = f32_to_bf16(a * cosine - b * sine);
+        to[d + half] = f32_to_bf16(b * cosine + a * sine);
+      } else if (d + half < dim) {
+        to[d + half] = x[d + half];
+      }
     }
+    for (int i = threadIdx.x; i < kv_heads * dim; i += blockDim.x)
+      cached(sequence.values, i / dim)[i % dim] = args.v[row * kv_heads * dim + i];
   }
 }
 
 }  // namespace
 
 void gpu_attention(const GpuAttentionArgs& args, void* stream) {
-  const auto on = static_cast<cudaStream_t>(stream);
   const bool fits = !args.decode || (args.most_tokens == 1 && args.heads / args.kv_heads <= 16);
   switch (fits ? args.head_dim : 0) {
     case 32:
-      return launch<32>(args, on);
+      return launch_for_head<32>(args, stream);
     case 64:
-      return launch<64>(args, on);
+      return launch_for_head<64>(args, stream);
     case 96:
-      return launch<96>(args, on);
+      return launch_for_head<96>(args, stream);
     case 128:
-      return launch<128>(args, on);
+      return launch_for_head<128>(args, stream);
     default:
       break;
   }
   const dim3 grid(static_cast<unsigned>((args.most_tokens + kWarps - 1) / kWarps), static_cast<unsigned>(args.heads),
                   static_cast<unsigned>(args.count));
-  plain_kernel<<<grid, kThreads, 0, on>>>(args);
+  launch(plain_kernel, grid, dim3(kThreads), 0, stream, args);
 }
 
-void gpu_kv_append(const GpuAppendArgs& args, void* stream) {
+void gpu_rope_append(const GpuAppendArgs& args, void* stream) {
   const dim3 grid(static_cast<unsigned>(std::min<int64_t>(args.tokens, 1024)), static_cast<unsigned>(args.count));
-  append_kernel<<<grid, 256, 0, static_cast<cudaStream_t>(stream)>>>(args);
+  launch(append_kernel, grid, dim3(256), 0, stream, args);
 }
 
 }  // namespace lowbit

@@ -32,12 +32,16 @@ constexpr int64_t gpu_attention_partial_floats(const GpuAttentionArgs& args) {
 
 void gpu_attention(const GpuAttentionArgs& args, void* stream);
 
+// rope of q and k, then kv_append. half 0: q and k are what they are.
 struct GpuAppendArgs {
   const AttentionSequence* sequences = nullptr;  // [count], on the GPU
-  int64_t count = 0, tokens = 0;
-  int64_t kv_heads = 0, head_dim = 0, layer_offset = 0;
+  int64_t count = 0, tokens = 0;                 // tokens: most new ones of a sequence
+  int64_t heads = 0, kv_heads = 0, head_dim = 0, half = 0;
+  int64_t layer_offset = 0;
+  uint16_t* q = nullptr;                  // BF16 [tokens, heads * head_dim]
   const uint16_t *k = nullptr, *v = nullptr;  // BF16 [tokens, kv_heads * head_dim]
+  const float *cosines = nullptr, *sines = nullptr;
 };
-void gpu_kv_append(const GpuAppendArgs& args, void* stream);
+void gpu_rope_append(const GpuAppendArgs& args, void* stream);
 
 }  // namespace lowbit

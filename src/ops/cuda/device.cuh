@@ -1,9 +1,12 @@
 // Small things that several kernels need on the device.
 #pragma once
 
+#include "ops/cuda/matmul_decode.h"
+
 #include <cstdint>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_runtime_api.h>
 
 namespace lowbit {
 namespace {
@@ -37,6 +40,52 @@ __device__ inline float warp_sum(float value) {
 #pragma unroll
   for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
   return value;
+}
+
+// A launch may begin before what comes before it on the stream has ended (programmatic dependent launch): only what no
+// kernel writes may be read until this returns. Every kernel calls it, and launch() is how they are launched.
+__device__ inline void wait_for_predecessor() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+__device__ inline void let_successor_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+__device__ inline void follow_predecessor() {
+  let_successor_begin();
+  wait_for_predecessor();
+}
+
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, void* stream,
+            Arguments... arguments) {
+  cudaLaunchAttribute overlap;
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = &overlap;
+  config.numAttrs = 1;
+  cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+}
+
+// value + bias to where the matrix's output goes.
+__device__ inline void write_output(const GpuMatrix& matrix, int64_t row, int64_t n, float value) {
+  if (matrix.bias) value += matrix.bias[n];
+  const int64_t at = row * matrix.out + n;
+  if (matrix.add_to) {
+    matrix.add_to[at] += value;
+  } else if (matrix.y.dtype == DType::kF32) {
+    static_cast<float*>(matrix.y.data)[at] = value;
+  } else {
+    static_cast<uint16_t*>(matrix.y.data)[at] = f32_to_bf16(value);
+  }
 }
 
 }  // namespace

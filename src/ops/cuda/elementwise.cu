@@ -12,7 +12,6 @@ constexpr int kThreads = 256;
 dim3 blocks_for(int64_t count) {
   return dim3(static_cast<unsigned>(std::clamp<int64_t>((count + kThreads - 1) / kThreads, 1, 1 << 20)));
 }
-cudaStream_t of(void* stream) { return static_cast<cudaStream_t>(stream); }
 
 __device__ inline float load(const float* x, int64_t i) { return x[i]; }
 __device__ inline float load(const uint16_t* x, int64_t i) { return bf16_to_f32(x[i]); }
@@ -31,6 +30,7 @@ __device__ inline float block_sum(float value, float* room) {
 
 template <class From, class To>
 __global__ void rms_norm_kernel(const From* x, To* y, const float* weight, int64_t width, float epsilon) {
+  follow_predecessor();
   __shared__ float room[32];
   const From* const row = x + blockIdx.x * width;
   float sum = 0;
@@ -41,6 +41,7 @@ __global__ void rms_norm_kernel(const From* x, To* y, const float* weight, int64
 }
 
 __global__ void rope_kernel(const GpuRopeArgs args) {
+  follow_predecessor();
   const int64_t pairs = args.heads * args.half, count = args.tokens * pairs;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count;
        i += static_cast<int64_t>(gridDim.x) * kThreads) {
@@ -55,6 +56,7 @@ __global__ void rope_kernel(const GpuRopeArgs args) {
 }
 
 __global__ void swiglu_kernel(const uint16_t* gate, const uint16_t* up, uint16_t* out, int64_t count) {
+  follow_predecessor();
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count;
        i += static_cast<int64_t>(gridDim.x) * kThreads) {
     const float x = bf16_to_f32(gate[i]);
@@ -63,6 +65,7 @@ __global__ void swiglu_kernel(const uint16_t* gate, const uint16_t* up, uint16_t
 }
 
 __global__ void embedding_kernel(const GpuEmbeddingArgs args) {
+  follow_predecessor();
   const int64_t token = blockIdx.x, row = args.ids[token];
   float* const out = args.out + token * args.width;
   if (args.bits == 16) {
@@ -71,18 +74,19 @@ __global__ void embedding_kernel(const GpuEmbeddingArgs args) {
     return;
   }
   const int bits = fragment_bits(args.bits);
-  const int64_t groups = (args.width + args.group_size - 1) / args.group_size;
+  const int64_t groups = kept_groups(args.width, args.group_size);
   for (int64_t i = threadIdx.x; i < args.width; i += blockDim.x) {
     const FragmentPlace place = fragment_place(row, i, args.width, bits);
     const int code = static_cast<const uint8_t*>(args.table)[place.byte] >> place.shift & ((1 << bits) - 1);
     const int64_t at = group_place(row, i / args.group_size, groups);
-    const int zero = args.zero_points ? static_cast<const uint8_t*>(args.zero_points)[at] : 1 << (args.bits - 1);
+    const int zero = args.zero_points ? static_cast<const uint16_t*>(args.zero_points)[at] : 1 << (args.bits - 1);
     const float scale = __half2float(static_cast<const __half*>(args.scales)[at]);
     out[args.column_order ? args.column_order[i] : i] = scale * static_cast<float>(code - zero);
   }
 }
 
 __global__ void gather_kernel(const uint16_t* x, const int32_t* order, int64_t width, uint16_t* to) {
+  follow_predecessor();
   const int64_t row = blockIdx.y * width;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < width;
        i += static_cast<int64_t>(gridDim.x) * kThreads)
@@ -91,12 +95,14 @@ __global__ void gather_kernel(const uint16_t* x, const int32_t* order, int64_t w
 
 template <class From>
 __global__ void convert_kernel(const From* from, int64_t count, uint16_t* to) {
+  follow_predecessor();
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count;
        i += static_cast<int64_t>(gridDim.x) * kThreads)
     to[i] = f32_to_bf16(static_cast<float>(from[i]));
 }
 
 __global__ void add_bias_kernel(float* y, const float* bias, int64_t count, int64_t width) {
+  follow_predecessor();
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count;
        i += static_cast<int64_t>(gridDim.x) * kThreads)
     y[i] += bias[i % width];
@@ -106,6 +112,7 @@ constexpr int kRowThreads = 1024;
 
 // A block for each row; of equal elements the first wins, NaN never.
 __global__ void argmax_kernel(const float* x, int64_t vocab, int32_t* out, bool only_finite) {
+  follow_predecessor();
   __shared__ float values[32];
   __shared__ int indices[32];
   const float* const row = x + blockIdx.x * vocab;
@@ -166,6 +173,7 @@ __device__ inline double row_log_sum_exp(const float* row, int64_t vocab, float*
 
 // Less the logit of the row's target where there are targets.
 __global__ void log_sum_exp_kernel(const float* x, const int32_t* targets, int64_t vocab, double* out) {
+  follow_predecessor();
   __shared__ float floats[32];
   __shared__ double doubles[32];
   const float* const row = x + blockIdx.x * vocab;
@@ -174,6 +182,7 @@ __global__ void log_sum_exp_kernel(const float* x, const int32_t* targets, int64
 }
 
 __global__ void divergence_kernel(const float* reference, const float* x, int64_t vocab, double* out) {
+  follow_predecessor();
   __shared__ float floats[32];
   __shared__ double doubles[32];
   const float *const p = reference + blockIdx.x * vocab, *const q = x + blockIdx.x * vocab;
@@ -190,78 +199,99 @@ __global__ void divergence_kernel(const float* reference, const float* x, int64_
   out[blockIdx.x] = isfinite(p_total) && isfinite(q_total) ? sum : nan("");
 }
 
+__global__ void advance_kernel(const GpuAdvanceArgs args) {
+  follow_predecessor();
+  const int64_t step = *args.step;
+  for (int64_t i = threadIdx.x; i < args.count; i += blockDim.x) {
+    AttentionSequence& sequence = args.sequences[i];
+    args.ids[i] = max(0, args.chosen[i]);
+    args.history[step % args.history_steps * args.count + i] = args.chosen[i];
+    // A sequence that has ended may be computed on; it must not leave its cache.
+    if (sequence.position + 1 < sequence.capacity) {
+      ++sequence.position;
+      ++args.positions[i];
+    }
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) *args.step = step + 1;
+}
+
 }  // namespace
+
+void gpu_advance(const GpuAdvanceArgs& args, void* stream) {
+  launch(advance_kernel, dim3(1), dim3(kThreads), 0, stream, args);
+}
 
 void gpu_rms_norm(const GpuRmsNormArgs& args, void* stream) {
   const int threads = args.width >= 1024 ? 256 : args.width >= 256 ? 128 : 32;
   const dim3 grid(static_cast<unsigned>(args.rows));
-  auto launch = [&](const auto* x, auto* y) {
-    rms_norm_kernel<<<grid, threads, 0, of(stream)>>>(x, y, args.weight, args.width, args.epsilon);
+  auto run = [&]<class From, class To>(const From* x, To* y) {
+    launch(rms_norm_kernel<From, To>, grid, dim3(threads), 0, stream, x, y, args.weight, args.width, args.epsilon);
   };
-  auto launch_to = [&](const auto* x) {
+  auto run_to = [&](const auto* x) {
     if (args.y.dtype == DType::kF32) {
-      launch(x, static_cast<float*>(args.y.data));
+      run(x, static_cast<float*>(args.y.data));
     } else {
-      launch(x, static_cast<uint16_t*>(args.y.data));
+      run(x, static_cast<uint16_t*>(args.y.data));
     }
   };
   if (args.x.dtype == DType::kF32) {
-    launch_to(static_cast<const float*>(args.x.data));
+    run_to(static_cast<const float*>(args.x.data));
   } else {
-    launch_to(static_cast<const uint16_t*>(args.x.data));
+    run_to(static_cast<const uint16_t*>(args.x.data));
   }
 }
 
 void gpu_rope(const GpuRopeArgs& args, void* stream) {
-  rope_kernel<<<blocks_for(args.tokens * args.heads * args.half), kThreads, 0, of(stream)>>>(args);
+  launch(rope_kernel, blocks_for(args.tokens * args.heads * args.half), dim3(kThreads), 0, stream, args);
 }
 
 void gpu_swiglu(const uint16_t* gate, const uint16_t* up, uint16_t* out, int64_t count, void* stream) {
-  swiglu_kernel<<<blocks_for(count), kThreads, 0, of(stream)>>>(gate, up, out, count);
+  launch(swiglu_kernel, blocks_for(count), dim3(kThreads), 0, stream, gate, up, out, count);
 }
 
 void gpu_embedding(const GpuEmbeddingArgs& args, void* stream) {
-  embedding_kernel<<<dim3(static_cast<unsigned>(args.count)), kThreads, 0, of(stream)>>>(args);
+  launch(embedding_kernel, dim3(static_cast<unsigned>(args.count)), dim3(kThreads), 0, stream, args);
 }
 
 void gpu_gather_columns(const uint16_t* x, const int32_t* order, int64_t rows, int64_t width, uint16_t* to,
                         void* stream) {
   const dim3 grid(static_cast<unsigned>((width + kThreads - 1) / kThreads), static_cast<unsigned>(rows));
-  gather_kernel<<<grid, kThreads, 0, of(stream)>>>(x, order, width, to);
+  launch(gather_kernel, grid, dim3(kThreads), 0, stream, x, order, width, to);
 }
 
 void gpu_convert_to_bf16(ConstActivations from, int64_t count, uint16_t* to, void* stream) {
   switch (from.dtype) {
     case DType::kF32:
-      convert_kernel<<<blocks_for(count), kThreads, 0, of(stream)>>>(static_cast<const float*>(from.data), count, to);
+      launch(convert_kernel<float>, blocks_for(count), dim3(kThreads), 0, stream, static_cast<const float*>(from.data), count, to);
       return;
     case DType::kF64:
-      convert_kernel<<<blocks_for(count), kThreads, 0, of(stream)>>>(static_cast<const double*>(from.data), count, to);
+      launch(convert_kernel<double>, blocks_for(count), dim3(kThreads), 0, stream, static_cast<const double*>(from.data), count, to);
       return;
     default:
-      convert_kernel<<<blocks_for(count), kThreads, 0, of(stream)>>>(static_cast<const __half*>(from.data), count, to);
+      launch(convert_kernel<__half>, blocks_for(count), dim3(kThreads), 0, stream, static_cast<const __half*>(from.data), count, to);
       return;
   }
 }
 
 void gpu_argmax(const float* x, int64_t rows, int64_t vocab, int32_t* out, bool only_finite, void* stream) {
-  argmax_kernel<<<dim3(static_cast<unsigned>(rows)), kRowThreads, 0, of(stream)>>>(x, vocab, out, only_finite);
+  launch(argmax_kernel, dim3(static_cast<unsigned>(rows)), dim3(kRowThreads), 0, stream, x, vocab, out, only_finite);
 }
 
 void gpu_log_sum_exp(const float* x, int64_t rows, int64_t vocab, double* out, void* stream) {
-  log_sum_exp_kernel<<<dim3(static_cast<unsigned>(rows)), kRowThreads, 0, of(stream)>>>(x, nullptr, vocab, out);
+  launch(log_sum_exp_kernel, dim3(static_cast<unsigned>(rows)), dim3(kRowThreads), 0, stream, x, nullptr, vocab, out);
 }
 
 void gpu_token_nll(const float* x, const int32_t* targets, int64_t rows, int64_t vocab, double* out, void* stream) {
-  log_sum_exp_kernel<<<dim3(static_cast<unsigned>(rows)), kRowThreads, 0, of(stream)>>>(x, targets, vocab, out);
+  launch(log_sum_exp_kernel, dim3(static_cast<unsigned>(rows)), dim3(kRowThreads), 0, stream, x, targets, vocab, out);
 }
 
 void gpu_add_bias(float* y, const float* bias, int64_t rows, int64_t width, void* stream) {
-  add_bias_kernel<<<blocks_for(rows * width), kThreads, 0, of(stream)>>>(y, bias, rows * width, width);
+  launch(add_bias_kernel, blocks_for(rows * width), dim3(kThreads), 0, stream, y, bias, rows * width, width);
 }
 
 void gpu_divergence(const float* reference, const float* x, int64_t rows, int64_t vocab, double* out, void* stream) {
-  divergence_kernel<<<dim3(static_cast<unsigned>(rows)), kRowThreads, 0, of(stream)>>>(reference, x, vocab, out);
+  launch(divergence_kernel, dim3(static_cast<unsigned>(rows)), dim3(kRowThreads), 0, stream, reference, x, vocab, out);
 }
 
 }  // namespace lowbit

@@ -2,6 +2,7 @@
 // memory.
 #pragma once
 
+#include "ops/attention_args.h"
 #include "tensor/activations.h"
 
 #include <cstdint>
@@ -56,5 +57,18 @@ void gpu_argmax(const float* x, int64_t rows, int64_t vocab, int32_t* out, bool 
 void gpu_token_nll(const float* x, const int32_t* targets, int64_t rows, int64_t vocab, double* out, void* stream);
 void gpu_log_sum_exp(const float* x, int64_t rows, int64_t vocab, double* out, void* stream);
 void gpu_divergence(const float* reference, const float* x, int64_t rows, int64_t vocab, double* out, void* stream);
+
+// From one decoding step to the next: the tokens chosen become the ids, positions move on, and the tokens are kept at
+// history [step % history_steps][count], which may be this machine's memory if it is pinned. ids are 0 where no token
+// could be chosen (-1).
+struct GpuAdvanceArgs {
+  const int32_t* chosen = nullptr;  // [count]
+  int32_t *ids = nullptr, *positions = nullptr;
+  AttentionSequence* sequences = nullptr;
+  int32_t* history = nullptr;
+  int64_t* step = nullptr;
+  int64_t count = 0, history_steps = 1;
+};
+void gpu_advance(const GpuAdvanceArgs& args, void* stream);
 
 }  // namespace lowbit

@@ -3,8 +3,9 @@
 // without shuffles. Plain data and arithmetic, for host and device. Matrices of BF16 stay as they are, rows of `in`.
 //
 // The matrix [out, in] is cut into tiles of 16 outputs; a tile is a run of pieces, one behind the other along `in`;
-// a piece is 32 threads x 16 bytes = 512 bytes. Both edges are filled up with codes that nothing reads (outputs) or
-// that meet zeros of x (inputs). Codes of 2 and 3 bits take the place of 4.
+// a piece is 32 threads x 16 bytes = 512 bytes. Both edges are filled up, to whole tiles and to a multiple of 128
+// inputs (and the groups that this makes), with codes that nothing reads (outputs) or that meet zeros of x (inputs).
+// Codes of 2 and 3 bits take the place of 4.
 //
 // In which order the inputs are summed is free, as long as x has the same: thread t holds rows g = t / 4 and g + 8,
 // and of each block of 32 inputs the eight from 8 c on, c = t % 4, so that x is read in its own order, 16 bytes at a
@@ -16,21 +17,32 @@
 //   8     32                 for each step 8 bytes: first elements of the pairs, then second ones
 //   4     64                 for each step a word: digit i is the first element of pair i, digit 4 + i the second
 //
-// Scales (F16) and zero points (U8): [tile][group][g][2], those of rows g and g + 8 side by side.
+// Scales (F16) and zero points (U16): [tile][group][g][2], those of rows g and g + 8 side by side. Groups are kept in
+// one of two sizes, larger ones several times: 128 inputs, or 32 where 128 is not a divisor (kept_group_size).
 #pragma once
 
 #include <cstdint>
 
 namespace lowbit {
 
-constexpr int kTileOutputs = 16, kBlockInputs = 32, kStepInputs = 4, kPieceBytes = 512;
+constexpr int kTileOutputs = 16, kBlockInputs = 32, kStepInputs = 4, kPieceBytes = 512, kUnitInputs = 128;
+
+constexpr int64_t padded_inputs(int64_t in) { return (in + kUnitInputs - 1) / kUnitInputs * kUnitInputs; }
+// Sizes that 32 does not divide stay as they are: no fast kernel reads them.
+constexpr int64_t kept_group_size(int64_t in, int64_t group_size) {
+  if (group_size >= in || group_size % kUnitInputs == 0) return kUnitInputs;
+  return group_size % kBlockInputs == 0 ? kBlockInputs : group_size;
+}
+constexpr int64_t kept_groups(int64_t in, int64_t kept_group_size) {
+  return (padded_inputs(in) + kept_group_size - 1) / kept_group_size;
+}
 
 // In which the codes of a weight are kept.
 constexpr int fragment_bits(int bits) { return bits <= 4 ? 4 : 8; }
 constexpr int piece_inputs(int fragment_bits) { return kPieceBytes * 8 / (kTileOutputs * fragment_bits); }
 constexpr int64_t tile_count(int64_t out) { return (out + kTileOutputs - 1) / kTileOutputs; }
 constexpr int64_t piece_count(int64_t in, int fragment_bits) {
-  return (in + piece_inputs(fragment_bits) - 1) / piece_inputs(fragment_bits);
+  return padded_inputs(in) / piece_inputs(fragment_bits);
 }
 constexpr int64_t fragment_bytes(int64_t out, int64_t in, int fragment_bits) {
   return tile_count(out) * piece_count(in, fragment_bits) * kPieceBytes;

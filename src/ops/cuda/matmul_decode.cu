@@ -1,83 +1,111 @@
-#include "ops/cuda/device.cuh"
-#include "ops/cuda/fragments.h"
 #include "ops/cuda/matmul_decode.h"
 
+#include "ops/cuda/device.cuh"
+#include "ops/cuda/fragments.h"
+
 #include <algorithm>
+#include <climits>
 
 namespace lowbit {
 namespace {
 
-// The inputs are cut into units that the warps of a block take in turn; a block makes kTiles tiles of 16 outputs.
-// kBlocks: of 32 inputs in a unit. kAhead: units that a warp has asked for before it works on the first.
-template <int kBits>
-struct Units {
-  static constexpr int kBlocks = kBits == 16 ? 2 : 4;
-  static constexpr int kLoads = kBlocks * kBits / 8;  // of 16 bytes, for a tile
-  static constexpr int kInputs = kBlocks * kBlockInputs;
+// The inputs are cut into units of 128 (of 64 where the weight is BF16) that the warps of a block take in turn; a block
+// makes one group of kTiles tiles of 16 outputs after the other. Weights come through a ring of units in shared memory,
+// one for each warp, which runs ahead of the arithmetic over the ends of groups.
+constexpr int kMostWarps = 16;
+constexpr int unit_inputs(int bits) { return bits == 16 ? 64 : 128; }
+
+// How the kernels differ. kFine: groups of 32 inputs instead of 128. kRowBlocks: of eight rows of x. kShared: x comes
+// through shared memory (prepare_x), otherwise straight from where it is.
+template <int kBits_, bool kFine_, int kTiles_, int kRowBlocks_, bool kShared_>
+struct Kind {
+  static constexpr int kBits = kBits_, kTiles = kTiles_, kRowBlocks = kRowBlocks_;
+  static constexpr bool kFine = kFine_, kShared = kShared_;
+
+  static constexpr int kInputs = unit_inputs(kBits), kBlocks = kInputs / kBlockInputs;
+  static constexpr int kLoads = kBlocks * kBits / 8;  // of 16 bytes that a thread does for a tile's unit
+  static constexpr int kGroups = kBits == 16 ? 0 : kFine ? kBlocks : 1;
+  static constexpr int kUnitBytes = (kLoads * 16 + kGroups * 8) * 32;  // of a tile: pieces; scales and zeros by group
+  // Units that are on their way while one is worked on, about 5 KB for each warp.
+  static constexpr int kAhead = kBits == 8 ? (kTiles > 1 ? 2 : 3) : 4 / kTiles;
+  static constexpr int kRows = 8 * kRowBlocks;
+  static constexpr int kPairs = kTiles > 1 ? kTiles / 2 : 1;  // with SwiGLU a block has the same tiles of two matrices
 };
 
-constexpr int ahead(int bits, int tiles) { return std::max(1, (bits == 4 ? 4 : 2) / tiles); }
-constexpr int kMostWarps = 16;
-
-// By `in` alone, so that the order of the sums is always the same.
-int warps_of(int64_t in, int bits) {
-  const int64_t units = (in + (bits == 16 ? 64 : 128) - 1) / (bits == 16 ? 64 : 128);
+// By the weights' sizes alone, so that the order of the sums is the same for any rows. Where there are few tiles, many
+// warps share one.
+int warps_of(int64_t in, int64_t tiles, int bits) {
+  const int64_t units = (in + unit_inputs(bits) - 1) / unit_inputs(bits);
   int warps = 4;
-  while (warps < kMostWarps && warps * 4 < units) warps *= 2;
+  while (warps < kMostWarps && warps * 4 < units && warps * tiles < 2048) warps *= 2;
   return warps;
 }
 
-// The same for every tile of a thread.
-struct Work {
-  int in, group_size, groups;
-  int fold_blocks;  // blocks of 32 inputs after which the sums of a group are scaled and added up
-  int middle;       // zero point where there are none
+// What is the same for all blocks of a launch, worked out once.
+struct Plan {
+  int units, groups;                  // of inputs; of tiles, of all matrices
+  int first_group[kMostMatrices];     // of each matrix
+  int last_tile[kMostMatrices];
+  int tile_bytes, tile_groups_bytes;  // from tile to tile: codes; scales or zero points
 };
 
-template <int kBits>
-struct Tile {
-  const uint4* codes;        // of this thread; BF16: row g
-  const uint4* codes8;       // BF16 only: row g + 8
-  const uint32_t* scales;    // of this thread's rows, F16 both; a group's stand 8 words behind
-  const uint16_t* zeros;     // U8 both, or null
-};
-
-template <int kBits>
-struct Loaded {
-  uint4 data[Units<kBits>::kLoads];
-  uint32_t scale;
-  uint32_t zeros;
-};
-
-__device__ inline uint4 load_once(const uint4* from) { return __ldcs(from); }
-
-template <int kBits>
-__device__ inline void load_group(const Tile<kBits>& tile, const Work& work, int input, Loaded<kBits>& to) {
-  const int group = work.group_size >= work.in ? 0 : input / work.group_size;
-  to.scale = __ldg(tile.scales + group * 8);
-  to.zeros = tile.zeros ? __ldg(tile.zeros + group * 8) : static_cast<uint32_t>(work.middle * 0x101);
+__device__ inline void copy_16(void* to, const void* from, bool is_there = true) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(is_there ? 16 : 0));
+}
+__device__ inline void copy_4(void* to, const void* from) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(address), "l"(from));
 }
 
-template <int kBits>
-__device__ inline void load_unit(const Tile<kBits>& tile, const Work& work, int unit, Loaded<kBits>& to) {
-  const int input = unit * Units<kBits>::kInputs;
-  if (input >= work.in) return;
-  if constexpr (kBits == 16) {
-    const int c = threadIdx.x % 4;
+// Where a thread reads what comes next of a tile.
+struct Tile {
+  const char *codes, *codes8;  // codes8: BF16 only, of row g + 8
+  const char *scales, *zeros;  // of rows g and g + 8, 4 bytes; those of the next group stand 32 bytes behind
+};
+
+// What a thread has of a tile's unit.
+template <class K>
+struct Loaded {
+  uint4 data[K::kLoads];
+  uint32_t scale[K::kGroups + 1], zeros[K::kGroups + 1];
+};
+
+// A thread copies what it will read itself, so that no barrier is needed. room: the warp's for this tile's unit.
+template <class K>
+__device__ inline void fetch_unit(const Tile& tile, char* room, bool has_zeros, int unit, int in) {
+  const int lane = threadIdx.x % 32;
+  char* const pieces = room + lane * 16;
+  if constexpr (K::kBits == 16) {
 #pragma unroll
-    for (int block = 0; block < Units<16>::kBlocks; ++block) {
-      const int k = input + block * kBlockInputs;
-      const bool is_inside = k + 8 * c < work.in;
-      to.data[2 * block] = is_inside ? load_once(tile.codes + k / 8) : uint4{};
-      to.data[2 * block + 1] = is_inside ? load_once(tile.codes8 + k / 8) : uint4{};
+    for (int block = 0; block < K::kBlocks; ++block) {
+      const bool is_there = unit * K::kInputs + block * kBlockInputs + 8 * (lane % 4) < in;
+      copy_16(pieces + 2 * block * 512, is_there ? tile.codes + block * 64 : tile.codes, is_there);
+      copy_16(pieces + (2 * block + 1) * 512, is_there ? tile.codes8 + block * 64 : tile.codes8, is_there);
     }
   } else {
-    load_group(tile, work, input, to);
 #pragma unroll
-    for (int i = 0; i < Units<kBits>::kLoads; ++i) {
-      const int k = input + i * piece_inputs(kBits);
-      if (k < work.in) to.data[i] = load_once(tile.codes + k / piece_inputs(kBits) * 32);
+    for (int i = 0; i < K::kLoads; ++i) copy_16(pieces + i * 512, tile.codes + i * 512);
+    char* const words = room + K::kLoads * 512 + lane * 4;
+#pragma unroll
+    for (int i = 0; i < K::kGroups; ++i) {
+      copy_4(words + 2 * i * 128, tile.scales + i * 32);
+      if (has_zeros) copy_4(words + (2 * i + 1) * 128, tile.zeros + i * 32);
     }
+  }
+}
+
+template <class K>
+__device__ inline void read_unit(const char* room, bool has_zeros, uint32_t middle, Loaded<K>& to) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int i = 0; i < K::kLoads; ++i) to.data[i] = *reinterpret_cast<const uint4*>(room + lane * 16 + i * 512);
+  const char* const words = room + K::kLoads * 512 + lane * 4;
+#pragma unroll
+  for (int i = 0; i < K::kGroups; ++i) {
+    to.scale[i] = *reinterpret_cast<const uint32_t*>(words + 2 * i * 128);
+    to.zeros[i] = middle;
+    if (has_zeros) to.zeros[i] = *reinterpret_cast<const uint32_t*>(words + (2 * i + 1) * 128);
   }
 }
 
@@ -92,22 +120,23 @@ __device__ inline uint32_t upper_halves(float first, float second) {
 
 // The operand of step `step` (0 to 2 * kBlocks - 1). 4 bits: 128 + code, which is 0x4300 | code in BF16; the 128 and
 // the zero point are taken off the sums. 8 bits: code - zero point: 2^23 + code is 0x4b000000 | code in F32.
-template <int kBits>
-__device__ inline Operand operand(const Loaded<kBits>& loaded, int step, float zero, float zero8) {
-  if constexpr (kBits == 16) {
-    const uint4 &row = loaded.data[step / 2 * 2], &row8 = loaded.data[step / 2 * 2 + 1];
+template <class K>
+__device__ inline Operand operand(const uint4 (&data)[K::kLoads], int step, float zero, float zero8) {
+  if constexpr (K::kBits == 16) {
+    const uint4 &row = data[step / 2 * 2], &row8 = data[step / 2 * 2 + 1];
     const int half = step % 2 * 2;
     return {{word_of(row, half), word_of(row8, half), word_of(row, half + 1), word_of(row8, half + 1)}};
-  } else if constexpr (kBits == 4) {
+  } else if constexpr (K::kBits == 4) {
     Operand a;
-    const uint32_t word = word_of(loaded.data[step / 4], step % 4);
+    const uint32_t word = word_of(data[step / 4], step % 4);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) a.pair[i] = ((word >> (4 * i)) & 0x000f000fu) | 0x43004300u;
+    for (int i = 0; i < 4; ++i)  // (word >> 4 i & 0x000f000f) | 0x43004300, which the compiler makes two of
+      asm("lop3.b32 %0, %1, 0x000f000f, %2, 0xea;" : "=r"(a.pair[i]) : "r"(word >> (4 * i)), "r"(0x43004300u));
     return a;
   } else {
     Operand a;
-    const uint4& data = loaded.data[step / 2];
-    const uint32_t first = word_of(data, step % 2 * 2), second = word_of(data, step % 2 * 2 + 1);
+    const uint4& some = data[step / 2];
+    const uint32_t first = word_of(some, step % 2 * 2), second = word_of(some, step % 2 * 2 + 1);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const float middle = i % 2 ? zero8 : zero;
@@ -119,371 +148,443 @@ __device__ inline Operand operand(const Loaded<kBits>& loaded, int step, float z
   }
 }
 
-constexpr uint32_t kOnes = 0x3f803f80u;  // BF16 1, 1
-
-// scale * sum into total, sum = 0.
-template <int kBits>
-__device__ inline void fold(float (&total)[4], float (&sum)[4], const float (&x_sum)[4], uint32_t scale_bits,
+// total += scale * (sum less what was added to the codes of 4 bits).
+template <class K>
+__device__ inline void fold(float (&total)[4], const float (&sum)[4], const float (&x_sum)[2], uint32_t scale_bits,
                             uint32_t zeros) {
   const float scale = __half2float(__ushort_as_half(static_cast<uint16_t>(scale_bits)));
   const float scale8 = __half2float(__ushort_as_half(static_cast<uint16_t>(scale_bits >> 16)));
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
     float value = sum[j];
-    if constexpr (kBits == 4) {
-      value -= static_cast<float>(128 + (j < 2 ? zeros & 0xffu : zeros >> 8)) * x_sum[j % 2];
+    if constexpr (K::kBits == 4) {
+      value = fmaf(-static_cast<float>(128 + (j < 2 ? zeros & 0xffffu : zeros >> 16)), x_sum[j % 2], value);
     }
-    total[j] += (j < 2 ? scale : scale8) * value;
-    sum[j] = 0;
+    total[j] = fmaf(j < 2 ? scale : scale8, value, total[j]);
   }
 }
 
-__device__ inline void write_output(const GpuMatrix& matrix, int64_t row, int64_t n, float value) {
-  if (matrix.bias) value += matrix.bias[n];
-  const int64_t at = row * matrix.out + n;
-  if (matrix.add_to) {
-    matrix.add_to[at] += value;
-  } else if (matrix.y.dtype == DType::kF32) {
-    static_cast<float*>(matrix.y.data)[at] = value;
-  } else {
-    static_cast<uint16_t*>(matrix.y.data)[at] = f32_to_bf16(value);
+// A thread's part of x for a unit. sums: of columns 2 c and 2 c + 1 of the operand, over each group.
+template <class K>
+struct X {
+  uint4 data[K::kRowBlocks][K::kBlocks];
+  float sums[K::kRowBlocks][K::kGroups + 1][2];
+};
+
+template <class K>
+__device__ inline void multiply_unit(const Loaded<K> (&now)[K::kTiles], const X<K>& x,
+                                     float (&total)[K::kTiles][K::kRowBlocks][4]) {
+  constexpr int kGroupSteps = 2 * (K::kFine ? 1 : K::kBlocks);
+#pragma unroll
+  for (int group = 0; group < 2 * K::kBlocks / kGroupSteps; ++group) {
+    float sum[K::kTiles][K::kRowBlocks][4] = {};
+#pragma unroll
+    for (int step = group * kGroupSteps; step < (group + 1) * kGroupSteps; ++step) {
+#pragma unroll
+      for (int t = 0; t < K::kTiles; ++t) {
+        const uint32_t zeros = now[t].zeros[group];
+        const Operand a = operand<K>(now[t].data, step, 8388608.0f + static_cast<float>(zeros & 0xffffu),
+                                     8388608.0f + static_cast<float>(zeros >> 16));
+#pragma unroll
+        for (int b = 0; b < K::kRowBlocks; ++b) {
+          const uint4& some = x.data[b][step / 2];
+          multiply_add(K::kBits == 16 ? total[t][b] : sum[t][b], a, step % 2 ? some.z : some.x,
+                       step % 2 ? some.w : some.y);
+        }
+      }
+    }
+    if constexpr (K::kBits != 16) {
+#pragma unroll
+      for (int t = 0; t < K::kTiles; ++t) {
+#pragma unroll
+        for (int b = 0; b < K::kRowBlocks; ++b)
+          fold<K>(total[t][b], sum[t][b], x.sums[b][group], now[t].scale[group], now[t].zeros[group]);
+      }
+    }
   }
 }
 
-template <int kBits, int kTiles, int kRowBlocks>
-__global__ void __launch_bounds__(kMostWarps * 32) decode_kernel(const GpuDecodeArgs args) {
-  constexpr int kRows = 8 * kRowBlocks, kAhead = ahead(kBits, kTiles), kBlocks = Units<kBits>::kBlocks;
-  extern __shared__ float partial[];  // [warps][kTiles * 16][kRows]
-  const int warps = blockDim.x / 32, warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
+// Sums of x are taken in this order wherever they are taken: eight neighbours, then pairs of such eights.
+__device__ inline float sum_of_eight(const uint4& x) {
+  float sum = low_bf16(x.x) + high_bf16(x.x);
+  sum = sum + low_bf16(x.y) + high_bf16(x.y);
+  sum = sum + low_bf16(x.z) + high_bf16(x.z);
+  return sum + low_bf16(x.w) + high_bf16(x.w);
+}
+__device__ inline float with_neighbour(float sum, int distance) {
+  return sum + __shfl_xor_sync(0xffffffffu, sum, distance);
+}
 
-  // Which matrix, which tiles of it.
-  int64_t first_tile = static_cast<int64_t>(blockIdx.x) * kTiles;
-  int index = 0;
-  for (; index + 1 < args.matrices; ++index) {
-    const int64_t tiles = (tile_count(args.matrix[index].out) + kTiles - 1) / kTiles * kTiles;
-    if (first_tile < tiles) break;
-    first_tile -= tiles;
-  }
-  const GpuMatrix& matrix = args.matrix[index];
+// Elements from row to row of x in shared memory: rows begin in different banks. Sums: F32 [rows][stride of sums].
+__host__ __device__ constexpr int shared_stride(int in) { return static_cast<int>(padded_inputs(in)) + 8; }
+__host__ __device__ constexpr int sums_stride(int in) { return static_cast<int>(padded_inputs(in)) / kBlockInputs; }
+constexpr int shared_x_bytes(int64_t rows, int64_t in) {
+  return static_cast<int>(rows) * (shared_stride(static_cast<int>(in)) * 2 + sums_stride(static_cast<int>(in)) * 4);
+}
 
-  const Work work{static_cast<int>(args.in), static_cast<int>(args.group_size),
-                  args.group_size >= args.in ? 1 : static_cast<int>((args.in + args.group_size - 1) / args.group_size),
-                  args.group_size >= args.in || args.group_size % 128 == 0 ? 4
-                  : args.group_size % 64 == 0                              ? 2
-                                                                           : 1,
-                  1 << (args.bits - 1)};
-  Tile<kBits> tiles[kTiles];
-#pragma unroll
-  for (int t = 0; t < kTiles; ++t) {
-    // A tile behind the last one repeats it; its outputs are not written.
-    const int64_t tile = min(first_tile + t, tile_count(matrix.out) - 1);
-    if constexpr (kBits == 16) {
-      const uint16_t* const weight = static_cast<const uint16_t*>(matrix.weight) + 8 * c;
-      const int64_t row = min(tile * 16 + g, matrix.out - 1), row8 = min(tile * 16 + g + 8, matrix.out - 1);
-      tiles[t].codes = reinterpret_cast<const uint4*>(weight + row * args.in);
-      tiles[t].codes8 = reinterpret_cast<const uint4*>(weight + row8 * args.in);
-    } else {
-      tiles[t].codes = static_cast<const uint4*>(matrix.weight) + tile * piece_count(args.in, kBits) * 32 +
-                       threadIdx.x % 32;
-      tiles[t].scales = static_cast<const uint32_t*>(matrix.scales) + tile * work.groups * 8 + g;
-      tiles[t].zeros = matrix.zero_points
-                           ? static_cast<const uint16_t*>(matrix.zero_points) + tile * work.groups * 8 + g
-                           : nullptr;
+// x of all rows to shared memory, BF16, zeros behind column `in`, with its sums over groups; normed or in another order
+// where that is asked for. What it does to a row is the same for any number of rows.
+template <class K>
+__device__ inline void prepare_x(const GpuDecodeArgs& args, uint16_t* x, float* sums, float* room) {
+  const int in = static_cast<int>(args.in), padded = static_cast<int>(padded_inputs(in));
+  for (int row = 0; row < args.rows; ++row) {
+    float factor = 1;
+    if (args.hidden) {
+      const float* const from = args.hidden + row * args.in;
+      float sum = 0;
+      for (int i = 4 * threadIdx.x; i < in; i += 4 * blockDim.x) {
+        const float4 some = *reinterpret_cast<const float4*>(from + i);
+        sum += some.x * some.x + some.y * some.y + some.z * some.z + some.w * some.w;
+      }
+      sum = warp_sum(sum);
+      if (row > 0) __syncthreads();  // room is still read for the row before
+      if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = sum;
+      __syncthreads();
+      sum = 0;
+      for (unsigned w = 0; w < blockDim.x / 32; ++w) sum += room[w];
+      factor = rsqrtf(sum / static_cast<float>(in) + args.epsilon);
     }
-  }
-
-  const int units = (work.in + Units<kBits>::kInputs - 1) / Units<kBits>::kInputs;
-  Loaded<kBits> ring[kAhead][kTiles];
+    for (int first = threadIdx.x / 32 * 256; first < padded; first += 8 * blockDim.x) {
+      const int i = first + threadIdx.x % 32 * 8;
+      uint4 eight = {};
+      if (i < in && (args.hidden || args.column_order)) {
+        uint32_t* const pairs = &eight.x;
 #pragma unroll
-  for (int i = 0; i < kAhead; ++i) {
+        for (int j = 0; j < 4; ++j) {
+          float values[2];
 #pragma unroll
-    for (int t = 0; t < kTiles; ++t) load_unit(tiles[t], work, warp + i * warps, ring[i][t]);
-  }
-
-  float total[kTiles][kRowBlocks][4] = {}, sum[kTiles][kRowBlocks][4] = {};
-  for (int first = warp; first < units; first += kAhead * warps) {
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      const int unit = first + i * warps;
-      if (unit >= units) break;
-      Loaded<kBits> now[kTiles];
-#pragma unroll
-      for (int t = 0; t < kTiles; ++t) now[t] = ring[i][t];
-      // Rows of x are columns of the second operand; a row that is not there is zero.
-      uint4 x[kRowBlocks][kBlocks];
-#pragma unroll
-      for (int b = 0; b < kRowBlocks; ++b) {
-        const bool has_row = b * 8 + g < args.rows;
-        const uint16_t* const from = args.x + (b * 8 + g) * args.in;
-#pragma unroll
-        for (int block = 0; block < kBlocks; ++block) {
-          const int k = unit * Units<kBits>::kInputs + block * kBlockInputs + 8 * c;
-          x[b][block] = has_row && k < work.in ? __ldg(reinterpret_cast<const uint4*>(from + k)) : uint4{};
-        }
-      }
-#pragma unroll
-      for (int t = 0; t < kTiles; ++t) load_unit(tiles[t], work, unit + kAhead * warps, ring[i][t]);
-
-      float x_sum[kRowBlocks][4] = {};
-      float zero[kTiles], zero8[kTiles];
-      auto set_zeros = [&] {
-        if constexpr (kBits == 8) {
-#pragma unroll
-          for (int t = 0; t < kTiles; ++t) {
-            zero[t] = 8388608.0f + static_cast<float>(now[t].zeros & 0xffu);
-            zero8[t] = 8388608.0f + static_cast<float>(now[t].zeros >> 8);
+          for (int second = 0; second < 2; ++second) {
+            const int column = args.column_order ? args.column_order[i + 2 * j + second] : i + 2 * j + second;
+            values[second] = args.hidden ? args.hidden[row * args.in + column] * factor * args.norm_weight[column]
+                                         : bf16_to_f32(args.x[row * args.in + column]);
           }
+          pairs[j] = bf16_pair(values[0], values[1]);
         }
-      };
-      set_zeros();
-#pragma unroll
-      for (int block = 0; block < kBlocks; ++block) {
-        const int k = unit * Units<kBits>::kInputs + block * kBlockInputs;
-        if (k >= work.in) break;
-        if constexpr (kBits != 16) {
-          if (block > 0 && block % work.fold_blocks == 0) {
-#pragma unroll
-            for (int t = 0; t < kTiles; ++t) {
-#pragma unroll
-              for (int b = 0; b < kRowBlocks; ++b)
-                fold<kBits>(total[t][b], sum[t][b], x_sum[b], now[t].scale, now[t].zeros);
-              load_group(tiles[t], work, k, now[t]);
-            }
-#pragma unroll
-            for (int b = 0; b < kRowBlocks; ++b) x_sum[b][0] = x_sum[b][1] = x_sum[b][2] = x_sum[b][3] = 0;
-            set_zeros();
-          }
-        }
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-#pragma unroll
-          for (int b = 0; b < kRowBlocks; ++b) {
-            const uint32_t b0 = half ? x[b][block].z : x[b][block].x, b1 = half ? x[b][block].w : x[b][block].y;
-            if constexpr (kBits == 4) multiply_add(x_sum[b], Operand{{kOnes, kOnes, kOnes, kOnes}}, b0, b1);
-#pragma unroll
-            for (int t = 0; t < kTiles; ++t) {
-              multiply_add(kBits == 16 ? total[t][b] : sum[t][b],
-                           operand<kBits>(now[t], block * 2 + half, zero[t], zero8[t]), b0, b1);
-            }
-          }
-        }
+      } else if (i < in) {
+        eight = *reinterpret_cast<const uint4*>(args.x + row * args.in + i);
       }
-      if constexpr (kBits != 16) {
-#pragma unroll
-        for (int t = 0; t < kTiles; ++t) {
-#pragma unroll
-          for (int b = 0; b < kRowBlocks; ++b)
-            fold<kBits>(total[t][b], sum[t][b], x_sum[b], now[t].scale, now[t].zeros);
-        }
+      if (i < padded) *reinterpret_cast<uint4*>(x + row * shared_stride(in) + i) = eight;
+      if constexpr (K::kBits == 4) {
+        float sum = with_neighbour(with_neighbour(sum_of_eight(eight), 1), 2);
+        if constexpr (!K::kFine) sum = with_neighbour(with_neighbour(sum, 4), 8);
+        constexpr int kLanes = K::kFine ? 4 : 16;
+        if (i < padded && threadIdx.x % kLanes == 0) sums[row * sums_stride(in) + i / (kLanes * 8)] = sum;
       }
-    }
-  }
-
-#pragma unroll
-  for (int t = 0; t < kTiles; ++t) {
-#pragma unroll
-    for (int b = 0; b < kRowBlocks; ++b) {
-      float* const to = partial + ((warp * kTiles + t) * kTileOutputs + g) * kRows + b * 8 + 2 * c;
-      to[0] = total[t][b][0];
-      to[1] = total[t][b][1];
-      to[8 * kRows] = total[t][b][2];
-      to[8 * kRows + 1] = total[t][b][3];
     }
   }
   __syncthreads();
-  for (int i = threadIdx.x; i < kTiles * kTileOutputs * kRows; i += blockDim.x) {
-    const int output = i % (kTiles * kTileOutputs), row = i / (kTiles * kTileOutputs);
-    const int64_t n = first_tile * kTileOutputs + output;
-    if (n >= matrix.out || row >= args.rows) continue;
-    float value = 0;
-    for (int w = 0; w < warps; ++w) value += partial[(w * kTiles * kTileOutputs + output) * kRows + row];
-    write_output(matrix, row, n, value);
+}
+
+// Where things lie in shared memory: floats for prepare_x, the rings, sums of two groups of tiles, x and its sums.
+struct Room {
+  int ring, partial, x, total;
+};
+template <class K>
+__host__ __device__ constexpr Room room_of(int warps, int x_bytes) {
+  const int ring = kMostWarps * 4, partial = ring + warps * K::kAhead * K::kTiles * K::kUnitBytes;
+  const int x = partial + 2 * warps * K::kTiles * kTileOutputs * K::kRows * 4;
+  return {ring, partial, x, x + x_bytes};
+}
+
+// Which matrix a group of tiles belongs to, and its first tile there.
+struct Place {
+  int matrix, first_tile;
+};
+template <class K>
+__device__ inline Place place_of(const GpuDecodeArgs& args, const Plan& plan, int group) {
+  if (args.swiglu) return {0, group * K::kPairs};
+  const int matrix = (group >= plan.first_group[1]) + (group >= plan.first_group[2]);
+  return {matrix, (group - plan.first_group[matrix]) * K::kTiles};
+}
+
+// What a warp fetches, unit by unit, through all groups of its block.
+template <class K>
+struct Fetcher {
+  const GpuDecodeArgs& args;
+  const Plan& plan;
+  const int warp, warps;
+  char* const ring;
+  int group, unit, slot = 0;
+  bool has_zeros = false;
+  Tile tiles[K::kTiles];
+
+  __device__ void begin_group() {
+    const int g = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
+    const Place place = place_of<K>(args, plan, group);
+    has_zeros = args.matrix[place.matrix].zero_points != nullptr;
+#pragma unroll
+    for (int t = 0; t < K::kTiles; ++t) {
+      const GpuMatrix& matrix = args.matrix[args.swiglu ? t / K::kPairs : place.matrix];
+      // A tile behind the last one repeats it; its outputs are not written.
+      const int tile = min(place.first_tile + (args.swiglu ? t % K::kPairs : t), plan.last_tile[place.matrix]);
+      const char* const weight = static_cast<const char*>(matrix.weight);
+      if constexpr (K::kBits == 16) {
+        const int last = static_cast<int>(matrix.out) - 1, in = static_cast<int>(args.in);
+        const int64_t row = min(tile * 16 + g, last), row8 = min(tile * 16 + g + 8, last);
+        const int first = unit * K::kInputs + 8 * c;
+        tiles[t].codes = weight + (row * in + first) * 2;
+        tiles[t].codes8 = weight + (row8 * in + first) * 2;
+      } else {
+        tiles[t].codes = weight + static_cast<int64_t>(tile) * plan.tile_bytes + unit * (K::kLoads * kPieceBytes) +
+                         threadIdx.x % 32 * 16;
+        const int64_t first = static_cast<int64_t>(tile) * plan.tile_groups_bytes + unit * (K::kGroups * 32) + g * 4;
+        tiles[t].scales = static_cast<const char*>(matrix.scales) + first;
+        if (has_zeros) tiles[t].zeros = static_cast<const char*>(matrix.zero_points) + first;
+      }
+    }
+  }
+
+  __device__ void next() {
+    if (group < plan.groups) {
+#pragma unroll
+      for (int t = 0; t < K::kTiles; ++t) {
+        fetch_unit<K>(tiles[t], ring + (slot * K::kTiles + t) * K::kUnitBytes, has_zeros, unit,
+                      static_cast<int>(args.in));
+        const int step = K::kBits == 16 ? warps * K::kInputs * 2 : warps * K::kLoads * kPieceBytes;
+        tiles[t].codes += step;
+        if constexpr (K::kBits == 16) {
+          tiles[t].codes8 += step;
+        } else {
+          tiles[t].scales += warps * K::kGroups * 32;
+          if (has_zeros) tiles[t].zeros += warps * K::kGroups * 32;
+        }
+      }
+      unit += warps;
+      if (unit >= plan.units) {
+        unit = warp;
+        group += gridDim.x;
+        if (group < plan.groups) begin_group();
+      }
+    }
+    asm volatile("cp.async.commit_group;");
+    slot = slot + 1 == K::kAhead ? 0 : slot + 1;
+  }
+};
+
+// The rows that a thread's lanes of the second operand stand for; what has no row repeats the last one, and its sums
+// are not written.
+template <class K>
+__device__ inline void read_x_from_memory(const GpuDecodeArgs& args, int unit, X<K>& x) {
+  const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4, rows = static_cast<int>(args.rows);
+#pragma unroll
+  for (int b = 0; b < K::kRowBlocks; ++b) {
+    float sums[K::kBlocks];
+#pragma unroll
+    for (int block = 0; block < K::kBlocks; ++block) {
+      const int k = unit * K::kInputs + block * kBlockInputs + 8 * c;
+      const uint16_t* const from = args.x + min(b * 8 + g, rows - 1) * args.in + k;
+      x.data[b][block] = k < args.in ? __ldg(reinterpret_cast<const uint4*>(from)) : uint4{};
+      if constexpr (K::kBits == 4) sums[block] = with_neighbour(with_neighbour(sum_of_eight(x.data[b][block]), 1), 2);
+    }
+    if constexpr (K::kBits == 4) {
+#pragma unroll
+      for (int group = 0; group < K::kGroups; ++group) {
+        const float sum = K::kFine ? sums[group] : (sums[0] + sums[1]) + (sums[2] + sums[3]);
+        x.sums[b][group][0] = __shfl_sync(0xffffffffu, sum, 8 * c);
+        x.sums[b][group][1] = __shfl_sync(0xffffffffu, sum, 8 * c + 4);
+      }
+    }
   }
 }
 
-template <int kBits, int kTiles, int kRowBlocks>
-void launch(const GpuDecodeArgs& args, cudaStream_t stream) {
-  int64_t blocks = 0;
-  for (int i = 0; i < args.matrices; ++i) blocks += (tile_count(args.matrix[i].out) + kTiles - 1) / kTiles;
-  const int warps = warps_of(args.in, kBits);
-  const size_t shared = static_cast<size_t>(warps) * kTiles * kTileOutputs * 8 * kRowBlocks * sizeof(float);
-  decode_kernel<kBits, kTiles, kRowBlocks>
-      <<<dim3(static_cast<unsigned>(blocks)), warps * 32, shared, stream>>>(args);
+template <class K>
+__global__ void __launch_bounds__(kMostWarps * 32)
+    decode_kernel(const __grid_constant__ GpuDecodeArgs args, const __grid_constant__ Plan plan) {
+  extern __shared__ __align__(16) char shared[];
+  const int warps = blockDim.x / 32, warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
+  const int in = static_cast<int>(args.in), rows = static_cast<int>(args.rows);
+  const Room room = room_of<K>(warps, 0);
+
+  Fetcher<K> fetcher{args,
+                     plan,
+                     warp,
+                     warps,
+                     shared + room.ring + warp * K::kAhead * K::kTiles * K::kUnitBytes,
+                     warp < plan.units ? static_cast<int>(blockIdx.x) : plan.groups,
+                     warp};
+  if (fetcher.group < plan.groups) fetcher.begin_group();
+#pragma unroll 1
+  for (int i = 0; i < K::kAhead; ++i) fetcher.next();
+  let_successor_begin();
+  wait_for_predecessor();
+
+  uint16_t* const x_shared = reinterpret_cast<uint16_t*>(shared + room.x);
+  float* const sums_shared = reinterpret_cast<float*>(x_shared + rows * shared_stride(in));
+  if constexpr (K::kShared) prepare_x<K>(args, x_shared, sums_shared, reinterpret_cast<float*>(shared));
+
+  int slot = 0, turn = 0;
+#pragma unroll 1
+  for (int group = blockIdx.x; group < plan.groups; group += gridDim.x, turn ^= 1) {
+    const Place place = place_of<K>(args, plan, group);
+    const GpuMatrix& matrix = args.matrix[place.matrix];
+    const bool has_zeros = matrix.zero_points != nullptr;
+    const uint32_t middle = 0x10001u << (args.bits - 1);
+    float total[K::kTiles][K::kRowBlocks][4] = {};
+    const uint4* x_at = reinterpret_cast<const uint4*>(x_shared + min(g, rows - 1) * shared_stride(in) + 8 * c) +
+                        warp * (K::kInputs / 8);
+    const float* sums_at = sums_shared + min(2 * c, rows - 1) * sums_stride(in) + warp * K::kGroups;
+    const int next_row = 2 * c + 1 < rows ? sums_stride(in) : 0;
+#pragma unroll 1
+    for (int unit = warp; unit < plan.units; unit += warps) {
+      X<K> x;
+      if constexpr (K::kShared) {
+#pragma unroll
+        for (int block = 0; block < K::kBlocks; ++block) x.data[0][block] = x_at[block * (kBlockInputs / 8)];
+        x_at += warps * (K::kInputs / 8);
+        if constexpr (K::kBits == 4) {
+#pragma unroll
+          for (int i = 0; i < K::kGroups; ++i) x.sums[0][i][0] = sums_at[i], x.sums[0][i][1] = sums_at[i + next_row];
+          sums_at += warps * K::kGroups;
+        }
+      } else {
+        read_x_from_memory<K>(args, unit, x);
+      }
+      asm volatile("cp.async.wait_group %0;" ::"n"(K::kAhead - 1) : "memory");
+      Loaded<K> now[K::kTiles];
+#pragma unroll
+      for (int t = 0; t < K::kTiles; ++t)
+        read_unit<K>(fetcher.ring + (slot * K::kTiles + t) * K::kUnitBytes, has_zeros, middle, now[t]);
+      multiply_unit<K>(now, x, total);
+      fetcher.next();
+      slot = fetcher.slot;
+    }
+
+    float* const partial =  // [warps][kTiles * 16][kRows]
+        reinterpret_cast<float*>(shared + room.partial) + turn * warps * K::kTiles * kTileOutputs * K::kRows;
+#pragma unroll
+    for (int t = 0; t < K::kTiles; ++t) {
+#pragma unroll
+      for (int b = 0; b < K::kRowBlocks; ++b) {
+        if (b * 8 + 2 * c >= rows) continue;
+        float* const to = partial + ((warp * K::kTiles + t) * kTileOutputs + g) * K::kRows + b * 8 + 2 * c;
+        *reinterpret_cast<float2*>(to) = make_float2(total[t][b][0], total[t][b][1]);
+        *reinterpret_cast<float2*>(to + 8 * K::kRows) = make_float2(total[t][b][2], total[t][b][3]);
+      }
+    }
+    __syncthreads();  // the next group's sums go to the other half
+    constexpr int kOutputs = K::kTiles * kTileOutputs;
+    auto sum_of = [&](int output, int row) {
+      float value = 0;
+#pragma unroll 4
+      for (int w = 0; w < warps; ++w) value += partial[(w * kOutputs + output) * K::kRows + row];
+      return value;
+    };
+#pragma unroll 1
+    for (int i = threadIdx.x; i < kOutputs * rows; i += blockDim.x) {
+      const int output = i % kOutputs, row = i / kOutputs;
+      const int64_t n = place.first_tile * kTileOutputs + output;
+      if (n >= matrix.out || (args.swiglu && output >= K::kPairs * kTileOutputs)) continue;
+      float value = sum_of(output, row);
+      if (args.swiglu) {
+        // As rounded as if both had been written.
+        const float up = sum_of(output + K::kPairs * kTileOutputs, row);
+        const float* const bias = args.matrix[1].bias;
+        const float x = bf16_to_f32(f32_to_bf16(matrix.bias ? value + matrix.bias[n] : value));
+        value = x / (1 + expf(-x)) * bf16_to_f32(f32_to_bf16(bias ? up + bias[n] : up));
+        GpuMatrix unbiased = matrix;
+        unbiased.bias = nullptr;
+        write_output(unbiased, row, n, value);
+      } else {
+        write_output(matrix, row, n, value);
+      }
+    }
+  }
+}
+
+// Of the device that is current at the first launch: all are used as it is.
+struct Device {
+  int multiprocessors = 0, shared_per_block = 0, shared_per_multiprocessor = 0;
+};
+const Device& device() {
+  static const Device found = [] {
+    Device device;
+    int index = 0;
+    cudaGetDevice(&index);
+    cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, index);
+    cudaDeviceGetAttribute(&device.shared_per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
+    cudaDeviceGetAttribute(&device.shared_per_multiprocessor, cudaDevAttrMaxSharedMemoryPerMultiprocessor, index);
+    return device;
+  }();
+  return found;
+}
+
+int64_t tiles_of(const GpuDecodeArgs& args) {
+  int64_t tiles = 0;
+  for (int i = 0; i < args.matrices; ++i) tiles += tile_count(args.matrix[i].out);
+  return tiles;
+}
+
+template <class K>
+Plan plan_of(const GpuDecodeArgs& args) {
+  Plan plan{};
+  plan.units = static_cast<int>((args.in + K::kInputs - 1) / K::kInputs);
+  for (int i = 0; i < kMostMatrices; ++i) {
+    plan.first_group[i] = i < args.matrices || i == 0 ? plan.groups : INT_MAX;
+    if (i >= args.matrices) continue;
+    const int tiles = static_cast<int>(tile_count(args.matrix[i].out));
+    const int together = args.swiglu ? K::kPairs : K::kTiles;
+    plan.last_tile[i] = tiles - 1;
+    if (!args.swiglu || i == 0) plan.groups += (tiles + together - 1) / together;
+  }
+  if (K::kBits != 16) {
+    plan.tile_bytes = static_cast<int>(piece_count(args.in, K::kBits) * kPieceBytes);
+    plan.tile_groups_bytes = static_cast<int>(kept_groups(args.in, K::kFine ? kBlockInputs : kUnitInputs) * 32);
+  }
+  return plan;
+}
+
+template <class K>
+void launch_kind(const GpuDecodeArgs& args, void* stream) {
+  const Plan plan = plan_of<K>(args);
+  int warps = warps_of(args.in, tiles_of(args), K::kBits);
+  auto shared_bytes = [&] { return room_of<K>(warps, K::kShared ? shared_x_bytes(args.rows, args.in) : 0).total; };
+  while (warps > 1 && shared_bytes() > device().shared_per_block) warps /= 2;
+  static const cudaError_t allowed = cudaFuncSetAttribute(
+      decode_kernel<K>, cudaFuncAttributeMaxDynamicSharedMemorySize, device().shared_per_block);
+  (void)allowed;  // a launch that was not allowed fails itself
+  // As many blocks as run at once.
+  const int per_multiprocessor = std::clamp(
+      std::min(24 / warps, device().shared_per_multiprocessor / (shared_bytes() + 1024)), 1, 8);
+  const int blocks = std::min(plan.groups, device().multiprocessors * per_multiprocessor);
+
+  launch(decode_kernel<K>, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(warps * 32)),
+         static_cast<size_t>(shared_bytes()), stream, args, plan);
+}
+
+// Whether x of so many rows has room beside the rings, whatever kernel of up to eight rows takes it.
+template <int kBits, bool kFine>
+bool has_room_for_x(int64_t rows, int64_t in) {
+  return rows <= 8 && room_of<Kind<kBits, kFine, 2, 1, true>>(warps_of(in, 1, kBits), shared_x_bytes(rows, in)).total <=
+                          device().shared_per_block;
 }
 
 // More tiles in a block read x less often; but all processors of the GPU are to have a block.
-template <int kBits>
-void launch_for_rows(const GpuDecodeArgs& args, cudaStream_t stream) {
-  if (args.rows > 16) return launch<kBits, 1, 4>(args, stream);
-  if (args.rows > 8) return launch<kBits, 2, 2>(args, stream);
-  if (args.rows > 1) return launch<kBits, 2, 1>(args, stream);
-  return launch<kBits, 1, 1>(args, stream);
+template <int kBits, bool kFine>
+void launch_for_rows(const GpuDecodeArgs& args, void* stream) {
+  if (args.rows > 16) return launch_kind<Kind<kBits, kFine, 1, 4, false>>(args, stream);
+  if (args.rows > 8) return launch_kind<Kind<kBits, kFine, 2, 2, false>>(args, stream);
+  if (!has_room_for_x<kBits, kFine>(args.rows, args.in)) return launch_kind<Kind<kBits, kFine, 2, 1, false>>(args, stream);
+  if (args.rows > 1 || args.swiglu) return launch_kind<Kind<kBits, kFine, 2, 1, true>>(args, stream);
+  return launch_kind<Kind<kBits, kFine, 1, 1, true>>(args, stream);
 }
 
-// What weight [n, k] is.
-__device__ inline float weight_at(const GpuDecodeArgs& args, const GpuMatrix& matrix, int64_t n, int64_t k) {
-  if (args.bits == 16) return bf16_to_f32(static_cast<const uint16_t*>(matrix.weight)[n * args.in + k]);
-  const int bits = fragment_bits(args.bits);
-  const FragmentPlace place = fragment_place(n, k, args.in, bits);
-  const int code = static_cast<const uint8_t*>(matrix.weight)[place.byte] >> place.shift & ((1 << bits) - 1);
-  const int64_t at = group_place(n, k / args.group_size, (args.in + args.group_size - 1) / args.group_size);
-  const int zero = matrix.zero_points ? static_cast<const uint8_t*>(matrix.zero_points)[at] : 1 << (args.bits - 1);
-  return __half2float(static_cast<const __half*>(matrix.scales)[at]) * static_cast<float>(code - zero);
-}
-
-__global__ void plain_kernel(const GpuDecodeArgs args) {
-  const GpuMatrix& matrix = args.matrix[blockIdx.z];
-  const int64_t n = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (n >= matrix.out) return;
-  for (int64_t row = blockIdx.y; row < args.rows; row += gridDim.y) {
-    float sum = 0;
-    for (int64_t k = 0; k < args.in; ++k) sum += weight_at(args, matrix, n, k) * bf16_to_f32(args.x[row * args.in + k]);
-    write_output(matrix, row, n, sum);
-  }
-}
-
-__device__ inline uint32_t code_in_words(const uint32_t* words, int64_t out, int bits, int64_t n, int64_t k) {
-  const int64_t bit = k * bits;
-  const int shift = static_cast<int>(bit % 32);
-  uint32_t code = words[bit / 32 * out + n] >> shift;
-  if (shift + bits > 32) code |= words[(bit / 32 + 1) * out + n] << (32 - shift);
-  return code & ((1u << bits) - 1);
-}
-
-// A thread per 16 bytes of fragments.
-template <int kBits>
-__global__ void pack_kernel(const GpuPackArgs args, int64_t count) {
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (index >= count) return;
-  const int64_t pieces = piece_count(args.in, kBits);
-  const int thread = static_cast<int>(index % 32);
-  const int64_t piece = index / 32 % pieces, tile = index / 32 / pieces;
-  uint32_t words[4] = {};
-#pragma unroll
-  for (int step = 0; step < piece_inputs(kBits) / 16; ++step) {
-#pragma unroll
-    for (int pair = 0; pair < 4; ++pair) {
-#pragma unroll
-      for (int second = 0; second < 2; ++second) {
-        const int64_t n = tile * kTileOutputs + thread / 4 + pair % 2 * 8;
-        const int64_t k = piece * piece_inputs(kBits) + step / 2 * kBlockInputs + thread % 4 * 8 +
-                          step % 2 * kStepInputs + pair / 2 * 2 + second;
-        if (n >= args.out || k >= args.in) continue;
-        const uint32_t code = code_in_words(static_cast<const uint32_t*>(args.words), args.out, args.bits, n, k);
-        if constexpr (kBits == 8) {
-          words[step * 2 + second] |= code << (8 * pair);
-        } else {
-          words[step] |= code << (4 * (second * 4 + pair));
-        }
-      }
-    }
-  }
-  static_cast<uint4*>(args.fragments)[index] = make_uint4(words[0], words[1], words[2], words[3]);
-}
-
-__global__ void pack_groups_kernel(const GpuPackArgs args) {
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  const int64_t padded = tile_count(args.out) * kTileOutputs;
-  if (index >= padded * args.groups) return;
-  const int64_t n = index % padded, group = index / padded, from = group * args.out + n;
-  const int64_t to = group_place(n, group, args.groups);
-  const bool is_inside = n < args.out;
-  static_cast<uint16_t*>(args.fragment_scales)[to] =
-      is_inside ? static_cast<const uint16_t*>(args.scales)[from] : uint16_t{0};
-  if (args.zero_points) {
-    static_cast<uint8_t*>(args.fragment_zero_points)[to] =
-        is_inside ? static_cast<const uint8_t*>(args.zero_points)[from] : uint8_t{0};
-  }
-}
-
-__device__ inline float number(const GpuUnpackArgs& args, int code, int64_t at, int middle) {
-  const int zero = args.zero_points ? static_cast<const uint8_t*>(args.zero_points)[at] : middle;
-  return __half2float(static_cast<const __half*>(args.scales)[at]) * static_cast<float>(code - zero);
-}
-
-// A thread per 16 bytes of fragments.
-template <int kBits>
-__global__ void unpack_kernel(const GpuUnpackArgs args, int64_t count) {
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (index >= count) return;
-  const int64_t pieces = piece_count(args.in, kBits), groups = (args.in + args.group_size - 1) / args.group_size;
-  const int thread = static_cast<int>(index % 32), middle = 1 << (args.bits - 1);
-  const int64_t piece = index / 32 % pieces, tile = index / 32 / pieces;
-  const uint4 data = static_cast<const uint4*>(args.fragments)[index];
-  const uint32_t words[4] = {data.x, data.y, data.z, data.w};
-#pragma unroll
-  for (int step = 0; step < piece_inputs(kBits) / 16; ++step) {
-    const int64_t k = piece * piece_inputs(kBits) + step / 2 * kBlockInputs + thread % 4 * 8 + step % 2 * kStepInputs;
-#pragma unroll
-    for (int upper = 0; upper < 2; ++upper) {
-      const int64_t n = tile * kTileOutputs + thread / 4 + upper * 8;
-      if (n >= args.out || k >= args.in) continue;
-      uint16_t row[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int pair = upper + i / 2 * 2;
-        const uint32_t code = kBits == 8 ? words[step * 2 + i % 2] >> (8 * pair) & 0xffu
-                                         : words[step] >> (4 * (i % 2 * 4 + pair)) & 0xfu;
-        const int64_t group = min(k + i, args.in - 1) / args.group_size;
-        row[i] = f32_to_bf16(number(args, static_cast<int>(code), group_place(n, group, groups), middle));
-      }
-      uint16_t* const to = args.to + n * args.in;
-      if (!args.column_order && args.in % 4 == 0) {
-        *reinterpret_cast<uint2*>(to + k) =
-            make_uint2(row[0] | static_cast<uint32_t>(row[1]) << 16, row[2] | static_cast<uint32_t>(row[3]) << 16);
-      } else {
-        for (int i = 0; i < 4 && k + i < args.in; ++i) to[args.column_order ? args.column_order[k + i] : k + i] = row[i];
-      }
-    }
-  }
-}
-
-constexpr int kThreads = 256;
-dim3 blocks_for(int64_t count) { return dim3(static_cast<unsigned>((count + kThreads - 1) / kThreads)); }
+constexpr bool is_fine(int64_t group_size) { return group_size == kBlockInputs; }
 
 }  // namespace
 
+bool prepares_in_decode(int64_t rows, int64_t in, int bits, int64_t group_size) {
+  if (!fits_gpu_decode(in, bits, group_size)) return false;
+  if (bits == 16) return has_room_for_x<16, false>(rows, in);
+  if (bits == 8) return is_fine(group_size) ? has_room_for_x<8, true>(rows, in) : has_room_for_x<8, false>(rows, in);
+  return is_fine(group_size) ? has_room_for_x<4, true>(rows, in) : has_room_for_x<4, false>(rows, in);
+}
+
 void gpu_matmul_decode(const GpuDecodeArgs& args, void* stream) {
-  const auto on = static_cast<cudaStream_t>(stream);
-  switch (args.bits) {
-    case 16:
-      return launch_for_rows<16>(args, on);
-    case 8:
-      return launch_for_rows<8>(args, on);
-    default:
-      return launch_for_rows<4>(args, on);
+  if (args.bits == 16) return launch_for_rows<16, false>(args, stream);
+  if (args.bits == 8) {
+    return is_fine(args.group_size) ? launch_for_rows<8, true>(args, stream) : launch_for_rows<8, false>(args, stream);
   }
-}
-
-void gpu_matmul_plain(const GpuDecodeArgs& args, void* stream) {
-  int64_t most = 0;
-  for (int i = 0; i < args.matrices; ++i) most = std::max(most, args.matrix[i].out);
-  const dim3 grid(static_cast<unsigned>((most + 127) / 128), static_cast<unsigned>(std::min<int64_t>(args.rows, 65535)),
-                  static_cast<unsigned>(args.matrices));
-  plain_kernel<<<grid, 128, 0, static_cast<cudaStream_t>(stream)>>>(args);
-}
-
-void gpu_pack_fragments(const GpuPackArgs& args, void* stream) {
-  const auto on = static_cast<cudaStream_t>(stream);
-  const int bits = fragment_bits(args.bits);
-  const int64_t count = fragment_bytes(args.out, args.in, bits) / 16;
-  if (bits == 8) {
-    pack_kernel<8><<<blocks_for(count), kThreads, 0, on>>>(args, count);
-  } else {
-    pack_kernel<4><<<blocks_for(count), kThreads, 0, on>>>(args, count);
-  }
-  pack_groups_kernel<<<blocks_for(tile_count(args.out) * kTileOutputs * args.groups), kThreads, 0, on>>>(args);
-}
-
-void gpu_unpack_fragments(const GpuUnpackArgs& args, void* stream) {
-  const auto on = static_cast<cudaStream_t>(stream);
-  const int bits = fragment_bits(args.bits);
-  const int64_t count = fragment_bytes(args.out, args.in, bits) / 16;
-  if (bits == 8) {
-    unpack_kernel<8><<<blocks_for(count), kThreads, 0, on>>>(args, count);
-  } else {
-    unpack_kernel<4><<<blocks_for(count), kThreads, 0, on>>>(args, count);
-  }
+  return is_fine(args.group_size) ? launch_for_rows<4, true>(args, stream) : launch_for_rows<4, false>(args, stream);
 }
 
 }  // namespace lowbit

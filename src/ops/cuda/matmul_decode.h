@@ -23,45 +23,30 @@ constexpr int kMostMatrices = 3;
 
 struct GpuDecodeArgs {
   int64_t rows = 0, in = 0;
-  int bits = 0;                 // 16 (BF16), or of the codes
-  int64_t group_size = 0;       // codes only
-  const uint16_t* x = nullptr;  // BF16 [rows, in]
+  int bits = 0;                           // 16 (BF16), or of the codes
+  int64_t group_size = 0;                 // codes only: as kept, see fragments.h
+  const uint16_t* x = nullptr;            // BF16 [rows, in]
+  const int32_t* column_order = nullptr;  // of x, or null: x[column_order[p]] meets position p of the codes
+  const float* hidden = nullptr;          // F32 [rows, in]: instead of x, whose place rms_norm of it takes
+  const float* norm_weight = nullptr;     // [in]
+  float epsilon = 0;
+  bool swiglu = false;  // of two matrices of one size: y of the first is silu(first) * second
   int matrices = 0;
   GpuMatrix matrix[kMostMatrices];
 };
 
 constexpr int64_t kDecodeRows = 32;  // most rows of a call
 
-// Whether the kernel reads such a weight: 16-byte pieces of rows, groups that no 32 inputs straddle.
+// Whether the kernel reads such a weight: 16-byte pieces of rows, groups of 32 or 128.
 constexpr bool fits_gpu_decode(int64_t in, int bits, int64_t group_size) {
-  return in % 8 == 0 && (bits == 16 || group_size >= in || group_size % 32 == 0);
+  return in % 8 == 0 && (bits == 16 || group_size == 32 || group_size == 128);
 }
 
+// Whether x is prepared in the kernel: then column_order, hidden and swiglu are possible.
+bool prepares_in_decode(int64_t rows, int64_t in, int bits, int64_t group_size);
+
 // Queued on `stream` (a cudaStream_t). The sums are taken in an order that depends on `in`, bits and group_size
-// alone, not on rows or on the GPU: the same bytes for a row in any batch.
+// alone, not on rows: the same bytes for a row in any batch. (GPUs with little shared memory may have another order.)
 void gpu_matmul_decode(const GpuDecodeArgs& args, void* stream);
-
-// Any weight, one thread an output: slow, for the shapes that the others do not take.
-void gpu_matmul_plain(const GpuDecodeArgs& args, void* stream);
-
-// A quantized weight's words, scales and zero points as format/weight.h has them on a CPU, to what fragments.h says.
-struct GpuPackArgs {
-  int64_t out = 0, in = 0, groups = 0;
-  int bits = 0;
-  const void *words = nullptr, *scales = nullptr, *zero_points = nullptr;  // zero_points: null stays null
-  void *fragments = nullptr, *fragment_scales = nullptr, *fragment_zero_points = nullptr;
-};
-void gpu_pack_fragments(const GpuPackArgs& args, void* stream);
-
-// The other way, and to numbers: BF16 [out, in], scale * (code - zero_point) rounded to nearest. column_order: I32
-// [in] or null.
-struct GpuUnpackArgs {
-  int64_t out = 0, in = 0, group_size = 0;
-  int bits = 0;
-  const void *fragments = nullptr, *scales = nullptr, *zero_points = nullptr;
-  const int32_t* column_order = nullptr;
-  uint16_t* to = nullptr;
-};
-void gpu_unpack_fragments(const GpuUnpackArgs& args, void* stream);
 
 }  // namespace lowbit

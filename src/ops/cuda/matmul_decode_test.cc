@@ -3,6 +3,7 @@
 #include "base/gpu.h"
 #include "format/bits.h"
 #include "ops/cuda/fragments.h"
+#include "ops/cuda/fragments_gpu.h"
 #include "tensor/half.h"
 
 #include <algorithm>
@@ -69,6 +70,8 @@ struct Matrix {
 };
 
 int64_t groups_of(const Problem& p) { return p.bits == 16 ? 0 : (p.in + p.group_size - 1) / p.group_size; }
+int64_t kept_size(const Problem& p) { return p.bits == 16 ? 0 : kept_group_size(p.in, p.group_size); }
+int64_t groups_there(const Problem& p) { return p.bits == 16 ? 0 : kept_groups(p.in, kept_size(p)); }
 
 Matrix make_matrix(const Problem& p, std::mt19937& random) {
   Matrix m;
@@ -102,17 +105,17 @@ Matrix make_matrix(const Problem& p, std::mt19937& random) {
 
 // A matrix on the GPU as the kernels read it.
 struct Packed {
-  OnGpu<uint16_t> dense, scales;
-  OnGpu<uint8_t> zeros, fragments;
+  OnGpu<uint16_t> dense, scales, zeros;
+  OnGpu<uint8_t> fragments;
   bool has_zeros;
 
-  static size_t padded_groups(const Problem& p) {
-    return static_cast<size_t>(tile_count(p.out) * kTileOutputs * groups_of(p));
+  static size_t group_places(const Problem& p) {
+    return static_cast<size_t>(tile_count(p.out) * kTileOutputs * groups_there(p));
   }
   Packed(const Problem& p, const Matrix& m)
       : dense(m.dense),
-        scales(std::vector<uint16_t>(padded_groups(p), 0xffff)),
-        zeros(std::vector<uint8_t>(padded_groups(p), 0xff)),
+        scales(std::vector<uint16_t>(group_places(p), 0xffff)),
+        zeros(std::vector<uint16_t>(group_places(p), 0xffff)),
         fragments(std::vector<uint8_t>(
             p.bits == 16 ? 0 : static_cast<size_t>(fragment_bytes(p.out, p.in, fragment_bits(p.bits))), 0xff)),
         has_zeros(p.has_zeros) {
@@ -122,7 +125,8 @@ struct Packed {
     const OnGpu<uint8_t> given_zeros(m.zeros);
     gpu_pack_fragments({.out = p.out,
                         .in = p.in,
-                        .groups = groups_of(p),
+                        .group_size = p.group_size,
+                        .kept_group_size = kept_size(p),
                         .bits = p.bits,
                         .words = words.get(),
                         .scales = given_scales.get(),
@@ -175,8 +179,8 @@ TEST(GpuMatmulDecode, PacksWhereFragmentPlaceSays) {
     const Matrix m = make_matrix(p, random);
     const Packed there(p, m);
     const int bits = fragment_bits(p.bits);
-    const std::vector<uint8_t> packed = there.fragments.read(), zeros = there.zeros.read();
-    const std::vector<uint16_t> scales = there.scales.read();
+    const std::vector<uint8_t> packed = there.fragments.read();
+    const std::vector<uint16_t> scales = there.scales.read(), zeros = there.zeros.read();
     for (int64_t n = 0; n < p.out; ++n) {
       for (int64_t k = 0; k < p.in; ++k) {
         const FragmentPlace place = fragment_place(n, k, p.in, bits);
@@ -184,9 +188,9 @@ TEST(GpuMatmulDecode, PacksWhereFragmentPlaceSays) {
                   m.codes[static_cast<size_t>(n * p.in + k)])
             << p.bits << " bits " << n << " " << k;
       }
-      for (int64_t group = 0; group < groups_of(p); ++group) {
-        const size_t at = static_cast<size_t>(group_place(n, group, groups_of(p))),
-                     from = static_cast<size_t>(group * p.out + n);
+      for (int64_t group = 0; group * kept_size(p) < p.in; ++group) {
+        const size_t at = static_cast<size_t>(group_place(n, group, groups_there(p))),
+                     from = static_cast<size_t>(group * kept_size(p) / p.group_size * p.out + n);
         ASSERT_EQ(scales[at], m.scales[from]);
         if (p.has_zeros) {
           ASSERT_EQ(zeros[at], m.zeros[from]);
@@ -212,7 +216,7 @@ TEST(GpuMatmulDecode, UnpacksToTheRoundedValuesInTheColumnsOrder) {
       const GpuMatrix matrix = there.matrix(p);
       gpu_unpack_fragments({.out = p.out,
                             .in = p.in,
-                            .group_size = p.group_size,
+                            .group_size = kept_size(p),
                             .bits = p.bits,
                             .fragments = matrix.weight,
                             .scales = matrix.scales,
@@ -280,7 +284,7 @@ TEST(GpuMatmulDecode, AgreesWithTheExactProductAndIsTheSameInAnyBatch) {
       GpuDecodeArgs args{.rows = rows,
                          .in = p.in,
                          .bits = p.bits,
-                         .group_size = p.group_size,
+                         .group_size = kept_size(p),
                          .x = x_there.get(),
                          .matrices = 3};
       for (GpuMatrix& matrix : args.matrix) {
@@ -290,7 +294,7 @@ TEST(GpuMatmulDecode, AgreesWithTheExactProductAndIsTheSameInAnyBatch) {
       args.matrix[0].y = Activations(floats_there.get());
       args.matrix[1].add_to = sums.get();
       args.matrix[2].y = Activations(halves_there.get(), DType::kBF16);
-      (fits_gpu_decode(p.in, p.bits, p.group_size) ? gpu_matmul_decode : gpu_matmul_plain)(args, nullptr);
+      (fits_gpu_decode(p.in, p.bits, kept_size(p)) ? gpu_matmul_decode : gpu_matmul_plain)(args, nullptr);
       const std::vector<float> y = floats_there.read(), added = sums.read();
       const std::vector<uint16_t> rounded = halves_there.read();
       if (rows == kRows) whole = y;
@@ -306,6 +310,72 @@ TEST(GpuMatmulDecode, AgreesWithTheExactProductAndIsTheSameInAnyBatch) {
           ASSERT_EQ(y[at], whole[at]) << p.bits << " bits, " << p.in << ": alone and in a batch of " << rows;
           ASSERT_EQ(added[at], before[at] + y[at]);
           ASSERT_EQ(rounded[at], float_to_bf16(y[at]));
+        }
+      }
+    }
+  }
+}
+
+// What the kernel does to x and to two products: norm, order of columns, SwiGLU.
+TEST(GpuMatmulDecode, NormsGathersAndGates) {
+  LOWBIT_SKIP_WITHOUT_GPU();
+  std::mt19937 random(4);
+  std::normal_distribution<float> normal;
+  for (const Problem& p : kProblems) {
+    if (!fits_gpu_decode(p.in, p.bits, kept_size(p))) continue;
+    const Matrix gate = make_matrix(p, random), up = make_matrix(p, random);
+    const Packed gate_there(p, gate), up_there(p, up);
+    std::vector<int32_t> order(static_cast<size_t>(p.in));
+    for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
+    if (p.bits != 16) std::shuffle(order.begin(), order.end(), random);
+    for (int64_t rows : {1, 3}) {
+      if (!prepares_in_decode(rows, p.in, p.bits, kept_size(p))) continue;
+      std::vector<float> hidden, norm;
+      for (int64_t i = 0; i < rows * p.in; ++i) hidden.push_back(3 * normal(random));
+      for (int64_t i = 0; i < p.in; ++i) norm.push_back(normal(random));
+      Product product{p, gate, std::vector<uint16_t>(hidden.size()), std::vector<float>(static_cast<size_t>(p.out))};
+      for (int64_t row = 0; row < rows; ++row) {
+        double squares = 0;
+        const float* const from = hidden.data() + row * p.in;
+        for (int64_t k = 0; k < p.in; ++k) squares += double{from[k]} * from[k];
+        const float factor = static_cast<float>(1 / std::sqrt(squares / static_cast<double>(p.in) + 1e-6));
+        for (int64_t k = 0; k < p.in; ++k) {
+          const size_t column = static_cast<size_t>(order[static_cast<size_t>(k)]);
+          product.x[static_cast<size_t>(row * p.in + k)] = float_to_bf16(from[column] * factor * norm[column]);
+        }
+      }
+      const OnGpu<float> hidden_there(hidden), norm_there(norm);
+      const OnGpu<int32_t> order_there(order);
+      const OnGpu<float> y(std::vector<float>(static_cast<size_t>(rows * p.out))), gated(y.read());
+      GpuDecodeArgs args{.rows = rows,
+                         .in = p.in,
+                         .bits = p.bits,
+                         .group_size = kept_size(p),
+                         .column_order = p.bits == 16 ? nullptr : order_there.get(),
+                         .hidden = hidden_there.get(),
+                         .norm_weight = norm_there.get(),
+                         .epsilon = 1e-6f,
+                         .matrices = 1};
+      args.matrix[0] = gate_there.matrix(p);
+      args.matrix[0].y = Activations(y.get());
+      gpu_matmul_decode(args, nullptr);
+      args.swiglu = true;
+      args.matrices = 2;
+      args.matrix[0].y = Activations(gated.get());
+      args.matrix[1] = up_there.matrix(p);
+      gpu_matmul_decode(args, nullptr);
+      const std::vector<float> values = y.read(), products = gated.read();
+      const Product second{p, up, product.x, product.bias};
+      for (int64_t row = 0; row < rows; ++row) {
+        for (int64_t n = 0; n < p.out; ++n) {
+          const size_t at = static_cast<size_t>(row * p.out + n);
+          double magnitude = 0, up_magnitude = 0;
+          const double a = product.expected(row, n, magnitude), b = second.expected(row, n, up_magnitude);
+          // An x at the middle of two BF16 may be rounded to the other.
+          ASSERT_NEAR(values[at], a, 1e-3 * magnitude) << p.bits << " bits, " << p.in;
+          const double silu = a / (1 + std::exp(-a));
+          ASSERT_NEAR(products[at], silu * b, 0.01 * (std::abs(silu) + 0.1 * magnitude) * (std::abs(b) + 0.1 * up_magnitude))
+              << p.bits << " bits, " << p.in;
         }
       }
     }

@@ -3,6 +3,7 @@
 #include "base/fail.h"
 #include "ops/cuda/elementwise_gpu.h"
 #include "ops/cuda/fragments.h"
+#include "ops/cuda/fragments_gpu.h"
 #include "ops/cuda/libraries.h"
 #include "ops/cuda/matmul_decode.h"
 
@@ -56,18 +57,20 @@ float* rows_from(float* values, int64_t elements) { return values ? values + ele
 void multiply_few(const OpContext& context, const uint16_t* x, int64_t tokens, int64_t in,
                   std::span<const MatmulOutput> outputs, const Kind& kind) {
   std::optional<Scratch> gathered;
-  if (kind.order) {
+  const bool fits = fits_gpu_decode(in, kind.bits, kind.group_size);
+  const bool prepares = fits && prepares_in_decode(tokens, in, kind.bits, kind.group_size);
+  if (kind.order && !prepares) {
     gathered.emplace(context.workspace->take(static_cast<size_t>(tokens * in) * 2));
     gpu_gather_columns(x, kind.order, tokens, in, gathered->as<uint16_t>(), context.gpu->stream());
     x = gathered->as<uint16_t>();
   }
-  const bool fits = fits_gpu_decode(in, kind.bits, kind.group_size);
   for (int64_t row = 0; row < tokens; row += kDecodeRows) {
     GpuDecodeArgs args{.rows = std::min(kDecodeRows, tokens - row),
                        .in = in,
                        .bits = kind.bits,
                        .group_size = kind.group_size,
                        .x = x + row * in,
+                       .column_order = prepares ? kind.order : nullptr,
                        .matrices = static_cast<int>(outputs.size())};
     for (size_t i = 0; i < outputs.size(); ++i) {
       GpuMatrix& matrix = args.matrix[i] = matrix_of(outputs[i]);
@@ -135,6 +138,53 @@ void matmul_on_gpu(const OpContext& context, ConstActivations given, int64_t tok
   }
 }
 
+namespace {
+
+// The arguments of one launch for outputs of one kind, or nothing when they are of several, or too many.
+std::optional<GpuDecodeArgs> fused_args(const NormedRows& x, int64_t tokens, std::span<const MatmulOutput> outputs,
+                                        MatmulMode mode) {
+  const Kind kind = kind_of(*outputs[0].weight);
+  const int64_t in = in_features(*outputs[0].weight);
+  if (mode != MatmulMode::kDecode || outputs.size() > static_cast<size_t>(kMostMatrices) ||
+      !prepares_in_decode(tokens, in, kind.bits, kind.group_size)) {
+    return {};
+  }
+  GpuDecodeArgs args{.rows = tokens,
+                     .in = in,
+                     .bits = kind.bits,
+                     .group_size = kind.group_size,
+                     .column_order = kind.order,
+                     .hidden = x.hidden,
+                     .norm_weight = x.weight->data<float>(),
+                     .epsilon = x.epsilon,
+                     .matrices = static_cast<int>(outputs.size())};
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    if (!(kind_of(*outputs[i].weight) == kind)) return {};
+    args.matrix[i] = matrix_of(outputs[i]);
+  }
+  return args;
+}
+
+}  // namespace
+
+bool matmul_normed_on_gpu(const OpContext& context, const NormedRows& x, int64_t tokens,
+                          std::span<const MatmulOutput> outputs, MatmulMode mode) {
+  const std::optional<GpuDecodeArgs> args = fused_args(x, tokens, outputs, mode);
+  if (args) gpu_matmul_decode(*args, context.gpu->stream());
+  return args.has_value();
+}
+
+bool matmul_gated_on_gpu(const OpContext& context, const NormedRows& x, int64_t tokens, const MatmulOutput& gate,
+                         const MatmulOutput& up, Activations out, MatmulMode mode) {
+  const MatmulOutput outputs[] = {gate, up};
+  std::optional<GpuDecodeArgs> args = fused_args(x, tokens, outputs, mode);
+  if (!args) return false;
+  args->swiglu = true;
+  args->matrix[0].y = out;
+  gpu_matmul_decode(*args, context.gpu->stream());
+  return true;
+}
+
 Tensor to_gpu(const OpContext& context, const Tensor& weight) {
   // Vectors (norms, biases) are small and stay exact; matrices are BF16.
   const bool is_matrix = weight.shape().size() > 1 && is_floating(weight.dtype());
@@ -149,9 +199,10 @@ Tensor to_gpu(const OpContext& context, const Tensor& weight) {
 
 QuantizedTensor to_gpu(const OpContext& context, const QuantizedTensor& weight) {
   const int gpu = context.gpu->gpu(), bits = fragment_bits(weight.bits);
-  const int64_t out = weight.out_features, in = weight.in_features, groups = weight.groups();
+  const int64_t out = weight.out_features, in = weight.in_features;
   QuantizedTensor there = weight;
-  there.group_size = std::min(weight.group_size, std::max<int64_t>(1, in));
+  there.group_size = kept_group_size(in, weight.group_size);
+  const int64_t groups = kept_groups(in, there.group_size);
   there.codes = Tensor::allocate_on(gpu, DType::kI32, {tile_count(out), piece_count(in, bits), kPieceBytes / 4});
   there.scales = Tensor::allocate_on(gpu, DType::kF16, {tile_count(out), groups, kTileOutputs});
   auto copied = [&](const Tensor& tensor) {
@@ -162,14 +213,15 @@ QuantizedTensor to_gpu(const OpContext& context, const QuantizedTensor& weight) 
   const Scratch words = copied(weight.codes), scales = copied(weight.scales);
   std::optional<Scratch> zero_points;
   if (!weight.zero_points.empty()) {
-    there.zero_points = Tensor::allocate_on(gpu, DType::kU8, {tile_count(out), groups, kTileOutputs});
+    there.zero_points = Tensor::allocate_on(gpu, DType::kU16, {tile_count(out), groups, kTileOutputs});
     zero_points.emplace(copied(weight.zero_points));
   }
   if (!weight.column_order.empty()) there.column_order = to_gpu(context, weight.column_order);
   gpu_pack_fragments(
       {.out = out,
        .in = in,
-       .groups = groups,
+       .group_size = weight.group_size,
+       .kept_group_size = there.group_size,
        .bits = weight.bits,
        .words = words.as<void>(),
        .scales = scales.as<void>(),
