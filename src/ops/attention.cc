@@ -110,29 +110,52 @@ void append_on_gpu(const OpContext& context, const AttentionShape& shape, const 
 }
 
 void attend_on_gpu(const OpContext& context, const AttentionShape& shape, const AttentionBatch& batch,
-                   const uint16_t* q, uint16_t* out, AttentionMode mode) {
+                   const uint16_t* q, uint16_t* out) {
   check_for_gpu(shape, batch);
-  GpuAttentionArgs args{.sequences = batch.on_gpu,
-                        .count = static_cast<int64_t>(batch.sequences.size()),
-                        .most_tokens = most_tokens(batch.sequences),
-                        .heads = shape.heads,
-                        .kv_heads = shape.kv_heads,
-                        .head_dim = shape.head_dim,
-                        .window = shape.window,
-                        .layer_offset = shape.layer_offset,
-                        .scale = shape.scale,
-                        .q = q,
-                        .out = out,
-                        .decode = mode == AttentionMode::kDecode};
-  for (const AttentionSequence& sequence : batch.sequences) {
-    args.most_keys = std::max(args.most_keys, sequence.capacity);
-    args.tokens += sequence.count;
+  const GpuAttentionArgs args{.sequences = batch.on_gpu,
+                              .count = static_cast<int64_t>(batch.sequences.size()),
+                              .most_tokens = most_tokens(batch.sequences),
+                              .heads = shape.heads,
+                              .kv_heads = shape.kv_heads,
+                              .head_dim = shape.head_dim,
+                              .window = shape.window,
+                              .layer_offset = shape.layer_offset,
+                              .scale = shape.scale,
+                              .q = q,
+                              .out = out};
+  if (args.most_tokens > 0) gpu_attention(args, context.gpu->stream());
+}
+
+// rope_attention in one kernel; false where there is none.
+bool decode_on_gpu(const OpContext& context, const AttentionShape& shape, const AttentionBatch& batch,
+                   const RopeTable& table, const uint16_t* q, const uint16_t* k, const uint16_t* v, uint16_t* out) {
+  if (!batch.arrivals || most_tokens(batch.sequences) != 1 ||
+      !fits_decode_attention(shape.heads, shape.kv_heads, shape.head_dim)) {
+    return false;
   }
-  if (args.tokens == 0) return;
-  const OpScratch partial(
-      context, args.decode ? static_cast<size_t>(gpu_attention_partial_floats(args)) * sizeof(float) : 1);
+  int64_t capacity = 0;
+  for (const AttentionSequence& sequence : batch.sequences) capacity = std::max(capacity, sequence.capacity);
+  GpuDecodeAttentionArgs args{.sequences = batch.on_gpu,
+                              .count = static_cast<int64_t>(batch.sequences.size()),
+                              .most_chunks = (capacity + kGpuDecodeKeys - 1) / kGpuDecodeKeys,
+                              .heads = shape.heads,
+                              .kv_heads = shape.kv_heads,
+                              .head_dim = shape.head_dim,
+                              .half = table.cosines.size(1),
+                              .window = shape.window,
+                              .layer_offset = shape.layer_offset,
+                              .scale = shape.scale,
+                              .q = q,
+                              .k = k,
+                              .v = v,
+                              .cosines = table.cosines.data<float>(),
+                              .sines = table.sines.data<float>(),
+                              .out = out,
+                              .arrivals = batch.arrivals};
+  const OpScratch partial(context, static_cast<size_t>(decode_partial_floats(args)) * sizeof(float));
   args.partial = partial.as<float>();
-  gpu_attention(args, context.gpu->stream());
+  gpu_decode_attention(args, context.gpu->stream());
+  return true;
 }
 
 }  // namespace
@@ -172,7 +195,7 @@ void attention(const OpContext& context, const AttentionShape& shape, const Atte
   check(shape, sequences);
   if constexpr (kHasCuda) {
     if (context.gpu) {
-      attend_on_gpu(context, shape, batch, halves(q), halves(out), mode);
+      attend_on_gpu(context, shape, batch, halves(q), halves(out));
       return;
     }
   }
@@ -253,8 +276,12 @@ void rope_attention(const OpContext& context, const AttentionShape& shape, const
     if (context.gpu) {
       check(shape, batch.sequences);
       check_for_gpu(shape, batch);
+      if (mode == AttentionMode::kDecode &&
+          decode_on_gpu(context, shape, batch, table, halves(q), halves(k), halves(v), halves(out))) {
+        return;
+      }
       append_on_gpu(context, shape, batch, halves(q), k, v, &table);
-      attend_on_gpu(context, shape, batch, halves(q), halves(out), mode);
+      attend_on_gpu(context, shape, batch, halves(q), halves(out));
       return;
     }
   }

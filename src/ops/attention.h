@@ -27,10 +27,12 @@ struct AttentionShape {
 struct AttentionBatch {
   std::span<const AttentionSequence> sequences;
   const AttentionSequence* on_gpu = nullptr;
+  int32_t* arrivals = nullptr;  // on the GPU, [sequences, kv_heads], zero: of blocks that wait for each other
 
   AttentionBatch() = default;
-  AttentionBatch(std::span<const AttentionSequence> here, const AttentionSequence* there = nullptr)
-      : sequences(here), on_gpu(there) {}
+  AttentionBatch(std::span<const AttentionSequence> here, const AttentionSequence* there = nullptr,
+                 int32_t* zeros_there = nullptr)
+      : sequences(here), on_gpu(there), arrivals(zeros_there) {}
   AttentionBatch(const std::vector<AttentionSequence>& here) : sequences(here) {}
 };
 

@@ -8,7 +8,11 @@
 namespace lowbit {
 
 KvCache::KvCache(const ModelConfig& config, int64_t sequences, int64_t capacity, DType dtype, int device)
-    : sequences_(sequences), capacity_(capacity), dtype_(dtype), lengths_(static_cast<size_t>(sequences), 0) {
+    : sequences_(sequences),
+      capacity_(capacity),
+      kv_heads_(config.kv_heads),
+      dtype_(dtype),
+      lengths_(static_cast<size_t>(sequences), 0) {
   const int64_t part = config.kv_heads * capacity * config.head_dim;
   part_bytes_ = part * static_cast<int64_t>(dtype_size(dtype));
   storage_ = Tensor::allocate_on(device, dtype, {config.layers, sequences, 2, part});
@@ -46,10 +50,12 @@ StepData::StepData(const OpContext& ops, std::span<const SequenceTokens> batch, 
   };
   append(sequences_);
   const size_t ids_at = append(ids_), positions_at = append(positions_);
+  const size_t arrivals_at = append(std::vector<int32_t>(sequences_.size() * static_cast<size_t>(cache.kv_heads())));
   there_.emplace(ops.workspace->take(all.size()));
   ops.gpu->copy_in(there_->as<void>(), all.data(), all.size());
   sequences_there_ = there_->as<AttentionSequence>();
   ids_there_ = reinterpret_cast<const int32_t*>(there_->as<char>() + ids_at);
+  arrivals_there_ = reinterpret_cast<int32_t*>(there_->as<char>() + arrivals_at);
   positions_there_ = reinterpret_cast<const int32_t*>(there_->as<char>() + positions_at);
 }
 

@@ -20,6 +20,7 @@ class KvCache {
   static uint64_t bytes_per_token(const ModelConfig& config, DType dtype);  // of all layers
 
   int64_t capacity() const { return capacity_; }
+  int64_t kv_heads() const { return kv_heads_; }
   DType dtype() const { return dtype_; }
   int64_t length(int64_t sequence) const { return lengths_[static_cast<size_t>(sequence)]; }
   void set_length(int64_t sequence, int64_t length) { lengths_[static_cast<size_t>(sequence)] = length; }
@@ -31,7 +32,7 @@ class KvCache {
 
  private:
   Tensor storage_;
-  int64_t sequences_, capacity_, part_bytes_;  // part: keys or values of one layer and sequence
+  int64_t sequences_, capacity_, kv_heads_, part_bytes_;  // part: keys or values of one layer and sequence
   DType dtype_;
   std::vector<int64_t> lengths_;
 };
@@ -51,7 +52,7 @@ class StepData {
   int64_t tokens() const { return static_cast<int64_t>(ids_.size()); }
   TokenIds ids() const { return {ids_, ids_there_}; }
   const int32_t* positions() const { return there_ ? positions_there_ : positions_.data(); }  // where they compute
-  AttentionBatch sequences() const { return {sequences_, sequences_there_}; }
+  AttentionBatch sequences() const { return {sequences_, sequences_there_, arrivals_there_}; }
 
  private:
   std::vector<AttentionSequence> sequences_;
@@ -59,6 +60,7 @@ class StepData {
   std::optional<Scratch> there_;
   const AttentionSequence* sequences_there_ = nullptr;
   const int32_t *ids_there_ = nullptr, *positions_there_ = nullptr;
+  int32_t* arrivals_there_ = nullptr;
 };
 
 // Embedding and all blocks; hidden: [tokens, hidden_size]. The cache's lengths are not changed.

@@ -26,11 +26,12 @@ GpuDecoder::GpuDecoder(const Model& model, const OpContext& ops, const RopeTable
       rows_(data_.tokens()),
       hidden_(workspace_.take(static_cast<size_t>(rows_ * model.config().hidden_size) * sizeof(float))),
       logits_(workspace_.take(static_cast<size_t>(rows_ * model.config().vocab_size) * sizeof(float))),
-      chosen_(workspace_.take(static_cast<size_t>(rows_) * sizeof(int32_t))),
+      best_(workspace_.take(static_cast<size_t>(rows_) * sizeof(uint64_t))),
       step_(workspace_.take(sizeof(int64_t))),
       history_(static_cast<size_t>(kInFlight * rows_) * sizeof(int32_t)) {
-  const int64_t zero = 0;
-  ops_.gpu->copy_in(step_.as<void>(), &zero, sizeof zero);
+  const std::vector<uint64_t> zeros(static_cast<size_t>(rows_));
+  ops_.gpu->copy_in(best_.as<void>(), zeros.data(), zeros.size() * sizeof zeros[0]);
+  ops_.gpu->copy_in(step_.as<void>(), zeros.data(), sizeof zeros[0]);
   for (int64_t i = 0; i < kInFlight; ++i) done_.push_back(std::make_unique<GpuEvent>(*ops_.gpu));
 }
 
@@ -42,8 +43,8 @@ void GpuDecoder::queue_step() {
     const int64_t vocab = model_.config().vocab_size;
     model_.logits(ops_, hidden_.as<float>(), rows_, MatmulMode::kDecode, logits_.as<float>());
     void* const stream = ops_.gpu->stream();
-    gpu_argmax(logits_.as<float>(), rows_, vocab, chosen_.as<int32_t>(), true, stream);
-    gpu_advance({.chosen = chosen_.as<int32_t>(),
+    gpu_choose(logits_.as<float>(), rows_, vocab, best_.as<unsigned long long>(), stream);
+    gpu_advance({.best = best_.as<unsigned long long>(),
                  .ids = const_cast<int32_t*>(data_.ids().on_gpu),
                  .positions = const_cast<int32_t*>(data_.positions()),
                  .sequences = const_cast<AttentionSequence*>(data_.sequences().on_gpu),

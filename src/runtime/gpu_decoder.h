@@ -33,7 +33,7 @@ class GpuDecoder {
   KvCache& cache_;
   StepData data_;
   int64_t rows_;
-  Scratch hidden_, logits_, chosen_, step_;
+  Scratch hidden_, logits_, best_, step_;
   PinnedMemory history_;
   std::vector<std::unique_ptr<GpuEvent>> done_;  // of the steps in flight
   std::unique_ptr<GpuGraph> graph_;

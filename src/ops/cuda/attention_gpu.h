@@ -10,27 +10,41 @@ namespace lowbit {
 struct GpuAttentionArgs {
   const AttentionSequence* sequences = nullptr;  // [count], on the GPU
   int64_t count = 0;
-  int64_t most_tokens = 0;    // new ones of a sequence
-  int64_t most_keys = 0;      // that a sequence may have, its capacity: sizes what is launched
+  int64_t most_tokens = 0;  // new ones of a sequence
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
   int64_t window = 0;
   int64_t layer_offset = 0;
   float scale = 1;
   const uint16_t* q = nullptr;  // [tokens, heads * head_dim]
   uint16_t* out = nullptr;      // like q
-  bool decode = false;          // keys in pieces of kGpuAttentionKeys, merged in their order
-  float* partial = nullptr;     // decode: gpu_attention_partial_floats
-  int64_t tokens = 0;           // of all sequences
+};
+void gpu_attention(const GpuAttentionArgs& args, void* stream);
+
+// One new token for each sequence (or none): rope of q and k, kv_append and attention.
+struct GpuDecodeAttentionArgs {
+  const AttentionSequence* sequences = nullptr;  // [count], on the GPU
+  int64_t count = 0;
+  int64_t most_chunks = 0;  // of keys, that a sequence's capacity has
+  int64_t heads = 0, kv_heads = 0, head_dim = 0, half = 0;
+  int64_t window = 0;
+  int64_t layer_offset = 0;
+  float scale = 1;
+  const uint16_t *q = nullptr, *k = nullptr, *v = nullptr;  // BF16 [tokens, heads or kv_heads * head_dim]
+  const float *cosines = nullptr, *sines = nullptr;         // [positions, half]
+  uint16_t* out = nullptr;                                  // like q
+  float* partial = nullptr;                                 // decode_partial_floats
+  int32_t* arrivals = nullptr;                              // [count, kv_heads], zero before and after
 };
 
-constexpr int64_t kGpuAttentionKeys = 64;
+constexpr int64_t kGpuDecodeKeys = 128;
 
-// [tokens * heads][chunks][head_dim + 2]
-constexpr int64_t gpu_attention_partial_floats(const GpuAttentionArgs& args) {
-  return args.tokens * args.heads * ((args.most_keys + kGpuAttentionKeys - 1) / kGpuAttentionKeys) * (args.head_dim + 2);
+constexpr bool fits_decode_attention(int64_t heads, int64_t kv_heads, int64_t head_dim) {
+  return heads / kv_heads <= 16 && (head_dim == 32 || head_dim == 64 || head_dim == 96 || head_dim == 128);
 }
-
-void gpu_attention(const GpuAttentionArgs& args, void* stream);
+constexpr int64_t decode_partial_floats(const GpuDecodeAttentionArgs& args) {
+  return args.count * args.heads * args.most_chunks * (args.head_dim + 2);
+}
+void gpu_decode_attention(const GpuDecodeAttentionArgs& args, void* stream);
 
 // rope of q and k, then kv_append. half 0: q and k are what they are.
 struct GpuAppendArgs {

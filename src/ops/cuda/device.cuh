@@ -59,6 +59,13 @@ __device__ inline void follow_predecessor() {
   wait_for_predecessor();
 }
 
+// Kernels that follow each other closely all want the same: a multiprocessor that has to divide its memory anew between
+// cache and shared memory must be empty first.
+template <class Kernel>
+void prefer_shared_memory(Kernel* kernel) {
+  cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+}
+
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, void* stream,
             Arguments... arguments) {

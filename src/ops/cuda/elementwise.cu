@@ -199,13 +199,40 @@ __global__ void divergence_kernel(const float* reference, const float* x, int64_
   out[blockIdx.x] = isfinite(p_total) && isfinite(q_total) ? sum : nan("");
 }
 
+// A number that is larger for a larger value, and for equal values for the smaller index; 0: none.
+__device__ inline unsigned long long rank_of(float value, int index) {
+  const uint32_t bits = __float_as_uint(value == 0 ? 0.0f : value);  // -0 is no less than 0
+  const uint32_t ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+  return static_cast<unsigned long long>(ordered) << 32 | (0xffffffffu - static_cast<uint32_t>(index));
+}
+
+// The largest of a row, each block a part of it; NaN is passed over.
+__global__ void choose_kernel(const float* x, int vocab, unsigned long long* best) {
+  follow_predecessor();
+  const float* const row = x + static_cast<int64_t>(blockIdx.y) * vocab;
+  unsigned long long mine = 0;
+#pragma unroll 4
+  for (int i = blockIdx.x * kThreads + threadIdx.x; i < vocab; i += gridDim.x * kThreads) {
+    const float value = __ldcg(row + i);
+    if (!isnan(value)) mine = max(mine, rank_of(value, i));
+  }
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) mine = max(mine, __shfl_xor_sync(0xffffffffu, mine, distance));
+  if (threadIdx.x % 32 == 0 && mine != 0) atomicMax(best + blockIdx.y, mine);
+}
+
 __global__ void advance_kernel(const GpuAdvanceArgs args) {
   follow_predecessor();
   const int64_t step = *args.step;
   for (int64_t i = threadIdx.x; i < args.count; i += blockDim.x) {
     AttentionSequence& sequence = args.sequences[i];
-    args.ids[i] = max(0, args.chosen[i]);
-    args.history[step % args.history_steps * args.count + i] = args.chosen[i];
+    const unsigned long long best = args.best[i];
+    args.best[i] = 0;
+    // Infinities are the largest and the smallest numbers.
+    const bool is_finite = best != 0 && best >> 32 != 0xff800000u && best >> 32 != 0x007fffffu;
+    const int32_t chosen = is_finite ? static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(best)) : -1;
+    args.ids[i] = max(0, chosen);
+    args.history[step % args.history_steps * args.count + i] = chosen;
     // A sequence that has ended may be computed on; it must not leave its cache.
     if (sequence.position + 1 < sequence.capacity) {
       ++sequence.position;
@@ -217,6 +244,12 @@ __global__ void advance_kernel(const GpuAdvanceArgs args) {
 }
 
 }  // namespace
+
+void gpu_choose(const float* x, int64_t rows, int64_t vocab, unsigned long long* best, void* stream) {
+  const int64_t blocks = std::clamp<int64_t>(vocab / (8 * kThreads), 1, 128);
+  launch(choose_kernel, dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(rows)), dim3(kThreads), 0, stream, x,
+         static_cast<int>(vocab), best);
+}
 
 void gpu_advance(const GpuAdvanceArgs& args, void* stream) {
   launch(advance_kernel, dim3(1), dim3(kThreads), 0, stream, args);

@@ -58,11 +58,14 @@ void gpu_token_nll(const float* x, const int32_t* targets, int64_t rows, int64_t
 void gpu_log_sum_exp(const float* x, int64_t rows, int64_t vocab, double* out, void* stream);
 void gpu_divergence(const float* reference, const float* x, int64_t rows, int64_t vocab, double* out, void* stream);
 
+// What gpu_advance reads of the largest logit of each row; best: [rows], zero before.
+void gpu_choose(const float* x, int64_t rows, int64_t vocab, unsigned long long* best, void* stream);
+
 // From one decoding step to the next: the tokens chosen become the ids, positions move on, and the tokens are kept at
-// history [step % history_steps][count], which may be this machine's memory if it is pinned. ids are 0 where no token
-// could be chosen (-1).
+// history [step % history_steps][count], which may be this machine's memory if it is pinned: -1 where no logit, or an
+// infinite one, was the largest (the id is 0 then).
 struct GpuAdvanceArgs {
-  const int32_t* chosen = nullptr;  // [count]
+  unsigned long long* best = nullptr;  // [count], of gpu_choose; zero afterwards
   int32_t *ids = nullptr, *positions = nullptr;
   AttentionSequence* sequences = nullptr;
   int32_t* history = nullptr;

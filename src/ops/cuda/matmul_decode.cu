@@ -28,7 +28,6 @@ struct Kind {
   static constexpr int kUnitBytes = (kLoads * 16 + kGroups * 8) * 32;  // of a tile: pieces; scales and zeros by group
   // Units that are on their way while one is worked on, about 5 KB for each warp.
   static constexpr int kAhead = kBits == 8 ? (kTiles > 1 ? 2 : 3) : 4 / kTiles;
-  static constexpr int kRows = 8 * kRowBlocks;
   static constexpr int kPairs = kTiles > 1 ? kTiles / 2 : 1;  // with SwiGLU a block has the same tiles of two matrices
 };
 
@@ -37,7 +36,7 @@ struct Kind {
 int warps_of(int64_t in, int64_t tiles, int bits) {
   const int64_t units = (in + unit_inputs(bits) - 1) / unit_inputs(bits);
   int warps = 4;
-  while (warps < kMostWarps && warps * 4 < units && warps * tiles < 2048) warps *= 2;
+  while (warps < kMostWarps && warps < units && warps * tiles < 2048) warps *= 2;
   return warps;
 }
 
@@ -47,6 +46,7 @@ struct Plan {
   int first_group[kMostMatrices];     // of each matrix
   int last_tile[kMostMatrices];
   int tile_bytes, tile_groups_bytes;  // from tile to tile: codes; scales or zero points
+  int slots;                          // of a warp's ring
 };
 
 __device__ inline void copy_16(void* to, const void* from, bool is_there = true) {
@@ -222,43 +222,77 @@ constexpr int shared_x_bytes(int64_t rows, int64_t in) {
   return static_cast<int>(rows) * (shared_stride(static_cast<int>(in)) * 2 + sums_stride(static_cast<int>(in)) * 4);
 }
 
+// Eight columns of x from `i` on, in the weight's order: of the hidden state (with the norm's weight), or of x.
+struct Eight {
+  float values[8];
+};
+__device__ inline int column_of(const GpuDecodeArgs& args, int i) {
+  return args.column_order ? __ldg(args.column_order + i) : i;
+}
+__device__ inline Eight read_eight(const float* from, const GpuDecodeArgs& args, int i) {
+  Eight eight;
+  if (args.column_order) {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) eight.values[j] = from[column_of(args, i + j)];
+  } else {
+#pragma unroll
+    for (int j = 0; j < 8; j += 4)
+      *reinterpret_cast<float4*>(eight.values + j) = *reinterpret_cast<const float4*>(from + i + j);
+  }
+  return eight;
+}
+
+// The sum over a block, the same in every thread; `room` has a float for each warp.
+__device__ inline float block_sum(float sum, float* room) {
+  sum = warp_sum(sum);
+  __syncthreads();  // room may still be read
+  if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = sum;
+  __syncthreads();
+  sum = 0;
+  for (unsigned w = 0; w < blockDim.x / 32; ++w) sum += room[w];
+  return sum;
+}
+
 // x of all rows to shared memory, BF16, zeros behind column `in`, with its sums over groups; normed or in another order
-// where that is asked for. What it does to a row is the same for any number of rows.
+// where that is asked for. What it does to a row is the same for any number of rows. norm: of this thread's first eight
+// columns, which were fetched while the predecessor was at work.
 template <class K>
-__device__ inline void prepare_x(const GpuDecodeArgs& args, uint16_t* x, float* sums, float* room) {
+__device__ inline void prepare_x(const GpuDecodeArgs& args, const Eight& norm, uint16_t* x, float* sums, float* room) {
   const int in = static_cast<int>(args.in), padded = static_cast<int>(padded_inputs(in));
+  const int mine = threadIdx.x * 8, stride = blockDim.x * 8;
+#pragma unroll 1
   for (int row = 0; row < args.rows; ++row) {
+    const float* const hidden = args.hidden ? args.hidden + row * args.in : nullptr;
     float factor = 1;
-    if (args.hidden) {
-      const float* const from = args.hidden + row * args.in;
+    Eight kept = {};
+    if (hidden) {
       float sum = 0;
-      for (int i = 4 * threadIdx.x; i < in; i += 4 * blockDim.x) {
-        const float4 some = *reinterpret_cast<const float4*>(from + i);
-        sum += some.x * some.x + some.y * some.y + some.z * some.z + some.w * some.w;
+#pragma unroll 1
+      for (int i = mine; i < in; i += stride) {
+        const Eight eight = read_eight(hidden, args, i);
+#pragma unroll
+        for (int j = 0; j < 8; ++j) sum += eight.values[j] * eight.values[j];
+        if (i == mine) kept = eight;
       }
-      sum = warp_sum(sum);
-      if (row > 0) __syncthreads();  // room is still read for the row before
-      if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = sum;
-      __syncthreads();
-      sum = 0;
-      for (unsigned w = 0; w < blockDim.x / 32; ++w) sum += room[w];
-      factor = rsqrtf(sum / static_cast<float>(in) + args.epsilon);
+      factor = rsqrtf(block_sum(sum, room) / static_cast<float>(in) + args.epsilon);
     }
-    for (int first = threadIdx.x / 32 * 256; first < padded; first += 8 * blockDim.x) {
-      const int i = first + threadIdx.x % 32 * 8;
+#pragma unroll 1
+    for (int i = mine; i - static_cast<int>(threadIdx.x % 32) * 8 < padded; i += stride) {  // whole warps
       uint4 eight = {};
-      if (i < in && (args.hidden || args.column_order)) {
+      if (i < in && hidden) {
+        const Eight values = i == mine ? kept : read_eight(hidden, args, i);
+        const Eight weights = i == mine ? norm : read_eight(args.norm_weight, args, i);
+        uint32_t* const pairs = &eight.x;
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+          pairs[j] = bf16_pair(values.values[2 * j] * factor * weights.values[2 * j],
+                               values.values[2 * j + 1] * factor * weights.values[2 * j + 1]);
+      } else if (i < in && args.column_order) {
         uint32_t* const pairs = &eight.x;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          float values[2];
-#pragma unroll
-          for (int second = 0; second < 2; ++second) {
-            const int column = args.column_order ? args.column_order[i + 2 * j + second] : i + 2 * j + second;
-            values[second] = args.hidden ? args.hidden[row * args.in + column] * factor * args.norm_weight[column]
-                                         : bf16_to_f32(args.x[row * args.in + column]);
-          }
-          pairs[j] = bf16_pair(values[0], values[1]);
+          const uint16_t* const from = args.x + row * args.in;
+          pairs[j] = from[column_of(args, i + 2 * j)] | static_cast<uint32_t>(from[column_of(args, i + 2 * j + 1)]) << 16;
         }
       } else if (i < in) {
         eight = *reinterpret_cast<const uint4*>(args.x + row * args.in + i);
@@ -280,9 +314,9 @@ struct Room {
   int ring, partial, x, total;
 };
 template <class K>
-__host__ __device__ constexpr Room room_of(int warps, int x_bytes) {
-  const int ring = kMostWarps * 4, partial = ring + warps * K::kAhead * K::kTiles * K::kUnitBytes;
-  const int x = partial + 2 * warps * K::kTiles * kTileOutputs * K::kRows * 4;
+__host__ __device__ constexpr Room room_of(int warps, int slots, int rows, int x_bytes) {
+  const int ring = kMostWarps * 4, partial = ring + warps * slots * K::kTiles * K::kUnitBytes;
+  const int x = partial + 2 * warps * K::kTiles * kTileOutputs * rows * 4;
   return {ring, partial, x, x + x_bytes};
 }
 
@@ -357,7 +391,7 @@ struct Fetcher {
       }
     }
     asm volatile("cp.async.commit_group;");
-    slot = slot + 1 == K::kAhead ? 0 : slot + 1;
+    slot = slot + 1 == plan.slots ? 0 : slot + 1;
   }
 };
 
@@ -373,7 +407,7 @@ __device__ inline void read_x_from_memory(const GpuDecodeArgs& args, int unit, X
     for (int block = 0; block < K::kBlocks; ++block) {
       const int k = unit * K::kInputs + block * kBlockInputs + 8 * c;
       const uint16_t* const from = args.x + min(b * 8 + g, rows - 1) * args.in + k;
-      x.data[b][block] = k < args.in ? __ldg(reinterpret_cast<const uint4*>(from)) : uint4{};
+      x.data[b][block] = k < args.in ? __ldcg(reinterpret_cast<const uint4*>(from)) : uint4{};
       if constexpr (K::kBits == 4) sums[block] = with_neighbour(with_neighbour(sum_of_eight(x.data[b][block]), 1), 2);
     }
     if constexpr (K::kBits == 4) {
@@ -388,29 +422,31 @@ __device__ inline void read_x_from_memory(const GpuDecodeArgs& args, int unit, X
 }
 
 template <class K>
-__global__ void __launch_bounds__(kMostWarps * 32)
+__global__ void __launch_bounds__(kMostWarps * 32, 1)
     decode_kernel(const __grid_constant__ GpuDecodeArgs args, const __grid_constant__ Plan plan) {
   extern __shared__ __align__(16) char shared[];
   const int warps = blockDim.x / 32, warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
   const int in = static_cast<int>(args.in), rows = static_cast<int>(args.rows);
-  const Room room = room_of<K>(warps, 0);
+  const Room room = room_of<K>(warps, plan.slots, rows, 0);
 
   Fetcher<K> fetcher{args,
                      plan,
                      warp,
                      warps,
-                     shared + room.ring + warp * K::kAhead * K::kTiles * K::kUnitBytes,
+                     shared + room.ring + warp * plan.slots * K::kTiles * K::kUnitBytes,
                      warp < plan.units ? static_cast<int>(blockIdx.x) : plan.groups,
                      warp};
   if (fetcher.group < plan.groups) fetcher.begin_group();
 #pragma unroll 1
   for (int i = 0; i < K::kAhead; ++i) fetcher.next();
-  let_successor_begin();
-  wait_for_predecessor();
+  Eight norm = {};
+  if (K::kShared && args.hidden && static_cast<int>(threadIdx.x) * 8 < in)
+    norm = read_eight(args.norm_weight, args, threadIdx.x * 8);
+  follow_predecessor();
 
   uint16_t* const x_shared = reinterpret_cast<uint16_t*>(shared + room.x);
   float* const sums_shared = reinterpret_cast<float*>(x_shared + rows * shared_stride(in));
-  if constexpr (K::kShared) prepare_x<K>(args, x_shared, sums_shared, reinterpret_cast<float*>(shared));
+  if constexpr (K::kShared) prepare_x<K>(args, norm, x_shared, sums_shared, reinterpret_cast<float*>(shared));
 
   int slot = 0, turn = 0;
 #pragma unroll 1
@@ -449,16 +485,17 @@ __global__ void __launch_bounds__(kMostWarps * 32)
       slot = fetcher.slot;
     }
 
-    float* const partial =  // [warps][kTiles * 16][kRows]
-        reinterpret_cast<float*>(shared + room.partial) + turn * warps * K::kTiles * kTileOutputs * K::kRows;
+    float* const partial =  // [warps][kTiles * 16][rows]
+        reinterpret_cast<float*>(shared + room.partial) + turn * warps * K::kTiles * kTileOutputs * rows;
 #pragma unroll
     for (int t = 0; t < K::kTiles; ++t) {
 #pragma unroll
       for (int b = 0; b < K::kRowBlocks; ++b) {
-        if (b * 8 + 2 * c >= rows) continue;
-        float* const to = partial + ((warp * K::kTiles + t) * kTileOutputs + g) * K::kRows + b * 8 + 2 * c;
-        *reinterpret_cast<float2*>(to) = make_float2(total[t][b][0], total[t][b][1]);
-        *reinterpret_cast<float2*>(to + 8 * K::kRows) = make_float2(total[t][b][2], total[t][b][3]);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const int row = b * 8 + 2 * c + j % 2, output = t * kTileOutputs + g + j / 2 * 8;
+          if (row < rows) partial[(warp * K::kTiles * kTileOutputs + output) * rows + row] = total[t][b][j];
+        }
       }
     }
     __syncthreads();  // the next group's sums go to the other half
@@ -466,7 +503,7 @@ __global__ void __launch_bounds__(kMostWarps * 32)
     auto sum_of = [&](int output, int row) {
       float value = 0;
 #pragma unroll 4
-      for (int w = 0; w < warps; ++w) value += partial[(w * kOutputs + output) * K::kRows + row];
+      for (int w = 0; w < warps; ++w) value += partial[(w * kOutputs + output) * rows + row];
       return value;
     };
 #pragma unroll 1
@@ -535,17 +572,24 @@ Plan plan_of(const GpuDecodeArgs& args) {
 
 template <class K>
 void launch_kind(const GpuDecodeArgs& args, void* stream) {
-  const Plan plan = plan_of<K>(args);
+  Plan plan = plan_of<K>(args);
   int warps = warps_of(args.in, tiles_of(args), K::kBits);
-  auto shared_bytes = [&] { return room_of<K>(warps, K::kShared ? shared_x_bytes(args.rows, args.in) : 0).total; };
+  plan.slots = K::kAhead;
+  auto shared_bytes = [&] {
+    return room_of<K>(warps, plan.slots, static_cast<int>(args.rows),
+                      K::kShared ? shared_x_bytes(args.rows, args.in) : 0)
+        .total;
+  };
   while (warps > 1 && shared_bytes() > device().shared_per_block) warps /= 2;
   static const cudaError_t allowed = cudaFuncSetAttribute(
       decode_kernel<K>, cudaFuncAttributeMaxDynamicSharedMemorySize, device().shared_per_block);
   (void)allowed;  // a launch that was not allowed fails itself
+  prefer_shared_memory(decode_kernel<K>);
   // As many blocks as run at once.
   const int per_multiprocessor = std::clamp(
       std::min(24 / warps, device().shared_per_multiprocessor / (shared_bytes() + 1024)), 1, 8);
   const int blocks = std::min(plan.groups, device().multiprocessors * per_multiprocessor);
+  if (blocks == plan.groups) plan.slots = std::min(K::kAhead, (plan.units + warps - 1) / warps);  // never used again
 
   launch(decode_kernel<K>, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(warps * 32)),
          static_cast<size_t>(shared_bytes()), stream, args, plan);
@@ -554,8 +598,9 @@ void launch_kind(const GpuDecodeArgs& args, void* stream) {
 // Whether x of so many rows has room beside the rings, whatever kernel of up to eight rows takes it.
 template <int kBits, bool kFine>
 bool has_room_for_x(int64_t rows, int64_t in) {
-  return rows <= 8 && room_of<Kind<kBits, kFine, 2, 1, true>>(warps_of(in, 1, kBits), shared_x_bytes(rows, in)).total <=
-                          device().shared_per_block;
+  return rows <= 8 && room_of<Kind<kBits, kFine, 2, 1, true>>(warps_of(in, 1, kBits), Kind<kBits, kFine, 2, 1, true>::kAhead,
+                                                        static_cast<int>(rows), shared_x_bytes(rows, in))
+                              .total <= device().shared_per_block;
 }
 
 // More tiles in a block read x less often; but all processors of the GPU are to have a block.
