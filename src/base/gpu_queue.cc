@@ -125,6 +125,7 @@ GpuEvent::~GpuEvent() { cudaEventDestroy(static_cast<cudaEvent_t>(event_)); }
 
 void GpuEvent::record() {
   queue_.make_current();
+  check(cudaGetLastError(), "queueing work");
   check(cudaEventRecord(static_cast<cudaEvent_t>(event_), of(queue_.stream())), "recording an event");
 }
 

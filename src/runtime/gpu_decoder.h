@@ -1,5 +1,6 @@
-// Greedy decoding on a GPU without the host in the way: a step is one recorded graph that takes its tokens from the step
-// before, and the host reads them while the next step runs.
+// Greedy decoding on a GPU without the host in the way: a step takes its tokens from the step before, and the host reads
+// them while the next step runs. A step of one sequence is one kernel where the model allows it, otherwise a recorded
+// graph.
 #pragma once
 
 #include "runtime/forward.h"
@@ -9,6 +10,8 @@
 #include <vector>
 
 namespace lowbit {
+
+struct GpuProgram;
 
 class GpuDecoder {
  public:
@@ -23,6 +26,7 @@ class GpuDecoder {
   std::span<const int32_t> next();
 
  private:
+  void make_program();
   void queue_step();
   void launch();
 
@@ -37,6 +41,9 @@ class GpuDecoder {
   PinnedMemory history_;
   std::vector<std::unique_ptr<GpuEvent>> done_;  // of the steps in flight
   std::unique_ptr<GpuGraph> graph_;
+  std::vector<DecodeLayer> layers_;
+  std::shared_ptr<GpuProgram> program_;  // of one sequence; otherwise null
+  std::vector<Scratch> program_room_;
   int64_t launched_ = 0, taken_ = 0;
 };
 

@@ -1,7 +1,6 @@
 #include "ops/cuda/matmul_decode.h"
 
-#include "ops/cuda/device.cuh"
-#include "ops/cuda/fragments.h"
+#include "ops/cuda/matmul_units.cuh"
 
 #include <algorithm>
 #include <climits>
@@ -9,27 +8,7 @@
 namespace lowbit {
 namespace {
 
-// The inputs are cut into units of 128 (of 64 where the weight is BF16) that the warps of a block take in turn; a block
-// makes one group of kTiles tiles of 16 outputs after the other. Weights come through a ring of units in shared memory,
-// one for each warp, which runs ahead of the arithmetic over the ends of groups.
-constexpr int kMostWarps = 16;
-constexpr int unit_inputs(int bits) { return bits == 16 ? 64 : 128; }
-
-// How the kernels differ. kFine: groups of 32 inputs instead of 128. kRowBlocks: of eight rows of x. kShared: x comes
-// through shared memory (prepare_x), otherwise straight from where it is.
-template <int kBits_, bool kFine_, int kTiles_, int kRowBlocks_, bool kShared_>
-struct Kind {
-  static constexpr int kBits = kBits_, kTiles = kTiles_, kRowBlocks = kRowBlocks_;
-  static constexpr bool kFine = kFine_, kShared = kShared_;
-
-  static constexpr int kInputs = unit_inputs(kBits), kBlocks = kInputs / kBlockInputs;
-  static constexpr int kLoads = kBlocks * kBits / 8;  // of 16 bytes that a thread does for a tile's unit
-  static constexpr int kGroups = kBits == 16 ? 0 : kFine ? kBlocks : 1;
-  static constexpr int kUnitBytes = (kLoads * 16 + kGroups * 8) * 32;  // of a tile: pieces; scales and zeros by group
-  // Units that are on their way while one is worked on, about 5 KB for each warp.
-  static constexpr int kAhead = kBits == 8 ? (kTiles > 1 ? 2 : 3) : 4 / kTiles;
-  static constexpr int kPairs = kTiles > 1 ? kTiles / 2 : 1;  // with SwiGLU a block has the same tiles of two matrices
-};
+// A block makes one group of kTiles tiles of 16 outputs after the other; its warps take the units of the inputs in turn.
 
 // By the weights' sizes alone, so that the order of the sums is the same for any rows. Where there are few tiles, many
 // warps share one.
@@ -48,172 +27,6 @@ struct Plan {
   int tile_bytes, tile_groups_bytes;  // from tile to tile: codes; scales or zero points
   int slots;                          // of a warp's ring
 };
-
-__device__ inline void copy_16(void* to, const void* from, bool is_there = true) {
-  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(is_there ? 16 : 0));
-}
-__device__ inline void copy_4(void* to, const void* from) {
-  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(address), "l"(from));
-}
-
-// Where a thread reads what comes next of a tile.
-struct Tile {
-  const char *codes, *codes8;  // codes8: BF16 only, of row g + 8
-  const char *scales, *zeros;  // of rows g and g + 8, 4 bytes; those of the next group stand 32 bytes behind
-};
-
-// What a thread has of a tile's unit.
-template <class K>
-struct Loaded {
-  uint4 data[K::kLoads];
-  uint32_t scale[K::kGroups + 1], zeros[K::kGroups + 1];
-};
-
-// A thread copies what it will read itself, so that no barrier is needed. room: the warp's for this tile's unit.
-template <class K>
-__device__ inline void fetch_unit(const Tile& tile, char* room, bool has_zeros, int unit, int in) {
-  const int lane = threadIdx.x % 32;
-  char* const pieces = room + lane * 16;
-  if constexpr (K::kBits == 16) {
-#pragma unroll
-    for (int block = 0; block < K::kBlocks; ++block) {
-      const bool is_there = unit * K::kInputs + block * kBlockInputs + 8 * (lane % 4) < in;
-      copy_16(pieces + 2 * block * 512, is_there ? tile.codes + block * 64 : tile.codes, is_there);
-      copy_16(pieces + (2 * block + 1) * 512, is_there ? tile.codes8 + block * 64 : tile.codes8, is_there);
-    }
-  } else {
-#pragma unroll
-    for (int i = 0; i < K::kLoads; ++i) copy_16(pieces + i * 512, tile.codes + i * 512);
-    char* const words = room + K::kLoads * 512 + lane * 4;
-#pragma unroll
-    for (int i = 0; i < K::kGroups; ++i) {
-      copy_4(words + 2 * i * 128, tile.scales + i * 32);
-      if (has_zeros) copy_4(words + (2 * i + 1) * 128, tile.zeros + i * 32);
-    }
-  }
-}
-
-template <class K>
-__device__ inline void read_unit(const char* room, bool has_zeros, uint32_t middle, Loaded<K>& to) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int i = 0; i < K::kLoads; ++i) to.data[i] = *reinterpret_cast<const uint4*>(room + lane * 16 + i * 512);
-  const char* const words = room + K::kLoads * 512 + lane * 4;
-#pragma unroll
-  for (int i = 0; i < K::kGroups; ++i) {
-    to.scale[i] = *reinterpret_cast<const uint32_t*>(words + 2 * i * 128);
-    to.zeros[i] = middle;
-    if (has_zeros) to.zeros[i] = *reinterpret_cast<const uint32_t*>(words + (2 * i + 1) * 128);
-  }
-}
-
-__device__ inline uint32_t word_of(const uint4& data, int i) {
-  return i == 0 ? data.x : i == 1 ? data.y : i == 2 ? data.z : data.w;
-}
-
-// Two floats that BF16 holds exactly.
-__device__ inline uint32_t upper_halves(float first, float second) {
-  return __byte_perm(__float_as_uint(first), __float_as_uint(second), 0x7632);
-}
-
-// The operand of step `step` (0 to 2 * kBlocks - 1). 4 bits: 128 + code, which is 0x4300 | code in BF16; the 128 and
-// the zero point are taken off the sums. 8 bits: code - zero point: 2^23 + code is 0x4b000000 | code in F32.
-template <class K>
-__device__ inline Operand operand(const uint4 (&data)[K::kLoads], int step, float zero, float zero8) {
-  if constexpr (K::kBits == 16) {
-    const uint4 &row = data[step / 2 * 2], &row8 = data[step / 2 * 2 + 1];
-    const int half = step % 2 * 2;
-    return {{word_of(row, half), word_of(row8, half), word_of(row, half + 1), word_of(row8, half + 1)}};
-  } else if constexpr (K::kBits == 4) {
-    Operand a;
-    const uint32_t word = word_of(data[step / 4], step % 4);
-#pragma unroll
-    for (int i = 0; i < 4; ++i)  // (word >> 4 i & 0x000f000f) | 0x43004300, which the compiler makes two of
-      asm("lop3.b32 %0, %1, 0x000f000f, %2, 0xea;" : "=r"(a.pair[i]) : "r"(word >> (4 * i)), "r"(0x43004300u));
-    return a;
-  } else {
-    Operand a;
-    const uint4& some = data[step / 2];
-    const uint32_t first = word_of(some, step % 2 * 2), second = word_of(some, step % 2 * 2 + 1);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float middle = i % 2 ? zero8 : zero;
-      const uint32_t selector = 0x7440u | static_cast<uint32_t>(i);  // byte i below the bytes 0, 0, 0x4b
-      a.pair[i] = upper_halves(__uint_as_float(__byte_perm(first, 0x4b000000u, selector)) - middle,
-                               __uint_as_float(__byte_perm(second, 0x4b000000u, selector)) - middle);
-    }
-    return a;
-  }
-}
-
-// total += scale * (sum less what was added to the codes of 4 bits).
-template <class K>
-__device__ inline void fold(float (&total)[4], const float (&sum)[4], const float (&x_sum)[2], uint32_t scale_bits,
-                            uint32_t zeros) {
-  const float scale = __half2float(__ushort_as_half(static_cast<uint16_t>(scale_bits)));
-  const float scale8 = __half2float(__ushort_as_half(static_cast<uint16_t>(scale_bits >> 16)));
-#pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    float value = sum[j];
-    if constexpr (K::kBits == 4) {
-      value = fmaf(-static_cast<float>(128 + (j < 2 ? zeros & 0xffffu : zeros >> 16)), x_sum[j % 2], value);
-    }
-    total[j] = fmaf(j < 2 ? scale : scale8, value, total[j]);
-  }
-}
-
-// A thread's part of x for a unit. sums: of columns 2 c and 2 c + 1 of the operand, over each group.
-template <class K>
-struct X {
-  uint4 data[K::kRowBlocks][K::kBlocks];
-  float sums[K::kRowBlocks][K::kGroups + 1][2];
-};
-
-template <class K>
-__device__ inline void multiply_unit(const Loaded<K> (&now)[K::kTiles], const X<K>& x,
-                                     float (&total)[K::kTiles][K::kRowBlocks][4]) {
-  constexpr int kGroupSteps = 2 * (K::kFine ? 1 : K::kBlocks);
-#pragma unroll
-  for (int group = 0; group < 2 * K::kBlocks / kGroupSteps; ++group) {
-    float sum[K::kTiles][K::kRowBlocks][4] = {};
-#pragma unroll
-    for (int step = group * kGroupSteps; step < (group + 1) * kGroupSteps; ++step) {
-#pragma unroll
-      for (int t = 0; t < K::kTiles; ++t) {
-        const uint32_t zeros = now[t].zeros[group];
-        const Operand a = operand<K>(now[t].data, step, 8388608.0f + static_cast<float>(zeros & 0xffffu),
-                                     8388608.0f + static_cast<float>(zeros >> 16));
-#pragma unroll
-        for (int b = 0; b < K::kRowBlocks; ++b) {
-          const uint4& some = x.data[b][step / 2];
-          multiply_add(K::kBits == 16 ? total[t][b] : sum[t][b], a, step % 2 ? some.z : some.x,
-                       step % 2 ? some.w : some.y);
-        }
-      }
-    }
-    if constexpr (K::kBits != 16) {
-#pragma unroll
-      for (int t = 0; t < K::kTiles; ++t) {
-#pragma unroll
-        for (int b = 0; b < K::kRowBlocks; ++b)
-          fold<K>(total[t][b], sum[t][b], x.sums[b][group], now[t].scale[group], now[t].zeros[group]);
-      }
-    }
-  }
-}
-
-// Sums of x are taken in this order wherever they are taken: eight neighbours, then pairs of such eights.
-__device__ inline float sum_of_eight(const uint4& x) {
-  float sum = low_bf16(x.x) + high_bf16(x.x);
-  sum = sum + low_bf16(x.y) + high_bf16(x.y);
-  sum = sum + low_bf16(x.z) + high_bf16(x.z);
-  return sum + low_bf16(x.w) + high_bf16(x.w);
-}
-__device__ inline float with_neighbour(float sum, int distance) {
-  return sum + __shfl_xor_sync(0xffffffffu, sum, distance);
-}
 
 // Elements from row to row of x in shared memory: rows begin in different banks. Sums: F32 [rows][stride of sums].
 __host__ __device__ constexpr int shared_stride(int in) { return static_cast<int>(padded_inputs(in)) + 8; }
