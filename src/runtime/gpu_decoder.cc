@@ -65,6 +65,9 @@ void GpuDecoder::make_program() {
     const int64_t chunks = (cache_.capacity() + kGpuDecodeKeys - 1) / kGpuDecodeKeys;
     p.layer_bytes = cache_.layer_bytes();
     p.sequence = const_cast<AttentionSequence*>(data_.sequences().on_gpu);
+    p.keys = data_.sequences().sequences[0].keys;
+    p.values = data_.sequences().sequences[0].values;
+    p.capacity = cache_.capacity();
     p.id = const_cast<int32_t*>(data_.ids().on_gpu);
     p.position = const_cast<int32_t*>(data_.positions());
     p.history = history_.as<int32_t>();
@@ -80,6 +83,9 @@ void GpuDecoder::make_program() {
     const std::vector<unsigned> zeros(static_cast<size_t>(kProgramCounters + p.kv_heads));
     p.counters = static_cast<unsigned*>(room(static_cast<int64_t>(zeros.size() * sizeof zeros[0])));
     ops_.gpu->copy_in(p.counters, zeros.data(), zeros.size() * sizeof zeros[0]);
+    void* const there = room(sizeof(GpuProgram));
+    ops_.gpu->copy_in(there, &p, sizeof(GpuProgram));
+    program_there_ = static_cast<const GpuProgram*>(there);
   }
 }
 
@@ -104,7 +110,7 @@ void GpuDecoder::queue_step() {
 
 void GpuDecoder::launch() {
   if (program_) {
-    if constexpr (kHasCuda) gpu_run_program(*program_, ops_.gpu->stream());
+    if constexpr (kHasCuda) gpu_run_program(*program_, program_there_, ops_.gpu->stream());
   } else if (launched_ < kPlainSteps) {
     queue_step();
   } else {

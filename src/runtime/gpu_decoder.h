@@ -43,6 +43,7 @@ class GpuDecoder {
   std::unique_ptr<GpuGraph> graph_;
   std::vector<DecodeLayer> layers_;
   std::shared_ptr<GpuProgram> program_;  // of one sequence; otherwise null
+  const GpuProgram* program_there_ = nullptr;
   std::vector<Scratch> program_room_;
   int64_t launched_ = 0, taken_ = 0;
 };

@@ -16,9 +16,11 @@ struct ProgramMatrix {
   const float* bias = nullptr;
 };
 
+enum ProgramMatrixIndex { kProgramQ, kProgramK, kProgramV, kProgramO, kProgramGate, kProgramUp, kProgramDown, kProgramMatrices };
+
 struct ProgramLayer {
-  ProgramMatrix q, k, v, o, gate, up, down;
-  const float *input_norm = nullptr, *post_norm = nullptr;
+  ProgramMatrix matrix[kProgramMatrices];
+  const float* norm[2] = {};  // before qkv, before gate and up
   int64_t window = 0;
 };
 
@@ -39,6 +41,8 @@ struct GpuProgram {
 
   // From step to step.
   AttentionSequence* sequence = nullptr;
+  void *keys = nullptr, *values = nullptr;  // of the sequence, and its capacity
+  int64_t capacity = 0;
   int32_t *id = nullptr, *position = nullptr;
   int32_t* history = nullptr;  // [history_steps], see gpu_advance
   int64_t* step = nullptr;
@@ -60,6 +64,7 @@ constexpr int kProgramCounters = 2;
 // Whether there is such a kernel for these sizes on the current device.
 bool fits_program(const GpuProgram& program);
 // Queues a step: reads id, writes logits, chooses the largest, and moves on as gpu_advance does.
-void gpu_run_program(const GpuProgram& program, void* stream);
+// there: a copy of the program in the GPU's memory.
+void gpu_run_program(const GpuProgram& program, const GpuProgram* there, void* stream);
 
 }  // namespace lowbit

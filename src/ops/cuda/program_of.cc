@@ -58,12 +58,12 @@ std::unique_ptr<GpuProgram> program_of(const ModelParts& parts, const RopeTable&
   for (size_t i = 0; i < parts.layers.size(); ++i) {
     const DecodeLayer& from = parts.layers[i];
     ProgramLayer& to = p.layer[i];
-    const bool is_like = take(from.q, format, to.q) && take(from.k, format, to.k) && take(from.v, format, to.v) &&
-                         take(from.o, format, to.o) && take(from.gate, format, to.gate) &&
-                         take(from.up, format, to.up) && take(from.down, format, to.down);
-    if (!is_like) return nullptr;
-    to.input_norm = from.input_norm->data<float>();
-    to.post_norm = from.post_norm->data<float>();
+    const DecodeMatrix* const matrices[] = {&from.q, &from.k, &from.v, &from.o, &from.gate, &from.up, &from.down};
+    for (int m = 0; m < kProgramMatrices; ++m) {
+      if (!take(*matrices[m], format, to.matrix[m])) return nullptr;
+    }
+    to.norm[0] = from.input_norm->data<float>();
+    to.norm[1] = from.post_norm->data<float>();
     to.window = from.attention.window;
   }
   p.bits = format->bits;
