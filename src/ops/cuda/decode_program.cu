@@ -19,7 +19,7 @@ template <int kBits, bool kFine>
 using Layers = Kind<kBits, kFine, 1, 1, true>;
 using Head = Kind<16, false, 1, 1, true>;
 template <class L>
-constexpr int kSlots = L::kBits == 4 ? 4 : 3;
+constexpr int kSlots = 3;
 template <class L>
 constexpr int kSlotBytes = L::kUnitBytes > Head::kUnitBytes ? L::kUnitBytes : Head::kUnitBytes;
 
