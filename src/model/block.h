@@ -13,12 +13,10 @@
 
 #include "format/weight.h"
 #include "ops/attention.h"
-#include "ops/decode_layer.h"
 #include "ops/elementwise.h"
 #include "ops/matmul.h"
 
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -67,8 +65,6 @@ class Block {
 
   // All stages. hidden: F32 [tokens, hidden_size], in and out.
   virtual void run(const StepInput& step, float* hidden) const;
-  // Where the block is one that kernels of whole layers know.
-  virtual std::optional<DecodeLayer> decode_layer() const { return {}; }
 
  protected:
   std::vector<Stage> stages_;

@@ -143,25 +143,6 @@ void DecoderBlock::attend_products(const StepInput& step, Activations q, Activat
                  step.mode == MatmulMode::kDecode ? AttentionMode::kDecode : AttentionMode::kPrefill);
 }
 
-std::optional<DecodeLayer> DecoderBlock::decode_layer() const {
-  if (!q_norm_.empty()) return {};
-  auto matrix = [&](int index) {
-    const Linear& linear = linears_[static_cast<size_t>(index)];
-    return DecodeMatrix{&linear.weight, bias_of(linear)};
-  };
-  return DecodeLayer{.q = matrix(kQ),
-                     .k = matrix(kK),
-                     .v = matrix(kV),
-                     .o = matrix(kO),
-                     .gate = matrix(kGate),
-                     .up = matrix(kUp),
-                     .down = matrix(kDown),
-                     .input_norm = &input_norm_,
-                     .post_norm = &post_attention_norm_,
-                     .attention = attention_,
-                     .epsilon = epsilon_};
-}
-
 void DecoderBlock::run(const StepInput& step, float* hidden) const {
   if (step.ops->gpu && step.mode == MatmulMode::kDecode) {
     run_fused(step, hidden);

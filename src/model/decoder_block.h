@@ -36,7 +36,6 @@ class DecoderBlock : public Block {
               Activations carry) const override;
   // Decoding on a GPU: the same in fewer kernels.
   void run(const StepInput& step, float* hidden) const override;
-  std::optional<DecodeLayer> decode_layer() const override;
 
  private:
   void attend_products(const StepInput& step, Activations q, Activations k, Activations v, Activations out) const;

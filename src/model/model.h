@@ -23,7 +23,6 @@ class Model {
   const Block& block(int64_t layer) const { return *blocks_[static_cast<size_t>(layer)]; }
 
   const Weight& embedding_table() const { return embedding_; }
-  const Tensor& final_norm_weight() const { return norm_; }
   Linear& head() { return head_; }  // shares the embedding's storage when tied
   const Linear& head() const { return head_; }
   bool is_tied() const { return is_tied_; }

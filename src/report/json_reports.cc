@@ -164,7 +164,7 @@ std::string doctor_text(std::string_view doctor_json) {
   out += section("CUDA", members_text(json, "cuda"));
   out += section("GPUs", objects_table(json, "gpus",
                                        {"device", "name", "compute_capability", "memory_bytes",
-                                        "multiprocessors", "problem"}));
+                                        "multiprocessors", "copy_gbps", "read_gbps", "problem"}));
   out +=
       section("Measured limits (gbps: 10^9 bytes per second read; gflops, gops: 10^9 operations per second)",
               members_text(json, "limits"));

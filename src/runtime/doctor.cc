@@ -2,9 +2,11 @@
 
 #include "base/cpu.h"
 #include "base/gpu.h"
+#include "base/gpu_queue.h"
 #include "base/json.h"
 #include "base/threads.h"
 #include "checkpoint/checkpoint.h"
+#include "ops/cuda/limits.h"
 #include "ops/kernel_table.h"
 #include "ops/machine_limits.h"
 #include "runtime/forward.h"
@@ -95,6 +97,13 @@ Json gpus(const GpuSupport& support) {
     row.set("multiprocessors", Json(gpu.multiprocessors));
     row.set("l2_bytes", Json(gpu.l2_bytes));
     row.set("problem", problem_json(gpu.problem));
+    if constexpr (kHasCuda) {
+      if (gpu.problem.empty()) {
+        const GpuLimits limits = measure_gpu_limits(gpu.index);
+        row.set("copy_gbps", Json(limits.copy_gb_per_s));
+        row.set("read_gbps", Json(limits.read_gb_per_s));
+      }
+    }
     list.push_back(std::move(row));
   }
   return list;

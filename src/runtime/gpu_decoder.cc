@@ -1,10 +1,6 @@
 #include "runtime/gpu_decoder.h"
 
-#include "ops/cuda/attention_gpu.h"
 #include "ops/cuda/elementwise_gpu.h"
-#include "ops/cuda/program_of.h"
-
-#include <algorithm>
 
 namespace lowbit {
 namespace {
@@ -37,57 +33,9 @@ GpuDecoder::GpuDecoder(const Model& model, const OpContext& ops, const RopeTable
   ops_.gpu->copy_in(best_.as<void>(), zeros.data(), zeros.size() * sizeof zeros[0]);
   ops_.gpu->copy_in(step_.as<void>(), zeros.data(), sizeof zeros[0]);
   for (int64_t i = 0; i < kInFlight; ++i) done_.push_back(std::make_unique<GpuEvent>(*ops_.gpu));
-  if (rows_ == 1) make_program();
 }
 
 GpuDecoder::~GpuDecoder() = default;
-
-void GpuDecoder::make_program() {
-  if constexpr (kHasCuda) {
-    for (int64_t layer = 0; layer < model_.layer_count(); ++layer) {
-      std::optional<DecodeLayer> parts = model_.block(layer).decode_layer();
-      if (!parts) return;
-      layers_.push_back(*parts);
-    }
-    program_ = program_of({.layers = layers_,
-                           .embedding = &model_.embedding_table(),
-                           .head = &model_.head().weight,
-                           .final_norm = &model_.final_norm_weight(),
-                           .head_bias = &model_.head().bias},
-                          rope_);
-    if (!program_) return;
-    GpuProgram& p = *program_;
-    auto room = [&](int64_t bytes) {
-      program_room_.push_back(workspace_.take(static_cast<size_t>(bytes)));
-      return program_room_.back().as<void>();
-    };
-    const int64_t q_width = int64_t{p.heads} * p.head_dim, kv_width = int64_t{p.kv_heads} * p.head_dim;
-    const int64_t chunks = (cache_.capacity() + kGpuDecodeKeys - 1) / kGpuDecodeKeys;
-    p.layer_bytes = cache_.layer_bytes();
-    p.sequence = const_cast<AttentionSequence*>(data_.sequences().on_gpu);
-    p.keys = data_.sequences().sequences[0].keys;
-    p.values = data_.sequences().sequences[0].values;
-    p.capacity = cache_.capacity();
-    p.id = const_cast<int32_t*>(data_.ids().on_gpu);
-    p.position = const_cast<int32_t*>(data_.positions());
-    p.history = history_.as<int32_t>();
-    p.history_steps = static_cast<int>(kInFlight);
-    p.step = step_.as<int64_t>();
-    p.state = hidden_.as<float>();
-    p.logits = logits_.as<float>();
-    p.best = best_.as<unsigned long long>();
-    p.qkv = static_cast<uint16_t*>(room((q_width + 2 * kv_width) * 2));
-    p.attended = static_cast<uint16_t*>(room(q_width * 2));
-    p.gated = static_cast<uint16_t*>(room(int64_t{p.intermediate} * 2));
-    p.partial = static_cast<float*>(room(chunks * p.heads * (p.head_dim + 2) * 4));
-    const std::vector<unsigned> zeros(static_cast<size_t>(kProgramCounters + p.kv_heads));
-    p.counters = static_cast<unsigned*>(room(static_cast<int64_t>(zeros.size() * sizeof zeros[0])));
-    ops_.gpu->copy_in(p.counters, zeros.data(), zeros.size() * sizeof zeros[0]);
-    void* const there = room(sizeof(GpuProgram));
-    ops_.gpu->copy_in(there, &p, sizeof(GpuProgram));
-    program_there_ = static_cast<const GpuProgram*>(there);
-  }
-}
 
 void GpuDecoder::queue_step() {
   if constexpr (kHasCuda) {
@@ -109,9 +57,7 @@ void GpuDecoder::queue_step() {
 }
 
 void GpuDecoder::launch() {
-  if (program_) {
-    if constexpr (kHasCuda) gpu_run_program(*program_, program_there_, ops_.gpu->stream());
-  } else if (launched_ < kPlainSteps) {
+  if (launched_ < kPlainSteps) {
     queue_step();
   } else {
     if (!graph_) graph_ = std::make_unique<GpuGraph>(*ops_.gpu, [this] { queue_step(); });

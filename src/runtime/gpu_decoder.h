@@ -1,6 +1,5 @@
-// Greedy decoding on a GPU without the host in the way: a step takes its tokens from the step before, and the host reads
-// them while the next step runs. A step of one sequence is one kernel where the model allows it, otherwise a recorded
-// graph.
+// Greedy decoding on a GPU without the host in the way: a step is one recorded graph that takes its tokens from the step
+// before, and the host reads them while the next step runs.
 #pragma once
 
 #include "runtime/forward.h"
@@ -10,8 +9,6 @@
 #include <vector>
 
 namespace lowbit {
-
-struct GpuProgram;
 
 class GpuDecoder {
  public:
@@ -26,7 +23,6 @@ class GpuDecoder {
   std::span<const int32_t> next();
 
  private:
-  void make_program();
   void queue_step();
   void launch();
 
@@ -41,10 +37,6 @@ class GpuDecoder {
   PinnedMemory history_;
   std::vector<std::unique_ptr<GpuEvent>> done_;  // of the steps in flight
   std::unique_ptr<GpuGraph> graph_;
-  std::vector<DecodeLayer> layers_;
-  std::shared_ptr<GpuProgram> program_;  // of one sequence; otherwise null
-  const GpuProgram* program_there_ = nullptr;
-  std::vector<Scratch> program_room_;
   int64_t launched_ = 0, taken_ = 0;
 };
 

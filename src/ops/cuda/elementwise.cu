@@ -55,13 +55,24 @@ __global__ void rope_kernel(const GpuRopeArgs args) {
   }
 }
 
+__device__ inline float silu_times(float x, float y) { return x / (1 + __expf(-x)) * y; }
+
+// Eight elements at a time, then the rest.
 __global__ void swiglu_kernel(const uint16_t* gate, const uint16_t* up, uint16_t* out, int64_t count) {
   follow_predecessor();
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count;
-       i += static_cast<int64_t>(gridDim.x) * kThreads) {
-    const float x = bf16_to_f32(gate[i]);
-    out[i] = f32_to_bf16(x / (1 + expf(-x)) * bf16_to_f32(up[i]));
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x,
+                stride = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t i = first; i < count / 8; i += stride) {
+    const uint4 x = reinterpret_cast<const uint4*>(gate)[i], y = reinterpret_cast<const uint4*>(up)[i];
+    const uint32_t a[4] = {x.x, x.y, x.z, x.w}, b[4] = {y.x, y.y, y.z, y.w};
+    uint32_t z[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+      z[j] = bf16_pair(silu_times(low_bf16(a[j]), low_bf16(b[j])), silu_times(high_bf16(a[j]), high_bf16(b[j])));
+    reinterpret_cast<uint4*>(out)[i] = make_uint4(z[0], z[1], z[2], z[3]);
   }
+  for (int64_t i = count / 8 * 8 + first; i < count; i += stride)
+    out[i] = f32_to_bf16(silu_times(bf16_to_f32(gate[i]), bf16_to_f32(up[i])));
 }
 
 __global__ void embedding_kernel(const GpuEmbeddingArgs args) {
@@ -280,7 +291,7 @@ void gpu_rope(const GpuRopeArgs& args, void* stream) {
 }
 
 void gpu_swiglu(const uint16_t* gate, const uint16_t* up, uint16_t* out, int64_t count, void* stream) {
-  launch(swiglu_kernel, blocks_for(count), dim3(kThreads), 0, stream, gate, up, out, count);
+  launch(swiglu_kernel, blocks_for((count + 7) / 8), dim3(kThreads), 0, stream, gate, up, out, count);
 }
 
 void gpu_embedding(const GpuEmbeddingArgs& args, void* stream) {

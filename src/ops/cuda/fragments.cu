@@ -88,44 +88,59 @@ __global__ void pack_groups_kernel(const GpuPackArgs args) {
   }
 }
 
-__device__ inline float number(const GpuUnpackArgs& args, int code, int64_t at, int middle) {
-  const int zero = args.zero_points ? static_cast<const uint16_t*>(args.zero_points)[at] : middle;
-  return __half2float(static_cast<const __half*>(args.scales)[at]) * static_cast<float>(code - zero);
-}
-
-// A thread per 16 bytes of fragments.
-template <int kBits>
+// A thread per 16 bytes of fragments: of each block of 32 inputs it has eight of two rows, which go to `to` together.
+// kWhole: groups and rows are cut at multiples of eight columns, and columns are in their own order.
+template <int kBits, bool kWhole>
 __global__ void unpack_kernel(const GpuUnpackArgs args, int64_t count) {
   follow_predecessor();
   const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (index >= count) return;
-  const int64_t pieces = piece_count(args.in, kBits), groups = kept_groups(args.in, args.group_size);
-  const int thread = static_cast<int>(index % 32), middle = 1 << (args.bits - 1);
-  const int64_t piece = index / 32 % pieces, tile = index / 32 / pieces;
+  const int in = static_cast<int>(args.in), out = static_cast<int>(args.out), group_size = static_cast<int>(args.group_size);
+  const unsigned pieces = static_cast<unsigned>(piece_count(args.in, kBits));
+  const int groups = static_cast<int>(kept_groups(args.in, args.group_size)), middle = 1 << (args.bits - 1);
+  const int thread = static_cast<int>(index % 32);
+  const unsigned warp = static_cast<unsigned>(index / 32);
+  const int piece = static_cast<int>(warp % pieces), tile = static_cast<int>(warp / pieces);
   const uint4 data = static_cast<const uint4*>(args.fragments)[index];
   const uint32_t words[4] = {data.x, data.y, data.z, data.w};
+  auto group_at = [&](int n, int k) {
+    return (static_cast<int64_t>(tile) * groups + k / group_size) * kTileOutputs + n % 8 * 2 + n % 16 / 8;
+  };
+  auto zero_at = [&](int64_t at) {
+    return args.zero_points ? static_cast<int>(static_cast<const uint16_t*>(args.zero_points)[at]) : middle;
+  };
 #pragma unroll
-  for (int step = 0; step < piece_inputs(kBits) / 16; ++step) {
-    const int64_t k = piece * piece_inputs(kBits) + step / 2 * kBlockInputs + thread % 4 * 8 + step % 2 * kStepInputs;
+  for (int block = 0; block < piece_inputs(kBits) / kBlockInputs; ++block) {
+    const int k = piece * piece_inputs(kBits) + block * kBlockInputs + thread % 4 * 8;
 #pragma unroll
     for (int upper = 0; upper < 2; ++upper) {
-      const int64_t n = tile * kTileOutputs + thread / 4 + upper * 8;
-      if (n >= args.out || k >= args.in) continue;
-      uint16_t row[4];
+      const int n = tile * kTileOutputs + thread / 4 + upper * 8;
+      if (n >= out || k >= in) continue;
+      int64_t at = group_at(n, k);
+      float scale = __half2float(static_cast<const __half*>(args.scales)[at]);
+      int zero = zero_at(at);
+      uint32_t pairs[4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int pair = upper + i / 2 * 2;
-        const uint32_t code = kBits == 8 ? words[step * 2 + i % 2] >> (8 * pair) & 0xffu
-                                         : words[step] >> (4 * (i % 2 * 4 + pair)) & 0xfu;
-        const int64_t group = min(k + i, args.in - 1) / args.group_size;
-        row[i] = f32_to_bf16(number(args, static_cast<int>(code), group_place(n, group, groups), middle));
+      for (int i = 0; i < 8; ++i) {
+        const int step = block * 2 + i / 4, pair = upper + i % 4 / 2 * 2, second = i % 2;
+        const uint32_t code = kBits == 8 ? words[step * 2 + second] >> (8 * pair) & 0xffu
+                                         : words[step] >> (4 * (second * 4 + pair)) & 0xfu;
+        if (!kWhole) {
+          at = group_at(n, min(k + i, in - 1));
+          scale = __half2float(static_cast<const __half*>(args.scales)[at]);
+          zero = zero_at(at);
+        }
+        const uint32_t value = f32_to_bf16(scale * static_cast<float>(static_cast<int>(code) - zero));
+        if (kWhole) {
+          pairs[i / 2] = second ? pairs[i / 2] | value << 16 : value;
+        } else if (k + i < in) {
+          args.to[static_cast<int64_t>(n) * in + (args.column_order ? args.column_order[k + i] : k + i)] =
+              static_cast<uint16_t>(value);
+        }
       }
-      uint16_t* const to = args.to + n * args.in;
-      if (!args.column_order && args.in % 4 == 0) {
-        *reinterpret_cast<uint2*>(to + k) =
-            make_uint2(row[0] | static_cast<uint32_t>(row[1]) << 16, row[2] | static_cast<uint32_t>(row[3]) << 16);
-      } else {
-        for (int i = 0; i < 4 && k + i < args.in; ++i) to[args.column_order ? args.column_order[k + i] : k + i] = row[i];
+      if (kWhole) {
+        *reinterpret_cast<uint4*>(args.to + static_cast<int64_t>(n) * in + k) =
+            make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
       }
     }
   }
@@ -158,14 +173,12 @@ void gpu_pack_fragments(const GpuPackArgs& args, void* stream) {
 }
 
 void gpu_unpack_fragments(const GpuUnpackArgs& args, void* stream) {
-  const auto on = static_cast<cudaStream_t>(stream);
   const int bits = fragment_bits(args.bits);
   const int64_t count = fragment_bytes(args.out, args.in, bits) / 16;
-  if (bits == 8) {
-    launch(unpack_kernel<8>, blocks_for(count), dim3(kThreads), 0, on, args, count);
-  } else {
-    launch(unpack_kernel<4>, blocks_for(count), dim3(kThreads), 0, on, args, count);
-  }
+  const bool is_whole = !args.column_order && args.in % 8 == 0 && args.group_size % 8 == 0;
+  const auto kernel = bits == 8 ? (is_whole ? unpack_kernel<8, true> : unpack_kernel<8, false>)
+                                : (is_whole ? unpack_kernel<4, true> : unpack_kernel<4, false>);
+  launch(kernel, blocks_for(count), dim3(kThreads), 0, stream, args, count);
 }
 
 }  // namespace lowbit

@@ -65,14 +65,14 @@ double gpu_median_ms(FunctionRef<void()> launch, void* stream) {
   return static_cast<double>(times[times.size() / 2]);
 }
 
-GpuLimits measure_gpu_limits() {
+GpuLimits measure_gpu_limits(int gpu) {
   GpuLimits limits;
+  cudaSetDevice(gpu);
   void *from = nullptr, *to = nullptr;
   if (cudaMalloc(&from, kBytes) == cudaSuccess && cudaMalloc(&to, kBytes) == cudaSuccess) {
     cudaMemset(from, 1, kBytes);
-    int device = 0, multiprocessors = 0;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    int multiprocessors = 0;
+    cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, gpu);
     const int blocks = 8 * multiprocessors;
     const int64_t count = kBytes / 16;
     const double read = gpu_median_ms(

@@ -14,8 +14,8 @@ struct GpuLimits {
 // nine passes after two to warm up. Whether what was launched failed, the caller asks the runtime.
 double gpu_median_ms(FunctionRef<void()> launch, void* stream);
 
-// On the current device, over buffers of 1 GiB, medians of several passes. All zero where that much memory is
+// Over buffers of 1 GiB, medians of several passes. All zero where that much memory is
 // not free.
-GpuLimits measure_gpu_limits();
+GpuLimits measure_gpu_limits(int gpu = 0);  // index as in base/gpu.h
 
 }  // namespace lowbit

@@ -1,0 +1,359 @@
+// Every operator on a GPU beside the reference on the CPU, on the numbers that BF16 leaves of the inputs.
+#include "base/gpu.h"
+#include "format/bits.h"
+#include "ops/attention.h"
+#include "ops/cuda/libraries.h"
+#include "ops/cuda/matmul_gpu.h"
+#include "ops/elementwise.h"
+#include "ops/fused.h"
+#include "ops/ops_test_support.h"
+#include "ops/softmax.h"
+#include "tensor/half.h"
+
+#include <algorithm>
+#include <optional>
+
+namespace lowbit {
+namespace {
+
+using testing::Bench;
+using testing::Numbers;
+
+class GpuOps : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!gpu_support().problem.empty()) GTEST_SKIP() << gpu_support().problem;
+    queue_.emplace(0);
+    libraries_.emplace(*queue_);
+    workspace_.emplace(0);
+    gpu_ = {nullptr, &*workspace_, nullptr, &*queue_, &*libraries_};
+    cpu_ = bench_.context();
+  }
+
+  Tensor there(const std::vector<float>& values) {
+    return copied_to(*queue_, Tensor::borrow(nullptr, values.data(), DType::kF32, {static_cast<int64_t>(values.size())}));
+  }
+  // Rounded to BF16, there; `values` become what that leaves.
+  Tensor rounded(std::vector<float>& values) {
+    std::vector<uint16_t> halves;
+    for (float& value : values) {
+      halves.push_back(float_to_bf16(value));
+      value = bf16_to_float(halves.back());
+    }
+    return copied_to(*queue_, Tensor::borrow(nullptr, halves.data(), DType::kBF16, {static_cast<int64_t>(halves.size())}));
+  }
+  Tensor room(DType dtype, int64_t count) {
+    const std::vector<char> poison(static_cast<size_t>(count) * dtype_size(dtype), static_cast<char>(0xff));  // NaN
+    return copied_to(*queue_, Tensor::borrow(nullptr, poison.data(), dtype, {count}));
+  }
+  std::vector<float> back(const Tensor& tensor) {
+    Tensor here = Tensor::allocate(tensor.dtype(), tensor.shape());
+    queue_->copy_out(here.mutable_bytes(), tensor.bytes(), tensor.byte_count());
+    std::vector<float> values;
+    for (int64_t i = 0; i < here.element_count(); ++i) values.push_back(float_at(here, i));
+    return values;
+  }
+  static Activations of(Tensor& tensor) { return {tensor.mutable_bytes(), tensor.dtype()}; }
+
+  std::optional<GpuQueue> queue_;
+  std::optional<GpuLibraries> libraries_;
+  std::optional<Workspace> workspace_;
+  OpContext gpu_, cpu_;
+  Bench bench_{"ref"};
+};
+
+// Within a share of the largest magnitude, and of the value itself, which BF16 rounds.
+void expect_near(const std::vector<float>& got, const std::vector<float>& expected, double share, const std::string& what) {
+  double scale = 0;
+  for (float value : expected) scale = std::max(scale, std::abs(double{value}));
+  ASSERT_EQ(got.size(), expected.size());
+  for (size_t i = 0; i < got.size(); ++i) {
+    ASSERT_NEAR(got[i], expected[i], share * scale + std::abs(double{expected[i]}) / 256) << what << ", element " << i;
+  }
+}
+
+TEST_F(GpuOps, RmsNormOfFloatsAndOfHalvesInPlace) {
+  Numbers numbers(1);
+  for (int64_t width : {1, 48, 100, 1536, 4097}) {
+    for (int64_t rows : {1, 3}) {
+      std::vector<float> x = numbers.normals(rows * width, 3), weight = numbers.normals(width), expected(x.size());
+      const Tensor norm = Tensor::borrow(nullptr, weight.data(), DType::kF32, {width});
+      const Tensor norm_there = copied_to(*queue_, norm);
+      rms_norm(cpu_, x.data(), rows, norm, 1e-6f, expected.data());
+      Tensor y = room(DType::kBF16, rows * width);
+      rms_norm(gpu_, ConstActivations(there(x).data<float>()), rows, norm_there, 1e-6f, of(y));
+      expect_near(back(y), expected, 1e-6, "F32 to BF16");
+      Tensor in_place = rounded(x);
+      rms_norm(cpu_, x.data(), rows, norm, 1e-6f, expected.data());
+      rms_norm(gpu_, of(in_place), rows, norm_there, 1e-6f, of(in_place));
+      expect_near(back(in_place), expected, 1e-6, "BF16 in place");
+    }
+  }
+}
+
+TEST_F(GpuOps, RopeAndSwiglu) {
+  Numbers numbers(2);
+  for (auto [heads, head_dim, half] : {std::array<int64_t, 3>{3, 64, 32}, {2, 128, 64}, {1, 48, 16}, {5, 6, 3}}) {
+    const int64_t tokens = 7, length = 20;
+    std::vector<float> cosines = numbers.normals(length * half), sines = numbers.normals(length * half);
+    const RopeTable table{Tensor::borrow(nullptr, cosines.data(), DType::kF32, {length, half}),
+                          Tensor::borrow(nullptr, sines.data(), DType::kF32, {length, half})};
+    const RopeTable table_there{copied_to(*queue_, table.cosines), copied_to(*queue_, table.sines)};
+    std::vector<int32_t> positions;
+    for (int64_t i = 0; i < tokens; ++i) positions.push_back(static_cast<int32_t>(numbers.between(0, length - 1)));
+    std::vector<float> x = numbers.normals(tokens * heads * head_dim);
+    Tensor x_there = rounded(x);
+    const Tensor positions_there =
+        copied_to(*queue_, Tensor::borrow(nullptr, positions.data(), DType::kI32, {tokens}));
+    rope(cpu_, x.data(), tokens, heads, head_dim, positions.data(), table);
+    rope(gpu_, of(x_there), tokens, heads, head_dim, positions_there.data<int32_t>(), table_there);
+    expect_near(back(x_there), x, 1e-6, "rope");
+  }
+  for (int64_t count : {1, 255, 1000}) {
+    std::vector<float> gate = numbers.normals(count, 8), up = numbers.normals(count), expected(gate.size());
+    Tensor gate_there = rounded(gate);
+    const Tensor up_there = rounded(up);
+    swiglu(cpu_, gate.data(), up.data(), count, expected.data());
+    swiglu(gpu_, of(gate_there), ConstActivations(up_there.bytes(), DType::kBF16), count, of(gate_there));
+    expect_near(back(gate_there), expected, 1e-5, "swiglu");
+  }
+}
+
+QuantizedTensor make_quantized(int64_t out, int64_t in, int bits, int64_t group_size, bool has_zeros, bool has_order,
+                               Numbers& numbers) {
+  QuantizedTensor weight{.bits = bits, .group_size = group_size, .out_features = out, .in_features = in};
+  const int64_t groups = weight.groups();
+  weight.codes = Tensor::zeros(DType::kI32, {packed_words(in, bits), out});
+  weight.scales = Tensor::allocate(DType::kF16, {groups, out});
+  for (int64_t i = 0; i < groups * out; ++i)
+    weight.scales.mutable_data<uint16_t>()[i] = float_to_f16(0.02f + 0.01f * std::abs(numbers.normal()));
+  for (int64_t n = 0; n < out; ++n) {
+    std::vector<uint8_t> codes;
+    for (int64_t k = 0; k < in; ++k) codes.push_back(static_cast<uint8_t>(numbers.between(0, (1 << bits) - 1)));
+    pack_bits(codes.data(), 1, in, bits, weight.codes.mutable_data<uint32_t>() + n, out);
+  }
+  if (has_zeros) {
+    weight.zero_points = Tensor::allocate(DType::kU8, {groups, out});
+    for (int64_t i = 0; i < groups * out; ++i)
+      weight.zero_points.mutable_data<uint8_t>()[i] = static_cast<uint8_t>(numbers.between(0, (1 << bits) - 1));
+  }
+  if (has_order) {
+    std::vector<int32_t> order(static_cast<size_t>(in));
+    for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
+    std::mt19937 random(5);
+    std::shuffle(order.begin(), order.end(), random);
+    weight.column_order = Tensor::allocate(DType::kI32, {in});
+    std::copy(order.begin(), order.end(), weight.column_order.mutable_data<int32_t>());
+  }
+  return weight;
+}
+
+std::vector<Weight> make_weights(int64_t out, int64_t in, Numbers& numbers) {
+  std::vector<Weight> weights;
+  std::vector<float> values = numbers.normals(out * in, 0.1f);
+  Tensor dense = Tensor::allocate(DType::kF32, {out, in});
+  for (size_t i = 0; i < values.size(); ++i) dense.mutable_data<float>()[i] = bf16_to_float(float_to_bf16(values[i]));
+  weights.push_back(dense);
+  weights.push_back(converted(dense, DType::kBF16));
+  for (int bits : {2, 3, 4, 8}) {
+    for (int64_t group_size : {int64_t{16}, int64_t{32}, int64_t{96}, int64_t{128}, in}) {
+      weights.push_back(make_quantized(out, in, bits, group_size, bits % 2 == 0, group_size == 128, numbers));
+    }
+  }
+  return weights;
+}
+
+Weight weight_there(const OpContext& gpu, const Weight& weight) {
+  if (const auto* quantized = std::get_if<QuantizedTensor>(&weight)) return to_gpu(gpu, *quantized);
+  return to_gpu(gpu, std::get<Tensor>(weight));
+}
+
+std::string name_of(const Weight& weight) {
+  const auto* q = std::get_if<QuantizedTensor>(&weight);
+  return q ? fmt::format("{} bits, groups of {}, {}", q->bits, q->group_size, shape_text({q->out_features, q->in_features}))
+           : "dense " + shape_text(std::get<Tensor>(weight).shape());
+}
+
+TEST_F(GpuOps, MatmulOfEveryWeightForFewAndManyRows) {
+  Numbers numbers(3);
+  for (auto [out, in] : {std::array<int64_t, 2>{40, 576}, {17, 100}, {256, 1536}}) {
+    for (const Weight& weight : make_weights(out, in, numbers)) {
+      const Weight moved = weight_there(gpu_, weight);
+      const std::vector<float> bias = numbers.normals(out);
+      const Tensor bias_here = Tensor::borrow(nullptr, bias.data(), DType::kF32, {out});
+      const Tensor bias_there = copied_to(*queue_, bias_here);
+      for (auto [tokens, mode] : {std::pair{1, MatmulMode::kDecode}, {9, MatmulMode::kDecode}, {40, MatmulMode::kDecode},
+                                  {5, MatmulMode::kPrefill}, {70, MatmulMode::kPrefill}}) {
+        std::vector<float> x = numbers.normals(tokens * in), expected(static_cast<size_t>(tokens * out)),
+                           sums = numbers.normals(tokens * out);
+        const Tensor x_there = rounded(x);
+        Tensor y = room(DType::kBF16, tokens * out), sums_there = there(sums);
+        matmul(cpu_, x.data(), tokens, weight, &bias_here, expected.data(), MatmulMode::kDecode);
+        const ConstActivations given(x_there.bytes(), DType::kBF16);
+        const MatmulOutput outputs[] = {{&moved, &bias_there, of(y)},
+                                        {&moved, &bias_there, {}, sums_there.mutable_data<float>()}};
+        matmul(gpu_, given, tokens, outputs, mode);
+        // Prefill rounds what codes stand for to BF16.
+        const std::string what = fmt::format("{}, {} rows", name_of(weight), tokens);
+        expect_near(back(y), expected, 2e-3, what);
+        for (size_t i = 0; i < sums.size(); ++i) sums[i] += expected[i];
+        expect_near(back(sums_there), sums, 2e-3, what + ", added");
+      }
+    }
+  }
+}
+
+TEST_F(GpuOps, NormedAndGatedProductsAndTheEmbedding) {
+  Numbers numbers(4);
+  const int64_t out = 200, in = 576;
+  for (const Weight& weight : make_weights(out, in, numbers)) {
+    const Weight moved = weight_there(gpu_, weight);
+    const std::vector<float> norm = numbers.normals(in);
+    const Tensor norm_here = Tensor::borrow(nullptr, norm.data(), DType::kF32, {in});
+    const Tensor norm_there = copied_to(*queue_, norm_here);
+    for (int64_t tokens : {1, 3, 20}) {
+      std::vector<float> hidden = numbers.normals(tokens * in, 4), expected(static_cast<size_t>(tokens * out)),
+                         gated(expected.size());
+      const Tensor hidden_there = there(hidden);
+      const MatmulOutput here{&weight, nullptr, expected.data()};
+      matmul_normed(cpu_, {hidden.data(), &norm_here, 1e-6f}, tokens, std::span(&here, 1), MatmulMode::kDecode);
+      matmul_gated(cpu_, {hidden.data(), &norm_here, 1e-6f}, tokens, {&weight, nullptr, {}}, {&weight, nullptr, {}},
+                   gated.data(), MatmulMode::kDecode);
+      Tensor y = room(DType::kBF16, tokens * out), z = room(DType::kBF16, tokens * out);
+      const NormedRows rows{hidden_there.data<float>(), &norm_there, 1e-6f};
+      const MatmulOutput output{&moved, nullptr, of(y)};
+      matmul_normed(gpu_, rows, tokens, std::span(&output, 1), MatmulMode::kDecode);
+      matmul_gated(gpu_, rows, tokens, {&moved, nullptr, {}}, {&moved, nullptr, {}}, of(z), MatmulMode::kDecode);
+      expect_near(back(y), expected, 4e-3, name_of(weight));
+      expect_near(back(z), gated, 1e-2, name_of(weight) + ", gated");
+    }
+    const std::vector<int32_t> ids = {0, 199, 7, 7};
+    std::vector<float> expected(ids.size() * static_cast<size_t>(in));
+    embedding(cpu_, weight, ids, expected.data());
+    Tensor rows = room(DType::kF32, static_cast<int64_t>(expected.size()));
+    embedding(gpu_, moved, ids, rows.mutable_data<float>());
+    EXPECT_EQ(back(rows), expected) << name_of(weight);
+  }
+}
+
+TEST_F(GpuOps, RopeAttentionOfRaggedSequences) {
+  Numbers numbers(5);
+  struct Case {
+    int64_t heads, kv_heads, head_dim, window;
+    std::vector<std::pair<int64_t, int64_t>> lengths;  // cached, new
+    AttentionMode mode;
+  };
+  std::vector<Case> cases;
+  for (int64_t head_dim : {32, 64, 96, 128, 48, 256}) {
+    for (int64_t window : {0, 100}) {
+      cases.push_back({6, 2, head_dim, window, {{0, 1}, {130, 1}, {127, 1}, {500, 1}}, AttentionMode::kDecode});
+      cases.push_back({3, 3, head_dim, window, {{0, 70}, {64, 3}, {200, 65}, {5, 0}}, AttentionMode::kPrefill});
+    }
+  }
+  cases.push_back({20, 1, 64, 0, {{300, 1}}, AttentionMode::kDecode});  // more heads than a tile has rows
+  for (const Case& c : cases) {
+    const int64_t half = c.head_dim / 2, length = 700;
+    int64_t tokens = 0, capacity = 0;
+    for (auto [position, count] : c.lengths) tokens += count, capacity = std::max(capacity, position + count + 3);
+    std::vector<float> cosines, sines;
+    for (int64_t i = 0; i < length * half; ++i) {
+      const float angle = numbers.normal(3);
+      cosines.push_back(std::cos(angle)), sines.push_back(std::sin(angle));
+    }
+    const RopeTable table{Tensor::borrow(nullptr, cosines.data(), DType::kF32, {length, half}),
+                          Tensor::borrow(nullptr, sines.data(), DType::kF32, {length, half})};
+    const RopeTable table_there{copied_to(*queue_, table.cosines), copied_to(*queue_, table.sines)};
+    std::vector<float> q = numbers.normals(tokens * c.heads * c.head_dim, 2),
+                       k = numbers.normals(tokens * c.kv_heads * c.head_dim, 2),
+                       v = numbers.normals(tokens * c.kv_heads * c.head_dim), out(q.size());
+    Tensor q_there = rounded(q), k_there = rounded(k), v_there = rounded(v),
+           out_there = room(DType::kBF16, static_cast<int64_t>(q.size()));
+
+    const int64_t part = c.kv_heads * capacity * c.head_dim;
+    std::vector<std::vector<uint16_t>> caches;
+    std::vector<Tensor> caches_there;
+    std::vector<AttentionSequence> here, moved;
+    std::vector<int32_t> positions;
+    int64_t row = 0;
+    for (auto [position, count] : c.lengths) {
+      std::vector<uint16_t> cache;
+      for (int64_t i = 0; i < 2 * part; ++i) cache.push_back(float_to_bf16(numbers.normal()));
+      caches.push_back(cache);
+      caches_there.push_back(copied_to(*queue_, Tensor::borrow(nullptr, cache.data(), DType::kBF16, {2 * part})));
+      here.push_back({row, count, position, capacity, nullptr, nullptr});
+      uint16_t* const base = caches_there.back().mutable_data<uint16_t>();
+      moved.push_back({row, count, position, capacity, base, base + part});
+      for (int64_t i = 0; i < count; ++i) positions.push_back(static_cast<int32_t>(position + i));
+      row += count;
+    }
+    for (size_t i = 0; i < here.size(); ++i) here[i].keys = caches[i].data(), here[i].values = caches[i].data() + part;
+    const AttentionShape shape{.heads = c.heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim,
+                               .cache_dtype = DType::kBF16, .scale = 0.1f, .window = c.window};
+    const int64_t bytes = static_cast<int64_t>(moved.size() * sizeof moved[0]);
+    Tensor sequences = copied_to(*queue_, Tensor::borrow(nullptr, moved.data(), DType::kU8, {bytes}));
+    Tensor positions_there = copied_to(
+        *queue_, Tensor::borrow(nullptr, positions.data(), DType::kI32, {static_cast<int64_t>(positions.size())}));
+    const std::vector<int32_t> zeros(moved.size() * static_cast<size_t>(c.kv_heads));
+    Tensor arrivals = copied_to(
+        *queue_, Tensor::borrow(nullptr, zeros.data(), DType::kI32, {static_cast<int64_t>(zeros.size())}));
+
+    rope_attention(cpu_, shape, here, positions.data(), table, q.data(), k.data(), v.data(), out.data(), c.mode);
+    const AttentionBatch batch(moved, static_cast<const AttentionSequence*>(sequences.bytes()),
+                               arrivals.mutable_data<int32_t>());
+    rope_attention(gpu_, shape, batch, positions_there.data<int32_t>(), table_there, of(q_there), of(k_there),
+                   ConstActivations(v_there.bytes(), DType::kBF16), of(out_there), c.mode);
+    const std::string what = fmt::format("head_dim {}, window {}, {} tokens", c.head_dim, c.window, tokens);
+    expect_near(back(out_there), out, 1e-2, what);
+    for (size_t i = 0; i < caches.size(); ++i) {
+      std::vector<float> cached;
+      for (uint16_t value : caches[i]) cached.push_back(bf16_to_float(value));
+      expect_near(back(caches_there[i]), cached, 1e-6, what + ", cache");
+    }
+    std::vector<int32_t> arrived(zeros.size(), -1);
+    queue_->copy_out(arrived.data(), arrivals.bytes(), arrivals.byte_count());
+    EXPECT_EQ(arrived, zeros) << what << ": counters go back to zero";
+  }
+}
+
+TEST_F(GpuOps, RowStatisticsOfLogits) {
+  Numbers numbers(6);
+  for (int64_t vocab : {1, 7, 1000, 151936}) {
+    const int64_t rows = 5;
+    std::vector<float> x = numbers.normals(rows * vocab, 4), reference = numbers.normals(rows * vocab, 4);
+    x[0] = 50;
+    if (vocab > 6) {
+      x[static_cast<size_t>(vocab + 2)] = x[static_cast<size_t>(vocab + 5)] = 60;  // the first of equal ones
+      x[static_cast<size_t>(2 * vocab + 3)] = NAN;
+      x[static_cast<size_t>(3 * vocab + 1)] = INFINITY;
+      for (int64_t i = 0; i < vocab; ++i) x[static_cast<size_t>(4 * vocab + i)] = NAN;
+    }
+    std::vector<int32_t> targets;
+    for (int64_t row = 0; row < rows; ++row) targets.push_back(static_cast<int32_t>(numbers.between(0, vocab - 1)));
+    const Tensor x_there = there(x), reference_there = there(reference);
+    const auto compare = [&](auto run, double tolerance, const char* what) {
+      std::vector<double> expected(static_cast<size_t>(rows)), got(expected);
+      run(cpu_, x.data(), reference.data(), expected.data());
+      run(gpu_, x_there.data<float>(), reference_there.data<float>(), got.data());
+      for (size_t i = 0; i < got.size(); ++i) {
+        if (std::isfinite(expected[i])) {
+          EXPECT_NEAR(got[i], expected[i], tolerance * (1 + std::abs(expected[i]))) << what << " " << vocab << " " << i;
+        } else {
+          EXPECT_FALSE(std::isfinite(got[i])) << what << " " << vocab << " " << i;
+        }
+      }
+    };
+    compare([&](auto& c, auto* a, auto*, double* out) { log_sum_exp(c, a, rows, vocab, out); }, 1e-6, "log_sum_exp");
+    compare([&](auto& c, auto* a, auto*, double* out) { token_nll(c, a, targets.data(), rows, vocab, out); }, 1e-6, "nll");
+    compare([&](auto& c, auto* a, auto* b, double* out) { divergence(c, b, a, rows, vocab, out); }, 1e-5, "divergence");
+    std::vector<int32_t> best(static_cast<size_t>(rows)), best_there(best);
+    argmax(cpu_, x.data(), rows, vocab, best.data());
+    argmax(gpu_, x_there.data<float>(), rows, vocab, best_there.data());
+    EXPECT_EQ(best_there, best);
+    finite_argmax(cpu_, x.data(), rows, vocab, best.data());
+    finite_argmax(gpu_, x_there.data<float>(), rows, vocab, best_there.data());
+    EXPECT_EQ(best_there, best);
+  }
+}
+
+}  // namespace
+}  // namespace lowbit
