@@ -9,7 +9,7 @@ namespace {
 template <int kHeadDim>
 __global__ void __launch_bounds__(kThreads) attention_kernel(const GpuAttentionArgs args) {
   follow_predecessor();
-  constexpr int kTileBytes = kTileKeys * kHeadDim * 2;
+  constexpr int kTileBytes = tile_bytes(kHeadDim);
   extern __shared__ __align__(128) char shared[];
   const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
   const int group = static_cast<int>(args.heads / args.kv_heads);
@@ -142,7 +142,7 @@ __global__ void append_kernel(const GpuAppendArgs args) {
 
 template <int kHeadDim>
 void launch_for_head(const GpuAttentionArgs& args, void* stream) {
-  constexpr int kShared = 4 * kTileKeys * kHeadDim * 2;
+  constexpr int kShared = 4 * tile_bytes(kHeadDim);
   static const cudaError_t allowed =
       cudaFuncSetAttribute(attention_kernel<kHeadDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
   (void)allowed;  // a launch that was not allowed fails itself

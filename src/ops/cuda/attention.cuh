@@ -37,11 +37,13 @@ __device__ inline void load_transposed(uint32_t (&to)[4], uint32_t address) {
                : "r"(address));
 }
 
-// A tile [kTileKeys, kHeadDim] in shared memory; pieces of 16 bytes change places within a row, so that eight rows at
-// one column lie in different banks.
+// A tile [kTileKeys, kHeadDim] in shared memory; pieces of 16 bytes change places within a row of a power of two of
+// them, so that eight rows at one column lie in different banks.
+constexpr int row_pieces(int head_dim) { return head_dim <= 32 ? 4 : head_dim <= 64 ? 8 : 16; }
+constexpr int tile_bytes(int head_dim) { return kTileKeys * row_pieces(head_dim) * 16; }
 template <int kHeadDim>
 __device__ inline uint32_t place(int key, int dim) {
-  constexpr int kPieces = kHeadDim / 8;
+  constexpr int kPieces = row_pieces(kHeadDim);
   const int piece = dim / 8 ^ (kPieces >= 8 ? key % 8 : key / 2 % kPieces);
   return static_cast<uint32_t>((key * kPieces + piece) * 16);
 }

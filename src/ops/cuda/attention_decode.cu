@@ -22,7 +22,7 @@ __device__ inline Pair rotated(const uint16_t* x, const float* cosines, const fl
 
 template <int kHeadDim>
 __global__ void __launch_bounds__(kThreads) decode_kernel(const GpuDecodeAttentionArgs args) {
-  constexpr int kTileBytes = kTileKeys * kHeadDim * 2, kWidth = kHeadDim + 2, kQStride = kHeadDim + 8;
+  constexpr int kTileBytes = tile_bytes(kHeadDim), kWidth = kHeadDim + 2, kQStride = kHeadDim + 8;
   extern __shared__ __align__(128) char shared[];
   __shared__ uint16_t q_shared[16 * kQStride], k_shared[kHeadDim];
   __shared__ int is_last;
@@ -173,7 +173,7 @@ __global__ void __launch_bounds__(kThreads) decode_kernel(const GpuDecodeAttenti
 
 template <int kHeadDim>
 void launch_for_head(const GpuDecodeAttentionArgs& args, void* stream) {
-  constexpr int kShared = std::max(kTiles * 2 * kTileKeys * kHeadDim * 2, kWarps * 16 * (kHeadDim + 2) * 4);
+  constexpr int kShared = std::max(kTiles * 2 * tile_bytes(kHeadDim), kWarps * 16 * (kHeadDim + 2) * 4);
   static const cudaError_t allowed =
       cudaFuncSetAttribute(decode_kernel<kHeadDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
   (void)allowed;  // a launch that was not allowed fails itself

@@ -68,7 +68,7 @@ void expect_near(const std::vector<float>& got, const std::vector<float>& expect
   for (float value : expected) scale = std::max(scale, std::abs(double{value}));
   ASSERT_EQ(got.size(), expected.size());
   for (size_t i = 0; i < got.size(); ++i) {
-    ASSERT_NEAR(got[i], expected[i], share * scale + std::abs(double{expected[i]}) / 256) << what << ", element " << i;
+    ASSERT_NEAR(got[i], expected[i], share * scale + std::abs(double{expected[i]}) / 128) << what << ", element " << i;
   }
 }
 
