@@ -52,7 +52,7 @@ template <int kHeadDim>
 __device__ inline void fetch_tile(uint32_t to, const uint16_t* from, int first, int end) {
   constexpr int kPieces = kHeadDim / 8;
 #pragma unroll
-  for (int i = threadIdx.x; i < kTileKeys * kPieces; i += kThreads) {
+  for (int i = threadIdx.x; i < kTileKeys * kPieces; i += blockDim.x) {
     const int key = i / kPieces, dim = i % kPieces * 8;
     const bool is_there = first + key < end;
     copy_async(to + place<kHeadDim>(key, dim), from + static_cast<int64_t>(is_there ? first + key : 0) * kHeadDim + dim,

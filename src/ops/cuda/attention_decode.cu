@@ -8,7 +8,8 @@ namespace lowbit {
 namespace {
 
 constexpr int kKeys = kGpuDecodeKeys;
-constexpr int kTiles = kKeys / kTileKeys;  // of a block; all are fetched at once
+constexpr int kTiles = kKeys / kTileKeys;
+constexpr int kDecodeWarps = kKeys / 16, kDecodeThreads = kDecodeWarps * 32;  // 16 keys each  // of a block; all are fetched at once
 
 // Pair d of a head: x[d] and x[d + half], rotated; behind 2 half elements stay as they are.
 struct Pair {
@@ -21,7 +22,7 @@ __device__ inline Pair rotated(const uint16_t* x, const float* cosines, const fl
 }
 
 template <int kHeadDim>
-__global__ void __launch_bounds__(kThreads) decode_kernel(const GpuDecodeAttentionArgs args) {
+__global__ void __launch_bounds__(kDecodeThreads) decode_kernel(const GpuDecodeAttentionArgs args) {
   constexpr int kTileBytes = tile_bytes(kHeadDim), kWidth = kHeadDim + 2, kQStride = kHeadDim + 8;
   extern __shared__ __align__(128) char shared[];
   __shared__ uint16_t q_shared[16 * kQStride], k_shared[kHeadDim];
@@ -56,11 +57,11 @@ __global__ void __launch_bounds__(kThreads) decode_kernel(const GpuDecodeAttenti
   const bool has_new = end == position + 1;
   const uint16_t* const new_key = args.k + (row * kv_heads + kv_head) * kHeadDim;
   const uint16_t* const new_value = args.v + (row * kv_heads + kv_head) * kHeadDim;
-  static_assert(kHeadDim <= kThreads);
+  static_assert(kHeadDim <= kDecodeThreads);
   const uint16_t value = has_new && threadIdx.x < kHeadDim ? __ldcg(new_value + threadIdx.x) : uint16_t{0};
   const int vectors = group + (has_new ? 1 : 0);
 #pragma unroll 4
-  for (int i = threadIdx.x; i < vectors * half; i += kThreads) {
+  for (int i = threadIdx.x; i < vectors * half; i += kDecodeThreads) {
     const int head = i / half, d = i % half;
     const uint16_t* const from = head < group ? args.q + (row * heads + kv_head * group + head) * kHeadDim : new_key;
     uint16_t* const to = head < group ? q_shared + head * kQStride : k_shared;
@@ -68,12 +69,12 @@ __global__ void __launch_bounds__(kThreads) decode_kernel(const GpuDecodeAttenti
     to[d] = f32_to_bf16(pair.first);
     to[d + half] = f32_to_bf16(pair.second);
   }
-  for (int i = threadIdx.x; i < vectors * (kHeadDim - 2 * half); i += kThreads) {
+  for (int i = threadIdx.x; i < vectors * (kHeadDim - 2 * half); i += kDecodeThreads) {
     const int head = i / (kHeadDim - 2 * half), d = 2 * half + i % (kHeadDim - 2 * half);
     const uint16_t* const from = head < group ? args.q + (row * heads + kv_head * group + head) * kHeadDim : new_key;
     (head < group ? q_shared + head * kQStride : k_shared)[d] = __ldcg(from + d);
   }
-  for (int i = group * kQStride + threadIdx.x; i < 16 * kQStride; i += kThreads) q_shared[i] = 0;  // no heads
+  for (int i = group * kQStride + threadIdx.x; i < 16 * kQStride; i += kDecodeThreads) q_shared[i] = 0;  // no heads
   wait_for_copies<0>();
   __syncthreads();
   if (has_new) {
@@ -88,7 +89,7 @@ __global__ void __launch_bounds__(kThreads) decode_kernel(const GpuDecodeAttenti
     __syncthreads();
   }
 
-  // The warps have the same 16 rows, the heads, and a quarter of each tile's keys.
+  // The warps have the same 16 rows, the heads, and 16 keys each.
   Rows<kHeadDim, 2> rows;
   rows.seen[0] = rows.seen[1] = position + 1;
   rows.oldest[0] = rows.oldest[1] = oldest;
@@ -100,19 +101,17 @@ __global__ void __launch_bounds__(kThreads) decode_kernel(const GpuDecodeAttenti
                                                              i / 2 * 8 + 2 * c);
     }
   }
-#pragma unroll
-  for (int t = 0; t < kTiles; ++t) {
-    const int first = begin + t * kTileKeys;
-    if (first >= end || first + kTileKeys <= oldest) continue;
-    rows.attend(base + 2 * t * kTileBytes, base + (2 * t + 1) * kTileBytes, first, warp * 16, args.scale * kLog2E);
-  }
+  const int t = warp / 4, first = begin + t * kTileKeys;
+  if (first < end && first + kTileKeys > oldest)
+    rows.attend(base + 2 * t * kTileBytes, base + (2 * t + 1) * kTileBytes, first, warp % 4 * 16, args.scale * kLog2E);
   rows.finish();
 
   __syncthreads();
-  float* const states = reinterpret_cast<float*>(shared);  // [kWarps][16][kWidth]: values, maximum, total
+  float* const states = reinterpret_cast<float*>(shared);  // [kDecodeWarps][group][kWidth]: values, maximum, total
 #pragma unroll
   for (int upper = 0; upper < 2; ++upper) {
-    float* const state = states + (warp * 16 + g + upper * 8) * kWidth;
+    if (g + upper * 8 >= group) continue;
+    float* const state = states + (warp * group + g + upper * 8) * kWidth;
 #pragma unroll
     for (int d = 0; d < kHeadDim / 8; ++d)
       *reinterpret_cast<float2*>(state + d * 8 + 2 * c) = make_float2(rows.out[d][2 * upper], rows.out[d][2 * upper + 1]);
@@ -123,14 +122,14 @@ __global__ void __launch_bounds__(kThreads) decode_kernel(const GpuDecodeAttenti
   // Of each head: its values and its total over the warps, and the maximum that they are relative to.
   uint16_t* const out = args.out + (row * heads + kv_head * group) * kHeadDim;
   float* const partial = args.partial + ((row * kv_heads + kv_head) * args.most_chunks) * group * kWidth;
-  for (int i = threadIdx.x; i < group * kHeadDim; i += kThreads) {
+  for (int i = threadIdx.x; i < group * kHeadDim; i += kDecodeThreads) {
     const int head = i / kHeadDim, d = i % kHeadDim;
     float peak = -INFINITY, value = 0, total = 0;
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) peak = fmaxf(peak, states[(w * 16 + head) * kWidth + kHeadDim]);
+    for (int w = 0; w < kDecodeWarps; ++w) peak = fmaxf(peak, states[(w * group + head) * kWidth + kHeadDim]);
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) {
-      const float* const state = states + (w * 16 + head) * kWidth;
+    for (int w = 0; w < kDecodeWarps; ++w) {
+      const float* const state = states + (w * group + head) * kWidth;
       const float weight = weight_of(state[kHeadDim], peak);
       value += weight * state[d];
       total += weight * state[kHeadDim + 1];
@@ -155,7 +154,7 @@ __global__ void __launch_bounds__(kThreads) decode_kernel(const GpuDecodeAttenti
   __syncthreads();
   if (!is_last) return;
   __threadfence();
-  for (int i = threadIdx.x; i < group * kHeadDim; i += kThreads) {
+  for (int i = threadIdx.x; i < group * kHeadDim; i += kDecodeThreads) {
     const int head = i / kHeadDim, d = i % kHeadDim;
     const float* const from = partial + head * kWidth;
     float peak = -INFINITY, value = 0, total = 0;
@@ -173,14 +172,14 @@ __global__ void __launch_bounds__(kThreads) decode_kernel(const GpuDecodeAttenti
 
 template <int kHeadDim>
 void launch_for_head(const GpuDecodeAttentionArgs& args, void* stream) {
-  constexpr int kShared = std::max(kTiles * 2 * tile_bytes(kHeadDim), kWarps * 16 * (kHeadDim + 2) * 4);
+  constexpr int kShared = std::max(kTiles * 2 * tile_bytes(kHeadDim), kDecodeWarps * 16 * (kHeadDim + 2) * 4);
   static const cudaError_t allowed =
       cudaFuncSetAttribute(decode_kernel<kHeadDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
   (void)allowed;  // a launch that was not allowed fails itself
   prefer_shared_memory(decode_kernel<kHeadDim>);
   const dim3 grid(static_cast<unsigned>(args.most_chunks), static_cast<unsigned>(args.kv_heads),
                   static_cast<unsigned>(args.count));
-  launch(decode_kernel<kHeadDim>, grid, dim3(kThreads), kShared, stream, args);
+  launch(decode_kernel<kHeadDim>, grid, dim3(kDecodeThreads), kShared, stream, args);
 }
 
 }  // namespace

@@ -16,7 +16,7 @@ int warps_of(int64_t in, int64_t tiles, int bits) {
   const int64_t units = (in + unit_inputs(bits) - 1) / unit_inputs(bits);
   int warps = 4;
   while (warps < kMostWarps && warps < units && warps * tiles < 2048) warps *= 2;
-  return warps;
+  return static_cast<int>(std::min<int64_t>(warps, units));
 }
 
 // What is the same for all blocks of a launch, worked out once.
@@ -234,8 +234,12 @@ __device__ inline void read_x_from_memory(const GpuDecodeArgs& args, int unit, X
   }
 }
 
+// For gate and up of few rows five blocks of four warps are to fit a multiprocessor: 96 registers.
 template <class K>
-__global__ void __launch_bounds__(kMostWarps * 32, 1)
+constexpr int kBound = K::kTiles == 2 && K::kRowBlocks == 1 && K::kShared ? 640 : kMostWarps * 32;
+
+template <class K>
+__global__ void __launch_bounds__(kBound<K>, 1)
     decode_kernel(const __grid_constant__ GpuDecodeArgs args, const __grid_constant__ Plan plan) {
   extern __shared__ __align__(16) char shared[];
   const int warps = blockDim.x / 32, warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
@@ -343,7 +347,7 @@ __global__ void __launch_bounds__(kMostWarps * 32, 1)
 
 // Of the device that is current at the first launch: all are used as it is.
 struct Device {
-  int multiprocessors = 0, shared_per_block = 0, shared_per_multiprocessor = 0;
+  int multiprocessors = 0, shared_per_block = 0;
 };
 const Device& device() {
   static const Device found = [] {
@@ -352,7 +356,6 @@ const Device& device() {
     cudaGetDevice(&index);
     cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, index);
     cudaDeviceGetAttribute(&device.shared_per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
-    cudaDeviceGetAttribute(&device.shared_per_multiprocessor, cudaDevAttrMaxSharedMemoryPerMultiprocessor, index);
     return device;
   }();
   return found;
@@ -399,9 +402,10 @@ void launch_kind(const GpuDecodeArgs& args, void* stream) {
   (void)allowed;  // a launch that was not allowed fails itself
   prefer_shared_memory(decode_kernel<K>);
   // As many blocks as run at once.
-  const int per_multiprocessor = std::clamp(
-      std::min(24 / warps, device().shared_per_multiprocessor / (shared_bytes() + 1024)), 1, 8);
-  const int blocks = std::min(plan.groups, device().multiprocessors * per_multiprocessor);
+  int per_multiprocessor = 1;
+  cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, decode_kernel<K>, warps * 32,
+                                                static_cast<size_t>(shared_bytes()));
+  const int blocks = std::min(plan.groups, device().multiprocessors * std::max(1, per_multiprocessor));
   if (blocks == plan.groups) plan.slots = std::min(K::kAhead, (plan.units + warps - 1) / warps);  // never used again
 
   launch(decode_kernel<K>, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(warps * 32)),
