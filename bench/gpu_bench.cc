@@ -39,7 +39,8 @@ constexpr int64_t kGroup = 128;
 int64_t scale_bytes(const Shape& shape) { return (shape.in + kGroup - 1) / kGroup * shape.out * 2; }
 
 double weight_bytes(const Shape& shape, int bits) {
-  return static_cast<double>(bits == 16 ? shape.out * shape.in * 2 : fragment_bytes(shape.out, shape.in, bits));
+  return static_cast<double>(bits == 16 ? shape.out * shape.in * 2
+                                        : fragment_bytes(shape.out, shape.in, bits));
 }
 
 // Microseconds per launch.
@@ -70,8 +71,9 @@ double time_decode(const Shape& shape, int bits, int64_t rows, uint64_t l2_bytes
   check(cudaGraphExecDestroy(executable));
   check(cudaGraphDestroy(graph));
   check(cudaStreamDestroy(stream));
-  for (const void* data : {static_cast<const void*>(weights), args.matrix[0].scales,
-                           static_cast<const void*>(args.x), static_cast<const void*>(args.matrix[0].y.data)}) {
+  for (const void* data :
+       {static_cast<const void*>(weights), args.matrix[0].scales, static_cast<const void*>(args.x),
+        static_cast<const void*>(args.matrix[0].y.data)}) {
     check(cudaFree(const_cast<void*>(data)));
   }
   return ms * 1e3 / kLaunches;
@@ -96,8 +98,8 @@ int run() {
     for (int bits : {16, 8, 4}) {
       for (int64_t rows : {1, 8}) {
         const double us = time_decode(shape, bits, rows, gpu.l2_bytes);
-        const double bytes = weight_bytes(shape, bits) +
-                             (bits == 16 ? 0 : static_cast<double>(scale_bytes(shape)));
+        const double bytes =
+            weight_bytes(shape, bits) + (bits == 16 ? 0 : static_cast<double>(scale_bytes(shape)));
         const double rate = bytes / us * 1e-3;
         std::printf("%-22s %5d %4lld %10.2f %10.2f %10.0f %9.0f%%\n", shape.name, bits,
                     static_cast<long long>(rows), bytes / 1e6, us, rate, 100 * rate / limits.copy_gb_per_s);

@@ -17,8 +17,8 @@ namespace lowbit {
 
 struct RuntimeOptions {
   std::string device = "auto";  // "cpu", "cuda" or "cuda:N" (a GPU); "auto": the GPU where one can be used
-  int threads = 0;     // worker threads; 0: one per processor that this process may use
-  std::string kernel;  // force kernels: "ref", "avx2", or per op "matmul_affine=avx2,attention=ref"
+  int threads = 0;              // worker threads; 0: one per processor that this process may use
+  std::string kernel;           // force kernels: "ref", "avx2", or per op "matmul_affine=avx2,attention=ref"
   std::string kv_cache_dtype = "bfloat16";  // "bfloat16" or "float32"
   bool map_weights =
       false;  // leave weights in the mapped file, which processes share, instead of copying them

@@ -68,7 +68,8 @@ void GpuQueue::make_current() const { check(cudaSetDevice(gpu_), "choosing the G
 void GpuQueue::copy_in(void* to_gpu, const void* from, size_t bytes) {
   make_current();
   check(cudaMemcpyAsync(to_gpu, from, bytes, cudaMemcpyHostToDevice, of(stream_)), "copying to the GPU");
-  // What is not pinned is staged by the driver before it returns, or else this waits: either way `from` is free.
+  // What is not pinned is staged by the driver before it returns, or else this waits: either way `from` is
+  // free.
   wait("copying to the GPU");
 }
 
@@ -111,7 +112,8 @@ GpuGraph::~GpuGraph() {
 
 void GpuGraph::launch() {
   queue_.make_current();
-  check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(executable_), of(queue_.stream())), "queueing recorded work");
+  check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(executable_), of(queue_.stream())),
+        "queueing recorded work");
 }
 
 GpuEvent::GpuEvent(GpuQueue& queue) : queue_(queue) {
@@ -129,7 +131,9 @@ void GpuEvent::record() {
   check(cudaEventRecord(static_cast<cudaEvent_t>(event_), of(queue_.stream())), "recording an event");
 }
 
-void GpuEvent::wait(std::string_view what) { check(cudaEventSynchronize(static_cast<cudaEvent_t>(event_)), what); }
+void GpuEvent::wait(std::string_view what) {
+  check(cudaEventSynchronize(static_cast<cudaEvent_t>(event_)), what);
+}
 
 PinnedMemory::PinnedMemory(size_t bytes) {
   if (cudaHostAlloc(&data_, bytes, cudaHostAllocMapped) != cudaSuccess) {

@@ -1,5 +1,5 @@
-// One GPU as lowbit works with it: its memory, and a queue of what it is to do, in order. Operators launch their
-// kernels on the queue; copies and frees take their turn in it.
+// One GPU as lowbit works with it: its memory, and a queue of what it is to do, in order. Operators launch
+// their kernels on the queue; copies and frees take their turn in it.
 #pragma once
 
 #include "base/function_ref.h"
@@ -10,14 +10,16 @@
 
 namespace lowbit {
 
-// Whether this binary holds GPU kernels. What stands behind `if constexpr (kHasCuda)` need not exist otherwise.
+// Whether this binary holds GPU kernels. What stands behind `if constexpr (kHasCuda)` need not exist
+// otherwise.
 #if LOWBIT_CUDA
 constexpr bool kHasCuda = true;
 #else
 constexpr bool kHasCuda = false;
 #endif
 
-// Memory of a GPU (index as in base/gpu.h), aligned to 256 bytes, not initialised; null when it is not to be had.
+// Memory of a GPU (index as in base/gpu.h), aligned to 256 bytes, not initialised; null when it is not to be
+// had.
 void* allocate_gpu_memory(int gpu, size_t bytes);
 void free_gpu_memory(int gpu, void* memory);
 
@@ -48,8 +50,8 @@ class GpuQueue {
   void* stream_ = nullptr;
 };
 
-// What `body` queues, recorded once and queued again as often as wanted by one call. While it is recorded nothing runs,
-// no memory may be taken, and nothing may be waited for. kDevice where the driver refuses.
+// What `body` queues, recorded once and queued again as often as wanted by one call. While it is recorded
+// nothing runs, no memory may be taken, and nothing may be waited for. kDevice where the driver refuses.
 class GpuGraph {
  public:
   GpuGraph(GpuQueue& queue, FunctionRef<void()> body);

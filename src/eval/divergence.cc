@@ -43,14 +43,16 @@ class WindowComparison {
     const OpContext ops = model_.ops(), reference_ops = reference_.ops();
     const size_t bytes = static_cast<size_t>(chunk_ * vocab_) * sizeof(float),
                  size = static_cast<size_t>(rows);
-    const Scratch logits = ops.workspace->take(bytes), reference_logits = reference_ops.workspace->take(bytes);
+    const Scratch logits = ops.workspace->take(bytes),
+                  reference_logits = reference_ops.workspace->take(bytes);
     float *ours = logits.as<float>(), *theirs = reference_logits.as<float>();
     model_.model.logits(ops, hidden + row * model_.model.config().hidden_size, rows, MatmulMode::kPrefill,
                         ours);
     reference_.model.logits(reference_ops, reference_hidden + row * reference_.model.config().hidden_size,
                             rows, MatmulMode::kPrefill, theirs);
 
-    if (reference_ops.gpu) reference_ops.gpu->wait("computing the reference's logits");  // its queue is another
+    if (reference_ops.gpu)
+      reference_ops.gpu->wait("computing the reference's logits");  // its queue is another
     std::vector<double> kl(size), nll(size), reference_nll(size);
     std::vector<int32_t> best(size), reference_best(size);
     divergence(ops, theirs, ours, rows, vocab_, kl.data());

@@ -16,11 +16,15 @@ enum class Format : uint8_t { kAffine };
 // fastest, so that one vector load holds the same columns of neighbouring rows, and files of the GPTQ dialect
 // are used in place:
 //
-//   codes        I32 [packed_words(in, bits), out]   word w of row n: bits of columns 32*w/bits ...
-//   (format/bits.h) scales       F16 [groups, out] zero_points  U8  [groups, out]; empty when symmetric (then
-//   2^(bits-1) everywhere) column_order I32 [in]; empty when columns stand in their own order. Otherwise
-//   position p of the packed codes
-//                holds column column_order[p]: inputs are gathered before the product (act-order files).
+//   codes         I32 [packed_words(in, bits), out]  word w of row n: bits of columns 32 * w / bits ...
+//                 (format/bits.h)
+//   scales        F16 [groups, out]
+//   zero_points   U8  [groups, out]; empty when symmetric: 2^(bits-1) everywhere
+//   column_order  I32 [in]; empty when columns stand in their own order. Otherwise position p of the packed
+//                 codes holds column column_order[p]: inputs are gathered before the product (act-order files).
+//
+// On a GPU (codes.device() >= 0) codes, scales and zero points lie as ops/cuda/fragments.h says, and group_size
+// is the size that is kept there.
 struct QuantizedTensor {
   Format format = Format::kAffine;
   int bits = 4;

@@ -154,8 +154,8 @@ void DecoderBlock::run(const StepInput& step, float* hidden) const {
 void DecoderBlock::run_fused(const StepInput& step, float* hidden) const {
   const int64_t q_width = attention_.heads * attention_.head_dim,
                 kv_width = attention_.kv_heads * attention_.head_dim;
-  const ActivationScratch scratch(
-      *step.ops, step.tokens * std::max(2 * (q_width + kv_width), intermediate_size_));
+  const ActivationScratch scratch(*step.ops,
+                                  step.tokens * std::max(2 * (q_width + kv_width), intermediate_size_));
   const Activations q = scratch.rows();
   const Activations k = q.from(step.tokens * q_width), v = k.from(step.tokens * kv_width);
   const Activations attended = v.from(step.tokens * kv_width);
@@ -167,8 +167,8 @@ void DecoderBlock::run_fused(const StepInput& step, float* hidden) const {
   add_product(step, linears_[kO], attended, hidden);
   const Activations gated = scratch.rows();
   matmul_gated(*step.ops, {hidden, &post_attention_norm_, epsilon_}, step.tokens,
-               {&linears_[kGate].weight, bias_of(linears_[kGate]), {}}, {&linears_[kUp].weight, bias_of(linears_[kUp]), {}},
-               gated, step.mode);
+               {&linears_[kGate].weight, bias_of(linears_[kGate]), {}},
+               {&linears_[kUp].weight, bias_of(linears_[kUp]), {}}, gated, step.mode);
   add_product(step, linears_[kDown], gated, hidden);
 }
 

@@ -38,7 +38,8 @@ class DecoderBlock : public Block {
   void run(const StepInput& step, float* hidden) const override;
 
  private:
-  void attend_products(const StepInput& step, Activations q, Activations k, Activations v, Activations out) const;
+  void attend_products(const StepInput& step, Activations q, Activations k, Activations v,
+                       Activations out) const;
   void run_fused(const StepInput& step, float* hidden) const;
   void attend(const StepInput& step, ConstActivations input, Activations out) const;
   void add_product(const StepInput& step, const Linear& linear, ConstActivations input, float* hidden) const;

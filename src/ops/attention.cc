@@ -72,12 +72,14 @@ void for_each_block(const AttentionShape& shape, std::span<const AttentionSequen
 
 void check_for_gpu(const AttentionShape& shape, const AttentionBatch& batch) {
   if (shape.cache_dtype != DType::kBF16) {
-    fail(ErrorCode::kUnsupported, "attention on a GPU: the cache is {}, only BF16 is possible; set kv_cache_dtype to "
-         "bfloat16", dtype_name(shape.cache_dtype));
+    fail(ErrorCode::kUnsupported,
+         "attention on a GPU: the cache is {}, only BF16 is possible; set kv_cache_dtype to "
+         "bfloat16",
+         dtype_name(shape.cache_dtype));
   }
   if (shape.head_dim > 256) {
-    fail(ErrorCode::kUnsupported, "attention on a GPU: heads have {} elements, at most 256 are possible; use the CPU",
-         shape.head_dim);
+    fail(ErrorCode::kUnsupported,
+         "attention on a GPU: heads have {} elements, at most 256 are possible; use the CPU", shape.head_dim);
   }
   if (!batch.on_gpu) fail(ErrorCode::kInternal, "attention on a GPU: the sequences are not there");
 }
@@ -89,8 +91,8 @@ int64_t most_tokens(std::span<const AttentionSequence> sequences) {
 }
 
 // With a table, q and k are rotated.
-void append_on_gpu(const OpContext& context, const AttentionShape& shape, const AttentionBatch& batch, uint16_t* q,
-                   ConstActivations k, ConstActivations v, const RopeTable* table) {
+void append_on_gpu(const OpContext& context, const AttentionShape& shape, const AttentionBatch& batch,
+                   uint16_t* q, ConstActivations k, ConstActivations v, const RopeTable* table) {
   GpuAppendArgs args{.sequences = batch.on_gpu,
                      .count = static_cast<int64_t>(batch.sequences.size()),
                      .tokens = most_tokens(batch.sequences),
@@ -106,7 +108,9 @@ void append_on_gpu(const OpContext& context, const AttentionShape& shape, const 
     args.cosines = table->cosines.data<float>();
     args.sines = table->sines.data<float>();
   }
-  if (args.tokens > 0) gpu_rope_append(args, context.gpu->stream());
+  if constexpr (kHasCuda) {
+    if (args.tokens > 0) gpu_rope_append(args, context.gpu->stream());
+  }
 }
 
 void attend_on_gpu(const OpContext& context, const AttentionShape& shape, const AttentionBatch& batch,
@@ -123,12 +127,15 @@ void attend_on_gpu(const OpContext& context, const AttentionShape& shape, const 
                               .scale = shape.scale,
                               .q = q,
                               .out = out};
-  if (args.most_tokens > 0) gpu_attention(args, context.gpu->stream());
+  if constexpr (kHasCuda) {
+    if (args.most_tokens > 0) gpu_attention(args, context.gpu->stream());
+  }
 }
 
 // rope_attention in one kernel; false where there is none.
 bool decode_on_gpu(const OpContext& context, const AttentionShape& shape, const AttentionBatch& batch,
-                   const RopeTable& table, const uint16_t* q, const uint16_t* k, const uint16_t* v, uint16_t* out) {
+                   const RopeTable& table, const uint16_t* q, const uint16_t* k, const uint16_t* v,
+                   uint16_t* out) {
   if (!batch.arrivals || most_tokens(batch.sequences) != 1 ||
       !fits_decode_attention(shape.heads, shape.kv_heads, shape.head_dim)) {
     return false;
@@ -154,7 +161,7 @@ bool decode_on_gpu(const OpContext& context, const AttentionShape& shape, const 
                               .arrivals = batch.arrivals};
   const OpScratch partial(context, static_cast<size_t>(decode_partial_floats(args)) * sizeof(float));
   args.partial = partial.as<float>();
-  gpu_decode_attention(args, context.gpu->stream());
+  if constexpr (kHasCuda) gpu_decode_attention(args, context.gpu->stream());
   return true;
 }
 
@@ -270,8 +277,8 @@ void attention(const OpContext& context, const AttentionShape& shape, const Atte
 }
 
 void rope_attention(const OpContext& context, const AttentionShape& shape, const AttentionBatch& batch,
-                    const int32_t* positions, const RopeTable& table, Activations q, Activations k, ConstActivations v,
-                    Activations out, AttentionMode mode) {
+                    const int32_t* positions, const RopeTable& table, Activations q, Activations k,
+                    ConstActivations v, Activations out, AttentionMode mode) {
   if constexpr (kHasCuda) {
     if (context.gpu) {
       check(shape, batch.sequences);

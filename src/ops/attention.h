@@ -23,7 +23,8 @@ struct AttentionShape {
   int64_t layer_offset = 0;         // bytes from a sequence's keys and values to those of the layer
 };
 
-// The sequences of a step in this machine's memory, and a copy of them on the GPU where operators compute there.
+// The sequences of a step in this machine's memory, and a copy of them on the GPU where operators compute
+// there.
 struct AttentionBatch {
   std::span<const AttentionSequence> sequences;
   const AttentionSequence* on_gpu = nullptr;
@@ -54,11 +55,11 @@ void kv_append(const OpContext& context, const AttentionShape& shape, const Atte
 void attention(const OpContext& context, const AttentionShape& shape, const AttentionBatch& batch,
                ConstActivations q, Activations out, AttentionMode mode);
 
-// What a block does with the products of qkv: rope of q and k, kv_append, attention. q and k may be changed. positions:
-// of the new tokens, where the operators compute.
+// What a block does with the products of qkv: rope of q and k, kv_append, attention. q and k may be changed.
+// positions: of the new tokens, where the operators compute.
 void rope_attention(const OpContext& context, const AttentionShape& shape, const AttentionBatch& batch,
-                    const int32_t* positions, const RopeTable& table, Activations q, Activations k, ConstActivations v,
-                    Activations out, AttentionMode mode);
+                    const int32_t* positions, const RopeTable& table, Activations q, Activations k,
+                    ConstActivations v, Activations out, AttentionMode mode);
 
 std::vector<KernelListing> attention_kernels();
 

@@ -153,8 +153,7 @@ TEST(Attention, ARowIsTheSameWhateverElseIsInTheCallAndOnAnyNumberOfThreads) {
           for (int64_t token = 0; token < sequence.count; ++token) {
             AttentionSequence alone = sequence;
             alone.row += token, alone.position += token, alone.count = 1;
-            attention(three.context(), problem.shape, {{&alone, 1}}, problem.q.data(), apart.data(),
-                      mode);
+            attention(three.context(), problem.shape, {{&alone, 1}}, problem.q.data(), apart.data(), mode);
           }
         }
         EXPECT_EQ(together, apart) << kernel << " window " << window;

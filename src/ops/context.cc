@@ -43,7 +43,8 @@ void Workspace::free_buffer(void* data, size_t capacity) {
 
 Scratch Workspace::take(size_t bytes) {
   constexpr size_t kAlignment = 64;
-  const size_t capacity = kKeepsBuffers || device_ >= 0 ? (bytes + kAlignment) / kAlignment * kAlignment : bytes;
+  const size_t capacity =
+      kKeepsBuffers || device_ >= 0 ? (bytes + kAlignment) / kAlignment * kAlignment : bytes;
   {
     // The smallest idle buffer that is large enough, but not one many times too large: that would be missing
     // later.
@@ -65,8 +66,9 @@ Scratch Workspace::take(size_t bytes) {
     release();  // buffers of other sizes
     data = allocate_gpu_memory(device_, capacity);
     if (!data) {
-      fail(ErrorCode::kOutOfMemory, "{} bytes of scratch memory are not to be had on GPU cuda:{}, which has {} free",
-           capacity, device_, gpu_memory(device_).free_bytes);
+      fail(ErrorCode::kOutOfMemory,
+           "{} bytes of scratch memory are not to be had on GPU cuda:{}, which has {} free", capacity,
+           device_, gpu_memory(device_).free_bytes);
     }
   }
   if (!data) fail(ErrorCode::kOutOfMemory, "{} bytes of scratch memory are not to be had", capacity);

@@ -1,5 +1,5 @@
-// What an op needs beside its tensors: threads or a GPU, scratch memory, and which kernels are wanted. Two models with
-// two contexts live side by side; nothing here is global.
+// What an op needs beside its tensors: threads or a GPU, scratch memory, and which kernels are wanted. Two
+// models with two contexts live side by side; nothing here is global.
 #pragma once
 
 #include "base/gpu_queue.h"
@@ -62,8 +62,9 @@ struct KernelChoice {
 
 class GpuLibraries;
 
-// Where and with what operators compute. With a GPU, pointers and tensors that operators get lie in its memory
-// unless their header says otherwise, the workspace is the GPU's, and results are there once the queue is waited for.
+// Where and with what operators compute. With a GPU, pointers and tensors that operators get lie in its
+// memory unless their header says otherwise, the workspace is the GPU's, and results are there once the queue
+// is waited for.
 struct OpContext {
   const ThreadPool* threads = nullptr;
   Workspace* workspace = nullptr;
@@ -71,11 +72,13 @@ struct OpContext {
   GpuQueue* gpu = nullptr;                // null: the CPU
   GpuLibraries* libraries = nullptr;      // with a GPU: ops/cuda/libraries.h
 
-  DType activations() const { return gpu ? DType::kBF16 : DType::kF32; }  // of what operators pass to each other
+  DType activations() const {
+    return gpu ? DType::kBF16 : DType::kF32;
+  }  // of what operators pass to each other
 };
 
-// Operators begin their GPU's part with `if constexpr (kHasCuda) if (context.gpu) ...`, so that a build without CUDA
-// needs no such kernels.
+// Operators begin their GPU's part with `if constexpr (kHasCuda) if (context.gpu) ...`, so that a build
+// without CUDA needs no such kernels.
 
 // Room for so many of them.
 class ActivationScratch {

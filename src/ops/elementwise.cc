@@ -89,7 +89,7 @@ void embed_on_gpu(const OpContext& context, const Weight& table, const TokenIds&
   } else {
     args.table = std::get<Tensor>(table).bytes();
   }
-  gpu_embedding(args, context.gpu->stream());
+  if constexpr (kHasCuda) gpu_embedding(args, context.gpu->stream());
 }
 
 }  // namespace
@@ -121,8 +121,9 @@ void rope(const OpContext& context, Activations x, int64_t tokens, int64_t heads
   }
   if constexpr (kHasCuda) {
     if (context.gpu) {
-      const GpuRopeArgs args{halves(x), positions, table.cosines.data<float>(), table.sines.data<float>(), tokens,
-                             heads,     head_dim,  half};
+      const GpuRopeArgs args{
+          halves(x), positions, table.cosines.data<float>(), table.sines.data<float>(), tokens, heads,
+          head_dim,  half};
       if (tokens > 0) gpu_rope(args, context.gpu->stream());
       return;
     }

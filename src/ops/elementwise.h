@@ -22,8 +22,8 @@ struct RopeTable {
 };
 
 // Rotates pairs (i, i + rotary_dim/2) of each head by the angle of its token's position. x: [tokens, heads *
-// head_dim]; positions: [tokens], all below the table's length (on a GPU that is the caller's promise). Su et al., arXiv 2104.09864 ("rotate half"
-// form).
+// head_dim]; positions: [tokens], all below the table's length (on a GPU that is the caller's promise). Su et
+// al., arXiv 2104.09864 ("rotate half" form).
 void rope(const OpContext& context, Activations x, int64_t tokens, int64_t heads, int64_t head_dim,
           const int32_t* positions, const RopeTable& table);
 

@@ -1,5 +1,5 @@
-// Operators that stand side by side in a block, as one: a single kernel where a GPU has it, otherwise one after the
-// other. The numbers are those of the operators apart, but for their rounding.
+// Operators that stand side by side in a block, as one: a single kernel where a GPU has it, otherwise one
+// after the other. The numbers are those of the operators apart, but for their rounding.
 #pragma once
 
 #include "ops/matmul.h"
@@ -19,8 +19,8 @@ struct NormedRows {
 void matmul_normed(const OpContext& context, const NormedRows& x, int64_t tokens,
                    std::span<const MatmulOutput> outputs, MatmulMode mode);
 
-// out = silu(gate(x)) * up(x), x the normed rows. gate and up: weights of one size, their y is not used; out: [tokens,
-// out_features].
+// out = silu(gate(x)) * up(x), x the normed rows. gate and up: weights of one size, their y is not used; out:
+// [tokens, out_features].
 void matmul_gated(const OpContext& context, const NormedRows& x, int64_t tokens, const MatmulOutput& gate,
                   const MatmulOutput& up, Activations out, MatmulMode mode);
 

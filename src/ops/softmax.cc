@@ -99,8 +99,9 @@ void divergence(const OpContext& context, const float* reference, const float* x
                 double* out) {
   if constexpr (kHasCuda) {
     if (context.gpu) {
-      read_rows(context, rows, out,
-                [&](double* there, void* stream) { gpu_divergence(reference, x, rows, vocab, there, stream); });
+      read_rows(context, rows, out, [&](double* there, void* stream) {
+        gpu_divergence(reference, x, rows, vocab, there, stream);
+      });
       return;
     }
   }

@@ -1,5 +1,5 @@
-// Row statistics of logits: [rows, vocab] F32, which lie where the operators compute. What comes out, and targets,
-// are in this machine's memory.
+// Row statistics of logits: [rows, vocab] F32, which lie where the operators compute. What comes out, and
+// targets, are in this machine's memory.
 #pragma once
 
 #include "ops/context.h"

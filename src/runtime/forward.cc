@@ -50,7 +50,8 @@ StepData::StepData(const OpContext& ops, std::span<const SequenceTokens> batch, 
   };
   append(sequences_);
   const size_t ids_at = append(ids_), positions_at = append(positions_);
-  const size_t arrivals_at = append(std::vector<int32_t>(sequences_.size() * static_cast<size_t>(cache.kv_heads())));
+  const size_t arrivals_at =
+      append(std::vector<int32_t>(sequences_.size() * static_cast<size_t>(cache.kv_heads())));
   there_.emplace(ops.workspace->take(all.size()));
   ops.gpu->copy_in(there_->as<void>(), all.data(), all.size());
   sequences_there_ = there_->as<AttentionSequence>();

@@ -51,7 +51,9 @@ class StepData {
 
   int64_t tokens() const { return static_cast<int64_t>(ids_.size()); }
   TokenIds ids() const { return {ids_, ids_there_}; }
-  const int32_t* positions() const { return there_ ? positions_there_ : positions_.data(); }  // where they compute
+  const int32_t* positions() const {
+    return there_ ? positions_there_ : positions_.data();
+  }  // where they compute
   AttentionBatch sequences() const { return {sequences_, sequences_there_, arrivals_there_}; }
 
  private:

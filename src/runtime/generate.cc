@@ -107,7 +107,8 @@ class Generation {
     if (is_greedy(options_)) {
       std::vector<int32_t> best(sequences.size());
       finite_argmax(ops_, logits.as<float>(), rows, vocab, best.data());
-      for (size_t row = 0; row < sequences.size(); ++row) take_token(sequences[row], checked_token(best[row]));
+      for (size_t row = 0; row < sequences.size(); ++row)
+        take_token(sequences[row], checked_token(best[row]));
       return;
     }
     float* scores = logits.as<float>();
@@ -125,7 +126,8 @@ class Generation {
         previous = prompts_[i];
         previous.insert(previous.end(), new_ids.begin(), new_ids.end());
       }
-      take_token(i, samplers_[i].sample({scores + row * static_cast<size_t>(vocab), static_cast<size_t>(vocab)}, previous));
+      take_token(i, samplers_[i].sample(
+                        {scores + row * static_cast<size_t>(vocab), static_cast<size_t>(vocab)}, previous));
     }
   }
 
@@ -166,8 +168,8 @@ class Generation {
     return true;
   }
 
-  // Greedy decoding on a GPU, where the tokens stay: until all have ended, or so many that what goes on is worth a
-  // smaller batch.
+  // Greedy decoding on a GPU, where the tokens stay: until all have ended, or so many that what goes on is
+  // worth a smaller batch.
   bool decode_on_gpu(int64_t& tokens) {
     const std::vector<SequenceTokens> batch = active_batch();
     if (batch.empty()) return false;

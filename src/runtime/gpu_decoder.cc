@@ -5,7 +5,7 @@
 namespace lowbit {
 namespace {
 
-constexpr int64_t kInFlight = 2;  // steps: while the host looks at one's tokens, the next one runs
+constexpr int64_t kInFlight = 2;    // steps: while the host looks at one's tokens, the next one runs
 constexpr int64_t kPlainSteps = 2;  // before recording pays
 
 OpContext with_workspace(OpContext ops, Workspace& workspace) {

@@ -1,5 +1,5 @@
-// Greedy decoding on a GPU without the host in the way: a step is one recorded graph that takes its tokens from the step
-// before, and the host reads them while the next step runs.
+// Greedy decoding on a GPU without the host in the way: a step is one recorded graph that takes its tokens
+// from the step before, and the host reads them while the next step runs.
 #pragma once
 
 #include "runtime/forward.h"
@@ -12,14 +12,14 @@ namespace lowbit {
 
 class GpuDecoder {
  public:
-  // batch: one token for each sequence, the one that comes after what is in the cache. Model, rope and cache must
-  // outlive it; what the cache holds behind its lengths is written on.
+  // batch: one token for each sequence, the one that comes after what is in the cache. Model, rope and cache
+  // must outlive it; what the cache holds behind its lengths is written on.
   GpuDecoder(const Model& model, const OpContext& ops, const RopeTable& rope,
              std::span<const SequenceTokens> batch, KvCache& cache);
   ~GpuDecoder();
 
-  // Runs the next step and returns the token that it chose for each sequence of the batch; -1 where no logit was
-  // finite. Sequences that reach the end of the cache stay there.
+  // Runs the next step and returns the token that it chose for each sequence of the batch; -1 where no logit
+  // was finite. Sequences that reach the end of the cache stay there.
   std::span<const int32_t> next();
 
  private:

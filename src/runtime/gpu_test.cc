@@ -1,5 +1,6 @@
 // The demo model on a GPU beside the CPU.
 #include "base/gpu.h"
+
 #include "lowbit/generate.h"
 #include "support.h"
 
@@ -18,7 +19,8 @@ class GpuModel : public ::testing::Test {
   }
   static std::vector<std::vector<int32_t>> prompts(const LanguageModel& model) {
     std::vector<std::vector<int32_t>> ids;
-    for (const char* text : {"请问您的银行卡号", "The quick brown fox", "客服您好", "你", "The bank says that your account"})
+    for (const char* text :
+         {"请问您的银行卡号", "The quick brown fox", "客服您好", "你", "The bank says that your account"})
       ids.push_back(model.tokenizer().encode(text));
     return ids;
   }
@@ -36,7 +38,8 @@ TEST_F(GpuModel, GreedyTokensAreTheSameAgainAndDoNotDependOnTheBatch) {
   const auto ids = prompts(model);
   const auto together = tokens_of(model.generate(ids, options));
   EXPECT_EQ(tokens_of(model.generate(ids, options)), together);
-  for (size_t i = 0; i < ids.size(); ++i) EXPECT_EQ(tokens_of(model.generate({ids[i]}, options))[0], together[i]) << i;
+  for (size_t i = 0; i < ids.size(); ++i)
+    EXPECT_EQ(tokens_of(model.generate({ids[i]}, options))[0], together[i]) << i;
 }
 
 // Sequences of one batch that end at different times.
@@ -53,7 +56,8 @@ TEST_F(GpuModel, EndsEachAnswerWhereItsStopTextIs) {
 
 TEST_F(GpuModel, SamplesTheSameTokensForTheSameSeed) {
   const LanguageModel model = load("cuda");
-  const GenerateOptions options{.max_new_tokens = 20, .temperature = 0.8f, .top_k = 20, .repetition_penalty = 1.1f, .seed = 7};
+  const GenerateOptions options{
+      .max_new_tokens = 20, .temperature = 0.8f, .top_k = 20, .repetition_penalty = 1.1f, .seed = 7};
   const auto ids = prompts(model);
   EXPECT_EQ(tokens_of(model.generate(ids, options)), tokens_of(model.generate(ids, options)));
 }
@@ -79,8 +83,9 @@ TEST(Device, NamesAreChecked) {
 }
 
 TEST(Device, AGpuThatIsNotThereIsRefused) {
-  const std::string message = testing::error_of(
-      ErrorCode::kDevice, [] { LanguageModel::load(LOWBIT_SOURCE_DIR "/demo/model", {.device = "cuda:99"}); });
+  const std::string message = testing::error_of(ErrorCode::kDevice, [] {
+    LanguageModel::load(LOWBIT_SOURCE_DIR "/demo/model", {.device = "cuda:99"});
+  });
   EXPECT_NE(message.find("GPU"), std::string::npos) << message;
 }
 

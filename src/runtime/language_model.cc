@@ -55,15 +55,16 @@ void read_generation_config(LanguageModel::State& state) {
   if (state.tokenizer && state.tokenizer->eos_id()) state.eos_ids.push_back(*state.tokenizer->eos_id());
 }
 
-// The device that the options mean: on "auto" the first GPU that can be used, unless they ask for what only the CPU
-// has.
+// The device that the options mean: on "auto" the first GPU that can be used, unless they ask for what only
+// the CPU has.
 int choose_device(const RuntimeOptions& options, const Log& log) {
   const int asked = parse_device(options.device);
-  const char* cpu_only = !options.kernel.empty()                   ? "kernel"
+  const char* cpu_only = !options.kernel.empty()                ? "kernel"
                          : options.kv_cache_dtype != "bfloat16" ? "kv_cache_dtype"
                                                                 : nullptr;
   if (asked >= 0 && cpu_only) {
-    fail(ErrorCode::kUnsupported, "{} is \"{}\", which only the CPU can do: leave it out, or set device to cpu", cpu_only,
+    fail(ErrorCode::kUnsupported,
+         "{} is \"{}\", which only the CPU can do: leave it out, or set device to cpu", cpu_only,
          options.kernel.empty() ? options.kv_cache_dtype : options.kernel);
   }
   if (asked != kAnyDevice) return asked;
@@ -94,10 +95,8 @@ LanguageModel LanguageModel::load(const fs::path& folder, const RuntimeOptions& 
   for (const std::string& note : state.checkpoint.notes) log.info(note);
   state.threads = std::make_unique<ThreadPool>(options.threads);
   if (state.device != kHost) {
-    if constexpr (kHasCuda) {
-      state.gpu = std::make_unique<GpuQueue>(state.device);
-      state.libraries = std::make_shared<GpuLibraries>(*state.gpu);
-    }
+    state.gpu = std::make_unique<GpuQueue>(state.device);
+    if constexpr (kHasCuda) state.libraries = std::make_shared<GpuLibraries>(*state.gpu);
     move_to_gpu(state.checkpoint.weights, state.ops());
   } else if (!options.map_weights && !move_to_memory(state.checkpoint.weights, *state.threads)) {
     log.info("the weights stay in the mapped file: copies would take more than a quarter of the free memory");

@@ -14,7 +14,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const RuntimeOptions kTwoThreads{.threads = 2};
+const RuntimeOptions kTwoThreads{.device = "cpu", .threads = 2};
 
 class LoadedModel : public ::testing::Test {
  protected:

@@ -65,7 +65,8 @@ int parse_device(std::string_view name) {
     if (error != std::errc() || rest != end) index = -1;
   }
   if (index < 0) {
-    fail(ErrorCode::kInvalidArgument, "device is \"{}\", expected \"auto\", \"cpu\", \"cuda\" or \"cuda:N\"", name);
+    fail(ErrorCode::kInvalidArgument, "device is \"{}\", expected \"auto\", \"cpu\", \"cuda\" or \"cuda:N\"",
+         name);
   }
   return index;
 }

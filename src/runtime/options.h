@@ -8,7 +8,7 @@
 
 namespace lowbit {
 
-void validate(const GenerateOptions& options);            // kInvalidArgument with the range
+void validate(const GenerateOptions& options);  // kInvalidArgument with the range
 // "cpu": kHost, "cuda": 0, "cuda:1": 1, "auto": kAnyDevice.
 constexpr int kAnyDevice = -2;
 int parse_device(std::string_view name);

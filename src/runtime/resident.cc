@@ -76,7 +76,8 @@ void move_to_gpu(NamedWeights& weights, const OpContext& context) {
     std::map<const void*, Weight> moved;
     for (auto& [name, weight] : weights) {
       const auto* quantized = std::get_if<QuantizedTensor>(&weight);
-      const auto [place, is_new] = moved.try_emplace(quantized ? quantized->codes.bytes() : std::get<Tensor>(weight).bytes());
+      const auto [place, is_new] =
+          moved.try_emplace(quantized ? quantized->codes.bytes() : std::get<Tensor>(weight).bytes());
       if (is_new) {
         if (quantized) {
           place->second = to_gpu(context, *quantized);

@@ -1,4 +1,5 @@
-// Weights that are read again and again, once per token: in memory, or a GPU's, rather than in the mapped file.
+// Weights that are read again and again, once per token: in memory, or a GPU's, rather than in the mapped
+// file.
 #pragma once
 
 #include "base/threads.h"

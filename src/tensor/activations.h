@@ -1,5 +1,5 @@
-// What passes between operators: rows of numbers that lie where the operators compute, F32 on the CPU, BF16 on a
-// GPU. A pointer with its type; the memory is somebody else's.
+// What passes between operators: rows of numbers that lie where the operators compute, F32 on the CPU, BF16
+// on a GPU. A pointer with its type; the memory is somebody else's.
 #pragma once
 
 #include "tensor/dtype.h"

@@ -99,8 +99,9 @@ Tensor Tensor::allocate_on(int device, DType dtype, Shape shape) {
   const int64_t bytes = count_bytes(dtype, shape);
   void* memory = allocate_gpu_memory(device, static_cast<size_t>(std::max<int64_t>(1, bytes)));
   if (!memory) {
-    fail(ErrorCode::kOutOfMemory, "{} bytes for a tensor of shape {} are not to be had on GPU cuda:{}, which has {} free",
-         bytes, shape_text(shape), device, gpu_memory(device).free_bytes);
+    fail(ErrorCode::kOutOfMemory,
+         "{} bytes for a tensor of shape {} are not to be had on GPU cuda:{}, which has {} free", bytes,
+         shape_text(shape), device, gpu_memory(device).free_bytes);
   }
   Tensor tensor;
   tensor.owner_ = std::shared_ptr<const void>(

@@ -28,7 +28,8 @@ class Tensor {
   // Heap memory, 64-byte aligned, not initialised. kOutOfMemory names the bytes.
   static Tensor allocate(DType dtype, Shape shape);
   static Tensor zeros(DType dtype, Shape shape);
-  // Memory of a GPU; kOutOfMemory names what was asked for and what is free. Only kernels and copies may touch it.
+  // Memory of a GPU; kOutOfMemory names what was asked for and what is free. Only kernels and copies may
+  // touch it.
   static Tensor allocate_on(int device, DType dtype, Shape shape);
   // Bytes that `owner` keeps alive and that must not be written, such as a mapped file.
   static Tensor borrow(std::shared_ptr<const void> owner, const void* data, DType dtype, Shape shape,

@@ -84,7 +84,8 @@ __global__ void plain_kernel(const GpuAttentionArgs args) {
   follow_predecessor();
   constexpr int kMost = 8;
   const AttentionSequence sequence = args.sequences[blockIdx.z];
-  const int64_t group = args.heads / args.kv_heads, head = blockIdx.y, kv_head = head / group, dim = args.head_dim;
+  const int64_t group = args.heads / args.kv_heads, head = blockIdx.y, kv_head = head / group,
+                dim = args.head_dim;
   const int lane = threadIdx.x % 32;
   const int64_t token = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (token >= sequence.count) return;
@@ -108,17 +109,20 @@ __global__ void plain_kernel(const GpuAttentionArgs args) {
   for (int i = 0; lane + 32 * i < dim; ++i) args.out[at + lane + 32 * i] = f32_to_bf16(out[i] / total);
 }
 
-// A block for each new token, or a few: q is rotated where it is, k on its way to the cache, and v goes there.
+// A block for each new token, or a few: q is rotated where it is, k on its way to the cache, and v goes
+// there.
 __global__ void append_kernel(const GpuAppendArgs args) {
   follow_predecessor();
   const AttentionSequence sequence = args.sequences[blockIdx.y];
   const int dim = static_cast<int>(args.head_dim), half = static_cast<int>(args.half);
-  const int rest = dim - half, heads = static_cast<int>(args.heads), kv_heads = static_cast<int>(args.kv_heads);
+  const int rest = dim - half, heads = static_cast<int>(args.heads),
+            kv_heads = static_cast<int>(args.kv_heads);
   for (int64_t token = blockIdx.x; token < sequence.count; token += gridDim.x) {
     const int64_t position = sequence.position + token, row = sequence.row + token;
     const float *const cosines = args.cosines + position * half, *const sines = args.sines + position * half;
     auto cached = [&](void* cache, int head) {
-      return static_cast<uint16_t*>(cache) + args.layer_offset / 2 + (head * sequence.capacity + position) * dim;
+      return static_cast<uint16_t*>(cache) + args.layer_offset / 2 +
+             (head * sequence.capacity + position) * dim;
     };
     // Pair d of a head: d and d + half; behind 2 half elements stay as they are.
     for (int i = threadIdx.x; i < (heads + kv_heads) * rest; i += blockDim.x) {
@@ -147,7 +151,8 @@ void launch_for_head(const GpuAttentionArgs& args, void* stream) {
       cudaFuncSetAttribute(attention_kernel<kHeadDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
   (void)allowed;  // a launch that was not allowed fails itself
   const int64_t blocks = (args.most_tokens * (args.heads / args.kv_heads) + 63) / 64;
-  const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(args.kv_heads), static_cast<unsigned>(args.count));
+  const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(args.kv_heads),
+                  static_cast<unsigned>(args.count));
   launch(attention_kernel<kHeadDim>, grid, dim3(kThreads), kShared, stream, args);
 }
 
@@ -166,13 +171,14 @@ void gpu_attention(const GpuAttentionArgs& args, void* stream) {
     default:
       break;
   }
-  const dim3 grid(static_cast<unsigned>((args.most_tokens + kWarps - 1) / kWarps), static_cast<unsigned>(args.heads),
-                  static_cast<unsigned>(args.count));
+  const dim3 grid(static_cast<unsigned>((args.most_tokens + kWarps - 1) / kWarps),
+                  static_cast<unsigned>(args.heads), static_cast<unsigned>(args.count));
   launch(plain_kernel, grid, dim3(kThreads), 0, stream, args);
 }
 
 void gpu_rope_append(const GpuAppendArgs& args, void* stream) {
-  const dim3 grid(static_cast<unsigned>(std::min<int64_t>(args.tokens, 1024)), static_cast<unsigned>(args.count));
+  const dim3 grid(static_cast<unsigned>(std::min<int64_t>(args.tokens, 1024)),
+                  static_cast<unsigned>(args.count));
   launch(append_kernel, grid, dim3(256), 0, stream, args);
 }
 

@@ -1,7 +1,7 @@
-// Tiles of keys and values in shared memory, and what attention kernels do with them. The streamed softmax of Milakov
-// and Gimelshein (arXiv 1805.02867) in tiles as in FlashAttention-2 (Dao, arXiv 2307.08691). Rows are the query heads of
-// a KV head, token by token: row r is head r % group of token r / group, so that a key is read once for all heads that
-// share it.
+// Tiles of keys and values in shared memory, and what attention kernels do with them. The streamed softmax of
+// Milakov and Gimelshein (arXiv 1805.02867) in tiles as in FlashAttention-2 (Dao, arXiv 2307.08691). Rows are
+// the query heads of a KV head, token by token: row r is head r % group of token r / group, so that a key is
+// read once for all heads that share it.
 #pragma once
 
 #include "ops/cuda/attention_gpu.h"
@@ -37,8 +37,8 @@ __device__ inline void load_transposed(uint32_t (&to)[4], uint32_t address) {
                : "r"(address));
 }
 
-// A tile [kTileKeys, kHeadDim] in shared memory; pieces of 16 bytes change places within a row of a power of two of
-// them, so that eight rows at one column lie in different banks.
+// A tile [kTileKeys, kHeadDim] in shared memory; pieces of 16 bytes change places within a row of a power of
+// two of them, so that eight rows at one column lie in different banks.
 constexpr int row_pieces(int head_dim) { return head_dim <= 32 ? 4 : head_dim <= 64 ? 8 : 16; }
 constexpr int tile_bytes(int head_dim) { return kTileKeys * row_pieces(head_dim) * 16; }
 template <int kHeadDim>
@@ -55,8 +55,8 @@ __device__ inline void fetch_tile(uint32_t to, const uint16_t* from, int first, 
   for (int i = threadIdx.x; i < kTileKeys * kPieces; i += blockDim.x) {
     const int key = i / kPieces, dim = i % kPieces * 8;
     const bool is_there = first + key < end;
-    copy_async(to + place<kHeadDim>(key, dim), from + static_cast<int64_t>(is_there ? first + key : 0) * kHeadDim + dim,
-               is_there);
+    copy_async(to + place<kHeadDim>(key, dim),
+               from + static_cast<int64_t>(is_there ? first + key : 0) * kHeadDim + dim, is_there);
   }
 }
 

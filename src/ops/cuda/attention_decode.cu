@@ -1,5 +1,6 @@
-// Attention of one new token per sequence, with its RoPE and its place in the cache: a block for each KV head and each
-// kGpuDecodeKeys keys; the block that ends last merges what the others have found, in the order of the keys.
+// Attention of one new token per sequence, with its RoPE and its place in the cache: a block for each KV head
+// and each kGpuDecodeKeys keys; the block that ends last merges what the others have found, in the order of
+// the keys.
 #include "ops/cuda/attention.cuh"
 
 #include <algorithm>
@@ -9,7 +10,8 @@ namespace {
 
 constexpr int kKeys = kGpuDecodeKeys;
 constexpr int kTiles = kKeys / kTileKeys;
-constexpr int kDecodeWarps = kKeys / 16, kDecodeThreads = kDecodeWarps * 32;  // 16 keys each  // of a block; all are fetched at once
+constexpr int kDecodeWarps = kKeys / 16,
+              kDecodeThreads = kDecodeWarps * 32;  // 16 keys each  // of a block; all are fetched at once
 
 // Pair d of a head: x[d] and x[d + half], rotated; behind 2 half elements stay as they are.
 struct Pair {
@@ -29,7 +31,8 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_kernel(const GpuDecodeA
   __shared__ int is_last;
   follow_predecessor();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
-  const int heads = static_cast<int>(args.heads), kv_heads = static_cast<int>(args.kv_heads), group = heads / kv_heads;
+  const int heads = static_cast<int>(args.heads), kv_heads = static_cast<int>(args.kv_heads),
+            group = heads / kv_heads;
   const AttentionSequence sequence = args.sequences[blockIdx.z];
   const int kv_head = blockIdx.y, position = static_cast<int>(sequence.position);
   const int begin = static_cast<int>(blockIdx.x) * kKeys, end = min(position + 1, begin + kKeys);
@@ -49,10 +52,14 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_kernel(const GpuDecodeA
   }
   commit_copies();
 
-  // The query heads, and where the new key is among this block's, it too: all that is read is asked for at once.
+  // The query heads, and where the new key is among this block's, it too: all that is read is asked for at
+  // once.
   const int half = static_cast<int>(args.half);
-  const float *const cosines = args.cosines + static_cast<int64_t>(position) * half,
-              *const sines = args.sines + static_cast<int64_t>(position) * half;
+  const float *const cosines = args.cosines + static_cast<int64_t>(position) * half, *const sines =
+                                                                                         args.sines +
+                                                                                         static_cast<int64_t>(
+                                                                                             position) *
+                                                                                             half;
   const int64_t row = sequence.row;
   const bool has_new = end == position + 1;
   const uint16_t* const new_key = args.k + (row * kv_heads + kv_head) * kHeadDim;
@@ -63,7 +70,8 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_kernel(const GpuDecodeA
 #pragma unroll 4
   for (int i = threadIdx.x; i < vectors * half; i += kDecodeThreads) {
     const int head = i / half, d = i % half;
-    const uint16_t* const from = head < group ? args.q + (row * heads + kv_head * group + head) * kHeadDim : new_key;
+    const uint16_t* const from =
+        head < group ? args.q + (row * heads + kv_head * group + head) * kHeadDim : new_key;
     uint16_t* const to = head < group ? q_shared + head * kQStride : k_shared;
     const Pair pair = rotated(from, cosines, sines, d, half);
     to[d] = f32_to_bf16(pair.first);
@@ -71,10 +79,12 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_kernel(const GpuDecodeA
   }
   for (int i = threadIdx.x; i < vectors * (kHeadDim - 2 * half); i += kDecodeThreads) {
     const int head = i / (kHeadDim - 2 * half), d = 2 * half + i % (kHeadDim - 2 * half);
-    const uint16_t* const from = head < group ? args.q + (row * heads + kv_head * group + head) * kHeadDim : new_key;
+    const uint16_t* const from =
+        head < group ? args.q + (row * heads + kv_head * group + head) * kHeadDim : new_key;
     (head < group ? q_shared + head * kQStride : k_shared)[d] = __ldcg(from + d);
   }
-  for (int i = group * kQStride + threadIdx.x; i < 16 * kQStride; i += kDecodeThreads) q_shared[i] = 0;  // no heads
+  for (int i = group * kQStride + threadIdx.x; i < 16 * kQStride; i += kDecodeThreads)
+    q_shared[i] = 0;  // no heads
   wait_for_copies<0>();
   __syncthreads();
   if (has_new) {
@@ -103,19 +113,23 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_kernel(const GpuDecodeA
   }
   const int t = warp / 4, first = begin + t * kTileKeys;
   if (first < end && first + kTileKeys > oldest)
-    rows.attend(base + 2 * t * kTileBytes, base + (2 * t + 1) * kTileBytes, first, warp % 4 * 16, args.scale * kLog2E);
+    rows.attend(base + 2 * t * kTileBytes, base + (2 * t + 1) * kTileBytes, first, warp % 4 * 16,
+                args.scale * kLog2E);
   rows.finish();
 
   __syncthreads();
-  float* const states = reinterpret_cast<float*>(shared);  // [kDecodeWarps][group][kWidth]: values, maximum, total
+  float* const states =
+      reinterpret_cast<float*>(shared);  // [kDecodeWarps][group][kWidth]: values, maximum, total
 #pragma unroll
   for (int upper = 0; upper < 2; ++upper) {
     if (g + upper * 8 >= group) continue;
     float* const state = states + (warp * group + g + upper * 8) * kWidth;
 #pragma unroll
     for (int d = 0; d < kHeadDim / 8; ++d)
-      *reinterpret_cast<float2*>(state + d * 8 + 2 * c) = make_float2(rows.out[d][2 * upper], rows.out[d][2 * upper + 1]);
-    if (c == 0) *reinterpret_cast<float2*>(state + kHeadDim) = make_float2(rows.maximum[upper], rows.total[upper]);
+      *reinterpret_cast<float2*>(state + d * 8 + 2 * c) =
+          make_float2(rows.out[d][2 * upper], rows.out[d][2 * upper + 1]);
+    if (c == 0)
+      *reinterpret_cast<float2*>(state + kHeadDim) = make_float2(rows.maximum[upper], rows.total[upper]);
   }
   __syncthreads();
   auto weight_of = [](float maximum, float peak) { return maximum == -INFINITY ? 0 : exp2f(maximum - peak); };
@@ -158,7 +172,8 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_kernel(const GpuDecodeA
     const int head = i / kHeadDim, d = i % kHeadDim;
     const float* const from = partial + head * kWidth;
     float peak = -INFINITY, value = 0, total = 0;
-    for (int chunk = 0; chunk < chunks; ++chunk) peak = fmaxf(peak, __ldcg(from + chunk * group * kWidth + kHeadDim));
+    for (int chunk = 0; chunk < chunks; ++chunk)
+      peak = fmaxf(peak, __ldcg(from + chunk * group * kWidth + kHeadDim));
 #pragma unroll 8
     for (int chunk = 0; chunk < chunks; ++chunk) {
       const float* const state = from + chunk * group * kWidth;

@@ -52,7 +52,7 @@ struct GpuAppendArgs {
   int64_t count = 0, tokens = 0;                 // tokens: most new ones of a sequence
   int64_t heads = 0, kv_heads = 0, head_dim = 0, half = 0;
   int64_t layer_offset = 0;
-  uint16_t* q = nullptr;                  // BF16 [tokens, heads * head_dim]
+  uint16_t* q = nullptr;                      // BF16 [tokens, heads * head_dim]
   const uint16_t *k = nullptr, *v = nullptr;  // BF16 [tokens, kv_heads * head_dim]
   const float *cosines = nullptr, *sines = nullptr;
 };

@@ -24,11 +24,15 @@ __device__ inline void multiply_add(float (&sum)[4], const Operand& a, uint32_t 
       : "r"(a.pair[0]), "r"(a.pair[1]), "r"(a.pair[2]), "r"(a.pair[3]), "r"(b0), "r"(b1));
 }
 
-__device__ inline float bf16_to_f32(uint16_t bits) { return __uint_as_float(static_cast<uint32_t>(bits) << 16); }
+__device__ inline float bf16_to_f32(uint16_t bits) {
+  return __uint_as_float(static_cast<uint32_t>(bits) << 16);
+}
 __device__ inline float low_bf16(uint32_t pair) { return __uint_as_float(pair << 16); }
 __device__ inline float high_bf16(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
 
-__device__ inline uint16_t f32_to_bf16(float value) { return __bfloat16_as_ushort(__float2bfloat16_rn(value)); }
+__device__ inline uint16_t f32_to_bf16(float value) {
+  return __bfloat16_as_ushort(__float2bfloat16_rn(value));
+}
 __device__ inline uint32_t bf16_pair(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
   uint32_t bits;
@@ -42,8 +46,9 @@ __device__ inline float warp_sum(float value) {
   return value;
 }
 
-// A launch may begin before what comes before it on the stream has ended (programmatic dependent launch): only what no
-// kernel writes may be read until this returns. Every kernel calls it, and launch() is how they are launched.
+// A launch may begin before what comes before it on the stream has ended (programmatic dependent launch):
+// only what no kernel writes may be read until this returns. Every kernel calls it, and launch() is how they
+// are launched.
 __device__ inline void wait_for_predecessor() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -59,11 +64,12 @@ __device__ inline void follow_predecessor() {
   wait_for_predecessor();
 }
 
-// Kernels that follow each other closely all want the same: a multiprocessor that has to divide its memory anew between
-// cache and shared memory must be empty first.
+// Kernels that follow each other closely all want the same: a multiprocessor that has to divide its memory
+// anew between cache and shared memory must be empty first.
 template <class Kernel>
 void prefer_shared_memory(Kernel* kernel) {
-  cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+  cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                       cudaSharedmemCarveoutMaxShared);
 }
 
 template <class... Parameters, class... Arguments>

@@ -68,7 +68,8 @@ __global__ void swiglu_kernel(const uint16_t* gate, const uint16_t* up, uint16_t
     uint32_t z[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j)
-      z[j] = bf16_pair(silu_times(low_bf16(a[j]), low_bf16(b[j])), silu_times(high_bf16(a[j]), high_bf16(b[j])));
+      z[j] =
+          bf16_pair(silu_times(low_bf16(a[j]), low_bf16(b[j])), silu_times(high_bf16(a[j]), high_bf16(b[j])));
     reinterpret_cast<uint4*>(out)[i] = make_uint4(z[0], z[1], z[2], z[3]);
   }
   for (int64_t i = count / 8 * 8 + first; i < count; i += stride)
@@ -90,7 +91,8 @@ __global__ void embedding_kernel(const GpuEmbeddingArgs args) {
     const FragmentPlace place = fragment_place(row, i, args.width, bits);
     const int code = static_cast<const uint8_t*>(args.table)[place.byte] >> place.shift & ((1 << bits) - 1);
     const int64_t at = group_place(row, i / args.group_size, groups);
-    const int zero = args.zero_points ? static_cast<const uint16_t*>(args.zero_points)[at] : 1 << (args.bits - 1);
+    const int zero =
+        args.zero_points ? static_cast<const uint16_t*>(args.zero_points)[at] : 1 << (args.bits - 1);
     const float scale = __half2float(static_cast<const __half*>(args.scales)[at]);
     out[args.column_order ? args.column_order[i] : i] = scale * static_cast<float>(code - zero);
   }
@@ -174,7 +176,8 @@ __device__ inline float block_max(float value, float* room) {
 // log(sum(exp(row))) in every thread of a block.
 __device__ inline double row_log_sum_exp(const float* row, int64_t vocab, float* floats, double* doubles) {
   float most = -INFINITY;
-  for (int64_t i = threadIdx.x; i < vocab; i += blockDim.x) most = isnan(row[i]) || row[i] > most ? row[i] : most;
+  for (int64_t i = threadIdx.x; i < vocab; i += blockDim.x)
+    most = isnan(row[i]) || row[i] > most ? row[i] : most;
   most = block_max(most, floats);
   if (isnan(most) || isinf(most)) return static_cast<double>(most);
   double sum = 0;
@@ -189,7 +192,8 @@ __global__ void log_sum_exp_kernel(const float* x, const int32_t* targets, int64
   __shared__ double doubles[32];
   const float* const row = x + blockIdx.x * vocab;
   const double value = row_log_sum_exp(row, vocab, floats, doubles);
-  if (threadIdx.x == 0) out[blockIdx.x] = targets ? value - static_cast<double>(row[targets[blockIdx.x]]) : value;
+  if (threadIdx.x == 0)
+    out[blockIdx.x] = targets ? value - static_cast<double>(row[targets[blockIdx.x]]) : value;
 }
 
 __global__ void divergence_kernel(const float* reference, const float* x, int64_t vocab, double* out) {
@@ -228,7 +232,8 @@ __global__ void choose_kernel(const float* x, int vocab, unsigned long long* bes
     if (!isnan(value)) mine = max(mine, rank_of(value, i));
   }
 #pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) mine = max(mine, __shfl_xor_sync(0xffffffffu, mine, distance));
+  for (int distance = 16; distance > 0; distance /= 2)
+    mine = max(mine, __shfl_xor_sync(0xffffffffu, mine, distance));
   if (threadIdx.x % 32 == 0 && mine != 0) atomicMax(best + blockIdx.y, mine);
 }
 
@@ -258,8 +263,8 @@ __global__ void advance_kernel(const GpuAdvanceArgs args) {
 
 void gpu_choose(const float* x, int64_t rows, int64_t vocab, unsigned long long* best, void* stream) {
   const int64_t blocks = std::clamp<int64_t>(vocab / (8 * kThreads), 1, 128);
-  launch(choose_kernel, dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(rows)), dim3(kThreads), 0, stream, x,
-         static_cast<int>(vocab), best);
+  launch(choose_kernel, dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(rows)), dim3(kThreads), 0,
+         stream, x, static_cast<int>(vocab), best);
 }
 
 void gpu_advance(const GpuAdvanceArgs& args, void* stream) {
@@ -270,7 +275,8 @@ void gpu_rms_norm(const GpuRmsNormArgs& args, void* stream) {
   const int threads = args.width >= 1024 ? 256 : args.width >= 256 ? 128 : 32;
   const dim3 grid(static_cast<unsigned>(args.rows));
   auto run = [&]<class From, class To>(const From* x, To* y) {
-    launch(rms_norm_kernel<From, To>, grid, dim3(threads), 0, stream, x, y, args.weight, args.width, args.epsilon);
+    launch(rms_norm_kernel<From, To>, grid, dim3(threads), 0, stream, x, y, args.weight, args.width,
+           args.epsilon);
   };
   auto run_to = [&](const auto* x) {
     if (args.y.dtype == DType::kF32) {
@@ -307,35 +313,44 @@ void gpu_gather_columns(const uint16_t* x, const int32_t* order, int64_t rows, i
 void gpu_convert_to_bf16(ConstActivations from, int64_t count, uint16_t* to, void* stream) {
   switch (from.dtype) {
     case DType::kF32:
-      launch(convert_kernel<float>, blocks_for(count), dim3(kThreads), 0, stream, static_cast<const float*>(from.data), count, to);
+      launch(convert_kernel<float>, blocks_for(count), dim3(kThreads), 0, stream,
+             static_cast<const float*>(from.data), count, to);
       return;
     case DType::kF64:
-      launch(convert_kernel<double>, blocks_for(count), dim3(kThreads), 0, stream, static_cast<const double*>(from.data), count, to);
+      launch(convert_kernel<double>, blocks_for(count), dim3(kThreads), 0, stream,
+             static_cast<const double*>(from.data), count, to);
       return;
     default:
-      launch(convert_kernel<__half>, blocks_for(count), dim3(kThreads), 0, stream, static_cast<const __half*>(from.data), count, to);
+      launch(convert_kernel<__half>, blocks_for(count), dim3(kThreads), 0, stream,
+             static_cast<const __half*>(from.data), count, to);
       return;
   }
 }
 
 void gpu_argmax(const float* x, int64_t rows, int64_t vocab, int32_t* out, bool only_finite, void* stream) {
-  launch(argmax_kernel, dim3(static_cast<unsigned>(rows)), dim3(kRowThreads), 0, stream, x, vocab, out, only_finite);
+  launch(argmax_kernel, dim3(static_cast<unsigned>(rows)), dim3(kRowThreads), 0, stream, x, vocab, out,
+         only_finite);
 }
 
 void gpu_log_sum_exp(const float* x, int64_t rows, int64_t vocab, double* out, void* stream) {
-  launch(log_sum_exp_kernel, dim3(static_cast<unsigned>(rows)), dim3(kRowThreads), 0, stream, x, nullptr, vocab, out);
+  launch(log_sum_exp_kernel, dim3(static_cast<unsigned>(rows)), dim3(kRowThreads), 0, stream, x, nullptr,
+         vocab, out);
 }
 
-void gpu_token_nll(const float* x, const int32_t* targets, int64_t rows, int64_t vocab, double* out, void* stream) {
-  launch(log_sum_exp_kernel, dim3(static_cast<unsigned>(rows)), dim3(kRowThreads), 0, stream, x, targets, vocab, out);
+void gpu_token_nll(const float* x, const int32_t* targets, int64_t rows, int64_t vocab, double* out,
+                   void* stream) {
+  launch(log_sum_exp_kernel, dim3(static_cast<unsigned>(rows)), dim3(kRowThreads), 0, stream, x, targets,
+         vocab, out);
 }
 
 void gpu_add_bias(float* y, const float* bias, int64_t rows, int64_t width, void* stream) {
   launch(add_bias_kernel, blocks_for(rows * width), dim3(kThreads), 0, stream, y, bias, rows * width, width);
 }
 
-void gpu_divergence(const float* reference, const float* x, int64_t rows, int64_t vocab, double* out, void* stream) {
-  launch(divergence_kernel, dim3(static_cast<unsigned>(rows)), dim3(kRowThreads), 0, stream, reference, x, vocab, out);
+void gpu_divergence(const float* reference, const float* x, int64_t rows, int64_t vocab, double* out,
+                    void* stream) {
+  launch(divergence_kernel, dim3(static_cast<unsigned>(rows)), dim3(kRowThreads), 0, stream, reference, x,
+         vocab, out);
 }
 
 }  // namespace lowbit

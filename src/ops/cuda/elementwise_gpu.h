@@ -1,5 +1,5 @@
-// The small operators on a GPU, as ops/elementwise.h and ops/softmax.h describe them. All pointers are to the GPU's
-// memory.
+// The small operators on a GPU, as ops/elementwise.h and ops/softmax.h describe them. All pointers are to the
+// GPU's memory.
 #pragma once
 
 #include "ops/attention_args.h"
@@ -30,7 +30,8 @@ void gpu_rope(const GpuRopeArgs& args, void* stream);
 void gpu_swiglu(const uint16_t* gate, const uint16_t* up, uint16_t* out, int64_t count, void* stream);
 
 struct GpuEmbeddingArgs {
-  const void* table = nullptr;  // BF16 [vocab, width], or fragments of codes with scales, zero points and order
+  const void* table =
+      nullptr;  // BF16 [vocab, width], or fragments of codes with scales, zero points and order
   const void *scales = nullptr, *zero_points = nullptr;
   const int32_t* column_order = nullptr;
   int bits = 16;
@@ -54,16 +55,18 @@ void gpu_add_bias(float* y, const float* bias, int64_t rows, int64_t width, void
 // As argmax in ops/softmax.h; with only_finite also -1 where the largest is infinite.
 void gpu_argmax(const float* x, int64_t rows, int64_t vocab, int32_t* out, bool only_finite, void* stream);
 // log(sum(exp(x[r]))) - x[r][targets[r]]; targets on the GPU too.
-void gpu_token_nll(const float* x, const int32_t* targets, int64_t rows, int64_t vocab, double* out, void* stream);
+void gpu_token_nll(const float* x, const int32_t* targets, int64_t rows, int64_t vocab, double* out,
+                   void* stream);
 void gpu_log_sum_exp(const float* x, int64_t rows, int64_t vocab, double* out, void* stream);
-void gpu_divergence(const float* reference, const float* x, int64_t rows, int64_t vocab, double* out, void* stream);
+void gpu_divergence(const float* reference, const float* x, int64_t rows, int64_t vocab, double* out,
+                    void* stream);
 
 // What gpu_advance reads of the largest logit of each row; best: [rows], zero before.
 void gpu_choose(const float* x, int64_t rows, int64_t vocab, unsigned long long* best, void* stream);
 
-// From one decoding step to the next: the tokens chosen become the ids, positions move on, and the tokens are kept at
-// history [step % history_steps][count], which may be this machine's memory if it is pinned: -1 where no logit, or an
-// infinite one, was the largest (the id is 0 then).
+// From one decoding step to the next: the tokens chosen become the ids, positions move on, and the tokens are
+// kept at history [step % history_steps][count], which may be this machine's memory if it is pinned: -1 where
+// no logit, or an infinite one, was the largest (the id is 0 then).
 struct GpuAdvanceArgs {
   unsigned long long* best = nullptr;  // [count], of gpu_choose; zero afterwards
   int32_t *ids = nullptr, *positions = nullptr;

@@ -13,9 +13,9 @@ __device__ inline float weight_at(const GpuDecodeArgs& args, const GpuMatrix& ma
   const int bits = fragment_bits(args.bits);
   const FragmentPlace place = fragment_place(n, k, args.in, bits);
   const int code = static_cast<const uint8_t*>(matrix.weight)[place.byte] >> place.shift & ((1 << bits) - 1);
-  const int64_t at =
-      group_place(n, k / args.group_size, kept_groups(args.in, args.group_size));
-  const int zero = matrix.zero_points ? static_cast<const uint16_t*>(matrix.zero_points)[at] : 1 << (args.bits - 1);
+  const int64_t at = group_place(n, k / args.group_size, kept_groups(args.in, args.group_size));
+  const int zero =
+      matrix.zero_points ? static_cast<const uint16_t*>(matrix.zero_points)[at] : 1 << (args.bits - 1);
   return __half2float(static_cast<const __half*>(matrix.scales)[at]) * static_cast<float>(code - zero);
 }
 
@@ -26,7 +26,8 @@ __global__ void plain_kernel(const GpuDecodeArgs args) {
   if (n >= matrix.out) return;
   for (int64_t row = blockIdx.y; row < args.rows; row += gridDim.y) {
     float sum = 0;
-    for (int64_t k = 0; k < args.in; ++k) sum += weight_at(args, matrix, n, k) * bf16_to_f32(args.x[row * args.in + k]);
+    for (int64_t k = 0; k < args.in; ++k)
+      sum += weight_at(args, matrix, n, k) * bf16_to_f32(args.x[row * args.in + k]);
     write_output(matrix, row, n, sum);
   }
 }
@@ -59,7 +60,8 @@ __global__ void pack_kernel(const GpuPackArgs args, int64_t count) {
         const int64_t k = piece * piece_inputs(kBits) + step / 2 * kBlockInputs + thread % 4 * 8 +
                           step % 2 * kStepInputs + pair / 2 * 2 + second;
         if (n >= args.out || k >= args.in) continue;
-        const uint32_t code = code_in_words(static_cast<const uint32_t*>(args.words), args.out, args.bits, n, k);
+        const uint32_t code =
+            code_in_words(static_cast<const uint32_t*>(args.words), args.out, args.bits, n, k);
         if constexpr (kBits == 8) {
           words[step * 2 + second] |= code << (8 * pair);
         } else {
@@ -74,7 +76,8 @@ __global__ void pack_kernel(const GpuPackArgs args, int64_t count) {
 __global__ void pack_groups_kernel(const GpuPackArgs args) {
   follow_predecessor();
   const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  const int64_t padded = tile_count(args.out) * kTileOutputs, groups = kept_groups(args.in, args.kept_group_size);
+  const int64_t padded = tile_count(args.out) * kTileOutputs,
+                groups = kept_groups(args.in, args.kept_group_size);
   if (index >= padded * groups) return;
   const int64_t n = index % padded, group = index / padded, input = group * args.kept_group_size;
   const int64_t from = input / args.group_size * args.out + n;
@@ -88,14 +91,16 @@ __global__ void pack_groups_kernel(const GpuPackArgs args) {
   }
 }
 
-// A thread per 16 bytes of fragments: of each block of 32 inputs it has eight of two rows, which go to `to` together.
-// kWhole: groups and rows are cut at multiples of eight columns, and columns are in their own order.
+// A thread per 16 bytes of fragments: of each block of 32 inputs it has eight of two rows, which go to `to`
+// together. kWhole: groups and rows are cut at multiples of eight columns, and columns are in their own
+// order.
 template <int kBits, bool kWhole>
 __global__ void unpack_kernel(const GpuUnpackArgs args, int64_t count) {
   follow_predecessor();
   const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (index >= count) return;
-  const int in = static_cast<int>(args.in), out = static_cast<int>(args.out), group_size = static_cast<int>(args.group_size);
+  const int in = static_cast<int>(args.in), out = static_cast<int>(args.out),
+            group_size = static_cast<int>(args.group_size);
   const unsigned pieces = static_cast<unsigned>(piece_count(args.in, kBits));
   const int groups = static_cast<int>(kept_groups(args.in, args.group_size)), middle = 1 << (args.bits - 1);
   const int thread = static_cast<int>(index % 32);
@@ -154,7 +159,8 @@ dim3 blocks_for(int64_t count) { return dim3(static_cast<unsigned>((count + kThr
 void gpu_matmul_plain(const GpuDecodeArgs& args, void* stream) {
   int64_t most = 0;
   for (int i = 0; i < args.matrices; ++i) most = std::max(most, args.matrix[i].out);
-  const dim3 grid(static_cast<unsigned>((most + 127) / 128), static_cast<unsigned>(std::min<int64_t>(args.rows, 65535)),
+  const dim3 grid(static_cast<unsigned>((most + 127) / 128),
+                  static_cast<unsigned>(std::min<int64_t>(args.rows, 65535)),
                   static_cast<unsigned>(args.matrices));
   launch(plain_kernel, grid, dim3(128), 0, stream, args);
 }
@@ -168,8 +174,9 @@ void gpu_pack_fragments(const GpuPackArgs& args, void* stream) {
   } else {
     launch(pack_kernel<4>, blocks_for(count), dim3(kThreads), 0, on, args, count);
   }
-  launch(pack_groups_kernel, blocks_for(tile_count(args.out) * kTileOutputs *
-                                kept_groups(args.in, args.kept_group_size)), dim3(kThreads), 0, on, args);
+  launch(pack_groups_kernel,
+         blocks_for(tile_count(args.out) * kTileOutputs * kept_groups(args.in, args.kept_group_size)),
+         dim3(kThreads), 0, on, args);
 }
 
 void gpu_unpack_fragments(const GpuUnpackArgs& args, void* stream) {

@@ -1,24 +1,26 @@
-// How codes lie on a GPU: in the order in which the threads of a warp hold the first operand of mma.m16n8k16 (PTX
-// ISA, "Matrix Fragments for mma.m16n8k16"), so that a thread's 16 bytes become operands by shifts and masks,
-// without shuffles. Plain data and arithmetic, for host and device. Matrices of BF16 stay as they are, rows of `in`.
+// How codes lie on a GPU: in the order in which the threads of a warp hold the first operand of mma.m16n8k16
+// (PTX ISA, "Matrix Fragments for mma.m16n8k16"), so that a thread's 16 bytes become operands by shifts and
+// masks, without shuffles. Plain data and arithmetic, for host and device. Matrices of BF16 stay as they are,
+// rows of `in`.
 //
-// The matrix [out, in] is cut into tiles of 16 outputs; a tile is a run of pieces, one behind the other along `in`;
-// a piece is 32 threads x 16 bytes = 512 bytes. Both edges are filled up, to whole tiles and to a multiple of 128
-// inputs (and the groups that this makes), with codes that nothing reads (outputs) or that meet zeros of x (inputs).
-// Codes of 2 and 3 bits take the place of 4.
+// The matrix [out, in] is cut into tiles of 16 outputs; a tile is a run of pieces, one behind the other along
+// `in`; a piece is 32 threads x 16 bytes = 512 bytes. Both edges are filled up, to whole tiles and to a
+// multiple of 128 inputs (and the groups that this makes), with codes that nothing reads (outputs) or that
+// meet zeros of x (inputs). Codes of 2 and 3 bits take the place of 4.
 //
-// In which order the inputs are summed is free, as long as x has the same: thread t holds rows g = t / 4 and g + 8,
-// and of each block of 32 inputs the eight from 8 c on, c = t % 4, so that x is read in its own order, 16 bytes at a
-// time. They serve two steps of the mma; a step's four inputs k ... k + 3 make four pairs:
+// In which order the inputs are summed is free, as long as x has the same: thread t holds rows g = t / 4 and
+// g + 8, and of each block of 32 inputs the eight from 8 c on, c = t % 4, so that x is read in its own order,
+// 16 bytes at a time. They serve two steps of the mma; a step's four inputs k ... k + 3 make four pairs:
 //   pair 0: row g,     k, k + 1        pair 2: row g,     k + 2, k + 3
 //   pair 1: row g + 8, k, k + 1        pair 3: row g + 8, k + 2, k + 3
 //
 //   bits  inputs of a piece  a thread's 16 bytes
 //   8     32                 for each step 8 bytes: first elements of the pairs, then second ones
-//   4     64                 for each step a word: digit i is the first element of pair i, digit 4 + i the second
+//   4     64                 for each step a word: digit i is the first of pair i, digit 4 + i the second
 //
-// Scales (F16) and zero points (U16): [tile][group][g][2], those of rows g and g + 8 side by side. Groups are kept in
-// one of two sizes, larger ones several times: 128 inputs, or 32 where 128 is not a divisor (kept_group_size).
+// Scales (F16) and zero points (U16): [tile][group][g][2], those of rows g and g + 8 side by side. Groups are
+// kept in one of two sizes, larger ones several times: 128 inputs, or 32 where 128 is not a divisor
+// (kept_group_size).
 #pragma once
 
 #include <cstdint>
@@ -56,7 +58,8 @@ struct FragmentPlace {
 // Where code [n, k] lies.
 constexpr FragmentPlace fragment_place(int64_t n, int64_t k, int64_t in, int fragment_bits) {
   const int64_t tile = n / kTileOutputs, piece = k / piece_inputs(fragment_bits);
-  const int row = static_cast<int>(n % kTileOutputs), in_piece = static_cast<int>(k % piece_inputs(fragment_bits));
+  const int row = static_cast<int>(n % kTileOutputs),
+            in_piece = static_cast<int>(k % piece_inputs(fragment_bits));
   const int block = in_piece / kBlockInputs, in_block = in_piece % kBlockInputs;
   const int thread = row % 8 * 4 + in_block / 8, step = block * 2 + in_block % 8 / kStepInputs;
   const int pair = row / 8 + in_block % kStepInputs / 2 * 2, second = in_block % 2;

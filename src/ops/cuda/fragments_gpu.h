@@ -7,7 +7,8 @@
 
 namespace lowbit {
 
-// A quantized weight's words, scales and zero points as format/weight.h has them on a CPU, to what fragments.h says.
+// A quantized weight's words, scales and zero points as format/weight.h has them on a CPU, to what
+// fragments.h says.
 struct GpuPackArgs {
   int64_t out = 0, in = 0;
   int64_t group_size = 0, kept_group_size = 0;
@@ -17,8 +18,8 @@ struct GpuPackArgs {
 };
 void gpu_pack_fragments(const GpuPackArgs& args, void* stream);
 
-// The other way, and to numbers: BF16 [out, in], scale * (code - zero_point) rounded to nearest. column_order: I32
-// [in] or null.
+// The other way, and to numbers: BF16 [out, in], scale * (code - zero_point) rounded to nearest.
+// column_order: I32 [in] or null.
 struct GpuUnpackArgs {
   int64_t out = 0, in = 0, group_size = 0;
   int bits = 0;

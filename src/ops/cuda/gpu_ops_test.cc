@@ -31,7 +31,8 @@ class GpuOps : public ::testing::Test {
   }
 
   Tensor there(const std::vector<float>& values) {
-    return copied_to(*queue_, Tensor::borrow(nullptr, values.data(), DType::kF32, {static_cast<int64_t>(values.size())}));
+    return copied_to(
+        *queue_, Tensor::borrow(nullptr, values.data(), DType::kF32, {static_cast<int64_t>(values.size())}));
   }
   // Rounded to BF16, there; `values` become what that leaves.
   Tensor rounded(std::vector<float>& values) {
@@ -40,10 +41,12 @@ class GpuOps : public ::testing::Test {
       halves.push_back(float_to_bf16(value));
       value = bf16_to_float(halves.back());
     }
-    return copied_to(*queue_, Tensor::borrow(nullptr, halves.data(), DType::kBF16, {static_cast<int64_t>(halves.size())}));
+    return copied_to(
+        *queue_, Tensor::borrow(nullptr, halves.data(), DType::kBF16, {static_cast<int64_t>(halves.size())}));
   }
   Tensor room(DType dtype, int64_t count) {
-    const std::vector<char> poison(static_cast<size_t>(count) * dtype_size(dtype), static_cast<char>(0xff));  // NaN
+    const std::vector<char> poison(static_cast<size_t>(count) * dtype_size(dtype),
+                                   static_cast<char>(0xff));  // NaN
     return copied_to(*queue_, Tensor::borrow(nullptr, poison.data(), dtype, {count}));
   }
   std::vector<float> back(const Tensor& tensor) {
@@ -63,12 +66,14 @@ class GpuOps : public ::testing::Test {
 };
 
 // Within a share of the largest magnitude, and of the value itself, which BF16 rounds.
-void expect_near(const std::vector<float>& got, const std::vector<float>& expected, double share, const std::string& what) {
+void expect_near(const std::vector<float>& got, const std::vector<float>& expected, double share,
+                 const std::string& what) {
   double scale = 0;
   for (float value : expected) scale = std::max(scale, std::abs(double{value}));
   ASSERT_EQ(got.size(), expected.size());
   for (size_t i = 0; i < got.size(); ++i) {
-    ASSERT_NEAR(got[i], expected[i], share * scale + std::abs(double{expected[i]}) / 128) << what << ", element " << i;
+    ASSERT_NEAR(got[i], expected[i], share * scale + std::abs(double{expected[i]}) / 128)
+        << what << ", element " << i;
   }
 }
 
@@ -76,7 +81,8 @@ TEST_F(GpuOps, RmsNormOfFloatsAndOfHalvesInPlace) {
   Numbers numbers(1);
   for (int64_t width : {1, 48, 100, 1536, 4097}) {
     for (int64_t rows : {1, 3}) {
-      std::vector<float> x = numbers.normals(rows * width, 3), weight = numbers.normals(width), expected(x.size());
+      std::vector<float> x = numbers.normals(rows * width, 3), weight = numbers.normals(width),
+                         expected(x.size());
       const Tensor norm = Tensor::borrow(nullptr, weight.data(), DType::kF32, {width});
       const Tensor norm_there = copied_to(*queue_, norm);
       rms_norm(cpu_, x.data(), rows, norm, 1e-6f, expected.data());
@@ -93,14 +99,16 @@ TEST_F(GpuOps, RmsNormOfFloatsAndOfHalvesInPlace) {
 
 TEST_F(GpuOps, RopeAndSwiglu) {
   Numbers numbers(2);
-  for (auto [heads, head_dim, half] : {std::array<int64_t, 3>{3, 64, 32}, {2, 128, 64}, {1, 48, 16}, {5, 6, 3}}) {
+  for (auto [heads, head_dim, half] :
+       {std::array<int64_t, 3>{3, 64, 32}, {2, 128, 64}, {1, 48, 16}, {5, 6, 3}}) {
     const int64_t tokens = 7, length = 20;
     std::vector<float> cosines = numbers.normals(length * half), sines = numbers.normals(length * half);
     const RopeTable table{Tensor::borrow(nullptr, cosines.data(), DType::kF32, {length, half}),
                           Tensor::borrow(nullptr, sines.data(), DType::kF32, {length, half})};
     const RopeTable table_there{copied_to(*queue_, table.cosines), copied_to(*queue_, table.sines)};
     std::vector<int32_t> positions;
-    for (int64_t i = 0; i < tokens; ++i) positions.push_back(static_cast<int32_t>(numbers.between(0, length - 1)));
+    for (int64_t i = 0; i < tokens; ++i)
+      positions.push_back(static_cast<int32_t>(numbers.between(0, length - 1)));
     std::vector<float> x = numbers.normals(tokens * heads * head_dim);
     Tensor x_there = rounded(x);
     const Tensor positions_there =
@@ -119,8 +127,8 @@ TEST_F(GpuOps, RopeAndSwiglu) {
   }
 }
 
-QuantizedTensor make_quantized(int64_t out, int64_t in, int bits, int64_t group_size, bool has_zeros, bool has_order,
-                               Numbers& numbers) {
+QuantizedTensor make_quantized(int64_t out, int64_t in, int bits, int64_t group_size, bool has_zeros,
+                               bool has_order, Numbers& numbers) {
   QuantizedTensor weight{.bits = bits, .group_size = group_size, .out_features = out, .in_features = in};
   const int64_t groups = weight.groups();
   weight.codes = Tensor::zeros(DType::kI32, {packed_words(in, bits), out});
@@ -129,13 +137,15 @@ QuantizedTensor make_quantized(int64_t out, int64_t in, int bits, int64_t group_
     weight.scales.mutable_data<uint16_t>()[i] = float_to_f16(0.02f + 0.01f * std::abs(numbers.normal()));
   for (int64_t n = 0; n < out; ++n) {
     std::vector<uint8_t> codes;
-    for (int64_t k = 0; k < in; ++k) codes.push_back(static_cast<uint8_t>(numbers.between(0, (1 << bits) - 1)));
+    for (int64_t k = 0; k < in; ++k)
+      codes.push_back(static_cast<uint8_t>(numbers.between(0, (1 << bits) - 1)));
     pack_bits(codes.data(), 1, in, bits, weight.codes.mutable_data<uint32_t>() + n, out);
   }
   if (has_zeros) {
     weight.zero_points = Tensor::allocate(DType::kU8, {groups, out});
     for (int64_t i = 0; i < groups * out; ++i)
-      weight.zero_points.mutable_data<uint8_t>()[i] = static_cast<uint8_t>(numbers.between(0, (1 << bits) - 1));
+      weight.zero_points.mutable_data<uint8_t>()[i] =
+          static_cast<uint8_t>(numbers.between(0, (1 << bits) - 1));
   }
   if (has_order) {
     std::vector<int32_t> order(static_cast<size_t>(in));
@@ -152,7 +162,8 @@ std::vector<Weight> make_weights(int64_t out, int64_t in, Numbers& numbers) {
   std::vector<Weight> weights;
   std::vector<float> values = numbers.normals(out * in, 0.1f);
   Tensor dense = Tensor::allocate(DType::kF32, {out, in});
-  for (size_t i = 0; i < values.size(); ++i) dense.mutable_data<float>()[i] = bf16_to_float(float_to_bf16(values[i]));
+  for (size_t i = 0; i < values.size(); ++i)
+    dense.mutable_data<float>()[i] = bf16_to_float(float_to_bf16(values[i]));
   weights.push_back(dense);
   weights.push_back(converted(dense, DType::kBF16));
   for (int bits : {2, 3, 4, 8}) {
@@ -170,7 +181,8 @@ Weight weight_there(const OpContext& gpu, const Weight& weight) {
 
 std::string name_of(const Weight& weight) {
   const auto* q = std::get_if<QuantizedTensor>(&weight);
-  return q ? fmt::format("{} bits, groups of {}, {}", q->bits, q->group_size, shape_text({q->out_features, q->in_features}))
+  return q ? fmt::format("{} bits, groups of {}, {}", q->bits, q->group_size,
+                         shape_text({q->out_features, q->in_features}))
            : "dense " + shape_text(std::get<Tensor>(weight).shape());
 }
 
@@ -182,8 +194,11 @@ TEST_F(GpuOps, MatmulOfEveryWeightForFewAndManyRows) {
       const std::vector<float> bias = numbers.normals(out);
       const Tensor bias_here = Tensor::borrow(nullptr, bias.data(), DType::kF32, {out});
       const Tensor bias_there = copied_to(*queue_, bias_here);
-      for (auto [tokens, mode] : {std::pair{1, MatmulMode::kDecode}, {9, MatmulMode::kDecode}, {40, MatmulMode::kDecode},
-                                  {5, MatmulMode::kPrefill}, {70, MatmulMode::kPrefill}}) {
+      for (auto [tokens, mode] : {std::pair{1, MatmulMode::kDecode},
+                                  {9, MatmulMode::kDecode},
+                                  {40, MatmulMode::kDecode},
+                                  {5, MatmulMode::kPrefill},
+                                  {70, MatmulMode::kPrefill}}) {
         std::vector<float> x = numbers.normals(tokens * in), expected(static_cast<size_t>(tokens * out)),
                            sums = numbers.normals(tokens * out);
         const Tensor x_there = rounded(x);
@@ -212,18 +227,20 @@ TEST_F(GpuOps, NormedAndGatedProductsAndTheEmbedding) {
     const Tensor norm_here = Tensor::borrow(nullptr, norm.data(), DType::kF32, {in});
     const Tensor norm_there = copied_to(*queue_, norm_here);
     for (int64_t tokens : {1, 3, 20}) {
-      std::vector<float> hidden = numbers.normals(tokens * in, 4), expected(static_cast<size_t>(tokens * out)),
-                         gated(expected.size());
+      std::vector<float> hidden = numbers.normals(tokens * in, 4),
+                         expected(static_cast<size_t>(tokens * out)), gated(expected.size());
       const Tensor hidden_there = there(hidden);
       const MatmulOutput here{&weight, nullptr, expected.data()};
-      matmul_normed(cpu_, {hidden.data(), &norm_here, 1e-6f}, tokens, std::span(&here, 1), MatmulMode::kDecode);
-      matmul_gated(cpu_, {hidden.data(), &norm_here, 1e-6f}, tokens, {&weight, nullptr, {}}, {&weight, nullptr, {}},
-                   gated.data(), MatmulMode::kDecode);
+      matmul_normed(cpu_, {hidden.data(), &norm_here, 1e-6f}, tokens, std::span(&here, 1),
+                    MatmulMode::kDecode);
+      matmul_gated(cpu_, {hidden.data(), &norm_here, 1e-6f}, tokens, {&weight, nullptr, {}},
+                   {&weight, nullptr, {}}, gated.data(), MatmulMode::kDecode);
       Tensor y = room(DType::kBF16, tokens * out), z = room(DType::kBF16, tokens * out);
       const NormedRows rows{hidden_there.data<float>(), &norm_there, 1e-6f};
       const MatmulOutput output{&moved, nullptr, of(y)};
       matmul_normed(gpu_, rows, tokens, std::span(&output, 1), MatmulMode::kDecode);
-      matmul_gated(gpu_, rows, tokens, {&moved, nullptr, {}}, {&moved, nullptr, {}}, of(z), MatmulMode::kDecode);
+      matmul_gated(gpu_, rows, tokens, {&moved, nullptr, {}}, {&moved, nullptr, {}}, of(z),
+                   MatmulMode::kDecode);
       expect_near(back(y), expected, 4e-3, name_of(weight));
       expect_near(back(z), gated, 1e-2, name_of(weight) + ", gated");
     }
@@ -246,15 +263,18 @@ TEST_F(GpuOps, RopeAttentionOfRaggedSequences) {
   std::vector<Case> cases;
   for (int64_t head_dim : {32, 64, 96, 128, 48, 256}) {
     for (int64_t window : {0, 100}) {
-      cases.push_back({6, 2, head_dim, window, {{0, 1}, {130, 1}, {127, 1}, {500, 1}}, AttentionMode::kDecode});
-      cases.push_back({3, 3, head_dim, window, {{0, 70}, {64, 3}, {200, 65}, {5, 0}}, AttentionMode::kPrefill});
+      cases.push_back(
+          {6, 2, head_dim, window, {{0, 1}, {130, 1}, {127, 1}, {500, 1}}, AttentionMode::kDecode});
+      cases.push_back(
+          {3, 3, head_dim, window, {{0, 70}, {64, 3}, {200, 65}, {5, 0}}, AttentionMode::kPrefill});
     }
   }
   cases.push_back({20, 1, 64, 0, {{300, 1}}, AttentionMode::kDecode});  // more heads than a tile has rows
   for (const Case& c : cases) {
     const int64_t half = c.head_dim / 2, length = 700;
     int64_t tokens = 0, capacity = 0;
-    for (auto [position, count] : c.lengths) tokens += count, capacity = std::max(capacity, position + count + 3);
+    for (auto [position, count] : c.lengths)
+      tokens += count, capacity = std::max(capacity, position + count + 3);
     std::vector<float> cosines, sines;
     for (int64_t i = 0; i < length * half; ++i) {
       const float angle = numbers.normal(3);
@@ -279,25 +299,32 @@ TEST_F(GpuOps, RopeAttentionOfRaggedSequences) {
       std::vector<uint16_t> cache;
       for (int64_t i = 0; i < 2 * part; ++i) cache.push_back(float_to_bf16(numbers.normal()));
       caches.push_back(cache);
-      caches_there.push_back(copied_to(*queue_, Tensor::borrow(nullptr, cache.data(), DType::kBF16, {2 * part})));
+      caches_there.push_back(
+          copied_to(*queue_, Tensor::borrow(nullptr, cache.data(), DType::kBF16, {2 * part})));
       here.push_back({row, count, position, capacity, nullptr, nullptr});
       uint16_t* const base = caches_there.back().mutable_data<uint16_t>();
       moved.push_back({row, count, position, capacity, base, base + part});
       for (int64_t i = 0; i < count; ++i) positions.push_back(static_cast<int32_t>(position + i));
       row += count;
     }
-    for (size_t i = 0; i < here.size(); ++i) here[i].keys = caches[i].data(), here[i].values = caches[i].data() + part;
-    const AttentionShape shape{.heads = c.heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim,
-                               .cache_dtype = DType::kBF16, .scale = 0.1f, .window = c.window};
+    for (size_t i = 0; i < here.size(); ++i)
+      here[i].keys = caches[i].data(), here[i].values = caches[i].data() + part;
+    const AttentionShape shape{.heads = c.heads,
+                               .kv_heads = c.kv_heads,
+                               .head_dim = c.head_dim,
+                               .cache_dtype = DType::kBF16,
+                               .scale = 0.1f,
+                               .window = c.window};
     const int64_t bytes = static_cast<int64_t>(moved.size() * sizeof moved[0]);
     Tensor sequences = copied_to(*queue_, Tensor::borrow(nullptr, moved.data(), DType::kU8, {bytes}));
-    Tensor positions_there = copied_to(
-        *queue_, Tensor::borrow(nullptr, positions.data(), DType::kI32, {static_cast<int64_t>(positions.size())}));
+    Tensor positions_there = copied_to(*queue_, Tensor::borrow(nullptr, positions.data(), DType::kI32,
+                                                               {static_cast<int64_t>(positions.size())}));
     const std::vector<int32_t> zeros(moved.size() * static_cast<size_t>(c.kv_heads));
     Tensor arrivals = copied_to(
         *queue_, Tensor::borrow(nullptr, zeros.data(), DType::kI32, {static_cast<int64_t>(zeros.size())}));
 
-    rope_attention(cpu_, shape, here, positions.data(), table, q.data(), k.data(), v.data(), out.data(), c.mode);
+    rope_attention(cpu_, shape, here, positions.data(), table, q.data(), k.data(), v.data(), out.data(),
+                   c.mode);
     const AttentionBatch batch(moved, static_cast<const AttentionSequence*>(sequences.bytes()),
                                arrivals.mutable_data<int32_t>());
     rope_attention(gpu_, shape, batch, positions_there.data<int32_t>(), table_there, of(q_there), of(k_there),
@@ -328,7 +355,8 @@ TEST_F(GpuOps, RowStatisticsOfLogits) {
       for (int64_t i = 0; i < vocab; ++i) x[static_cast<size_t>(4 * vocab + i)] = NAN;
     }
     std::vector<int32_t> targets;
-    for (int64_t row = 0; row < rows; ++row) targets.push_back(static_cast<int32_t>(numbers.between(0, vocab - 1)));
+    for (int64_t row = 0; row < rows; ++row)
+      targets.push_back(static_cast<int32_t>(numbers.between(0, vocab - 1)));
     const Tensor x_there = there(x), reference_there = there(reference);
     const auto compare = [&](auto run, double tolerance, const char* what) {
       std::vector<double> expected(static_cast<size_t>(rows)), got(expected);
@@ -336,15 +364,19 @@ TEST_F(GpuOps, RowStatisticsOfLogits) {
       run(gpu_, x_there.data<float>(), reference_there.data<float>(), got.data());
       for (size_t i = 0; i < got.size(); ++i) {
         if (std::isfinite(expected[i])) {
-          EXPECT_NEAR(got[i], expected[i], tolerance * (1 + std::abs(expected[i]))) << what << " " << vocab << " " << i;
+          EXPECT_NEAR(got[i], expected[i], tolerance * (1 + std::abs(expected[i])))
+              << what << " " << vocab << " " << i;
         } else {
           EXPECT_FALSE(std::isfinite(got[i])) << what << " " << vocab << " " << i;
         }
       }
     };
-    compare([&](auto& c, auto* a, auto*, double* out) { log_sum_exp(c, a, rows, vocab, out); }, 1e-6, "log_sum_exp");
-    compare([&](auto& c, auto* a, auto*, double* out) { token_nll(c, a, targets.data(), rows, vocab, out); }, 1e-6, "nll");
-    compare([&](auto& c, auto* a, auto* b, double* out) { divergence(c, b, a, rows, vocab, out); }, 1e-5, "divergence");
+    compare([&](auto& c, auto* a, auto*, double* out) { log_sum_exp(c, a, rows, vocab, out); }, 1e-6,
+            "log_sum_exp");
+    compare([&](auto& c, auto* a, auto*, double* out) { token_nll(c, a, targets.data(), rows, vocab, out); },
+            1e-6, "nll");
+    compare([&](auto& c, auto* a, auto* b, double* out) { divergence(c, b, a, rows, vocab, out); }, 1e-5,
+            "divergence");
     std::vector<int32_t> best(static_cast<size_t>(rows)), best_there(best);
     argmax(cpu_, x.data(), rows, vocab, best.data());
     argmax(gpu_, x_there.data<float>(), rows, vocab, best_there.data());

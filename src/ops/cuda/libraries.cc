@@ -35,7 +35,8 @@ std::string open_cublaslt(CublasLt& functions) {
   void* const library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!library) {
     return fmt::format(
-        "cuBLASLt was not found ({}); install CUDA's libcublas or put its folder into LD_LIBRARY_PATH", dlerror());
+        "cuBLASLt was not found ({}); install CUDA's libcublas or put its folder into LD_LIBRARY_PATH",
+        dlerror());
   }
   std::string missing;
   auto find = [&](auto& function, const char* symbol) {
@@ -55,7 +56,8 @@ std::string open_cublaslt(CublasLt& functions) {
   find(functions.preference_create, "cublasLtMatmulPreferenceCreate");
   find(functions.preference_destroy, "cublasLtMatmulPreferenceDestroy");
   find(functions.preference_set, "cublasLtMatmulPreferenceSetAttribute");
-  return missing.empty() ? "" : fmt::format("{} has no function {}; install a newer libcublas", name, missing);
+  return missing.empty() ? ""
+                         : fmt::format("{} has no function {}; install a newer libcublas", name, missing);
 }
 
 void check(cublasStatus_t status, const char* what) {
@@ -109,11 +111,13 @@ struct GpuLibraries::State {
                rows = static_cast<uint64_t>(product.rows);
     check(lt.desc_create(&plan.desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "a description");
     const cublasOperation_t transposed = CUBLAS_OP_T;
-    check(lt.desc_set(plan.desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed), "a transposition");
+    check(lt.desc_set(plan.desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed),
+          "a transposition");
     if (product.bias) {
       const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
       check(lt.desc_set(plan.desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue), "a bias");
-      check(lt.desc_set(plan.desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &product.bias, sizeof product.bias), "a bias");
+      check(lt.desc_set(plan.desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &product.bias, sizeof product.bias),
+            "a bias");
     }
     check(lt.layout_create(&plan.w, CUDA_R_16BF, in, out, product.in), "a layout");
     check(lt.layout_create(&plan.x, CUDA_R_16BF, in, rows, product.in), "a layout");
@@ -125,8 +129,8 @@ struct GpuLibraries::State {
           "a preference");
     cublasLtMatmulHeuristicResult_t result;
     int found = 0;
-    const cublasStatus_t status = lt.get_heuristic(handle, plan.desc, plan.w, plan.x, plan.y, plan.y, preference, 1,
-                                                   &result, &found);
+    const cublasStatus_t status =
+        lt.get_heuristic(handle, plan.desc, plan.w, plan.x, plan.y, plan.y, preference, 1, &result, &found);
     lt.preference_destroy(preference);
     if (status != CUBLAS_STATUS_SUCCESS || found == 0) {
       fail(ErrorCode::kDevice, "cuBLASLt knows no product of [{}, {}] and [{}, {}] (status {})", product.rows,
@@ -154,7 +158,8 @@ const std::string& GpuLibraries::gemm_problem() {
     if (!state.problem.empty()) return;
     cudaSetDevice(state.queue.gpu());
     if (const cublasStatus_t status = state.lt.create(&state.handle); status != CUBLAS_STATUS_SUCCESS) {
-      state.problem = fmt::format("cuBLASLt does not start (status {}); see nvidia-smi", static_cast<int>(status));
+      state.problem =
+          fmt::format("cuBLASLt does not start (status {}); see nvidia-smi", static_cast<int>(status));
       state.handle = nullptr;
     }
   });
@@ -174,8 +179,9 @@ void GpuLibraries::multiply(const Product& product) {
           "a bias");
   }
   const float one = 1, beta = product.adds ? 1.0f : 0.0f;
-  check(state.lt.matmul(state.handle, plan.desc, &one, product.w, plan.w, product.x, plan.x, &beta, product.y.data,
-                        plan.y, product.y.data, plan.y, &plan.algo, state.workspace.mutable_bytes(), kWorkspaceBytes,
+  check(state.lt.matmul(state.handle, plan.desc, &one, product.w, plan.w, product.x, plan.x, &beta,
+                        product.y.data, plan.y, product.y.data, plan.y, &plan.algo,
+                        state.workspace.mutable_bytes(), kWorkspaceBytes,
                         static_cast<cudaStream_t>(state.queue.stream())),
         "a product");
 }

@@ -1,4 +1,5 @@
-// NVIDIA's libraries of dense linear algebra, opened at first use, so that a machine without them runs the rest.
+// NVIDIA's libraries of dense linear algebra, opened at first use, so that a machine without them runs the
+// rest.
 #pragma once
 
 #include "base/gpu_queue.h"
@@ -18,7 +19,8 @@ class GpuLibraries {
   // Why cuBLASLt cannot be used and what to do, or empty. Opens it.
   const std::string& gemm_problem();
 
-  // y = x w^T + bias on the queue, sums in F32. kDevice where gemm_problem() has a text or the library refuses.
+  // y = x w^T + bias on the queue, sums in F32. kDevice where gemm_problem() has a text or the library
+  // refuses.
   struct Product {
     int64_t rows = 0, in = 0, out = 0;
     const uint16_t* x = nullptr;     // BF16 [rows, in]

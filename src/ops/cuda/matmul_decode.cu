@@ -1,5 +1,4 @@
 #include "ops/cuda/matmul_decode.h"
-
 #include "ops/cuda/matmul_units.cuh"
 
 #include <algorithm>
@@ -8,10 +7,11 @@
 namespace lowbit {
 namespace {
 
-// A block makes one group of kTiles tiles of 16 outputs after the other; its warps take the units of the inputs in turn.
+// A block makes one group of kTiles tiles of 16 outputs after the other; its warps take the units of the
+// inputs in turn.
 
-// By the weights' sizes alone, so that the order of the sums is the same for any rows. Where there are few tiles, many
-// warps share one.
+// By the weights' sizes alone, so that the order of the sums is the same for any rows. Where there are few
+// tiles, many warps share one.
 int warps_of(int64_t in, int64_t tiles, int bits) {
   const int64_t units = (in + unit_inputs(bits) - 1) / unit_inputs(bits);
   int warps = 4;
@@ -21,21 +21,26 @@ int warps_of(int64_t in, int64_t tiles, int bits) {
 
 // What is the same for all blocks of a launch, worked out once.
 struct Plan {
-  int units, groups;                  // of inputs; of tiles, of all matrices
-  int first_group[kMostMatrices];     // of each matrix
+  int units, groups;               // of inputs; of tiles, of all matrices
+  int first_group[kMostMatrices];  // of each matrix
   int last_tile[kMostMatrices];
   int tile_bytes, tile_groups_bytes;  // from tile to tile: codes; scales or zero points
   int slots;                          // of a warp's ring
 };
 
-// Elements from row to row of x in shared memory: rows begin in different banks. Sums: F32 [rows][stride of sums].
+// Elements from row to row of x in shared memory: rows begin in different banks. Sums: F32 [rows][stride of
+// sums].
 __host__ __device__ constexpr int shared_stride(int in) { return static_cast<int>(padded_inputs(in)) + 8; }
-__host__ __device__ constexpr int sums_stride(int in) { return static_cast<int>(padded_inputs(in)) / kBlockInputs; }
+__host__ __device__ constexpr int sums_stride(int in) {
+  return static_cast<int>(padded_inputs(in)) / kBlockInputs;
+}
 constexpr int shared_x_bytes(int64_t rows, int64_t in) {
-  return static_cast<int>(rows) * (shared_stride(static_cast<int>(in)) * 2 + sums_stride(static_cast<int>(in)) * 4);
+  return static_cast<int>(rows) *
+         (shared_stride(static_cast<int>(in)) * 2 + sums_stride(static_cast<int>(in)) * 4);
 }
 
-// Eight columns of x from `i` on, in the weight's order: of the hidden state (with the norm's weight), or of x.
+// Eight columns of x from `i` on, in the weight's order: of the hidden state (with the norm's weight), or of
+// x.
 struct Eight {
   float values[8];
 };
@@ -66,11 +71,12 @@ __device__ inline float block_sum(float sum, float* room) {
   return sum;
 }
 
-// x of all rows to shared memory, BF16, zeros behind column `in`, with its sums over groups; normed or in another order
-// where that is asked for. What it does to a row is the same for any number of rows. norm: of this thread's first eight
-// columns, which were fetched while the predecessor was at work.
+// x of all rows to shared memory, BF16, zeros behind column `in`, with its sums over groups; normed or in
+// another order where that is asked for. What it does to a row is the same for any number of rows. norm: of
+// this thread's first eight columns, which were fetched while the predecessor was at work.
 template <class K>
-__device__ inline void prepare_x(const GpuDecodeArgs& args, const Eight& norm, uint16_t* x, float* sums, float* room) {
+__device__ inline void prepare_x(const GpuDecodeArgs& args, const Eight& norm, uint16_t* x, float* sums,
+                                 float* room) {
   const int in = static_cast<int>(args.in), padded = static_cast<int>(padded_inputs(in));
   const int mine = threadIdx.x * 8, stride = blockDim.x * 8;
 #pragma unroll 1
@@ -105,7 +111,8 @@ __device__ inline void prepare_x(const GpuDecodeArgs& args, const Eight& norm, u
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           const uint16_t* const from = args.x + row * args.in;
-          pairs[j] = from[column_of(args, i + 2 * j)] | static_cast<uint32_t>(from[column_of(args, i + 2 * j + 1)]) << 16;
+          pairs[j] = from[column_of(args, i + 2 * j)] |
+                     static_cast<uint32_t>(from[column_of(args, i + 2 * j + 1)]) << 16;
         }
       } else if (i < in) {
         eight = *reinterpret_cast<const uint4*>(args.x + row * args.in + i);
@@ -122,7 +129,8 @@ __device__ inline void prepare_x(const GpuDecodeArgs& args, const Eight& norm, u
   __syncthreads();
 }
 
-// Where things lie in shared memory: floats for prepare_x, the rings, sums of two groups of tiles, x and its sums.
+// Where things lie in shared memory: floats for prepare_x, the rings, sums of two groups of tiles, x and its
+// sums.
 struct Room {
   int ring, partial, x, total;
 };
@@ -163,7 +171,8 @@ struct Fetcher {
     for (int t = 0; t < K::kTiles; ++t) {
       const GpuMatrix& matrix = args.matrix[args.swiglu ? t / K::kPairs : place.matrix];
       // A tile behind the last one repeats it; its outputs are not written.
-      const int tile = min(place.first_tile + (args.swiglu ? t % K::kPairs : t), plan.last_tile[place.matrix]);
+      const int tile =
+          min(place.first_tile + (args.swiglu ? t % K::kPairs : t), plan.last_tile[place.matrix]);
       const char* const weight = static_cast<const char*>(matrix.weight);
       if constexpr (K::kBits == 16) {
         const int last = static_cast<int>(matrix.out) - 1, in = static_cast<int>(args.in);
@@ -172,9 +181,10 @@ struct Fetcher {
         tiles[t].codes = weight + (row * in + first) * 2;
         tiles[t].codes8 = weight + (row8 * in + first) * 2;
       } else {
-        tiles[t].codes = weight + static_cast<int64_t>(tile) * plan.tile_bytes + unit * (K::kLoads * kPieceBytes) +
-                         threadIdx.x % 32 * 16;
-        const int64_t first = static_cast<int64_t>(tile) * plan.tile_groups_bytes + unit * (K::kGroups * 32) + g * 4;
+        tiles[t].codes = weight + static_cast<int64_t>(tile) * plan.tile_bytes +
+                         unit * (K::kLoads * kPieceBytes) + threadIdx.x % 32 * 16;
+        const int64_t first =
+            static_cast<int64_t>(tile) * plan.tile_groups_bytes + unit * (K::kGroups * 32) + g * 4;
         tiles[t].scales = static_cast<const char*>(matrix.scales) + first;
         if (has_zeros) tiles[t].zeros = static_cast<const char*>(matrix.zero_points) + first;
       }
@@ -208,8 +218,8 @@ struct Fetcher {
   }
 };
 
-// The rows that a thread's lanes of the second operand stand for; what has no row repeats the last one, and its sums
-// are not written.
+// The rows that a thread's lanes of the second operand stand for; what has no row repeats the last one, and
+// its sums are not written.
 template <class K>
 __device__ inline void read_x_from_memory(const GpuDecodeArgs& args, int unit, X<K>& x) {
   const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4, rows = static_cast<int>(args.rows);
@@ -221,7 +231,8 @@ __device__ inline void read_x_from_memory(const GpuDecodeArgs& args, int unit, X
       const int k = unit * K::kInputs + block * kBlockInputs + 8 * c;
       const uint16_t* const from = args.x + min(b * 8 + g, rows - 1) * args.in + k;
       x.data[b][block] = k < args.in ? __ldcg(reinterpret_cast<const uint4*>(from)) : uint4{};
-      if constexpr (K::kBits == 4) sums[block] = with_neighbour(with_neighbour(sum_of_eight(x.data[b][block]), 1), 2);
+      if constexpr (K::kBits == 4)
+        sums[block] = with_neighbour(with_neighbour(sum_of_eight(x.data[b][block]), 1), 2);
     }
     if constexpr (K::kBits == 4) {
 #pragma unroll
@@ -273,8 +284,9 @@ __global__ void __launch_bounds__(kBound<K>, 1)
     const bool has_zeros = matrix.zero_points != nullptr;
     const uint32_t middle = 0x10001u << (args.bits - 1);
     float total[K::kTiles][K::kRowBlocks][4] = {};
-    const uint4* x_at = reinterpret_cast<const uint4*>(x_shared + min(g, rows - 1) * shared_stride(in) + 8 * c) +
-                        warp * (K::kInputs / 8);
+    const uint4* x_at =
+        reinterpret_cast<const uint4*>(x_shared + min(g, rows - 1) * shared_stride(in) + 8 * c) +
+        warp * (K::kInputs / 8);
     const float* sums_at = sums_shared + min(2 * c, rows - 1) * sums_stride(in) + warp * K::kGroups;
     const int next_row = 2 * c + 1 < rows ? sums_stride(in) : 0;
 #pragma unroll 1
@@ -286,7 +298,8 @@ __global__ void __launch_bounds__(kBound<K>, 1)
         x_at += warps * (K::kInputs / 8);
         if constexpr (K::kBits == 4) {
 #pragma unroll
-          for (int i = 0; i < K::kGroups; ++i) x.sums[0][i][0] = sums_at[i], x.sums[0][i][1] = sums_at[i + next_row];
+          for (int i = 0; i < K::kGroups; ++i)
+            x.sums[0][i][0] = sums_at[i], x.sums[0][i][1] = sums_at[i + next_row];
           sums_at += warps * K::kGroups;
         }
       } else {
@@ -381,7 +394,8 @@ Plan plan_of(const GpuDecodeArgs& args) {
   }
   if (K::kBits != 16) {
     plan.tile_bytes = static_cast<int>(piece_count(args.in, K::kBits) * kPieceBytes);
-    plan.tile_groups_bytes = static_cast<int>(kept_groups(args.in, K::kFine ? kBlockInputs : kUnitInputs) * 32);
+    plan.tile_groups_bytes =
+        static_cast<int>(kept_groups(args.in, K::kFine ? kBlockInputs : kUnitInputs) * 32);
   }
   return plan;
 }
@@ -406,7 +420,8 @@ void launch_kind(const GpuDecodeArgs& args, void* stream) {
   cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, decode_kernel<K>, warps * 32,
                                                 static_cast<size_t>(shared_bytes()));
   const int blocks = std::min(plan.groups, device().multiprocessors * std::max(1, per_multiprocessor));
-  if (blocks == plan.groups) plan.slots = std::min(K::kAhead, (plan.units + warps - 1) / warps);  // never used again
+  if (blocks == plan.groups)
+    plan.slots = std::min(K::kAhead, (plan.units + warps - 1) / warps);  // never used again
 
   launch(decode_kernel<K>, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(warps * 32)),
          static_cast<size_t>(shared_bytes()), stream, args, plan);
@@ -415,8 +430,9 @@ void launch_kind(const GpuDecodeArgs& args, void* stream) {
 // Whether x of so many rows has room beside the rings, whatever kernel of up to eight rows takes it.
 template <int kBits, bool kFine>
 bool has_room_for_x(int64_t rows, int64_t in) {
-  return rows <= 8 && room_of<Kind<kBits, kFine, 2, 1, true>>(warps_of(in, 1, kBits), Kind<kBits, kFine, 2, 1, true>::kAhead,
-                                                        static_cast<int>(rows), shared_x_bytes(rows, in))
+  return rows <= 8 && room_of<Kind<kBits, kFine, 2, 1, true>>(
+                          warps_of(in, 1, kBits), Kind<kBits, kFine, 2, 1, true>::kAhead,
+                          static_cast<int>(rows), shared_x_bytes(rows, in))
                               .total <= device().shared_per_block;
 }
 
@@ -425,7 +441,8 @@ template <int kBits, bool kFine>
 void launch_for_rows(const GpuDecodeArgs& args, void* stream) {
   if (args.rows > 16) return launch_kind<Kind<kBits, kFine, 1, 4, false>>(args, stream);
   if (args.rows > 8) return launch_kind<Kind<kBits, kFine, 2, 2, false>>(args, stream);
-  if (!has_room_for_x<kBits, kFine>(args.rows, args.in)) return launch_kind<Kind<kBits, kFine, 2, 1, false>>(args, stream);
+  if (!has_room_for_x<kBits, kFine>(args.rows, args.in))
+    return launch_kind<Kind<kBits, kFine, 2, 1, false>>(args, stream);
   if (args.rows > 1 || args.swiglu) return launch_kind<Kind<kBits, kFine, 2, 1, true>>(args, stream);
   return launch_kind<Kind<kBits, kFine, 1, 1, true>>(args, stream);
 }
@@ -437,16 +454,19 @@ constexpr bool is_fine(int64_t group_size) { return group_size == kBlockInputs; 
 bool prepares_in_decode(int64_t rows, int64_t in, int bits, int64_t group_size) {
   if (!fits_gpu_decode(in, bits, group_size)) return false;
   if (bits == 16) return has_room_for_x<16, false>(rows, in);
-  if (bits == 8) return is_fine(group_size) ? has_room_for_x<8, true>(rows, in) : has_room_for_x<8, false>(rows, in);
+  if (bits == 8)
+    return is_fine(group_size) ? has_room_for_x<8, true>(rows, in) : has_room_for_x<8, false>(rows, in);
   return is_fine(group_size) ? has_room_for_x<4, true>(rows, in) : has_room_for_x<4, false>(rows, in);
 }
 
 void gpu_matmul_decode(const GpuDecodeArgs& args, void* stream) {
   if (args.bits == 16) return launch_for_rows<16, false>(args, stream);
   if (args.bits == 8) {
-    return is_fine(args.group_size) ? launch_for_rows<8, true>(args, stream) : launch_for_rows<8, false>(args, stream);
+    return is_fine(args.group_size) ? launch_for_rows<8, true>(args, stream)
+                                    : launch_for_rows<8, false>(args, stream);
   }
-  return is_fine(args.group_size) ? launch_for_rows<4, true>(args, stream) : launch_for_rows<4, false>(args, stream);
+  return is_fine(args.group_size) ? launch_for_rows<4, true>(args, stream)
+                                  : launch_for_rows<4, false>(args, stream);
 }
 
 }  // namespace lowbit

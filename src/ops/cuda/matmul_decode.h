@@ -1,5 +1,5 @@
-// y = x W^T on a GPU for few rows of x: W streams once through the tensor cores, whose operand has room for eight
-// rows at the price of one.
+// y = x W^T on a GPU for few rows of x: W streams once through the tensor cores, whose operand has room for
+// eight rows at the price of one.
 #pragma once
 
 #include "tensor/activations.h"
@@ -45,8 +45,9 @@ constexpr bool fits_gpu_decode(int64_t in, int bits, int64_t group_size) {
 // Whether x is prepared in the kernel: then column_order, hidden and swiglu are possible.
 bool prepares_in_decode(int64_t rows, int64_t in, int bits, int64_t group_size);
 
-// Queued on `stream` (a cudaStream_t). The sums are taken in an order that depends on `in`, bits and group_size
-// alone, not on rows: the same bytes for a row in any batch. (GPUs with little shared memory may have another order.)
+// Queued on `stream` (a cudaStream_t). The sums are taken in an order that depends on `in`, bits and
+// group_size alone, not on rows: the same bytes for a row in any batch. (GPUs with little shared memory may
+// have another order.)
 void gpu_matmul_decode(const GpuDecodeArgs& args, void* stream);
 
 }  // namespace lowbit

@@ -52,12 +52,12 @@ struct Problem {
 };
 
 const Problem kProblems[] = {
-    {16, 64, 4, 64, false},   {48, 1536, 4, 128, false}, {40, 1536, 4, 128, true},  {17, 96, 4, 32, true},
-    {1, 16, 4, 16, false},    {256, 8960, 4, 128, true}, {33, 48, 4, 48, false},    {70, 576, 4, 64, true},
-    {48, 1536, 8, 128, false}, {40, 8960, 8, 128, true}, {5, 80, 8, 16, true},      {64, 1536, 8, 1536, true},
-    {31, 320, 8, 96, true},   {48, 1536, 3, 128, true},  {33, 200, 3, 100, false},  {64, 1536, 2, 128, true},
-    {20, 72, 2, 24, true},    {16, 16, 16, 0, false},    {50, 1536, 16, 0, false},  {7, 8960, 16, 0, false},
-    {100, 200, 16, 0, false}, {9, 100, 16, 0, false}};
+    {16, 64, 4, 64, false},    {48, 1536, 4, 128, false}, {40, 1536, 4, 128, true}, {17, 96, 4, 32, true},
+    {1, 16, 4, 16, false},     {256, 8960, 4, 128, true}, {33, 48, 4, 48, false},   {70, 576, 4, 64, true},
+    {48, 1536, 8, 128, false}, {40, 8960, 8, 128, true},  {5, 80, 8, 16, true},     {64, 1536, 8, 1536, true},
+    {31, 320, 8, 96, true},    {48, 1536, 3, 128, true},  {33, 200, 3, 100, false}, {64, 1536, 2, 128, true},
+    {20, 72, 2, 24, true},     {16, 16, 16, 0, false},    {50, 1536, 16, 0, false}, {7, 8960, 16, 0, false},
+    {100, 200, 16, 0, false},  {9, 100, 16, 0, false}};
 
 // A matrix as files have it, and its values.
 struct Matrix {
@@ -95,7 +95,8 @@ Matrix make_matrix(const Problem& p, std::mt19937& random) {
   for (int64_t n = 0; n < p.out; ++n) {
     pack_bits(m.codes.data() + n * p.in, 1, p.in, p.bits, m.words.data() + n, p.out);
     for (int64_t k = 0; k < p.in; ++k) {
-      const size_t at = static_cast<size_t>(k / p.group_size * p.out + n), element = static_cast<size_t>(n * p.in + k);
+      const size_t at = static_cast<size_t>(k / p.group_size * p.out + n),
+                   element = static_cast<size_t>(n * p.in + k);
       const int zero = p.has_zeros ? m.zeros[at] : 1 << (p.bits - 1);
       m.values[element] = double{f16_to_float(m.scales[at])} * (int{m.codes[element]} - zero);
     }
@@ -117,7 +118,8 @@ struct Packed {
         scales(std::vector<uint16_t>(group_places(p), 0xffff)),
         zeros(std::vector<uint16_t>(group_places(p), 0xffff)),
         fragments(std::vector<uint8_t>(
-            p.bits == 16 ? 0 : static_cast<size_t>(fragment_bytes(p.out, p.in, fragment_bits(p.bits))), 0xff)),
+            p.bits == 16 ? 0 : static_cast<size_t>(fragment_bytes(p.out, p.in, fragment_bits(p.bits))),
+            0xff)),
         has_zeros(p.has_zeros) {
     if (p.bits == 16) return;
     const OnGpu<uint32_t> words(m.words);
@@ -256,8 +258,8 @@ struct Product {
   }
 };
 
-// The kernel takes off the sums what it adds to every code of 4 bits (up to 143, in F32): more than rounding, but 100
-// times less than what BF16 does to x.
+// The kernel takes off the sums what it adds to every code of 4 bits (up to 143, in F32): more than rounding,
+// but 100 times less than what BF16 does to x.
 double tolerance(int bits) { return bits <= 4 ? 4e-5 : 1e-5; }
 
 TEST(GpuMatmulDecode, AgreesWithTheExactProductAndIsTheSameInAnyBatch) {
@@ -333,7 +335,8 @@ TEST(GpuMatmulDecode, NormsGathersAndGates) {
       std::vector<float> hidden, norm;
       for (int64_t i = 0; i < rows * p.in; ++i) hidden.push_back(3 * normal(random));
       for (int64_t i = 0; i < p.in; ++i) norm.push_back(normal(random));
-      Product product{p, gate, std::vector<uint16_t>(hidden.size()), std::vector<float>(static_cast<size_t>(p.out))};
+      Product product{p, gate, std::vector<uint16_t>(hidden.size()),
+                      std::vector<float>(static_cast<size_t>(p.out))};
       for (int64_t row = 0; row < rows; ++row) {
         double squares = 0;
         const float* const from = hidden.data() + row * p.in;
@@ -341,7 +344,8 @@ TEST(GpuMatmulDecode, NormsGathersAndGates) {
         const float factor = static_cast<float>(1 / std::sqrt(squares / static_cast<double>(p.in) + 1e-6));
         for (int64_t k = 0; k < p.in; ++k) {
           const size_t column = static_cast<size_t>(order[static_cast<size_t>(k)]);
-          product.x[static_cast<size_t>(row * p.in + k)] = float_to_bf16(from[column] * factor * norm[column]);
+          product.x[static_cast<size_t>(row * p.in + k)] =
+              float_to_bf16(from[column] * factor * norm[column]);
         }
       }
       const OnGpu<float> hidden_there(hidden), norm_there(norm);
@@ -374,7 +378,8 @@ TEST(GpuMatmulDecode, NormsGathersAndGates) {
           // An x at the middle of two BF16 may be rounded to the other.
           ASSERT_NEAR(values[at], a, 1e-3 * magnitude) << p.bits << " bits, " << p.in;
           const double silu = a / (1 + std::exp(-a));
-          ASSERT_NEAR(products[at], silu * b, 0.01 * (std::abs(silu) + 0.1 * magnitude) * (std::abs(b) + 0.1 * up_magnitude))
+          ASSERT_NEAR(products[at], silu * b,
+                      0.01 * (std::abs(silu) + 0.1 * magnitude) * (std::abs(b) + 0.1 * up_magnitude))
               << p.bits << " bits, " << p.in;
         }
       }

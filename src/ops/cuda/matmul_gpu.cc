@@ -141,8 +141,8 @@ void matmul_on_gpu(const OpContext& context, ConstActivations given, int64_t tok
 namespace {
 
 // The arguments of one launch for outputs of one kind, or nothing when they are of several, or too many.
-std::optional<GpuDecodeArgs> fused_args(const NormedRows& x, int64_t tokens, std::span<const MatmulOutput> outputs,
-                                        MatmulMode mode) {
+std::optional<GpuDecodeArgs> fused_args(const NormedRows& x, int64_t tokens,
+                                        std::span<const MatmulOutput> outputs, MatmulMode mode) {
   const Kind kind = kind_of(*outputs[0].weight);
   const int64_t in = in_features(*outputs[0].weight);
   if (mode != MatmulMode::kDecode || outputs.size() > static_cast<size_t>(kMostMatrices) ||
@@ -174,8 +174,8 @@ bool matmul_normed_on_gpu(const OpContext& context, const NormedRows& x, int64_t
   return args.has_value();
 }
 
-bool matmul_gated_on_gpu(const OpContext& context, const NormedRows& x, int64_t tokens, const MatmulOutput& gate,
-                         const MatmulOutput& up, Activations out, MatmulMode mode) {
+bool matmul_gated_on_gpu(const OpContext& context, const NormedRows& x, int64_t tokens,
+                         const MatmulOutput& gate, const MatmulOutput& up, Activations out, MatmulMode mode) {
   const MatmulOutput outputs[] = {gate, up};
   std::optional<GpuDecodeArgs> args = fused_args(x, tokens, outputs, mode);
   if (!args) return false;
@@ -192,8 +192,8 @@ Tensor to_gpu(const OpContext& context, const Tensor& weight) {
   Tensor there = Tensor::allocate_on(context.gpu->gpu(), DType::kBF16, weight.shape());
   const Scratch given = context.workspace->take(weight.byte_count());
   context.gpu->copy_in(given.as<void>(), weight.bytes(), weight.byte_count());
-  gpu_convert_to_bf16({given.as<void>(), weight.dtype()}, weight.element_count(), there.mutable_data<uint16_t>(),
-                      context.gpu->stream());
+  gpu_convert_to_bf16({given.as<void>(), weight.dtype()}, weight.element_count(),
+                      there.mutable_data<uint16_t>(), context.gpu->stream());
   return there;
 }
 
@@ -203,7 +203,8 @@ QuantizedTensor to_gpu(const OpContext& context, const QuantizedTensor& weight) 
   QuantizedTensor there = weight;
   there.group_size = kept_group_size(in, weight.group_size);
   const int64_t groups = kept_groups(in, there.group_size);
-  there.codes = Tensor::allocate_on(gpu, DType::kI32, {tile_count(out), piece_count(in, bits), kPieceBytes / 4});
+  there.codes =
+      Tensor::allocate_on(gpu, DType::kI32, {tile_count(out), piece_count(in, bits), kPieceBytes / 4});
   there.scales = Tensor::allocate_on(gpu, DType::kF16, {tile_count(out), groups, kTileOutputs});
   auto copied = [&](const Tensor& tensor) {
     Scratch scratch = context.workspace->take(std::max<size_t>(1, tensor.byte_count()));

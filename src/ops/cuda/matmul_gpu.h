@@ -11,8 +11,8 @@ void matmul_on_gpu(const OpContext& context, ConstActivations x, int64_t tokens,
 // ops/fused.h in one kernel; false where there is none for these weights or so many tokens.
 bool matmul_normed_on_gpu(const OpContext& context, const NormedRows& x, int64_t tokens,
                           std::span<const MatmulOutput> outputs, MatmulMode mode);
-bool matmul_gated_on_gpu(const OpContext& context, const NormedRows& x, int64_t tokens, const MatmulOutput& gate,
-                         const MatmulOutput& up, Activations out, MatmulMode mode);
+bool matmul_gated_on_gpu(const OpContext& context, const NormedRows& x, int64_t tokens,
+                         const MatmulOutput& gate, const MatmulOutput& up, Activations out, MatmulMode mode);
 
 // A weight of this machine's memory, moved to the GPU: dense ones as BF16, codes as fragments.h says.
 Tensor to_gpu(const OpContext& context, const Tensor& weight);

@@ -1,5 +1,5 @@
-// What the kernels that stream weights for few rows of x share: how a warp brings a unit of a tile to shared memory, makes
-// operands of it, and multiplies.
+// What the kernels that stream weights for few rows of x share: how a warp brings a unit of a tile to shared
+// memory, makes operands of it, and multiplies.
 #pragma once
 
 #include "ops/cuda/device.cuh"
@@ -13,8 +13,8 @@ namespace {
 constexpr int kMostWarps = 16;
 constexpr int unit_inputs(int bits) { return bits == 16 ? 64 : 128; }
 
-// How the kernels differ. kFine: groups of 32 inputs instead of 128. kRowBlocks: of eight rows of x. kShared: x comes
-// through shared memory (prepare_x), otherwise straight from where it is.
+// How the kernels differ. kFine: groups of 32 inputs instead of 128. kRowBlocks: of eight rows of x. kShared:
+// x comes through shared memory (prepare_x), otherwise straight from where it is.
 template <int kBits_, bool kFine_, int kTiles_, int kRowBlocks_, bool kShared_>
 struct Kind {
   static constexpr int kBits = kBits_, kTiles = kTiles_, kRowBlocks = kRowBlocks_;
@@ -23,15 +23,18 @@ struct Kind {
   static constexpr int kInputs = unit_inputs(kBits), kBlocks = kInputs / kBlockInputs;
   static constexpr int kLoads = kBlocks * kBits / 8;  // of 16 bytes that a thread does for a tile's unit
   static constexpr int kGroups = kBits == 16 ? 0 : kFine ? kBlocks : 1;
-  static constexpr int kUnitBytes = (kLoads * 16 + kGroups * 8) * 32;  // of a tile: pieces; scales and zeros by group
+  static constexpr int kUnitBytes =
+      (kLoads * 16 + kGroups * 8) * 32;  // of a tile: pieces; scales and zeros by group
   // Units that are on their way while one is worked on, about 5 KB for each warp.
   static constexpr int kAhead = kBits == 8 ? (kTiles > 1 ? 2 : 3) : 4 / kTiles;
-  static constexpr int kPairs = kTiles > 1 ? kTiles / 2 : 1;  // with SwiGLU a block has the same tiles of two matrices
+  static constexpr int kPairs =
+      kTiles > 1 ? kTiles / 2 : 1;  // with SwiGLU a block has the same tiles of two matrices
 };
 
 __device__ inline void copy_16(void* to, const void* from, bool is_there = true) {
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(is_there ? 16 : 0));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from),
+               "r"(is_there ? 16 : 0));
 }
 __device__ inline void copy_4(void* to, const void* from) {
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
@@ -51,7 +54,8 @@ struct Loaded {
   uint32_t scale[K::kGroups + 1], zeros[K::kGroups + 1];
 };
 
-// A thread copies what it will read itself, so that no barrier is needed. room: the warp's for this tile's unit.
+// A thread copies what it will read itself, so that no barrier is needed. room: the warp's for this tile's
+// unit.
 template <class K>
 __device__ inline void fetch_unit(const Tile& tile, char* room, bool has_zeros, int unit, int in) {
   const int lane = threadIdx.x % 32;
@@ -79,7 +83,8 @@ template <class K>
 __device__ inline void read_unit(const char* room, bool has_zeros, uint32_t middle, Loaded<K>& to) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
-  for (int i = 0; i < K::kLoads; ++i) to.data[i] = *reinterpret_cast<const uint4*>(room + lane * 16 + i * 512);
+  for (int i = 0; i < K::kLoads; ++i)
+    to.data[i] = *reinterpret_cast<const uint4*>(room + lane * 16 + i * 512);
   const char* const words = room + K::kLoads * 512 + lane * 4;
 #pragma unroll
   for (int i = 0; i < K::kGroups; ++i) {
@@ -98,8 +103,9 @@ __device__ inline uint32_t upper_halves(float first, float second) {
   return __byte_perm(__float_as_uint(first), __float_as_uint(second), 0x7632);
 }
 
-// The operand of step `step` (0 to 2 * kBlocks - 1). 4 bits: 128 + code, which is 0x4300 | code in BF16; the 128 and
-// the zero point are taken off the sums. 8 bits: code - zero point: 2^23 + code is 0x4b000000 | code in F32.
+// The operand of step `step` (0 to 2 * kBlocks - 1). 4 bits: 128 + code, which is 0x4300 | code in BF16; the
+// 128 and the zero point are taken off the sums. 8 bits: code - zero point: 2^23 + code is 0x4b000000 | code
+// in F32.
 template <class K>
 __device__ inline Operand operand(const uint4 (&data)[K::kLoads], int step, float zero, float zero8) {
   if constexpr (K::kBits == 16) {
@@ -111,7 +117,9 @@ __device__ inline Operand operand(const uint4 (&data)[K::kLoads], int step, floa
     const uint32_t word = word_of(data[step / 4], step % 4);
 #pragma unroll
     for (int i = 0; i < 4; ++i)  // (word >> 4 i & 0x000f000f) | 0x43004300, which the compiler makes two of
-      asm("lop3.b32 %0, %1, 0x000f000f, %2, 0xea;" : "=r"(a.pair[i]) : "r"(word >> (4 * i)), "r"(0x43004300u));
+      asm("lop3.b32 %0, %1, 0x000f000f, %2, 0xea;"
+          : "=r"(a.pair[i])
+          : "r"(word >> (4 * i)), "r"(0x43004300u));
     return a;
   } else {
     Operand a;
@@ -130,8 +138,8 @@ __device__ inline Operand operand(const uint4 (&data)[K::kLoads], int step, floa
 
 // total += scale * (sum less what was added to the codes of 4 bits).
 template <class K>
-__device__ inline void fold(float (&total)[4], const float (&sum)[4], const float (&x_sum)[2], uint32_t scale_bits,
-                            uint32_t zeros) {
+__device__ inline void fold(float (&total)[4], const float (&sum)[4], const float (&x_sum)[2],
+                            uint32_t scale_bits, uint32_t zeros) {
   const float scale = __half2float(__ushort_as_half(static_cast<uint16_t>(scale_bits)));
   const float scale8 = __half2float(__ushort_as_half(static_cast<uint16_t>(scale_bits >> 16)));
 #pragma unroll
