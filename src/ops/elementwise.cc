@@ -2,6 +2,7 @@
 
 #include "format/bits.h"
 #include "ops/cuda/elementwise_gpu.h"
+#include "ops/cuda/matmul_gpu.h"
 #include "ops/elementwise_args.h"
 #include "ops/parallel.h"
 #include "tensor/half.h"
@@ -68,28 +69,24 @@ void decode_row(const QuantizedTensor& table, int64_t row, uint8_t* codes, float
 }
 
 void embed_on_gpu(const OpContext& context, const Weight& table, const TokenIds& tokens, float* out) {
-  GpuEmbeddingArgs args{.ids = tokens.on_gpu,
-                        .count = static_cast<int64_t>(tokens.ids.size()),
-                        .width = in_features(table),
-                        .out = out};
-  if (args.count == 0) return;
-  std::optional<Scratch> copied;
-  if (!args.ids) {
-    copied.emplace(context.workspace->take(tokens.ids.size_bytes()));
-    context.gpu->copy_in(copied->as<void>(), tokens.ids.data(), tokens.ids.size_bytes());
-    args.ids = copied->as<int32_t>();
+  if constexpr (kHasCuda) {
+    if (tokens.ids.empty()) return;
+    std::optional<Scratch> copied;
+    if (!tokens.on_gpu) {
+      copied.emplace(context.workspace->take(tokens.ids.size_bytes()));
+      context.gpu->copy_in(copied->as<void>(), tokens.ids.data(), tokens.ids.size_bytes());
+    }
+    const GpuWeightKind kind = kind_of(table);
+    gpu_embedding({.table = matrix_of({.weight = &table}),
+                   .bits = kind.bits,
+                   .group_size = kind.group_size,
+                   .column_order = kind.column_order,
+                   .ids = copied ? copied->as<int32_t>() : tokens.on_gpu,
+                   .count = static_cast<int64_t>(tokens.ids.size()),
+                   .width = in_features(table),
+                   .out = out},
+                  context.gpu->stream());
   }
-  if (const auto* quantized = std::get_if<QuantizedTensor>(&table)) {
-    args.table = quantized->codes.bytes();
-    args.scales = quantized->scales.bytes();
-    args.zero_points = quantized->zero_points.empty() ? nullptr : quantized->zero_points.bytes();
-    args.column_order = quantized->column_order.empty() ? nullptr : quantized->column_order.data<int32_t>();
-    args.bits = quantized->bits;
-    args.group_size = quantized->group_size;
-  } else {
-    args.table = std::get<Tensor>(table).bytes();
-  }
-  if constexpr (kHasCuda) gpu_embedding(args, context.gpu->stream());
 }
 
 }  // namespace

@@ -120,8 +120,7 @@ Tensor Tensor::zeros(DType dtype, Shape shape) {
   return tensor;
 }
 
-Tensor Tensor::borrow(std::shared_ptr<const void> owner, const void* data, DType dtype, Shape shape,
-                      int device) {
+Tensor Tensor::borrow(std::shared_ptr<const void> owner, const void* data, DType dtype, Shape shape) {
   count_elements(shape);
   static const char kNothing = 0;  // an empty tensor of a file still has an address
   Tensor tensor;
@@ -129,7 +128,6 @@ Tensor Tensor::borrow(std::shared_ptr<const void> owner, const void* data, DType
   tensor.data_ = data ? data : &kNothing;
   tensor.dtype_ = dtype;
   tensor.shape_ = std::move(shape);
-  tensor.device_ = device;
   return tensor;
 }
 

@@ -32,8 +32,7 @@ class Tensor {
   // touch it.
   static Tensor allocate_on(int device, DType dtype, Shape shape);
   // Bytes that `owner` keeps alive and that must not be written, such as a mapped file.
-  static Tensor borrow(std::shared_ptr<const void> owner, const void* data, DType dtype, Shape shape,
-                       int device = kHost);
+  static Tensor borrow(std::shared_ptr<const void> owner, const void* data, DType dtype, Shape shape);
 
   bool empty() const { return data_ == nullptr; }
   DType dtype() const { return dtype_; }

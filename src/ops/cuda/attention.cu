@@ -132,9 +132,9 @@ __global__ void append_kernel(const GpuAppendArgs args) {
       const uint16_t* const x = is_q ? from : args.k + (row * kv_heads + head - heads) * dim;
       uint16_t* const to = is_q ? from : cached(sequence.keys, head - heads);
       if (d < half) {
-        const float a = bf16_to_f32(x[d]), b = bf16_to_f32(x[d + half]), cosine = cosines[d], sine = sines[d];
-        to[d] = f32_to_bf16(a * cosine - b * sine);
-        to[d + half] = f32_to_bf16(b * cosine + a * sine);
+        const Pair pair = rotated(bf16_to_f32(x[d]), bf16_to_f32(x[d + half]), cosines[d], sines[d]);
+        to[d] = f32_to_bf16(pair.first);
+        to[d + half] = f32_to_bf16(pair.second);
       } else if (d + half < dim) {
         to[d + half] = x[d + half];
       }
@@ -144,33 +144,18 @@ __global__ void append_kernel(const GpuAppendArgs args) {
   }
 }
 
-template <int kHeadDim>
-void launch_for_head(const GpuAttentionArgs& args, void* stream) {
-  constexpr int kShared = 4 * tile_bytes(kHeadDim);
-  static const cudaError_t allowed =
-      cudaFuncSetAttribute(attention_kernel<kHeadDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
-  (void)allowed;  // a launch that was not allowed fails itself
-  const int64_t blocks = (args.most_tokens * (args.heads / args.kv_heads) + 63) / 64;
-  const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(args.kv_heads),
-                  static_cast<unsigned>(args.count));
-  launch(attention_kernel<kHeadDim>, grid, dim3(kThreads), kShared, stream, args);
-}
-
 }  // namespace
 
 void gpu_attention(const GpuAttentionArgs& args, void* stream) {
-  switch (args.head_dim) {
-    case 32:
-      return launch_for_head<32>(args, stream);
-    case 64:
-      return launch_for_head<64>(args, stream);
-    case 96:
-      return launch_for_head<96>(args, stream);
-    case 128:
-      return launch_for_head<128>(args, stream);
-    default:
-      break;
-  }
+  const bool is_launched = with_head_dim(args.head_dim, [&]<int kHeadDim>() {
+    constexpr int kShared = 4 * tile_bytes(kHeadDim);
+    allow_shared_memory<attention_kernel<kHeadDim>>(kShared);
+    const int64_t blocks = (args.most_tokens * (args.heads / args.kv_heads) + 63) / 64;
+    const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(args.kv_heads),
+                    static_cast<unsigned>(args.count));
+    launch(attention_kernel<kHeadDim>, grid, dim3(kThreads), kShared, stream, args);
+  });
+  if (is_launched) return;
   const dim3 grid(static_cast<unsigned>((args.most_tokens + kWarps - 1) / kWarps),
                   static_cast<unsigned>(args.heads), static_cast<unsigned>(args.count));
   launch(plain_kernel, grid, dim3(kThreads), 0, stream, args);

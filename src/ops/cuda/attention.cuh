@@ -14,18 +14,6 @@ namespace {
 
 constexpr int kTileKeys = 64, kWarps = 4, kThreads = kWarps * 32;
 
-__device__ inline uint32_t shared_address(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
-// 16 bytes to shared memory; zeros where `is_there` is false.
-__device__ inline void copy_async(uint32_t to, const void* from, bool is_there) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(is_there ? 16 : 0));
-}
-__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;"); }
-template <int kLeft>
-__device__ inline void wait_for_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft));
-}
 __device__ inline void load_matrices(uint32_t (&to)[4], uint32_t address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
@@ -55,8 +43,8 @@ __device__ inline void fetch_tile(uint32_t to, const uint16_t* from, int first, 
   for (int i = threadIdx.x; i < kTileKeys * kPieces; i += blockDim.x) {
     const int key = i / kPieces, dim = i % kPieces * 8;
     const bool is_there = first + key < end;
-    copy_async(to + place<kHeadDim>(key, dim),
-               from + static_cast<int64_t>(is_there ? first + key : 0) * kHeadDim + dim, is_there);
+    copy_16(to + place<kHeadDim>(key, dim),
+            from + static_cast<int64_t>(is_there ? first + key : 0) * kHeadDim + dim, is_there);
   }
 }
 
@@ -146,6 +134,27 @@ struct Rows {
 };
 
 constexpr float kLog2E = 1.44269504f;
+
+// visit<kHeadDim>() where there are tiles for heads of that size; otherwise false.
+template <class Visit>
+bool with_head_dim(int64_t head_dim, const Visit& visit) {
+  switch (head_dim) {
+    case 32:
+      visit.template operator()<32>();
+      return true;
+    case 64:
+      visit.template operator()<64>();
+      return true;
+    case 96:
+      visit.template operator()<96>();
+      return true;
+    case 128:
+      visit.template operator()<128>();
+      return true;
+    default:
+      return false;
+  }
+}
 
 // A sequence's keys or values of a KV head in the layer meant.
 __device__ inline uint16_t* cached_head(void* cache, const AttentionSequence& sequence, int64_t layer_offset,

@@ -9,19 +9,8 @@ namespace lowbit {
 namespace {
 
 constexpr int kKeys = kGpuDecodeKeys;
-constexpr int kTiles = kKeys / kTileKeys;
-constexpr int kDecodeWarps = kKeys / 16,
-              kDecodeThreads = kDecodeWarps * 32;  // 16 keys each  // of a block; all are fetched at once
-
-// Pair d of a head: x[d] and x[d + half], rotated; behind 2 half elements stay as they are.
-struct Pair {
-  float first, second;
-};
-__device__ inline Pair rotated(const uint16_t* x, const float* cosines, const float* sines, int d, int half) {
-  const float a = bf16_to_f32(__ldcg(x + d)), b = bf16_to_f32(__ldcg(x + d + half));
-  const float cosine = __ldg(cosines + d), sine = __ldg(sines + d);
-  return {a * cosine - b * sine, b * cosine + a * sine};
-}
+constexpr int kTiles = kKeys / kTileKeys;  // of a block; all are fetched at once
+constexpr int kDecodeWarps = kKeys / 16, kDecodeThreads = kDecodeWarps * 32;  // 16 keys each
 
 template <int kHeadDim>
 __global__ void __launch_bounds__(kDecodeThreads) decode_kernel(const GpuDecodeAttentionArgs args) {
@@ -55,11 +44,8 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_kernel(const GpuDecodeA
   // The query heads, and where the new key is among this block's, it too: all that is read is asked for at
   // once.
   const int half = static_cast<int>(args.half);
-  const float *const cosines = args.cosines + static_cast<int64_t>(position) * half, *const sines =
-                                                                                         args.sines +
-                                                                                         static_cast<int64_t>(
-                                                                                             position) *
-                                                                                             half;
+  const int64_t angles = static_cast<int64_t>(position) * half;
+  const float *const cosines = args.cosines + angles, *const sines = args.sines + angles;
   const int64_t row = sequence.row;
   const bool has_new = end == position + 1;
   const uint16_t* const new_key = args.k + (row * kv_heads + kv_head) * kHeadDim;
@@ -73,7 +59,8 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_kernel(const GpuDecodeA
     const uint16_t* const from =
         head < group ? args.q + (row * heads + kv_head * group + head) * kHeadDim : new_key;
     uint16_t* const to = head < group ? q_shared + head * kQStride : k_shared;
-    const Pair pair = rotated(from, cosines, sines, d, half);
+    const Pair pair = rotated(bf16_to_f32(__ldcg(from + d)), bf16_to_f32(__ldcg(from + d + half)),
+                              __ldg(cosines + d), __ldg(sines + d));
     to[d] = f32_to_bf16(pair.first);
     to[d + half] = f32_to_bf16(pair.second);
   }
@@ -185,31 +172,18 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_kernel(const GpuDecodeA
   }
 }
 
-template <int kHeadDim>
-void launch_for_head(const GpuDecodeAttentionArgs& args, void* stream) {
-  constexpr int kShared = std::max(kTiles * 2 * tile_bytes(kHeadDim), kDecodeWarps * 16 * (kHeadDim + 2) * 4);
-  static const cudaError_t allowed =
-      cudaFuncSetAttribute(decode_kernel<kHeadDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
-  (void)allowed;  // a launch that was not allowed fails itself
-  prefer_shared_memory(decode_kernel<kHeadDim>);
-  const dim3 grid(static_cast<unsigned>(args.most_chunks), static_cast<unsigned>(args.kv_heads),
-                  static_cast<unsigned>(args.count));
-  launch(decode_kernel<kHeadDim>, grid, dim3(kDecodeThreads), kShared, stream, args);
-}
-
 }  // namespace
 
 void gpu_decode_attention(const GpuDecodeAttentionArgs& args, void* stream) {
-  switch (args.head_dim) {
-    case 32:
-      return launch_for_head<32>(args, stream);
-    case 64:
-      return launch_for_head<64>(args, stream);
-    case 96:
-      return launch_for_head<96>(args, stream);
-    default:
-      return launch_for_head<128>(args, stream);
-  }
+  with_head_dim(args.head_dim, [&]<int kHeadDim>() {
+    constexpr int kShared =
+        std::max(kTiles * 2 * tile_bytes(kHeadDim), kDecodeWarps * 16 * (kHeadDim + 2) * 4);
+    allow_shared_memory<decode_kernel<kHeadDim>>(kShared);
+    prefer_shared_memory<decode_kernel<kHeadDim>>();
+    const dim3 grid(static_cast<unsigned>(args.most_chunks), static_cast<unsigned>(args.kv_heads),
+                    static_cast<unsigned>(args.count));
+    launch(decode_kernel<kHeadDim>, grid, dim3(kDecodeThreads), kShared, stream, args);
+  });
 }
 
 }  // namespace lowbit

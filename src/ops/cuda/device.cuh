@@ -1,6 +1,7 @@
 // Small things that several kernels need on the device.
 #pragma once
 
+#include "ops/cuda/fragments.h"
 #include "ops/cuda/matmul_decode.h"
 
 #include <cstdint>
@@ -40,10 +41,65 @@ __device__ inline uint32_t bf16_pair(float low, float high) {
   return bits;
 }
 
-__device__ inline float warp_sum(float value) {
+template <class T>
+__device__ inline T warp_sum(T value) {
 #pragma unroll
   for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
   return value;
+}
+
+// The sum over a block, the same in every thread; `room` has a place for each warp.
+template <class T>
+__device__ inline T block_sum(T value, T* room) {
+  value = warp_sum(value);
+  __syncthreads();  // room may still be read
+  if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = value;
+  __syncthreads();
+  value = 0;
+  for (unsigned warp = 0; warp < blockDim.x / 32; ++warp) value += room[warp];
+  return value;
+}
+
+// The pair x[d], x[d + half] of a head, rotated.
+struct Pair {
+  float first, second;
+};
+__device__ inline Pair rotated(float a, float b, float cosine, float sine) {
+  return {a * cosine - b * sine, b * cosine + a * sine};
+}
+
+__device__ inline uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+// Asynchronous copies to shared memory: 16 bytes, zeros where `is_there` is false; 4 bytes.
+__device__ inline void copy_16(uint32_t to, const void* from, bool is_there) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(is_there ? 16 : 0));
+}
+__device__ inline void copy_16(void* to, const void* from, bool is_there = true) {
+  copy_16(shared_address(to), from, is_there);
+}
+__device__ inline void copy_4(void* to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(to)), "l"(from));
+}
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;"); }
+// Until at most so many of the commits are still on their way.
+template <int kLeft>
+__device__ inline void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
+}
+
+// Element [n, k] of a weight that lies as matmul_decode.h says.
+__device__ inline float weight_at(const GpuMatrix& matrix, int bits, int64_t group_size, int64_t in,
+                                  int64_t n, int64_t k) {
+  if (bits == 16) return bf16_to_f32(static_cast<const uint16_t*>(matrix.weight)[n * in + k]);
+  const int kept_bits = fragment_bits(bits);
+  const FragmentPlace place = fragment_place(n, k, in, kept_bits);
+  const int code =
+      static_cast<const uint8_t*>(matrix.weight)[place.byte] >> place.shift & ((1 << kept_bits) - 1);
+  const int64_t at = group_place(n, k / group_size, kept_groups(in, group_size));
+  const int zero =
+      matrix.zero_points ? static_cast<const uint16_t*>(matrix.zero_points)[at] : 1 << (bits - 1);
+  return __half2float(static_cast<const __half*>(matrix.scales)[at]) * static_cast<float>(code - zero);
 }
 
 // A launch may begin before what comes before it on the stream has ended (programmatic dependent launch):
@@ -64,12 +120,20 @@ __device__ inline void follow_predecessor() {
   wait_for_predecessor();
 }
 
+// Both act once for a kernel. A launch with more shared memory than was allowed fails itself.
+template <auto kKernel>
+void allow_shared_memory(int bytes) {
+  static const cudaError_t allowed =
+      cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  (void)allowed;
+}
 // Kernels that follow each other closely all want the same: a multiprocessor that has to divide its memory
 // anew between cache and shared memory must be empty first.
-template <class Kernel>
-void prefer_shared_memory(Kernel* kernel) {
-  cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                       cudaSharedmemCarveoutMaxShared);
+template <auto kKernel>
+void prefer_shared_memory() {
+  static const cudaError_t preferred = cudaFuncSetAttribute(
+      kKernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+  (void)preferred;
 }
 
 template <class... Parameters, class... Arguments>

@@ -1,6 +1,5 @@
 #include "ops/cuda/device.cuh"
 #include "ops/cuda/elementwise_gpu.h"
-#include "ops/cuda/fragments.h"
 
 #include <algorithm>
 #include <cmath>
@@ -17,16 +16,6 @@ __device__ inline float load(const float* x, int64_t i) { return x[i]; }
 __device__ inline float load(const uint16_t* x, int64_t i) { return bf16_to_f32(x[i]); }
 __device__ inline void store(float* y, int64_t i, float value) { y[i] = value; }
 __device__ inline void store(uint16_t* y, int64_t i, float value) { y[i] = f32_to_bf16(value); }
-
-// The sum over a block, the same in every thread; `room` has a float for each warp.
-__device__ inline float block_sum(float value, float* room) {
-  value = warp_sum(value);
-  if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = value;
-  __syncthreads();
-  value = 0;
-  for (unsigned i = 0; i < blockDim.x / 32; ++i) value += room[i];
-  return value;
-}
 
 template <class From, class To>
 __global__ void rms_norm_kernel(const From* x, To* y, const float* weight, int64_t width, float epsilon) {
@@ -47,11 +36,11 @@ __global__ void rope_kernel(const GpuRopeArgs args) {
        i += static_cast<int64_t>(gridDim.x) * kThreads) {
     const int64_t token = i / pairs, head = i % pairs / args.half, d = i % args.half;
     const int64_t angle = args.positions[token] * args.half + d;
-    const float cosine = args.cosines[angle], sine = args.sines[angle];
     uint16_t* const x = args.x + (token * args.heads + head) * args.head_dim + d;
-    const float a = bf16_to_f32(x[0]), b = bf16_to_f32(x[args.half]);
-    x[0] = f32_to_bf16(a * cosine - b * sine);
-    x[args.half] = f32_to_bf16(b * cosine + a * sine);
+    const Pair pair =
+        rotated(bf16_to_f32(x[0]), bf16_to_f32(x[args.half]), args.cosines[angle], args.sines[angle]);
+    x[0] = f32_to_bf16(pair.first);
+    x[args.half] = f32_to_bf16(pair.second);
   }
 }
 
@@ -80,21 +69,9 @@ __global__ void embedding_kernel(const GpuEmbeddingArgs args) {
   follow_predecessor();
   const int64_t token = blockIdx.x, row = args.ids[token];
   float* const out = args.out + token * args.width;
-  if (args.bits == 16) {
-    const uint16_t* const from = static_cast<const uint16_t*>(args.table) + row * args.width;
-    for (int64_t i = threadIdx.x; i < args.width; i += blockDim.x) out[i] = bf16_to_f32(from[i]);
-    return;
-  }
-  const int bits = fragment_bits(args.bits);
-  const int64_t groups = kept_groups(args.width, args.group_size);
   for (int64_t i = threadIdx.x; i < args.width; i += blockDim.x) {
-    const FragmentPlace place = fragment_place(row, i, args.width, bits);
-    const int code = static_cast<const uint8_t*>(args.table)[place.byte] >> place.shift & ((1 << bits) - 1);
-    const int64_t at = group_place(row, i / args.group_size, groups);
-    const int zero =
-        args.zero_points ? static_cast<const uint16_t*>(args.zero_points)[at] : 1 << (args.bits - 1);
-    const float scale = __half2float(static_cast<const __half*>(args.scales)[at]);
-    out[args.column_order ? args.column_order[i] : i] = scale * static_cast<float>(code - zero);
+    out[args.column_order ? args.column_order[i] : i] =
+        weight_at(args.table, args.bits, args.group_size, args.width, row, i);
   }
 }
 
@@ -146,17 +123,6 @@ __global__ void argmax_kernel(const float* x, int64_t vocab, int32_t* out, bool 
   if (threadIdx.x > 0) return;
   for (unsigned i = 1; i < blockDim.x / 32; ++i) take(values[i], indices[i]);
   out[blockIdx.x] = only_finite && isinf(best) ? -1 : index;
-}
-
-__device__ inline double block_sum(double value, double* room) {
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
-  __syncthreads();
-  if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = value;
-  __syncthreads();
-  value = 0;
-  for (unsigned i = 0; i < blockDim.x / 32; ++i) value += room[i];
-  return value;
 }
 
 // NaN counts for more than anything.

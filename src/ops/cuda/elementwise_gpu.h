@@ -3,6 +3,7 @@
 #pragma once
 
 #include "ops/attention_args.h"
+#include "ops/cuda/matmul_decode.h"
 #include "tensor/activations.h"
 
 #include <cstdint>
@@ -30,12 +31,10 @@ void gpu_rope(const GpuRopeArgs& args, void* stream);
 void gpu_swiglu(const uint16_t* gate, const uint16_t* up, uint16_t* out, int64_t count, void* stream);
 
 struct GpuEmbeddingArgs {
-  const void* table =
-      nullptr;  // BF16 [vocab, width], or fragments of codes with scales, zero points and order
-  const void *scales = nullptr, *zero_points = nullptr;
-  const int32_t* column_order = nullptr;
-  int bits = 16;
+  GpuMatrix table;  // [vocab, width]; only the weight
+  int bits = 16;    // these three as in GpuDecodeArgs
   int64_t group_size = 0;
+  const int32_t* column_order = nullptr;
   const int32_t* ids = nullptr;
   int64_t count = 0, width = 0;
   float* out = nullptr;

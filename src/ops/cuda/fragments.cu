@@ -7,18 +7,6 @@
 namespace lowbit {
 namespace {
 
-// What weight [n, k] is.
-__device__ inline float weight_at(const GpuDecodeArgs& args, const GpuMatrix& matrix, int64_t n, int64_t k) {
-  if (args.bits == 16) return bf16_to_f32(static_cast<const uint16_t*>(matrix.weight)[n * args.in + k]);
-  const int bits = fragment_bits(args.bits);
-  const FragmentPlace place = fragment_place(n, k, args.in, bits);
-  const int code = static_cast<const uint8_t*>(matrix.weight)[place.byte] >> place.shift & ((1 << bits) - 1);
-  const int64_t at = group_place(n, k / args.group_size, kept_groups(args.in, args.group_size));
-  const int zero =
-      matrix.zero_points ? static_cast<const uint16_t*>(matrix.zero_points)[at] : 1 << (args.bits - 1);
-  return __half2float(static_cast<const __half*>(matrix.scales)[at]) * static_cast<float>(code - zero);
-}
-
 __global__ void plain_kernel(const GpuDecodeArgs args) {
   follow_predecessor();
   const GpuMatrix& matrix = args.matrix[blockIdx.z];
@@ -27,7 +15,8 @@ __global__ void plain_kernel(const GpuDecodeArgs args) {
   for (int64_t row = blockIdx.y; row < args.rows; row += gridDim.y) {
     float sum = 0;
     for (int64_t k = 0; k < args.in; ++k)
-      sum += weight_at(args, matrix, n, k) * bf16_to_f32(args.x[row * args.in + k]);
+      sum += weight_at(matrix, args.bits, args.group_size, args.in, n, k) *
+             bf16_to_f32(args.x[row * args.in + k]);
     write_output(matrix, row, n, sum);
   }
 }
@@ -166,17 +155,16 @@ void gpu_matmul_plain(const GpuDecodeArgs& args, void* stream) {
 }
 
 void gpu_pack_fragments(const GpuPackArgs& args, void* stream) {
-  const auto on = static_cast<cudaStream_t>(stream);
   const int bits = fragment_bits(args.bits);
   const int64_t count = fragment_bytes(args.out, args.in, bits) / 16;
   if (bits == 8) {
-    launch(pack_kernel<8>, blocks_for(count), dim3(kThreads), 0, on, args, count);
+    launch(pack_kernel<8>, blocks_for(count), dim3(kThreads), 0, stream, args, count);
   } else {
-    launch(pack_kernel<4>, blocks_for(count), dim3(kThreads), 0, on, args, count);
+    launch(pack_kernel<4>, blocks_for(count), dim3(kThreads), 0, stream, args, count);
   }
   launch(pack_groups_kernel,
          blocks_for(tile_count(args.out) * kTileOutputs * kept_groups(args.in, args.kept_group_size)),
-         dim3(kThreads), 0, on, args);
+         dim3(kThreads), 0, stream, args);
 }
 
 void gpu_unpack_fragments(const GpuUnpackArgs& args, void* stream) {

@@ -60,17 +60,6 @@ __device__ inline Eight read_eight(const float* from, const GpuDecodeArgs& args,
   return eight;
 }
 
-// The sum over a block, the same in every thread; `room` has a float for each warp.
-__device__ inline float block_sum(float sum, float* room) {
-  sum = warp_sum(sum);
-  __syncthreads();  // room may still be read
-  if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = sum;
-  __syncthreads();
-  sum = 0;
-  for (unsigned w = 0; w < blockDim.x / 32; ++w) sum += room[w];
-  return sum;
-}
-
 // x of all rows to shared memory, BF16, zeros behind column `in`, with its sums over groups; normed or in
 // another order where that is asked for. What it does to a row is the same for any number of rows. norm: of
 // this thread's first eight columns, which were fetched while the predecessor was at work.
@@ -213,7 +202,7 @@ struct Fetcher {
         if (group < plan.groups) begin_group();
       }
     }
-    asm volatile("cp.async.commit_group;");
+    commit_copies();
     slot = slot + 1 == plan.slots ? 0 : slot + 1;
   }
 };
@@ -305,7 +294,7 @@ __global__ void __launch_bounds__(kBound<K>, 1)
       } else {
         read_x_from_memory<K>(args, unit, x);
       }
-      asm volatile("cp.async.wait_group %0;" ::"n"(K::kAhead - 1) : "memory");
+      wait_for_copies<K::kAhead - 1>();
       Loaded<K> now[K::kTiles];
 #pragma unroll
       for (int t = 0; t < K::kTiles; ++t)
@@ -411,10 +400,8 @@ void launch_kind(const GpuDecodeArgs& args, void* stream) {
         .total;
   };
   while (warps > 1 && shared_bytes() > device().shared_per_block) warps /= 2;
-  static const cudaError_t allowed = cudaFuncSetAttribute(
-      decode_kernel<K>, cudaFuncAttributeMaxDynamicSharedMemorySize, device().shared_per_block);
-  (void)allowed;  // a launch that was not allowed fails itself
-  prefer_shared_memory(decode_kernel<K>);
+  allow_shared_memory<decode_kernel<K>>(device().shared_per_block);
+  prefer_shared_memory<decode_kernel<K>>();
   // As many blocks as run at once.
   int per_multiprocessor = 1;
   cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, decode_kernel<K>, warps * 32,

@@ -11,16 +11,7 @@
 #include <optional>
 
 namespace lowbit {
-namespace {
-
-struct Kind {
-  int bits = 16;
-  int64_t group_size = 0;
-  const int32_t* order = nullptr;
-  bool operator==(const Kind&) const = default;
-};
-
-Kind kind_of(const Weight& weight) {
+GpuWeightKind kind_of(const Weight& weight) {
   if (const auto* quantized = std::get_if<QuantizedTensor>(&weight)) {
     return {quantized->bits, quantized->group_size,
             quantized->column_order.empty() ? nullptr : quantized->column_order.data<int32_t>()};
@@ -51,17 +42,19 @@ GpuMatrix matrix_of(const MatmulOutput& output) {
   return matrix;
 }
 
+namespace {
+
 float* rows_from(float* values, int64_t elements) { return values ? values + elements : nullptr; }
 
 // Few rows: outputs of one kind share a launch.
 void multiply_few(const OpContext& context, const uint16_t* x, int64_t tokens, int64_t in,
-                  std::span<const MatmulOutput> outputs, const Kind& kind) {
+                  std::span<const MatmulOutput> outputs, const GpuWeightKind& kind) {
   std::optional<Scratch> gathered;
   const bool fits = fits_gpu_decode(in, kind.bits, kind.group_size);
   const bool prepares = fits && prepares_in_decode(tokens, in, kind.bits, kind.group_size);
-  if (kind.order && !prepares) {
+  if (kind.column_order && !prepares) {
     gathered.emplace(context.workspace->take(static_cast<size_t>(tokens * in) * 2));
-    gpu_gather_columns(x, kind.order, tokens, in, gathered->as<uint16_t>(), context.gpu->stream());
+    gpu_gather_columns(x, kind.column_order, tokens, in, gathered->as<uint16_t>(), context.gpu->stream());
     x = gathered->as<uint16_t>();
   }
   for (int64_t row = 0; row < tokens; row += kDecodeRows) {
@@ -70,7 +63,7 @@ void multiply_few(const OpContext& context, const uint16_t* x, int64_t tokens, i
                        .bits = kind.bits,
                        .group_size = kind.group_size,
                        .x = x + row * in,
-                       .column_order = prepares ? kind.order : nullptr,
+                       .column_order = prepares ? kind.column_order : nullptr,
                        .matrices = static_cast<int>(outputs.size())};
     for (size_t i = 0; i < outputs.size(); ++i) {
       GpuMatrix& matrix = args.matrix[i] = matrix_of(outputs[i]);
@@ -83,7 +76,7 @@ void multiply_few(const OpContext& context, const uint16_t* x, int64_t tokens, i
 
 // Many rows: the weight as BF16, which the library multiplies.
 void multiply_many(const OpContext& context, const uint16_t* x, int64_t tokens, int64_t in,
-                   const MatmulOutput& output, const Kind& kind) {
+                   const MatmulOutput& output, const GpuWeightKind& kind) {
   void* const stream = context.gpu->stream();
   const GpuMatrix matrix = matrix_of(output);
   std::optional<Scratch> unpacked, bias;
@@ -98,7 +91,7 @@ void multiply_many(const OpContext& context, const uint16_t* x, int64_t tokens, 
                           .fragments = matrix.weight,
                           .scales = matrix.scales,
                           .zero_points = matrix.zero_points,
-                          .column_order = kind.order,
+                          .column_order = kind.column_order,
                           .to = unpacked->as<uint16_t>()},
                          stream);
     product.w = unpacked->as<uint16_t>();
@@ -125,7 +118,7 @@ void matmul_on_gpu(const OpContext& context, ConstActivations given, int64_t tok
   const bool is_few = mode == MatmulMode::kDecode || tokens <= kDecodeRows || in % 8 != 0 ||
                       !context.libraries->gemm_problem().empty();
   for (size_t begin = 0, end = 0; begin < outputs.size(); begin = end) {
-    const Kind kind = kind_of(*outputs[begin].weight);
+    const GpuWeightKind kind = kind_of(*outputs[begin].weight);
     for (end = begin + 1; end < outputs.size() && end - begin < static_cast<size_t>(kMostMatrices); ++end) {
       if (!(kind_of(*outputs[end].weight) == kind)) break;
     }
@@ -143,7 +136,7 @@ namespace {
 // The arguments of one launch for outputs of one kind, or nothing when they are of several, or too many.
 std::optional<GpuDecodeArgs> fused_args(const NormedRows& x, int64_t tokens,
                                         std::span<const MatmulOutput> outputs, MatmulMode mode) {
-  const Kind kind = kind_of(*outputs[0].weight);
+  const GpuWeightKind kind = kind_of(*outputs[0].weight);
   const int64_t in = in_features(*outputs[0].weight);
   if (mode != MatmulMode::kDecode || outputs.size() > static_cast<size_t>(kMostMatrices) ||
       !prepares_in_decode(tokens, in, kind.bits, kind.group_size)) {
@@ -153,7 +146,7 @@ std::optional<GpuDecodeArgs> fused_args(const NormedRows& x, int64_t tokens,
                      .in = in,
                      .bits = kind.bits,
                      .group_size = kind.group_size,
-                     .column_order = kind.order,
+                     .column_order = kind.column_order,
                      .hidden = x.hidden,
                      .norm_weight = x.weight->data<float>(),
                      .epsilon = x.epsilon,

@@ -1,6 +1,7 @@
 // ops/matmul.h on a GPU, and weights as its kernels read them.
 #pragma once
 
+#include "ops/cuda/matmul_decode.h"
 #include "ops/fused.h"
 
 namespace lowbit {
@@ -13,6 +14,16 @@ bool matmul_normed_on_gpu(const OpContext& context, const NormedRows& x, int64_t
                           std::span<const MatmulOutput> outputs, MatmulMode mode);
 bool matmul_gated_on_gpu(const OpContext& context, const NormedRows& x, int64_t tokens,
                          const MatmulOutput& gate, const MatmulOutput& up, Activations out, MatmulMode mode);
+
+// How the kernels take a weight that to_gpu has moved.
+struct GpuWeightKind {
+  int bits = 16;
+  int64_t group_size = 0;
+  const int32_t* column_order = nullptr;
+  bool operator==(const GpuWeightKind&) const = default;
+};
+GpuWeightKind kind_of(const Weight& weight);
+GpuMatrix matrix_of(const MatmulOutput& output);
 
 // A weight of this machine's memory, moved to the GPU: dense ones as BF16, codes as fragments.h says.
 Tensor to_gpu(const OpContext& context, const Tensor& weight);

@@ -31,16 +31,6 @@ struct Kind {
       kTiles > 1 ? kTiles / 2 : 1;  // with SwiGLU a block has the same tiles of two matrices
 };
 
-__device__ inline void copy_16(void* to, const void* from, bool is_there = true) {
-  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from),
-               "r"(is_there ? 16 : 0));
-}
-__device__ inline void copy_4(void* to, const void* from) {
-  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(address), "l"(from));
-}
-
 // Where a thread reads what comes next of a tile.
 struct Tile {
   const char *codes, *codes8;  // codes8: BF16 only, of row g + 8
