@@ -4,6 +4,10 @@
 
 namespace lowbit {
 
+Tensor moved(const Tensor& tensor, const MoveWeight& move) {
+  return tensor.empty() ? tensor : std::get<Tensor>(move(tensor));
+}
+
 void Block::run(const StepInput& step, float* hidden) const {
   int64_t input_width = 0, carry_width = 0;
   for (const Stage& stage : stages_) {

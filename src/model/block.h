@@ -16,6 +16,7 @@
 #include "ops/elementwise.h"
 #include "ops/matmul.h"
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -49,9 +50,16 @@ struct StepInput {
   MatmulMode mode = MatmulMode::kPrefill;
 };
 
+// Where a weight goes: to a GPU's memory, say. Vectors (norms and biases) are weights too.
+using MoveWeight = std::function<Weight(const Weight&)>;
+Tensor moved(const Tensor& tensor, const MoveWeight& move);  // an empty one stays empty
+
 class Block {
  public:
   virtual ~Block() = default;
+
+  // The same block with its weights elsewhere.
+  virtual std::unique_ptr<Block> moved(const MoveWeight& move) const = 0;
 
   // input [tokens, input_width] from hidden; only for stages that read hidden.
   virtual void prepare(int stage, const StepInput& step, const float* hidden, Activations input) const = 0;

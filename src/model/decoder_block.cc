@@ -85,6 +85,15 @@ DecoderBlock::DecoderBlock(const ModelConfig& config, const WeightReader& weight
              {"down", {kDown}, intermediate_size_, false, 0}};
 }
 
+std::unique_ptr<Block> DecoderBlock::moved(const MoveWeight& move) const {
+  auto there = std::make_unique<DecoderBlock>(*this);
+  for (Linear& linear : there->linears_)
+    linear = {linear.module, move(linear.weight), lowbit::moved(linear.bias, move)};
+  for (Tensor* vector : {&there->input_norm_, &there->post_attention_norm_, &there->q_norm_, &there->k_norm_})
+    *vector = lowbit::moved(*vector, move);
+  return there;
+}
+
 void DecoderBlock::prepare(int stage, const StepInput& step, const float* hidden, Activations input) const {
   const Tensor& norm = stage == kQkvStage ? input_norm_ : post_attention_norm_;
   rms_norm(*step.ops, hidden, step.tokens, norm, epsilon_, input);

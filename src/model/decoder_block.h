@@ -31,6 +31,7 @@ class DecoderBlock : public Block {
   DecoderBlock(const ModelConfig& config, const WeightReader& weights, int64_t layer,
                const std::string& prefix);
 
+  std::unique_ptr<Block> moved(const MoveWeight& move) const override;
   void prepare(int stage, const StepInput& step, const float* hidden, Activations input) const override;
   void finish(int stage, const StepInput& step, ConstActivations input, float* hidden,
               Activations carry) const override;

@@ -64,6 +64,14 @@ void Model::logits(const OpContext& ops, const float* hidden, int64_t rows, Matm
   matmul_normed(ops, {hidden, &norm_, config_.rms_norm_eps}, rows, std::span(&output, 1), mode);
 }
 
+void Model::move_final_norm(const MoveWeight& move) { norm_ = moved(norm_, move); }
+
+void Model::move_frame(const MoveWeight& move) {
+  move_final_norm(move);
+  embedding_ = move(embedding_);
+  head_ = {head_.module, is_tied_ ? embedding_ : move(head_.weight), moved(head_.bias, move)};
+}
+
 RopeTable Model::rope_table(const OpContext& ops, int64_t positions) const {
   const RopeFrequencies frequencies = rope_frequencies(config_);
   const int64_t pairs = static_cast<int64_t>(frequencies.inverse.size());

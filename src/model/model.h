@@ -34,6 +34,11 @@ class Model {
   // logits: [rows, vocab_size]; final norm and head.
   void logits(const OpContext& ops, const float* hidden, int64_t rows, MatmulMode mode, float* logits) const;
 
+  // What stands around the blocks (embedding, final norm, head) goes elsewhere; tied matrices stay one.
+  void move_frame(const MoveWeight& move);
+  // The final norm alone: what collecting the inputs of the head needs.
+  void move_final_norm(const MoveWeight& move);
+
   RopeTable rope_table(const OpContext& ops, int64_t positions) const;  // where the operators compute
 
  private:

@@ -78,15 +78,7 @@ void move_to_gpu(NamedWeights& weights, const OpContext& context) {
       const auto* quantized = std::get_if<QuantizedTensor>(&weight);
       const auto [place, is_new] =
           moved.try_emplace(quantized ? quantized->codes.bytes() : std::get<Tensor>(weight).bytes());
-      if (is_new) {
-        if (quantized) {
-          place->second = to_gpu(context, *quantized);
-        } else {
-          const Tensor& dense = std::get<Tensor>(weight);
-          const bool is_vector = dense.shape().size() == 1 && is_floating(dense.dtype());
-          place->second = to_gpu(context, is_vector ? converted(dense, DType::kF32) : dense);
-        }
-      }
+      if (is_new) place->second = to_gpu(context, weight);
       weight = place->second;
     }
     context.gpu->wait("moving the weights to the GPU");

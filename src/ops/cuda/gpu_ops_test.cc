@@ -174,11 +174,6 @@ std::vector<Weight> make_weights(int64_t out, int64_t in, Numbers& numbers) {
   return weights;
 }
 
-Weight weight_there(const OpContext& gpu, const Weight& weight) {
-  if (const auto* quantized = std::get_if<QuantizedTensor>(&weight)) return to_gpu(gpu, *quantized);
-  return to_gpu(gpu, std::get<Tensor>(weight));
-}
-
 std::string name_of(const Weight& weight) {
   const auto* q = std::get_if<QuantizedTensor>(&weight);
   return q ? fmt::format("{} bits, groups of {}, {}", q->bits, q->group_size,
@@ -190,7 +185,7 @@ TEST_F(GpuOps, MatmulOfEveryWeightForFewAndManyRows) {
   Numbers numbers(3);
   for (auto [out, in] : {std::array<int64_t, 2>{40, 576}, {17, 100}, {256, 1536}}) {
     for (const Weight& weight : make_weights(out, in, numbers)) {
-      const Weight moved = weight_there(gpu_, weight);
+      const Weight moved = to_gpu(gpu_, weight);
       const std::vector<float> bias = numbers.normals(out);
       const Tensor bias_here = Tensor::borrow(nullptr, bias.data(), DType::kF32, {out});
       const Tensor bias_there = copied_to(*queue_, bias_here);
@@ -222,7 +217,7 @@ TEST_F(GpuOps, NormedAndGatedProductsAndTheEmbedding) {
   Numbers numbers(4);
   const int64_t out = 200, in = 576;
   for (const Weight& weight : make_weights(out, in, numbers)) {
-    const Weight moved = weight_there(gpu_, weight);
+    const Weight moved = to_gpu(gpu_, weight);
     const std::vector<float> norm = numbers.normals(in);
     const Tensor norm_here = Tensor::borrow(nullptr, norm.data(), DType::kF32, {in});
     const Tensor norm_there = copied_to(*queue_, norm_here);

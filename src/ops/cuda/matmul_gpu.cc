@@ -178,10 +178,13 @@ bool matmul_gated_on_gpu(const OpContext& context, const NormedRows& x, int64_t 
   return true;
 }
 
-Tensor to_gpu(const OpContext& context, const Tensor& weight) {
+namespace {
+
+Tensor moved(const OpContext& context, const Tensor& weight) {
+  if (!is_floating(weight.dtype())) return copied_to(*context.gpu, weight);
   // Vectors (norms, biases) are small and stay exact; matrices are BF16.
-  const bool is_matrix = weight.shape().size() > 1 && is_floating(weight.dtype());
-  if (!is_matrix || weight.dtype() == DType::kBF16) return copied_to(*context.gpu, weight);
+  if (weight.shape().size() < 2) return copied_to(*context.gpu, converted(weight, DType::kF32));
+  if (weight.dtype() == DType::kBF16) return copied_to(*context.gpu, weight);
   Tensor there = Tensor::allocate_on(context.gpu->gpu(), DType::kBF16, weight.shape());
   const Scratch given = context.workspace->take(weight.byte_count());
   context.gpu->copy_in(given.as<void>(), weight.bytes(), weight.byte_count());
@@ -190,7 +193,7 @@ Tensor to_gpu(const OpContext& context, const Tensor& weight) {
   return there;
 }
 
-QuantizedTensor to_gpu(const OpContext& context, const QuantizedTensor& weight) {
+QuantizedTensor moved(const OpContext& context, const QuantizedTensor& weight) {
   const int gpu = context.gpu->gpu(), bits = fragment_bits(weight.bits);
   const int64_t out = weight.out_features, in = weight.in_features;
   QuantizedTensor there = weight;
@@ -210,7 +213,7 @@ QuantizedTensor to_gpu(const OpContext& context, const QuantizedTensor& weight) 
     there.zero_points = Tensor::allocate_on(gpu, DType::kU16, {tile_count(out), groups, kTileOutputs});
     zero_points.emplace(copied(weight.zero_points));
   }
-  if (!weight.column_order.empty()) there.column_order = to_gpu(context, weight.column_order);
+  if (!weight.column_order.empty()) there.column_order = moved(context, weight.column_order);
   gpu_pack_fragments(
       {.out = out,
        .in = in,
@@ -225,6 +228,12 @@ QuantizedTensor to_gpu(const OpContext& context, const QuantizedTensor& weight) 
        .fragment_zero_points = there.zero_points.empty() ? nullptr : there.zero_points.mutable_bytes()},
       context.gpu->stream());
   return there;
+}
+
+}  // namespace
+
+Weight to_gpu(const OpContext& context, const Weight& weight) {
+  return std::visit([&](const auto& kind) -> Weight { return moved(context, kind); }, weight);
 }
 
 }  // namespace lowbit

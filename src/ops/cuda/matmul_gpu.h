@@ -25,8 +25,8 @@ struct GpuWeightKind {
 GpuWeightKind kind_of(const Weight& weight);
 GpuMatrix matrix_of(const MatmulOutput& output);
 
-// A weight of this machine's memory, moved to the GPU: dense ones as BF16, codes as fragments.h says.
-Tensor to_gpu(const OpContext& context, const Tensor& weight);
-QuantizedTensor to_gpu(const OpContext& context, const QuantizedTensor& weight);
+// A weight of this machine's memory, moved to the GPU as the operators want it: dense matrices as BF16,
+// vectors as F32, codes as fragments.h says.
+Weight to_gpu(const OpContext& context, const Weight& weight);
 
 }  // namespace lowbit
