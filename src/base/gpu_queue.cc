@@ -79,6 +79,16 @@ void GpuQueue::copy_out(void* to, const void* from_gpu, size_t bytes) {
   wait("copying from the GPU");
 }
 
+void GpuQueue::copy_within(void* to, const void* from, size_t bytes) {
+  make_current();
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, of(stream_)), "copying on the GPU");
+}
+
+void GpuQueue::clear(void* memory, size_t bytes) {
+  make_current();
+  check(cudaMemsetAsync(memory, 0, bytes, of(stream_)), "clearing memory of the GPU");
+}
+
 void GpuQueue::wait(std::string_view what) {
   make_current();
   check(cudaGetLastError(), what);
@@ -166,6 +176,8 @@ GpuQueue::~GpuQueue() = default;
 void GpuQueue::make_current() const {}
 void GpuQueue::copy_in(void*, const void*, size_t) {}
 void GpuQueue::copy_out(void*, const void*, size_t) {}
+void GpuQueue::copy_within(void*, const void*, size_t) {}
+void GpuQueue::clear(void*, size_t) {}
 void GpuQueue::wait(std::string_view) {}
 
 #endif

@@ -41,6 +41,9 @@ class GpuQueue {
   // Both are done with this machine's memory when they return. They report what failed before them: kDevice.
   void copy_in(void* to_gpu, const void* from, size_t bytes);
   void copy_out(void* to, const void* from_gpu, size_t bytes);
+  // Queued only.
+  void copy_within(void* to, const void* from, size_t bytes);
+  void clear(void* memory, size_t bytes);  // to zero bytes
   // Until all that was queued is done; kDevice names `what` and the driver's answer when some of it failed.
   void wait(std::string_view what);
   void make_current() const;  // for this thread

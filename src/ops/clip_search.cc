@@ -2,6 +2,7 @@
 
 #include "format/affine.h"
 #include "ops/clip_search_args.h"
+#include "ops/cuda/quantize_gpu.h"
 #include "ops/parallel.h"
 
 namespace lowbit {
@@ -14,10 +15,14 @@ constexpr Kernel<ClipSearchArgs> kTable[] = {
 };
 
 void run(const OpContext& context, const ClipSearchArgs& args, int64_t rows) {
+  if constexpr (kHasCuda) {
+    if (context.gpu) return gpu_clip_search(args, rows, context.gpu->stream());
+  }
   const auto& kernel = choose_kernel<ClipSearchArgs>(context, "clip_search", kTable, args);
   const int64_t chunk = chunk_for(args.columns * args.candidates, 1 << 14);
   run_kernel(context, kernel, args, rows, (chunk + kClipSearchRows - 1) / kClipSearchRows * kClipSearchRows,
              static_cast<size_t>(clip_search_scratch_bytes(args.columns)));
+  raise_zero_points({args.scales, args.zero_points, rows}, args.max_code, args.least_zero_point);
 }
 
 ClipSearchArgs prepare(const GridProblem& problem, const AffineOptions& options) {
@@ -32,10 +37,21 @@ ClipSearchArgs prepare(const GridProblem& problem, const AffineOptions& options)
           (1 << options.bits) - 1,
           options.sym,
           problem.scales,
-          problem.zero_points};
+          problem.zero_points,
+          problem.least_zero_point};
 }
 
 }  // namespace
+
+void raise_zero_points(const GridRows& grids, int max_code, int least_zero_point) {
+  const float least = static_cast<float>(least_zero_point);
+  for (int64_t row = 0; row < grids.rows; ++row) {
+    if (grids.zero_points[row] >= least) continue;
+    const float top = grids.scales[row] * static_cast<float>(max_code);
+    grids.zero_points[row] = least;
+    grids.scales[row] = round_scale(top / static_cast<float>(max_code - least_zero_point));
+  }
+}
 
 void range_grid(const OpContext& context, const GridProblem& problem, const AffineOptions& options) {
   run(context, prepare(problem, options), problem.rows);
@@ -55,6 +71,7 @@ void clip_search(const OpContext& context, const GridProblem& problem, const Aff
   args.candidates =
       std::max(1, static_cast<int>(static_cast<double>(search.grid) * double{search.max_shrink} + 1e-4));
   args.column_weights = column_weights;
+  if (context.gpu) return run(context, args, problem.rows);
   const OpScratch ones(context, static_cast<size_t>(problem.columns) * sizeof(float) + 64);
   if (!column_weights) {
     std::fill(ones.as<float>(), ones.as<float>() + problem.columns, 1.0f);

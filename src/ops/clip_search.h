@@ -24,7 +24,17 @@ struct GridProblem {
   int64_t stride = 0, columns = 0, rows = 0;
   float* scales = nullptr;       // rounded to F16 as affine_grid does
   float* zero_points = nullptr;  // whole numbers
+  int least_zero_point = 0;      // see raise_zero_points
 };
+
+// A row whose zero point is less than least_zero_point gets that one, and its range, which begins at zero, is
+// spread over the codes above it: version 1 of the GPTQ file cannot hold a zero point of 0. On this machine.
+struct GridRows {
+  float* scales = nullptr;
+  float* zero_points = nullptr;
+  int64_t rows = 0;
+};
+void raise_zero_points(const GridRows& grids, int max_code, int least_zero_point);
 
 // affine_grid of each row's least and greatest value; NaN is passed over.
 void range_grid(const OpContext& context, const GridProblem& problem, const AffineOptions& options);

@@ -18,6 +18,7 @@ struct ClipSearchArgs {
   bool sym;
   float* scales;       // [rows]
   float* zero_points;  // [rows]
+  int least_zero_point;
 };
 
 constexpr int64_t kClipSearchRows = 16;  // rows that a kernel takes at a time, in scratch

@@ -3,6 +3,8 @@
 #include "base/fail.h"
 #include "base/memory.h"
 
+#include <cstring>
+
 namespace lowbit {
 namespace {
 
@@ -73,6 +75,54 @@ Scratch Workspace::take(size_t bytes) {
   }
   if (!data) fail(ErrorCode::kOutOfMemory, "{} bytes of scratch memory are not to be had", capacity);
   return Scratch(this, data, capacity);
+}
+
+Tensor allocate(const OpContext& context, DType dtype, Shape shape) {
+  return context.gpu ? Tensor::allocate_on(context.gpu->gpu(), dtype, std::move(shape))
+                     : Tensor::allocate(dtype, std::move(shape));
+}
+
+Tensor zeros(const OpContext& context, DType dtype, Shape shape) {
+  Tensor tensor = allocate(context, dtype, std::move(shape));
+  if (context.gpu) {
+    context.gpu->clear(tensor.mutable_bytes(), tensor.byte_count());
+  } else {
+    std::memset(tensor.mutable_bytes(), 0, tensor.byte_count());
+  }
+  return tensor;
+}
+
+namespace {
+
+Tensor placed_as(const OpContext& context, const void* values, DType dtype, size_t count) {
+  const Tensor here = Tensor::borrow(nullptr, values, dtype, {static_cast<int64_t>(count)});
+  return context.gpu ? copied_to(*context.gpu, here) : here;
+}
+
+}  // namespace
+
+Tensor placed(const OpContext& context, std::span<const int32_t> values) {
+  return placed_as(context, values.data(), DType::kI32, values.size());
+}
+
+Tensor placed(const OpContext& context, std::span<const float> values) {
+  return placed_as(context, values.data(), DType::kF32, values.size());
+}
+
+void copy(const OpContext& context, void* to, const void* from, size_t bytes) {
+  if (context.gpu) {
+    context.gpu->copy_within(to, from, bytes);
+  } else {
+    std::memcpy(to, from, bytes);
+  }
+}
+
+void copy_here(const OpContext& context, void* to, const void* from, size_t bytes) {
+  if (context.gpu) {
+    context.gpu->copy_out(to, from, bytes);
+  } else {
+    std::memcpy(to, from, bytes);
+  }
 }
 
 }  // namespace lowbit

@@ -5,10 +5,12 @@
 #include "base/gpu_queue.h"
 #include "base/threads.h"
 #include "tensor/activations.h"
+#include "tensor/tensor.h"
 
 #include <cstddef>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -76,6 +78,16 @@ struct OpContext {
     return gpu ? DType::kBF16 : DType::kF32;
   }  // of what operators pass to each other
 };
+
+// Tensors and copies where the context's operators compute.
+Tensor allocate(const OpContext& context, DType dtype, Shape shape);
+Tensor zeros(const OpContext& context, DType dtype, Shape shape);
+// `values`, which must outlive it: as they are, or a copy on the GPU.
+Tensor placed(const OpContext& context, std::span<const int32_t> values);
+Tensor placed(const OpContext& context, std::span<const float> values);
+void copy(const OpContext& context, void* to, const void* from, size_t bytes);
+// From there to this machine's memory.
+void copy_here(const OpContext& context, void* to, const void* from, size_t bytes);
 
 // Operators begin their GPU's part with `if constexpr (kHasCuda) if (context.gpu) ...`, so that a build
 // without CUDA needs no such kernels.

@@ -1,5 +1,6 @@
 #include "ops/gemm.h"
 
+#include "ops/cuda/libraries.h"
 #include "ops/gemm_internal.h"
 #include "ops/gram.h"
 
@@ -95,6 +96,21 @@ template void multiply_packed<double>(const OpContext&, const GemmArgs&);
 void gemm_subtract(const OpContext& context, const GemmOperands& operands) {
   const int64_t piece = std::min(operands.depth, kGemmDepth);
   if (piece <= 0 || operands.rows <= 0 || operands.columns <= 0) return;
+  if constexpr (kHasCuda) {
+    if (context.gpu) {
+      return context.libraries->add_product({.dtype = DType::kF32,
+                                             .a = operands.a,
+                                             .b = operands.b,
+                                             .c = operands.c,
+                                             .a_stride = operands.a_stride,
+                                             .b_stride = operands.b_stride,
+                                             .c_stride = operands.c_stride,
+                                             .rows = operands.rows,
+                                             .columns = operands.columns,
+                                             .depth = operands.depth,
+                                             .scale = -1});
+    }
+  }
   const OpScratch a(context, packed_a_bytes<float>(operands.rows, piece));
   const OpScratch b(context, packed_b_bytes<float>(operands.columns, piece));
   for (int64_t first = 0; first < operands.depth; first += piece) {

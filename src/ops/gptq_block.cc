@@ -1,5 +1,6 @@
 #include "ops/gptq_block.h"
 
+#include "ops/cuda/quantize_gpu.h"
 #include "ops/parallel.h"
 
 namespace lowbit {
@@ -19,6 +20,9 @@ void gptq_block(const OpContext& context, const GptqBlockArgs& args, int64_t row
     fail(ErrorCode::kInvalidArgument,
          "gptq_block: columns {} to {} of {} cannot be run, at most {} fit a block", args.begin, args.end,
          args.columns, kGptqBlockColumns);
+  }
+  if constexpr (kHasCuda) {
+    if (context.gpu) return gpu_gptq_block(args, rows, context.gpu->stream());
   }
   const auto& kernel = choose_kernel<GptqBlockArgs>(context, "gptq_block", kTable, args);
   run_kernel(context, kernel, args, rows, kGptqBlockRows, kGptqBlockScratchBytes);

@@ -16,9 +16,11 @@ struct GptqBlockArgs {
   int64_t errors_stride;
   const float* u;  // element (i, j) of the block at u[i * u_stride + j], i <= j
   int64_t u_stride;
-  const float* const* scales;  // [columns] pointers to [rows]; only those of [begin, end) are read
-  const float* const* zero_points;
-  int64_t columns;  // at most kGptqBlockColumns
+  const float* scales;       // of column i: [rows] at groups[i] * grids_stride
+  const float* zero_points;  // as scales
+  int64_t grids_stride;
+  const int32_t* groups;  // [columns]; only those of [begin, end) are read
+  int64_t columns;        // at most kGptqBlockColumns
   int64_t begin, end;
   int max_code;
   // Null: the loop of GPTQ. Otherwise the values that the codes had, [columns][rows]: see refine in

@@ -1,6 +1,10 @@
 #include "ops/gram.h"
 
+#include "ops/cuda/libraries.h"
+#include "ops/cuda/quantize_gpu.h"
 #include "ops/gemm_internal.h"
+
+#include <algorithm>
 
 namespace lowbit {
 namespace {
@@ -23,10 +27,82 @@ int64_t tile_for(const OpContext& context, int64_t width) {
   return kGramTileLeast;
 }
 
+// Row panels of h, each from its first column on: nearly only the upper triangle is computed.
+void accumulate_on_gpu(const OpContext& context, ConstActivations x, int64_t tokens, int64_t width,
+                       float* h) {
+  constexpr int64_t kPanel = 1280;
+  for (int64_t first = 0; first < width; first += kPanel) {
+    const void* const from = Activations(const_cast<void*>(x.data), x.dtype).from(first).data;
+    context.libraries->add_product({.dtype = x.dtype,
+                                    .a = from,
+                                    .b = from,
+                                    .c = h + first * (width + 1),
+                                    .a_stride = width,
+                                    .b_stride = width,
+                                    .c_stride = width,
+                                    .rows = std::min(kPanel, width - first),
+                                    .columns = width - first,
+                                    .depth = tokens});
+  }
+}
+
 }  // namespace
 
-void gram_accumulate(const OpContext& context, const float* x, int64_t tokens, int64_t width, float* h) {
+void mirror_upper(const OpContext& context, float* matrix, int64_t width) {
+  if constexpr (kHasCuda) {
+    if (context.gpu) return gpu_mirror_upper(matrix, width, context.gpu->stream());
+  }
+  constexpr int64_t kTile = 64;
+  split_work(context, (width + kTile - 1) / kTile, 1, [&](int64_t first, int64_t last, int) {
+    for (int64_t tile = first; tile < last; ++tile) {
+      const int64_t row_end = std::min(width, (tile + 1) * kTile);
+      for (int64_t left = 0; left < row_end; left += kTile) {
+        for (int64_t row = tile * kTile; row < row_end; ++row) {
+          const int64_t end = std::min(row, left + kTile);
+          for (int64_t column = left; column < end; ++column)
+            matrix[row * width + column] = matrix[column * width + row];
+        }
+      }
+    }
+  });
+}
+
+std::vector<float> diagonal_of(const OpContext& context, const float* matrix, int64_t width) {
+  std::vector<float> diagonal(static_cast<size_t>(width));
+  if constexpr (kHasCuda) {
+    if (context.gpu) {
+      const size_t bytes = diagonal.size() * sizeof(float);
+      const Scratch there = context.workspace->take(bytes);
+      gpu_diagonal(matrix, width, there.as<float>(), context.gpu->stream());
+      context.gpu->copy_out(diagonal.data(), there.as<void>(), bytes);
+      return diagonal;
+    }
+  }
+  for (int64_t i = 0; i < width; ++i) diagonal[static_cast<size_t>(i)] = matrix[i * (width + 1)];
+  return diagonal;
+}
+
+void permute_gram(const OpContext& context, const float* h, const int32_t* order, const float* diagonal,
+                  int64_t width, float* to) {
+  if constexpr (kHasCuda) {
+    if (context.gpu) return gpu_permute_gram(h, order, diagonal, width, to, context.gpu->stream());
+  }
+  split_work(context, width, 16, [&](int64_t first, int64_t last, int) {
+    for (int64_t row = first; row < last; ++row) {
+      const float* source = h + order[row] * width;
+      for (int64_t column = 0; column < width; ++column) to[row * width + column] = source[order[column]];
+      to[row * (width + 1)] = diagonal[row];
+    }
+  });
+}
+
+void gram_accumulate(const OpContext& context, ConstActivations rows, int64_t tokens, int64_t width,
+                     float* h) {
   if (tokens <= 0 || width <= 0) return;
+  if constexpr (kHasCuda) {
+    if (context.gpu) return accumulate_on_gpu(context, rows, tokens, width, h);
+  }
+  const float* const x = floats(rows);
   const GemmArgs wanted{nullptr, nullptr, h, width, width, width, tokens, tokens, false, true};
   const auto& kernel = choose_kernel<GemmArgs>(context, "gram", kTable, wanted);
   const bool in_tiles = kernel.isa == Isa::kAmxBf16;

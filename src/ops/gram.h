@@ -9,17 +9,27 @@
 
 namespace lowbit {
 
-// h += x^T x. x: [tokens, width] F32; h: [width, width] F32, of which only elements with row <= column are
-// written. The result depends on how tokens are cut into calls, but not on the number of threads. The AMX
-// kernel rounds x to BF16 (products then are exact in FP32).
-void gram_accumulate(const OpContext& context, const float* x, int64_t tokens, int64_t width, float* h);
+// h += x^T x. x: [tokens, width]; h: [width, width] F32, of which elements with row <= column are to be read:
+// the CPU leaves the others alone, a GPU does not. The result depends on how tokens are cut into calls, but
+// not on the number of threads. The AMX kernel rounds x to BF16 (products then are exact in FP32).
+void gram_accumulate(const OpContext& context, ConstActivations x, int64_t tokens, int64_t width, float* h);
+
+// Copies the part above the diagonal to below it.
+void mirror_upper(const OpContext& context, float* matrix, int64_t width);
+
+// In this machine's memory.
+std::vector<float> diagonal_of(const OpContext& context, const float* matrix, int64_t width);
+
+// to[i][j] = h[order[i]][order[j]], and to[i][i] = diagonal[i]. All [width, width] or [width]; not in place.
+void permute_gram(const OpContext& context, const float* h, const int32_t* order, const float* diagonal,
+                  int64_t width, float* to);
 
 enum class FactorPrecision { kFloat, kDouble };
 
 // The upper triangular U with inverse(H) = U^T U, U = R^-1 where H = R R^T and R is upper triangular
 // (Cholesky from the last row up). h: [width, width], elements with row <= column are read. u: [width,
 // width], below the diagonal zero; may be h. False, u undefined, when H is not positive definite in this
-// precision.
+// precision. On a GPU through cuSOLVER; kDevice where that cannot be used.
 [[nodiscard]] bool inverse_cholesky(const OpContext& context, const float* h, int64_t width,
                                     FactorPrecision precision, float* u);
 

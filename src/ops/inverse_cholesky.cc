@@ -2,6 +2,8 @@
 // upper, the usual Cholesky), R is the mirror of C, and U = R^-1 the mirror of Y = C^-1. Both factorisation
 // and inversion go block row by block row over row-major memory, so that all but the diagonal blocks is
 // products of packed panels.
+#include "ops/cuda/libraries.h"
+#include "ops/cuda/quantize_gpu.h"
 #include "ops/gemm_internal.h"
 #include "ops/gram.h"
 
@@ -130,11 +132,27 @@ bool run(const OpContext& context, const float* h, int64_t n, float* u) {
   return true;
 }
 
+// The library's triangle is that of the matrix turned about: L L^T = J H J, U = J L^-1 J.
+bool run_on_gpu(const OpContext& context, const float* h, int64_t n, DType dtype, float* u) {
+  const OpScratch work(context, static_cast<size_t>(n * n) * dtype_size(dtype));
+  void* const turned = work.as<void>();
+  gpu_turn({h, DType::kF32, turned, dtype, n}, context.gpu->stream());
+  if (!context.libraries->invert_factor(dtype, n, turned)) return false;
+  gpu_turn({turned, dtype, u, DType::kF32, n}, context.gpu->stream());
+  return true;
+}
+
 }  // namespace
 
 bool inverse_cholesky(const OpContext& context, const float* h, int64_t width, FactorPrecision precision,
                       float* u) {
   if (width <= 0) return true;
+  if constexpr (kHasCuda) {
+    if (context.gpu) {
+      return run_on_gpu(context, h, width, precision == FactorPrecision::kDouble ? DType::kF64 : DType::kF32,
+                        u);
+    }
+  }
   return precision == FactorPrecision::kDouble ? run<double>(context, h, width, u)
                                                : run<float>(context, h, width, u);
 }

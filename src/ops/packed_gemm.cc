@@ -1,5 +1,6 @@
 #include "ops/packed_gemm.h"
 
+#include "ops/gemm.h"
 #include "ops/gemm_internal.h"
 
 namespace lowbit {
@@ -18,9 +19,9 @@ Tensor allocate_bytes(size_t bytes) { return Tensor::allocate(DType::kU8, {stati
 
 PackedFactor::PackedFactor(const OpContext& context, const float* a, int64_t stride, int64_t rows,
                            int64_t depth)
-    : kernel_(&choose_kernel<GemmArgs>(context, "packed_gemm", kTable, GemmArgs{})),
-      rows_(rows),
-      depth_(depth) {
+    : a_(a), stride_(stride), rows_(rows), depth_(depth) {
+  if (context.gpu) return;
+  kernel_ = &choose_kernel<GemmArgs>(context, "packed_gemm", kTable, GemmArgs{});
   if (kernel_->isa == Isa::kAmxBf16) {
     const int64_t blocks = (rows + 31) / 32;
     packed_ = allocate_bytes(static_cast<size_t>(blocks * split_panel_bytes(depth)));
@@ -40,6 +41,17 @@ PackedFactor::PackedFactor(const OpContext& context, const float* a, int64_t str
 
 void PackedFactor::subtract_product(const OpContext& context, int64_t begin, int64_t end, const float* b,
                                     int64_t b_stride, float* c, int64_t c_stride, int64_t columns) const {
+  if (context.gpu) {
+    return gemm_subtract(context, {.a = a_ + begin * stride_,
+                                   .b = b,
+                                   .c = c,
+                                   .a_stride = stride_,
+                                   .b_stride = b_stride,
+                                   .c_stride = c_stride,
+                                   .rows = rows_,
+                                   .columns = columns,
+                                   .depth = end - begin});
+  }
   const bool in_tiles = kernel_->isa == Isa::kAmxBf16;
   const int64_t piece = std::min(end - begin, kGemmDepth);
   if (piece <= 0 || columns <= 0) return;

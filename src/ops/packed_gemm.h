@@ -14,7 +14,8 @@ namespace lowbit {
 class PackedFactor {
  public:
   PackedFactor() = default;
-  // a: F32 [depth, rows], row-major with `stride`. Takes about the bytes of `a`. With AMX each element is
+  // a: F32 [depth, rows], row-major with `stride`, must outlive this. Takes about the bytes of `a`; on a GPU
+  // nothing, `a` is read as it is. With AMX each element is
   // kept as the sum of two BF16 numbers (16 bits of mantissa; a product of the two low parts is left out).
   PackedFactor(const OpContext& context, const float* a, int64_t stride, int64_t rows, int64_t depth);
 
@@ -24,8 +25,9 @@ class PackedFactor {
                         int64_t b_stride, float* c, int64_t c_stride, int64_t columns) const;
 
  private:
-  const Kernel<GemmArgs>* kernel_ = nullptr;
-  int64_t rows_ = 0, depth_ = 0;
+  const float* a_ = nullptr;
+  const Kernel<GemmArgs>* kernel_ = nullptr;  // null on a GPU
+  int64_t stride_ = 0, rows_ = 0, depth_ = 0;
   Tensor packed_;
 };
 

@@ -17,13 +17,11 @@ struct Block {
   int64_t columns, rows;
   int max_code = 15;
   std::vector<float> w, u, errors;
-  std::vector<float> previous;  // empty: the loop of GPTQ
-  std::vector<std::vector<float>> scales, zeros;
-  std::vector<const float*> scale_rows, zero_rows;
+  std::vector<float> previous;       // empty: the loop of GPTQ
+  std::vector<float> scales, zeros;  // a group for each column
+  std::vector<int32_t> groups;
   std::vector<uint8_t> codes;
 
-  // scale_rows and zero_rows point into it.
-  Block(const Block&) = delete;
   Block(int64_t columns, int64_t rows, uint32_t seed) : columns(columns), rows(rows) {
     Numbers numbers(seed);
     w = numbers.normals(columns * rows);
@@ -33,15 +31,11 @@ struct Block {
     errors.assign(w.size(), NAN);
     codes.assign(w.size(), 99);
     for (int64_t i = 0; i < columns; ++i) {
-      scales.emplace_back(), zeros.emplace_back();
+      groups.push_back(static_cast<int32_t>(i));
       for (int64_t row = 0; row < rows; ++row) {
-        scales.back().push_back(0.05f + std::fabs(numbers.normal(0.2f)));
-        zeros.back().push_back(static_cast<float>(numbers.between(0, 15)));
+        scales.push_back(0.05f + std::fabs(numbers.normal(0.2f)));
+        zeros.push_back(static_cast<float>(numbers.between(0, 15)));
       }
-    }
-    for (int64_t i = 0; i < columns; ++i) {
-      scale_rows.push_back(scales[static_cast<size_t>(i)].data());
-      zero_rows.push_back(zeros[static_cast<size_t>(i)].data());
     }
   }
   // Makes it a step of coordinate descent from random codes.
@@ -53,15 +47,15 @@ struct Block {
     }
   }
   AffineGrid grid(int64_t i, int64_t row) const {
-    return {scales[static_cast<size_t>(i)][static_cast<size_t>(row)],
-            static_cast<int>(zeros[static_cast<size_t>(i)][static_cast<size_t>(row)])};
+    const size_t at = static_cast<size_t>(i * rows + row);
+    return {scales[at], static_cast<int>(zeros[at])};
   }
   void run(OpContext context, int64_t begin, int64_t end) {
-    gptq_block(
-        context,
-        {w.data(), rows, codes.data(), rows, errors.data(), rows, u.data(), columns, scale_rows.data(),
-         zero_rows.data(), columns, begin, end, max_code, previous.empty() ? nullptr : previous.data(), rows},
-        rows);
+    gptq_block(context,
+               {w.data(), rows, codes.data(), rows, errors.data(), rows, u.data(), columns, scales.data(),
+                zeros.data(), rows, groups.data(), columns, begin, end, max_code,
+                previous.empty() ? nullptr : previous.data(), rows},
+               rows);
   }
   // The same as gptq_block.h states it, one row after the other.
   void run_plainly() {

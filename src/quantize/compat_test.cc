@@ -29,7 +29,7 @@ TEST(CompatAutogptq, CodesEqualTheNumpyRendering) {
   ASSERT_EQ(cases.size(), 10u);
   const Tensor weight = find(file, "w");
   const int64_t rows = weight.size(0), width = weight.size(1);
-  const Hessian hessian{find(file, "h"), 1000};
+  const Hessian hessian = make_hessian({}, find(file, "h"), 1000);
   int64_t total = 0, different = 0;
   for (size_t index = 0; index < cases.size(); ++index) {
     const Json& json = cases.as_array()[index];
@@ -54,7 +54,7 @@ TEST(CompatAutogptq, CodesEqualTheNumpyRendering) {
     const Tensor zeros = find(file, name + ".zeros");
     const Tensor margins = find(file, name + ".margins");
     std::vector<uint8_t> found(static_cast<size_t>(width));
-    const ColumnOrder order = column_order(hessian.diagonal(), result.group_size, problem.gptq);
+    const ColumnOrder order = column_order(hessian.diagonal, result.group_size, problem.gptq);
     for (int64_t row = 0; row < rows; ++row) {
       unpack_bits(result.codes.data<uint32_t>() + row, rows, width, result.bits, found.data(), 1);
       bool is_same = true;

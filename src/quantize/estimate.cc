@@ -65,9 +65,10 @@ MethodCost measured_method(const OpContext& ops, const QuantizeOptions& options)
                           options.gptq, options.compat == "autogptq"};
     for (int64_t k = 0; k < kRows * width; ++k)
       problem.weight.mutable_data<float>()[k] = static_cast<float>(k * 7919 % 2003) / 1001.5f - 1;
-    Hessian hessian{Tensor::zeros(DType::kF32, {width, width}), 2 * width};
+    Tensor gram = Tensor::zeros(DType::kF32, {width, width});
     for (int64_t k = 0; k < width; ++k)
-      hessian.values.mutable_data<float>()[k * width + k] = 1 + static_cast<float>(k % 17);
+      gram.mutable_data<float>()[k * width + k] = 1 + static_cast<float>(k % 17);
+    const Hessian hessian = make_hessian(ops, gram, 2 * width);
     const bool is_gptq = options.method == "gptq";
     FactorCache factors(ops, hessian);
     auto run = [&] {
@@ -79,7 +80,7 @@ MethodCost measured_method(const OpContext& ops, const QuantizeOptions& options)
     run();  // fills the cache of factors
     seconds[i] = seconds_of(run) / static_cast<double>(kRows * width);
     if (is_gptq && i == 1) {
-      const ColumnOrder order = column_order(hessian.diagonal(), width, options.gptq);
+      const ColumnOrder order = column_order(hessian.diagonal, width, options.gptq);
       const double each = seconds_of(
           [&] { invert(ops, hessian, order.columns, {.damp_percent = options.gptq.damp_percent}); });
       cost.factor = each / static_cast<double>(width * width * width);

@@ -14,30 +14,42 @@ namespace {
 
 constexpr int64_t kBlockColumns = 128;
 
+// What all slabs of a matrix share, where the operators compute.
+struct SharedParts {
+  const MatrixProblem& problem;
+  const ColumnOrder& order;
+  const InverseFactor& factor;
+  const DampedHessian* damped;  // null without refinement
+  Tensor columns, groups;       // order's
+  Tensor step_of;               // of each position where a code is stored; empty where they are the same
+  Tensor clip_weights;          // per step, or empty
+  std::vector<int32_t> dead;    // steps whose weights are cleared
+
+  const float* clip_weights_from(int64_t step) const {
+    return clip_weights.empty() ? nullptr : clip_weights.data<float>() + step;
+  }
+};
+
 // GPTQ over a slab of rows. Steps are columns in the order of work.
 class Slab {
  public:
-  Slab(const OpContext& ops, const MatrixProblem& problem, const ColumnOrder& order,
-       const InverseFactor& factor, const std::vector<float>& clip_weights, const std::vector<int32_t>& dead,
-       const DampedHessian* damped, int64_t first_row, int64_t rows)
+  Slab(const OpContext& ops, const SharedParts& shared, int64_t first_row, int64_t rows)
       : ops_(ops),
-        problem_(problem),
-        order_(order),
-        u_(factor.values.data<float>()),
-        damped_(damped),
-        clip_weights_(clip_weights),
-        dead_(dead),
+        shared_(shared),
+        problem_(shared.problem),
+        order_(shared.order),
+        u_(shared.factor.values.data<float>()),
         first_row_(first_row),
         rows_(rows),
-        width_(static_cast<int64_t>(order.columns.size())),
-        group_size_(effective_group_size(width_, problem.affine.group_size)),
-        groups_(group_count(width_, problem.affine.group_size)),
-        choice_{problem.affine, problem.gptq.mse, problem.least_zero_point, problem.as_autogptq},
-        w_(Tensor::allocate(DType::kF32, {width_, rows})),
-        codes_(Tensor::allocate(DType::kU8, {width_, rows})),
-        errors_(Tensor::allocate(DType::kF32, {kBlockColumns, rows})),
-        scales_(Tensor::allocate(DType::kF32, {groups_, rows})),
-        zero_points_(Tensor::allocate(DType::kF32, {groups_, rows})),
+        width_(static_cast<int64_t>(order_.columns.size())),
+        group_size_(effective_group_size(width_, problem_.affine.group_size)),
+        groups_(group_count(width_, problem_.affine.group_size)),
+        choice_{problem_.affine, problem_.gptq.mse, problem_.least_zero_point, problem_.as_autogptq},
+        w_(allocate(ops, DType::kF32, {width_, rows})),
+        codes_(allocate(ops, DType::kU8, {width_, rows})),
+        errors_(allocate(ops, DType::kF32, {kBlockColumns, rows})),
+        scales_(allocate(ops, DType::kF32, {groups_, rows})),
+        zero_points_(allocate(ops, DType::kF32, {groups_, rows})),
         is_chosen_(static_cast<size_t>(groups_), false) {}
 
   struct Sums {
@@ -45,19 +57,20 @@ class Slab {
     RefineResult refined;
   };
   Sums run(QuantizedTensor& out) {
-    load_columns(ops_, problem_, first_row_, rows_, order_.columns, w_.mutable_data<float>());
+    load();
     if (groups_ == 1 && problem_.as_autogptq) choose_group(0);  // before dead columns are cleared, as there
-    for (int32_t step : dead_) std::fill_n(column(step), rows_, 0.0f);
+    for (int32_t step : shared_.dead) std::fill_n(column(step), rows_, 0.0f);
     if (groups_ == 1 || problem_.gptq.static_groups || !order_.groups_are_runs) choose_static_groups();
     const std::vector<int64_t> starts = block_starts(order_, kBlockColumns, problem_.gptq.updated_groups);
-    Sums sums;
+    const Tensor loss = zeros(ops_, DType::kF64, {1});
     for (size_t i = 0; i < starts.size(); ++i) {
       const int64_t begin = starts[i], end = i + 1 < starts.size() ? starts[i + 1] : width_;
       run_block(begin, end);
-      sums.loss += sum_of_squares(end - begin);
+      const float* errors = errors_.data<float>();
+      add_dot(ops_, errors, errors, nullptr, end - begin, rows_, const_cast<double*>(loss.data<double>()));
       if (end < width_) {
         gemm_subtract(ops_, {.a = u_ + begin * width_ + end,
-                             .b = errors_.data<float>(),
+                             .b = errors,
                              .c = column(end),
                              .a_stride = width_,
                              .b_stride = rows_,
@@ -68,11 +81,14 @@ class Slab {
       }
     }
     if (problem_.as_autogptq) repack_as_autogptq();
-    if (damped_) {
-      load_columns(ops_, problem_, first_row_, rows_, order_.columns, w_.mutable_data<float>());
+    Sums sums;
+    copy_here(ops_, &sums.loss, loss.bytes(), sizeof sums.loss);
+    if (shared_.damped) {
+      load();
       sums.refined = refine(ops_,
                             {.order = &order_,
-                             .hessian = damped_,
+                             .groups = shared_.groups.data<int32_t>(),
+                             .hessian = shared_.damped,
                              .weights = w_.data<float>(),
                              .rows = rows_,
                              .max_code = (1 << problem_.affine.bits) - 1,
@@ -81,7 +97,11 @@ class Slab {
                              .zero_points = zero_points_.data<float>()},
                             problem_.gptq.refine_sweeps);
     }
-    store(out);
+    store_slab(ops_,
+               {first_row_, rows_, codes_.data<uint8_t>(),
+                shared_.step_of.empty() ? nullptr : shared_.step_of.data<int32_t>(), scales_.data<float>(),
+                zero_points_.data<float>()},
+               out);
     return sums;
   }
 
@@ -89,6 +109,11 @@ class Slab {
   float* column(int64_t step) { return w_.mutable_data<float>() + step * rows_; }
   float* scales(int64_t group) { return scales_.mutable_data<float>() + group * rows_; }
   float* zero_points(int64_t group) { return zero_points_.mutable_data<float>() + group * rows_; }
+
+  void load() {
+    load_weights(ops_, problem_, first_row_, rows_, shared_.columns.data<int32_t>(), width_,
+                 w_.mutable_data<float>());
+  }
 
   void choose(int64_t group, const float* w, int64_t columns, const float* weights) {
     choose_grids(ops_, choice_, w, columns, rows_, weights, scales(group), zero_points(group));
@@ -100,7 +125,7 @@ class Slab {
     const int32_t group = order_.groups[static_cast<size_t>(step)];
     int64_t end = step;
     while (end < width_ && order_.groups[static_cast<size_t>(end)] == group) ++end;
-    choose(group, column(step), end - step, clip_weights_.empty() ? nullptr : clip_weights_.data() + step);
+    choose(group, column(step), end - step, shared_.clip_weights_from(step));
   }
 
   // From the weights as they are before the first step; the steps of a group may be anywhere.
@@ -108,19 +133,23 @@ class Slab {
     std::vector<std::vector<int64_t>> members(static_cast<size_t>(groups_));
     for (int64_t step = 0; step < width_; ++step)
       members[static_cast<size_t>(order_.groups[static_cast<size_t>(step)])].push_back(step);
-    Tensor gathered = Tensor::allocate(DType::kF32, {group_size_, rows_});
-    std::vector<float> weights;
+    Tensor gathered = allocate(ops_, DType::kF32, {group_size_, rows_});
+    Tensor weights = allocate(ops_, DType::kF32, {group_size_});
     for (int64_t group = 0; group < groups_; ++group) {
       if (is_chosen_[static_cast<size_t>(group)]) continue;
       const std::vector<int64_t>& steps = members[static_cast<size_t>(group)];
-      weights.clear();
+      if (order_.groups_are_runs) {
+        choose_group(steps[0]);
+        continue;
+      }
       for (size_t i = 0; i < steps.size(); ++i) {
-        std::memcpy(gathered.mutable_data<float>() + static_cast<int64_t>(i) * rows_, column(steps[i]),
-                    static_cast<size_t>(rows_) * sizeof(float));
-        if (!clip_weights_.empty()) weights.push_back(clip_weights_[static_cast<size_t>(steps[i])]);
+        copy(ops_, gathered.mutable_data<float>() + static_cast<int64_t>(i) * rows_, column(steps[i]),
+             static_cast<size_t>(rows_) * sizeof(float));
+        if (!shared_.clip_weights.empty())
+          copy(ops_, weights.mutable_data<float>() + i, shared_.clip_weights_from(steps[i]), sizeof(float));
       }
       choose(group, gathered.data<float>(), static_cast<int64_t>(steps.size()),
-             weights.empty() ? nullptr : weights.data());
+             shared_.clip_weights.empty() ? nullptr : weights.data<float>());
     }
   }
 
@@ -130,12 +159,6 @@ class Slab {
         if (!is_chosen_[static_cast<size_t>(order_.groups[static_cast<size_t>(step)])]) choose_group(step);
       }
     }
-    const float* scale_of[kBlockColumns];
-    const float* zero_point_of[kBlockColumns];
-    for (int64_t step = begin; step < end; ++step) {
-      scale_of[step - begin] = scales(order_.groups[static_cast<size_t>(step)]);
-      zero_point_of[step - begin] = zero_points(order_.groups[static_cast<size_t>(step)]);
-    }
     GptqBlockArgs args{column(begin),
                        rows_,
                        codes_.mutable_data<uint8_t>() + begin * rows_,
@@ -144,8 +167,10 @@ class Slab {
                        rows_,
                        u_ + begin * width_ + begin,
                        width_,
-                       scale_of,
-                       zero_point_of,
+                       scales(0),
+                       zero_points(0),
+                       rows_,
+                       shared_.groups.data<int32_t>() + begin,
                        end - begin,
                        0,
                        0,
@@ -163,17 +188,8 @@ class Slab {
     }
   }
 
-  double sum_of_squares(int64_t columns) const {
-    double total = 0;
-    for (int64_t i = 0; i < columns * rows_; ++i) {
-      const double error = errors_.data<float>()[i];
-      total += error * error;
-    }
-    return total;
-  }
-
   // AutoGPTQ keeps the rounded weights as floats and finds the codes again when it packs, now with the F16
-  // scale.
+  // scale. On the CPU.
   void repack_as_autogptq() {
     const float max_code = static_cast<float>((1 << problem_.affine.bits) - 1);
     for (int64_t step = 0; step < width_; ++step) {
@@ -188,33 +204,23 @@ class Slab {
     for (int64_t i = 0; i < groups_ * rows_; ++i) scales(0)[i] = round_scale(scales(0)[i]);
   }
 
-  void store(QuantizedTensor& out) {
-    CodeSlab slab{first_row_, rows_, codes_.data<uint8_t>(), scales_.data<float>(),
-                  zero_points_.data<float>()};
-    Tensor placed;
-    if (!order_.is_scattered) {
-      placed = Tensor::allocate(DType::kU8, {width_, rows_});
-      for (int64_t step = 0; step < width_; ++step) {
-        std::memcpy(placed.mutable_data<uint8_t>() + order_.position(step) * rows_, slab.codes + step * rows_,
-                    static_cast<size_t>(rows_));
-      }
-      slab.codes = placed.data<uint8_t>();
-    }
-    store_slab(ops_, slab, out);
-  }
-
   const OpContext& ops_;
+  const SharedParts& shared_;
   const MatrixProblem& problem_;
   const ColumnOrder& order_;
   const float* u_;
-  const DampedHessian* damped_;             // null without refinement
-  const std::vector<float>& clip_weights_;  // per step, or empty
-  const std::vector<int32_t>& dead_;        // steps whose weights are cleared
   int64_t first_row_, rows_, width_, group_size_, groups_;
   GridChoice choice_;
   Tensor w_, codes_, errors_, scales_, zero_points_;
   std::vector<bool> is_chosen_;
 };
+
+std::vector<int32_t> steps_of_positions(const ColumnOrder& order) {
+  std::vector<int32_t> steps(order.columns.size());
+  for (size_t step = 0; step < steps.size(); ++step)
+    steps[static_cast<size_t>(order.columns[step])] = static_cast<int32_t>(step);
+  return steps;
+}
 
 // What an error of each step's column costs alone: the damped diagonal of H.
 std::vector<float> clip_weights(const ColumnOrder& order, std::span<const float> diagonal,
@@ -256,7 +262,7 @@ const DampedHessian& FactorCache::damped() {
 
 QuantizedMatrix quantize_gptq(const OpContext& ops, const MatrixProblem& problem, FactorCache& factors) {
   const Hessian& hessian = factors.hessian();
-  const std::vector<float> diagonal = hessian.diagonal();
+  const std::vector<float>& diagonal = hessian.diagonal;
   if (!hessian.is_finite()) {
     return fall_back(ops, problem, "non-finite activations reach it: rounded to nearest instead");
   }
@@ -275,24 +281,33 @@ QuantizedMatrix quantize_gptq(const OpContext& ops, const MatrixProblem& problem
   if (!factor)
     return fall_back(ops, problem, "its Hessian could not be inverted: rounded to nearest instead");
 
-  // A column that never saw an input is rounded like the others, which its zero correlation leaves alone;
-  // AutoGPTQ clears it.
-  std::vector<int32_t> dead;
-  for (size_t step = 0; problem.as_autogptq && step < order.columns.size(); ++step) {
-    if (diagonal[static_cast<size_t>(order.columns[step])] == 0) dead.push_back(static_cast<int32_t>(step));
-  }
   QuantizedMatrix result{allocate_quantized(problem), "gptq", factor->note, factor->damp_percent, 0};
   const bool weighs = problem.gptq.mse > 0 && problem.gptq.weighted_mse;
   const std::vector<float> weights =
       weighs ? clip_weights(order, diagonal, factor->damp_percent) : std::vector<float>();
   const bool refines = problem.gptq.refine_sweeps > 0 && !problem.as_autogptq;
-  const DampedHessian* damped = refines ? &factors.damped() : nullptr;
+  const std::vector<int32_t> step_of =
+      order.is_scattered ? std::vector<int32_t>() : steps_of_positions(order);
+  SharedParts shared{.problem = problem,
+                     .order = order,
+                     .factor = *factor,
+                     .damped = refines || ops.gpu ? &factors.damped() : nullptr,
+                     .columns = placed(ops, order.columns),
+                     .groups = placed(ops, order.groups),
+                     .step_of = order.is_scattered ? Tensor() : placed(ops, step_of),
+                     .clip_weights = weighs ? placed(ops, weights) : Tensor(),
+                     .dead = {}};
+  // A column that never saw an input is rounded like the others, which its zero correlation leaves alone;
+  // AutoGPTQ clears it.
+  for (size_t step = 0; problem.as_autogptq && step < order.columns.size(); ++step) {
+    if (diagonal[static_cast<size_t>(order.columns[step])] == 0)
+      shared.dead.push_back(static_cast<int32_t>(step));
+  }
   std::vector<Slab::Sums> slabs(static_cast<size_t>(slab_count(result.weight.out_features)));
   for_each_slab(ops, result.weight.out_features,
                 [&](const OpContext& one_thread, int64_t slab, int64_t first_row, int64_t rows) {
                   slabs[static_cast<size_t>(slab)] =
-                      Slab(one_thread, problem, order, *factor, weights, dead, damped, first_row, rows)
-                          .run(result.weight);
+                      Slab(one_thread, shared, first_row, rows).run(result.weight);
                 });
   RefineResult refined;
   for (const Slab::Sums& sums : slabs) {
@@ -300,7 +315,7 @@ QuantizedMatrix quantize_gptq(const OpContext& ops, const MatrixProblem& problem
     refined.error += sums.refined.error;
     refined.size += sums.refined.size;
   }
-  if (refines && refined.size > 0)
+  if (shared.damped && refined.size > 0)
     result.relative_error = std::sqrt(std::max(0.0, refined.error) / refined.size);
   if (order.is_scattered) {
     result.weight.column_order = Tensor::allocate(DType::kI32, {hessian.width()});

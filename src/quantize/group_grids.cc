@@ -42,21 +42,14 @@ void choose_grids(const OpContext& ops, const GridChoice& choice, const float* w
                   int64_t rows, const float* column_weights, float* scales, float* zero_points) {
   if (choice.as_autogptq) {
     autogptq_grids(choice.affine, w, columns, rows, scales, zero_points);
-  } else {
-    const GridProblem problem{w, rows, columns, rows, scales, zero_points};
-    if (choice.mse > 0) {
-      clip_search(ops, problem, choice.affine, {.norm = choice.mse}, column_weights);
-    } else {
-      range_grid(ops, problem, choice.affine);
-    }
+    raise_zero_points({scales, zero_points, rows}, (1 << choice.affine.bits) - 1, choice.least_zero_point);
+    return;
   }
-  const int max_code = (1 << choice.affine.bits) - 1;
-  for (int64_t row = 0; row < rows; ++row) {
-    if (zero_points[row] >= static_cast<float>(choice.least_zero_point)) continue;
-    // The range begins at zero: one code is spent below it, and the rest is spread over the same range.
-    const float top = scales[row] * static_cast<float>(max_code);
-    zero_points[row] = static_cast<float>(choice.least_zero_point);
-    scales[row] = round_scale(top / static_cast<float>(max_code - choice.least_zero_point));
+  const GridProblem problem{w, rows, columns, rows, scales, zero_points, choice.least_zero_point};
+  if (choice.mse > 0) {
+    clip_search(ops, problem, choice.affine, {.norm = choice.mse}, column_weights);
+  } else {
+    range_grid(ops, problem, choice.affine);
   }
 }
 

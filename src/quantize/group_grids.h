@@ -16,6 +16,7 @@ struct GridChoice {
 };
 
 // w: [columns][rows], `rows` floats apart. scales, zero_points: [rows]. column_weights: [columns] or null.
+// All lie where the operators compute; as_autogptq is for the CPU alone.
 void choose_grids(const OpContext& ops, const GridChoice& choice, const float* w, int64_t columns,
                   int64_t rows, const float* column_weights, float* scales, float* zero_points);
 

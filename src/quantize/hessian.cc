@@ -10,29 +10,11 @@
 namespace lowbit {
 namespace {
 
-constexpr int64_t kTile = 64;
-
-// Copies the part above the diagonal to below it, tile by tile.
-void mirror(const OpContext& ops, float* matrix, int64_t width) {
-  ops.threads->parallel_for((width + kTile - 1) / kTile, 1, [&](int64_t first, int64_t last, int) {
-    for (int64_t tile = first; tile < last; ++tile) {
-      const int64_t row_end = std::min(width, (tile + 1) * kTile);
-      for (int64_t left = 0; left < row_end; left += kTile) {
-        for (int64_t row = tile * kTile; row < row_end; ++row) {
-          const int64_t end = std::min(row, left + kTile);
-          for (int64_t column = left; column < end; ++column)
-            matrix[row * width + column] = matrix[column * width + row];
-        }
-      }
-    }
-  });
-}
-
 class Factorization {
  public:
   Factorization(const OpContext& ops, const Hessian& hessian, std::span<const int32_t> order,
                 float dead_diagonal)
-      : ops_(ops), hessian_(hessian), order_(order), diagonal_(hessian.diagonal()) {
+      : ops_(ops), hessian_(hessian), order_(order), diagonal_(hessian.diagonal) {
     double sum = 0, live = 0, alive = 0;
     for (float value : diagonal_) {
       sum += value;
@@ -44,26 +26,20 @@ class Factorization {
       if (!(value > 0)) value = static_cast<float>(fill), sum += fill;
     }
     mean_ = sum / static_cast<double>(diagonal_.size());
-    result_.values = Tensor::allocate(DType::kF32, {hessian.width(), hessian.width()});
+    result_.values = allocate(ops, DType::kF32, {hessian.width(), hessian.width()});
   }
 
   bool attempt(double damp_percent, double floor, FactorPrecision precision) {
     const int64_t width = hessian_.width();
-    const float* h = hessian_.values.data<float>();
-    float* u = result_.values.mutable_data<float>();
     const float damping = static_cast<float>(damp_percent * mean_ + floor);
-    ops_.threads->parallel_for(width, 16, [&](int64_t first, int64_t last, int) {
-      for (int64_t row = first; row < last; ++row) {
-        const float* source = h + order_[static_cast<size_t>(row)] * width;
-        for (int64_t column = row; column < width; ++column) {
-          u[row * width + column] = source[order_[static_cast<size_t>(column)]];
-        }
-        u[row * width + row] = diagonal_[static_cast<size_t>(order_[static_cast<size_t>(row)])] + damping;
-      }
-    });
+    std::vector<float> diagonal;
+    for (int32_t column : order_) diagonal.push_back(diagonal_[static_cast<size_t>(column)] + damping);
+    const Tensor order_there = placed(ops_, order_), diagonal_there = placed(ops_, diagonal);
+    float* u = result_.values.mutable_data<float>();
+    permute_gram(ops_, hessian_.values.data<float>(), order_there.data<int32_t>(),
+                 diagonal_there.data<float>(), width, u);
     if (!inverse_cholesky(ops_, u, width, precision, u)) return false;
-    for (int64_t i = 0; i < width; ++i) {
-      const float pivot = u[i * width + i];
+    for (float pivot : diagonal_of(ops_, u, width)) {
       if (!(pivot > 0) || !std::isfinite(pivot)) return false;
     }
     result_.damp_percent = damp_percent;
@@ -84,27 +60,25 @@ class Factorization {
 
 }  // namespace
 
-std::vector<float> Hessian::diagonal() const {
-  std::vector<float> result(static_cast<size_t>(width()));
-  for (int64_t i = 0; i < width(); ++i)
-    result[static_cast<size_t>(i)] = values.data<float>()[i * width() + i];
-  return result;
+bool Hessian::is_finite() const {
+  return std::all_of(diagonal.begin(), diagonal.end(), [](float value) { return std::isfinite(value); });
 }
 
-bool Hessian::is_finite() const {
-  const std::vector<float> values = diagonal();
-  return std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
+Hessian make_hessian(const OpContext& ops, Tensor values, int64_t tokens) {
+  std::vector<float> diagonal = diagonal_of(ops, values.data<float>(), values.size(0));
+  return {std::move(values), std::move(diagonal), tokens};
 }
 
 HessianAccumulator::HessianAccumulator(const OpContext& ops, int64_t width)
-    : ops_(&ops),
-      width_(width),
-      hessian_{Tensor::zeros(DType::kF32, {width, width}), 0},
-      buffer_(Tensor::allocate(DType::kF32, {kChunkTokens, width})) {}
+    : ops_(&ops), width_(width), hessian_{zeros(ops, DType::kF32, {width, width}), {}, 0} {
+  if (!ops.gpu) buffer_ = Tensor::allocate(DType::kF32, {kChunkTokens, width});
+}
 
-void HessianAccumulator::add(const float* x, int64_t tokens) {
+void HessianAccumulator::add(ConstActivations rows, int64_t tokens) {
   hessian_.tokens += tokens;
   float* h = hessian_.values.mutable_data<float>();
+  if (ops_->gpu) return gram_accumulate(*ops_, rows, tokens, width_, h);
+  const float* x = floats(rows);
   while (tokens > 0) {
     int64_t taken = std::min(tokens, kChunkTokens - buffered_);
     if (taken == kChunkTokens) {
@@ -127,9 +101,9 @@ Hessian HessianAccumulator::finish() {
   float* h = hessian_.values.mutable_data<float>();
   if (buffered_ > 0) gram_accumulate(*ops_, buffer_.data<float>(), buffered_, width_, h);
   buffered_ = 0;
-  mirror(*ops_, h, width_);
+  mirror_upper(*ops_, h, width_);
   buffer_ = Tensor();
-  return std::move(hessian_);
+  return make_hessian(*ops_, std::move(hessian_.values), hessian_.tokens);
 }
 
 std::optional<InverseFactor> invert(const OpContext& ops, const Hessian& hessian,

@@ -13,22 +13,26 @@
 namespace lowbit {
 
 struct Hessian {
-  Tensor values;       // F32 [width, width], symmetric
-  int64_t tokens = 0;  // rows of X
+  Tensor values;                // F32 [width, width], symmetric, where the operators compute
+  std::vector<float> diagonal;  // of values, here
+  int64_t tokens = 0;           // rows of X
 
   int64_t width() const { return values.size(0); }
-  std::vector<float> diagonal() const;
   bool is_finite() const;  // of the diagonal, which a non-finite activation always reaches
 };
 
+// values: symmetric.
+Hessian make_hessian(const OpContext& ops, Tensor values, int64_t tokens);
+
 // Sums X^T X in pieces of a fixed number of rows, counted over the whole stream, so that the bits do not
-// depend on how callers cut it. One Hessian and a buffer of kChunkTokens rows are held.
+// depend on how callers cut it; on a GPU the pieces are the callers'. One Hessian and, on the CPU, a buffer
+// of kChunkTokens rows are held.
 class HessianAccumulator {
  public:
   static constexpr int64_t kChunkTokens = 2048;
 
   HessianAccumulator(const OpContext& ops, int64_t width);
-  void add(const float* x, int64_t tokens);  // x: [tokens, width]
+  void add(ConstActivations x, int64_t tokens);  // x: [tokens, width]
   Hessian finish();
 
  private:

@@ -6,20 +6,13 @@
 #include "tensor/half.h"
 
 #include <algorithm>
-#include <atomic>
-#include <cmath>
-#include <cstring>
+#include <vector>
 
 namespace lowbit {
-namespace {
-
-constexpr int64_t kRowTile = 16;
-
-}  // namespace
-
 void for_each_slab(const OpContext& ops, int64_t rows,
                    const std::function<void(const OpContext& one_thread, int64_t slab, int64_t first_row,
                                             int64_t rows)>& body) {
+  if (ops.gpu) return body(ops, 0, 0, rows);
   const ThreadPool one_thread(1);
   const OpContext inner{&one_thread, ops.workspace, ops.kernels};
   ops.threads->parallel_for(slab_count(rows), 1, [&](int64_t begin, int64_t end, int) {
@@ -30,42 +23,9 @@ void for_each_slab(const OpContext& ops, int64_t rows,
   });
 }
 
-void read_rows(const Tensor& weight, int64_t first_row, int64_t rows, float* values) {
-  const int64_t width = weight.size(1), count = rows * width, first = first_row * width;
-  switch (weight.dtype()) {
-    case DType::kF32:
-      std::memcpy(values, weight.data<float>() + first, static_cast<size_t>(count) * sizeof(float));
-      return;
-    case DType::kBF16:
-      for (int64_t i = 0; i < count; ++i) values[i] = bf16_to_float(weight.data<uint16_t>()[first + i]);
-      return;
-    case DType::kF16:
-      for (int64_t i = 0; i < count; ++i) values[i] = f16_to_float(weight.data<uint16_t>()[first + i]);
-      return;
-    case DType::kF64:
-      for (int64_t i = 0; i < count; ++i) values[i] = static_cast<float>(weight.data<double>()[first + i]);
-      return;
-    default:
-      fail(ErrorCode::kInternal, "a weight of type {} cannot be quantized", dtype_name(weight.dtype()));
-  }
-}
-
-void load_columns(const OpContext& ops, const MatrixProblem& problem, int64_t first_row, int64_t rows,
-                  std::span<const int32_t> columns, float* w) {
-  const int64_t width = static_cast<int64_t>(columns.size());
-  std::atomic<bool> finite = true;
-  ops.threads->parallel_for(rows, kRowTile, [&](int64_t begin, int64_t end, int) {
-    std::vector<float> tile(static_cast<size_t>((end - begin) * width));
-    read_rows(problem.weight, first_row + begin, end - begin, tile.data());
-    for (float value : tile) {
-      if (!std::isfinite(value)) finite = false;
-    }
-    for (int64_t step = 0; step < width; ++step) {
-      const float* source = tile.data() + columns[static_cast<size_t>(step)];
-      for (int64_t row = begin; row < end; ++row) w[step * rows + row] = source[(row - begin) * width];
-    }
-  });
-  if (!finite) {
+void load_weights(const OpContext& ops, const MatrixProblem& problem, int64_t first_row, int64_t rows,
+                  const int32_t* columns, int64_t count, float* w) {
+  if (!load_columns(ops, problem.weight, first_row, rows, columns, count, w)) {
     fail(ErrorCode::kCorruptFile, "{}.weight holds values that are not finite: the source model is damaged",
          problem.module);
   }
@@ -84,22 +44,39 @@ QuantizedTensor allocate_quantized(const MatrixProblem& problem) {
 }
 
 void store_slab(const OpContext& ops, const CodeSlab& slab, QuantizedTensor& out) {
-  uint32_t* words = out.codes.mutable_data<uint32_t>();
-  uint16_t* scales = out.scales.mutable_data<uint16_t>();
-  uint8_t* zeros = out.zero_points.empty() ? nullptr : out.zero_points.mutable_data<uint8_t>();
-  ops.threads->parallel_for(slab.rows, 64, [&](int64_t begin, int64_t end, int) {
-    for (int64_t row = begin; row < end; ++row) {
-      pack_bits(slab.codes + row, slab.rows, out.in_features, out.bits, words + slab.first_row + row,
-                out.out_features);
+  const int64_t stride = out.out_features, groups = out.groups();
+  PackColumnsArgs pack{.codes = slab.codes,
+                       .column_of = slab.step_of,
+                       .columns = out.in_features,
+                       .rows = slab.rows,
+                       .bits = out.bits,
+                       .words = out.codes.mutable_data<uint32_t>() + slab.first_row,
+                       .stride = stride};
+  const float *scales = slab.scales, *zero_points = slab.zero_points;
+  std::vector<float> grids;
+  if (ops.gpu) {
+    const Scratch words = ops.workspace->take(out.codes.byte_count());
+    pack.words = words.as<uint32_t>();
+    pack_columns(ops, pack);
+    copy_here(ops, out.codes.mutable_bytes(), words.as<void>(), out.codes.byte_count());
+    const size_t count = static_cast<size_t>(groups * slab.rows);
+    grids.resize(2 * count);
+    copy_here(ops, grids.data(), slab.scales, count * sizeof(float));
+    copy_here(ops, grids.data() + count, slab.zero_points, count * sizeof(float));
+    scales = grids.data();
+    zero_points = scales + count;
+  } else {
+    pack_columns(ops, pack);
+  }
+  uint16_t* to_scales = out.scales.mutable_data<uint16_t>();
+  uint8_t* to_zeros = out.zero_points.empty() ? nullptr : out.zero_points.mutable_data<uint8_t>();
+  for (int64_t group = 0; group < groups; ++group) {
+    for (int64_t row = 0; row < slab.rows; ++row) {
+      const int64_t place = group * stride + slab.first_row + row;
+      to_scales[place] = float_to_f16(scales[group * slab.rows + row]);
+      if (to_zeros) to_zeros[place] = static_cast<uint8_t>(zero_points[group * slab.rows + row]);
     }
-    for (int64_t group = 0; group < out.groups(); ++group) {
-      for (int64_t row = begin; row < end; ++row) {
-        const int64_t place = group * out.out_features + slab.first_row + row;
-        scales[place] = float_to_f16(slab.scales[group * slab.rows + row]);
-        if (zeros) zeros[place] = static_cast<uint8_t>(slab.zero_points[group * slab.rows + row]);
-      }
-    }
-  });
+  }
 }
 
 void decode_rows(const QuantizedTensor& weight, int64_t first_row, int64_t rows, float* values) {

@@ -5,7 +5,7 @@
 
 #include "format/weight.h"
 #include "lowbit/quantize.h"
-#include "ops/context.h"
+#include "ops/columns.h"
 
 #include <functional>
 #include <span>
@@ -27,31 +27,32 @@ struct MatrixProblem {
 // usual 192 rows of a key projection in two.
 inline constexpr int64_t kSlabRows = 96;
 
-// Calls body(context, slab, first_row, rows) for all slabs, on all threads; inside, ops run on one thread.
+// Calls body(context, slab, first_row, rows) for all slabs, on all threads; inside, ops run on one thread. On
+// a GPU all rows are one slab.
 void for_each_slab(const OpContext& ops, int64_t rows,
                    const std::function<void(const OpContext& one_thread, int64_t slab, int64_t first_row,
                                             int64_t rows)>& body);
 inline int64_t slab_count(int64_t rows) { return (rows + kSlabRows - 1) / kSlabRows; }
 
-// w[step][row - first_row] = weight[row][columns[step]] for `rows` rows. kCorruptFile names the module when a
-// value is not finite.
-void load_columns(const OpContext& ops, const MatrixProblem& problem, int64_t first_row, int64_t rows,
-                  std::span<const int32_t> columns, float* w);
+// load_columns of the problem's weight, which lies where the operators compute. kCorruptFile names the module
+// when a value is not finite.
+void load_weights(const OpContext& ops, const MatrixProblem& problem, int64_t first_row, int64_t rows,
+                  const int32_t* columns, int64_t count, float* w);
 
 QuantizedTensor allocate_quantized(const MatrixProblem& problem);
 
-// Codes, scales and zero points of a slab, [position or group][rows].
+// Codes, scales and zero points of a slab where the operators compute, [step or group][rows].
 struct CodeSlab {
   int64_t first_row = 0, rows = 0;
   const uint8_t* codes = nullptr;
+  const int32_t* step_of = nullptr;  // of each position where codes are stored; null: they are the same
   const float* scales = nullptr;
   const float* zero_points = nullptr;
 };
+// `out` lies in this machine's memory.
 void store_slab(const OpContext& ops, const CodeSlab& slab, QuantizedTensor& out);
 
 // values: F32 [rows, in], columns in their own order.
 void decode_rows(const QuantizedTensor& weight, int64_t first_row, int64_t rows, float* values);
-// The same of a dense tensor.
-void read_rows(const Tensor& weight, int64_t first_row, int64_t rows, float* values);
 
 }  // namespace lowbit

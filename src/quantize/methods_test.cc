@@ -97,10 +97,10 @@ TEST(Gptq, StoredWeightsHaveTheLossThatTheLoopSummedUp) {
       FactorCache factors(ops, hessian);
       const QuantizedMatrix result = quantize_gptq(ops, problem, factors);
       ASSERT_EQ(result.method, "gptq");
-      Hessian damped{Tensor::allocate(DType::kF32, {200, 200}), hessian.tokens};
+      Hessian damped{Tensor::allocate(DType::kF32, {200, 200}), {}, hessian.tokens};
       std::memcpy(damped.values.mutable_bytes(), hessian.values.bytes(), hessian.values.byte_count());
       double mean = 0;
-      for (float value : hessian.diagonal()) mean += value / 200;
+      for (float value : hessian.diagonal) mean += value / 200;
       for (int64_t i = 0; i < 200; ++i)
         damped.values.mutable_data<float>()[i * 201] += static_cast<float>(result.damp_percent * mean);
       const double expected = output_error(weight, result.weight, damped);
@@ -177,7 +177,7 @@ TEST(Hessian, FactorInvertsTheDampedMatrix) {
   ASSERT_TRUE(factor);
   EXPECT_EQ(factor->note, "");
   double mean = 0;
-  for (float value : hessian.diagonal()) mean += value / static_cast<double>(width);
+  for (float value : hessian.diagonal) mean += value / static_cast<double>(width);
   const float* u = factor->values.data<float>();
   // (U^T U) (H + damping) = 1, rows and columns in the order given.
   for (int64_t i = 0; i < width; i += 5) {
@@ -205,10 +205,11 @@ TEST(Gptq, SingularHessianIsRescuedByMoreDamping) {
   const int64_t width = 96;
   Hessian hessian = hessian_of(ops, correlated_inputs(2, width, 4));  // rank 2
   double mean = 0;
-  for (float value : hessian.diagonal()) mean += value / static_cast<double>(width);
+  for (float value : hessian.diagonal) mean += value / static_cast<double>(width);
   // Slightly indefinite, as rounding can leave it.
   for (int64_t i = 0; i < width; ++i)
     hessian.values.mutable_data<float>()[i * width + i] -= static_cast<float>(1e-3 * mean);
+  hessian = make_hessian(ops, hessian.values, hessian.tokens);
   MatrixProblem problem = problem_of(random_tensor({16, width}, 4), 4, 32);
   problem.gptq.damp_percent = 1e-7f;
   FactorCache factors(ops, hessian);
@@ -224,7 +225,7 @@ TEST(Gptq, ZeroAndNonFiniteHessiansFallBackToRounding) {
   const Tensor weight = random_tensor({16, 64}, 6);
   const MatrixProblem problem = problem_of(weight, 4, 32);
   const QuantizedTensor rounded = quantize_rtn(ops, problem).weight;
-  Hessian zero{Tensor::zeros(DType::kF32, {64, 64}), 10};
+  const Hessian zero = make_hessian(ops, Tensor::zeros(DType::kF32, {64, 64}), 10);
   Tensor x = correlated_inputs(100, 64, 6);
   x.mutable_data<float>()[64 * 7 + 3] = std::numeric_limits<float>::quiet_NaN();
   const Hessian broken = hessian_of(ops, x);

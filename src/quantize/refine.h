@@ -15,17 +15,19 @@ namespace lowbit {
 // H in the order of work with damp_percent of its mean diagonal added, zero diagonal elements replaced by
 // that mean.
 struct DampedHessian {
-  Tensor values;               // F32 [steps, steps]
-  std::vector<float> damping;  // [steps], what was added to the diagonal
-  PackedFactor packed;         // values again, for products with slabs
+  Tensor values;        // F32 [steps, steps]
+  Tensor damping;       // F32 [steps], what was added to the diagonal
+  PackedFactor packed;  // values again, for products with slabs
 
   DampedHessian(const OpContext& ops, const Hessian& source, std::span<const int32_t> columns,
                 double damp_percent);
 };
 
-// Matrices are [steps][rows], steps in the order of work; scales and zero_points [groups][rows].
+// Matrices are [steps][rows], steps in the order of work; scales and zero_points [groups][rows]. All pointers
+// but `order` and `hessian` are to where the operators compute.
 struct RefineProblem {
   const ColumnOrder* order = nullptr;
+  const int32_t* groups = nullptr;  // order->groups
   const DampedHessian* hessian = nullptr;
   const float* weights = nullptr;  // the original ones
   int64_t rows = 0;

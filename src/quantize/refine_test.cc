@@ -21,7 +21,7 @@ struct Rounded {
       : width(width),
         max_code((1 << bits) - 1),
         source(hessian_of(ops, correlated_inputs(3 * width, width, seed))),
-        order(column_order(source.diagonal(), group_size, orders)),
+        order(column_order(source.diagonal, group_size, orders)),
         hessian(ops, source, order.columns, kDampPercent) {
     weights = random_tensor({width, kRows}, seed + 50);
     const int64_t groups = group_count(width, static_cast<int>(group_size));
@@ -50,6 +50,7 @@ struct Rounded {
   RefineResult refine_with(const OpContext& ops, int sweeps) {
     return refine(ops,
                   {.order = &order,
+                   .groups = order.groups.data(),
                    .hessian = &hessian,
                    .weights = weights.data<float>(),
                    .rows = kRows,
@@ -227,7 +228,7 @@ MatrixProblem problem_of(const Tensor& weight, int bits, bool sym, int sweeps) {
 Hessian damped(const OpContext& ops, const Hessian& hessian, double damp_percent) {
   std::vector<int32_t> natural;
   for (int32_t i = 0; i < hessian.width(); ++i) natural.push_back(i);
-  return {DampedHessian(ops, hessian, natural, damp_percent).values, hessian.tokens};
+  return make_hessian(ops, DampedHessian(ops, hessian, natural, damp_percent).values, hessian.tokens);
 }
 
 TEST(Refine, MendsWhatTheLoopOfGptqLeaves) {

@@ -33,30 +33,31 @@ QuantizedMatrix quantize_rtn(const OpContext& ops, const MatrixProblem& problem)
   const float max_code = static_cast<float>((1 << problem.affine.bits) - 1);
   std::vector<int32_t> columns(static_cast<size_t>(width));
   std::iota(columns.begin(), columns.end(), 0);
-  for_each_slab(ops, result.weight.out_features,
-                [&](const OpContext& one_thread, int64_t, int64_t first, int64_t rows) {
-                  Tensor w = Tensor::allocate(DType::kF32, {width, rows}),
-                         codes = Tensor::allocate(DType::kU8, {width, rows});
-                  Tensor scales = Tensor::allocate(DType::kF32, {result.weight.groups(), rows});
-                  Tensor zero_points = Tensor::allocate(DType::kF32, {result.weight.groups(), rows});
-                  load_columns(one_thread, problem, first, rows, columns, w.mutable_data<float>());
-                  for (int64_t group = 0; group < result.weight.groups(); ++group) {
-                    const int64_t begin = group * result.weight.group_size,
-                                  end = std::min(width, begin + result.weight.group_size);
-                    float* scale = scales.mutable_data<float>() + group * rows;
-                    float* zero_point = zero_points.mutable_data<float>() + group * rows;
-                    choose_grids(one_thread, choice, w.data<float>() + begin * rows, end - begin, rows,
-                                 nullptr, scale, zero_point);
-                    for (int64_t column = begin; column < end; ++column) {
-                      nearest_codes(w.data<float>() + column * rows, scale, zero_point, rows, max_code,
-                                    codes.mutable_data<uint8_t>() + column * rows);
-                    }
-                  }
-                  store_slab(
-                      one_thread,
-                      {first, rows, codes.data<uint8_t>(), scales.data<float>(), zero_points.data<float>()},
-                      result.weight);
-                });
+  for_each_slab(
+      ops, result.weight.out_features,
+      [&](const OpContext& one_thread, int64_t, int64_t first, int64_t rows) {
+        Tensor w = Tensor::allocate(DType::kF32, {width, rows}),
+               codes = Tensor::allocate(DType::kU8, {width, rows});
+        Tensor scales = Tensor::allocate(DType::kF32, {result.weight.groups(), rows});
+        Tensor zero_points = Tensor::allocate(DType::kF32, {result.weight.groups(), rows});
+        load_weights(one_thread, problem, first, rows, columns.data(), width, w.mutable_data<float>());
+        for (int64_t group = 0; group < result.weight.groups(); ++group) {
+          const int64_t begin = group * result.weight.group_size,
+                        end = std::min(width, begin + result.weight.group_size);
+          float* scale = scales.mutable_data<float>() + group * rows;
+          float* zero_point = zero_points.mutable_data<float>() + group * rows;
+          choose_grids(one_thread, choice, w.data<float>() + begin * rows, end - begin, rows, nullptr, scale,
+                       zero_point);
+          for (int64_t column = begin; column < end; ++column) {
+            nearest_codes(w.data<float>() + column * rows, scale, zero_point, rows, max_code,
+                          codes.mutable_data<uint8_t>() + column * rows);
+          }
+        }
+        store_slab(
+            one_thread,
+            {first, rows, codes.data<uint8_t>(), nullptr, scales.data<float>(), zero_points.data<float>()},
+            result.weight);
+      });
   return result;
 }
 

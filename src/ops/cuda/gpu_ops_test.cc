@@ -1,8 +1,7 @@
 // Every operator on a GPU beside the reference on the CPU, on the numbers that BF16 leaves of the inputs.
-#include "base/gpu.h"
 #include "format/bits.h"
 #include "ops/attention.h"
-#include "ops/cuda/libraries.h"
+#include "ops/cuda/gpu_test_support.h"
 #include "ops/cuda/matmul_gpu.h"
 #include "ops/elementwise.h"
 #include "ops/fused.h"
@@ -19,51 +18,7 @@ namespace {
 using testing::Bench;
 using testing::Numbers;
 
-class GpuOps : public ::testing::Test {
- protected:
-  void SetUp() override {
-    if (!gpu_support().problem.empty()) GTEST_SKIP() << gpu_support().problem;
-    queue_.emplace(0);
-    libraries_.emplace(*queue_);
-    workspace_.emplace(0);
-    gpu_ = {nullptr, &*workspace_, nullptr, &*queue_, &*libraries_};
-    cpu_ = bench_.context();
-  }
-
-  Tensor there(const std::vector<float>& values) {
-    return copied_to(
-        *queue_, Tensor::borrow(nullptr, values.data(), DType::kF32, {static_cast<int64_t>(values.size())}));
-  }
-  // Rounded to BF16, there; `values` become what that leaves.
-  Tensor rounded(std::vector<float>& values) {
-    std::vector<uint16_t> halves;
-    for (float& value : values) {
-      halves.push_back(float_to_bf16(value));
-      value = bf16_to_float(halves.back());
-    }
-    return copied_to(
-        *queue_, Tensor::borrow(nullptr, halves.data(), DType::kBF16, {static_cast<int64_t>(halves.size())}));
-  }
-  Tensor room(DType dtype, int64_t count) {
-    const std::vector<char> poison(static_cast<size_t>(count) * dtype_size(dtype),
-                                   static_cast<char>(0xff));  // NaN
-    return copied_to(*queue_, Tensor::borrow(nullptr, poison.data(), dtype, {count}));
-  }
-  std::vector<float> back(const Tensor& tensor) {
-    Tensor here = Tensor::allocate(tensor.dtype(), tensor.shape());
-    queue_->copy_out(here.mutable_bytes(), tensor.bytes(), tensor.byte_count());
-    std::vector<float> values;
-    for (int64_t i = 0; i < here.element_count(); ++i) values.push_back(float_at(here, i));
-    return values;
-  }
-  static Activations of(Tensor& tensor) { return {tensor.mutable_bytes(), tensor.dtype()}; }
-
-  std::optional<GpuQueue> queue_;
-  std::optional<GpuLibraries> libraries_;
-  std::optional<Workspace> workspace_;
-  OpContext gpu_, cpu_;
-  Bench bench_{"ref"};
-};
+using GpuOps = testing::GpuTest;
 
 // Within a share of the largest magnitude, and of the value itself, which BF16 rounds.
 void expect_near(const std::vector<float>& got, const std::vector<float>& expected, double share,

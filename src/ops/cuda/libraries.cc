@@ -2,12 +2,15 @@
 
 #include "base/fail.h"
 
+#include <algorithm>
 #include <cublasLt.h>
 #include <cuda_runtime_api.h>
+#include <cusolverDn.h>
 #include <dlfcn.h>
 #include <map>
 #include <mutex>
-#include <tuple>
+#include <utility>
+#include <vector>
 
 namespace lowbit {
 namespace {
@@ -29,40 +32,89 @@ struct CublasLt {
   decltype(&cublasLtMatmulPreferenceSetAttribute) preference_set;
 };
 
-// Empty when all functions were found; the library stays open.
-std::string open_cublaslt(CublasLt& functions) {
-  const std::string name = "libcublasLt.so." + std::to_string(CUDART_VERSION / 1000);
-  void* const library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (!library) {
-    return fmt::format(
-        "cuBLASLt was not found ({}); install CUDA's libcublas or put its folder into LD_LIBRARY_PATH",
-        dlerror());
+struct Cusolver {
+  decltype(&cusolverDnCreate) create;
+  decltype(&cusolverDnDestroy) destroy;
+  decltype(&cusolverDnSetStream) set_stream;
+  decltype(&cusolverDnXpotrf_bufferSize) factor_size;
+  decltype(&cusolverDnXpotrf) factor;
+  decltype(&cusolverDnXtrtri_bufferSize) invert_size;
+  decltype(&cusolverDnXtrtri) invert;
+};
+
+// A library that stays open; its functions, or what is wrong.
+class Library {
+ public:
+  Library(const char* name, int version, const char* package)
+      : file_(fmt::format("lib{}.so.{}", name, version)),
+        package_(package),
+        handle_(dlopen(file_.c_str(), RTLD_NOW | RTLD_LOCAL)) {
+    if (!handle_) {
+      problem_ =
+          fmt::format("{} was not found ({}); install CUDA's {} or put its folder into LD_LIBRARY_PATH",
+                      file_, dlerror(), package_);
+    }
   }
-  std::string missing;
-  auto find = [&](auto& function, const char* symbol) {
-    void* const address = dlsym(library, symbol);
-    if (!address) missing = symbol;
-    function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(address);
-  };
-  find(functions.create, "cublasLtCreate");
-  find(functions.destroy, "cublasLtDestroy");
-  find(functions.matmul, "cublasLtMatmul");
-  find(functions.get_heuristic, "cublasLtMatmulAlgoGetHeuristic");
-  find(functions.desc_create, "cublasLtMatmulDescCreate");
-  find(functions.desc_destroy, "cublasLtMatmulDescDestroy");
-  find(functions.desc_set, "cublasLtMatmulDescSetAttribute");
-  find(functions.layout_create, "cublasLtMatrixLayoutCreate");
-  find(functions.layout_destroy, "cublasLtMatrixLayoutDestroy");
-  find(functions.preference_create, "cublasLtMatmulPreferenceCreate");
-  find(functions.preference_destroy, "cublasLtMatmulPreferenceDestroy");
-  find(functions.preference_set, "cublasLtMatmulPreferenceSetAttribute");
-  return missing.empty() ? ""
-                         : fmt::format("{} has no function {}; install a newer libcublas", name, missing);
+
+  template <class Function>
+  void find(Function& function, const char* symbol) {
+    if (!handle_) return;
+    void* const address = dlsym(handle_, symbol);
+    if (!address) {
+      problem_ = fmt::format("{} has no function {}; install a newer {}", file_, symbol, package_);
+    }
+    function = reinterpret_cast<Function>(address);
+  }
+  const std::string& problem() const { return problem_; }
+
+ private:
+  std::string file_, package_, problem_;
+  void* handle_;
+};
+
+std::string open_cublaslt(CublasLt& functions) {
+  Library library("cublasLt", CUDART_VERSION / 1000, "libcublas");
+  library.find(functions.create, "cublasLtCreate");
+  library.find(functions.destroy, "cublasLtDestroy");
+  library.find(functions.matmul, "cublasLtMatmul");
+  library.find(functions.get_heuristic, "cublasLtMatmulAlgoGetHeuristic");
+  library.find(functions.desc_create, "cublasLtMatmulDescCreate");
+  library.find(functions.desc_destroy, "cublasLtMatmulDescDestroy");
+  library.find(functions.desc_set, "cublasLtMatmulDescSetAttribute");
+  library.find(functions.layout_create, "cublasLtMatrixLayoutCreate");
+  library.find(functions.layout_destroy, "cublasLtMatrixLayoutDestroy");
+  library.find(functions.preference_create, "cublasLtMatmulPreferenceCreate");
+  library.find(functions.preference_destroy, "cublasLtMatmulPreferenceDestroy");
+  library.find(functions.preference_set, "cublasLtMatmulPreferenceSetAttribute");
+  return library.problem();
+}
+
+std::string open_cusolver(Cusolver& functions) {
+  Library library("cusolver", CUSOLVER_VER_MAJOR, "libcusolver");
+  library.find(functions.create, "cusolverDnCreate");
+  library.find(functions.destroy, "cusolverDnDestroy");
+  library.find(functions.set_stream, "cusolverDnSetStream");
+  library.find(functions.factor_size, "cusolverDnXpotrf_bufferSize");
+  library.find(functions.factor, "cusolverDnXpotrf");
+  library.find(functions.invert_size, "cusolverDnXtrtri_bufferSize");
+  library.find(functions.invert, "cusolverDnXtrtri");
+  return library.problem();
 }
 
 void check(cublasStatus_t status, const char* what) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
   fail(ErrorCode::kDevice, "cuBLASLt: {} was refused (status {})", what, static_cast<int>(status));
+}
+
+void check(cusolverStatus_t status, const char* what) {
+  if (status == CUSOLVER_STATUS_SUCCESS) return;
+  fail(ErrorCode::kDevice, "cuSOLVER: {} was refused (status {})", what, static_cast<int>(status));
+}
+
+// What the library may assume of an address.
+uint32_t alignment_of(const void* address) {
+  const auto bits = reinterpret_cast<uintptr_t>(address);
+  return static_cast<uint32_t>(std::min<uintptr_t>(bits & (~bits + 1), 256));
 }
 
 }  // namespace
@@ -72,31 +124,41 @@ struct GpuLibraries::State {
   ~State() {
     for (auto& [key, plan] : plans) release(plan);
     if (handle) lt.destroy(handle);
+    if (solver_handle) solver.destroy(solver_handle);
   }
 
-  // A product of one shape, ready to run.
+  // A product as the library sees it, columns first: c [m, n] from a, [k, m] or its transposed, and b
+  // [k, n] or its transposed; strides between columns.
+  struct Shape {
+    int64_t m = 0, n = 0, k = 0, a_stride = 0, b_stride = 0, c_stride = 0;
+    cublasOperation_t a_op = CUBLAS_OP_N, b_op = CUBLAS_OP_N;
+    cudaDataType_t dtype = CUDA_R_16BF, c_dtype = CUDA_R_32F;
+    bool has_bias = false;
+    uint32_t a_alignment = 256, b_alignment = 256, c_alignment = 256;
+
+    auto operator<=>(const Shape&) const = default;
+  };
+
+  // One that is ready to run.
   struct Plan {
     cublasLtMatmulDesc_t desc = nullptr;
-    cublasLtMatrixLayout_t w = nullptr, x = nullptr, y = nullptr;
+    cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
     cublasLtMatmulAlgo_t algo;
   };
-  using Key = std::tuple<int64_t, int64_t, int64_t, bool, bool, bool>;  // rows, in, out, bias, F32, adds
 
   void release(Plan& plan) {
     if (plan.desc) lt.desc_destroy(plan.desc);
-    for (cublasLtMatrixLayout_t layout : {plan.w, plan.x, plan.y}) {
+    for (cublasLtMatrixLayout_t layout : {plan.a, plan.b, plan.c}) {
       if (layout) lt.layout_destroy(layout);
     }
   }
 
-  Plan& plan_of(const Product& product) {
-    const bool is_f32 = product.y.dtype == DType::kF32;
-    const Key key{product.rows, product.in, product.out, product.bias != nullptr, is_f32, product.adds};
-    const auto [place, is_new] = plans.try_emplace(key);
+  Plan& plan_of(const Shape& shape) {
+    const auto [place, is_new] = plans.try_emplace(shape);
     Plan& plan = place->second;
     if (!is_new) return plan;
     try {
-      make(product, is_f32 ? CUDA_R_32F : CUDA_R_16BF, plan);
+      make(shape, plan);
     } catch (...) {
       release(plan);
       plans.erase(place);
@@ -105,38 +167,60 @@ struct GpuLibraries::State {
     return plan;
   }
 
-  // The library counts columns first: y^T [out, rows] = w [in, out]^T x^T [in, rows].
-  void make(const Product& product, cudaDataType_t type, Plan& plan) {
-    const auto in = static_cast<uint64_t>(product.in), out = static_cast<uint64_t>(product.out),
-               rows = static_cast<uint64_t>(product.rows);
+  template <class T>
+  void set(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t attribute, T value) {
+    check(lt.desc_set(desc, attribute, &value, sizeof value), "an attribute of a product");
+  }
+
+  void make(const Shape& shape, Plan& plan) {
     check(lt.desc_create(&plan.desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "a description");
-    const cublasOperation_t transposed = CUBLAS_OP_T;
-    check(lt.desc_set(plan.desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed),
-          "a transposition");
-    if (product.bias) {
-      const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
-      check(lt.desc_set(plan.desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue), "a bias");
-      check(lt.desc_set(plan.desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &product.bias, sizeof product.bias),
-            "a bias");
-    }
-    check(lt.layout_create(&plan.w, CUDA_R_16BF, in, out, product.in), "a layout");
-    check(lt.layout_create(&plan.x, CUDA_R_16BF, in, rows, product.in), "a layout");
-    check(lt.layout_create(&plan.y, type, out, rows, product.out), "a layout");
+    set(plan.desc, CUBLASLT_MATMUL_DESC_TRANSA, shape.a_op);
+    set(plan.desc, CUBLASLT_MATMUL_DESC_TRANSB, shape.b_op);
+    if (shape.has_bias) set(plan.desc, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+    auto layout = [&](cublasLtMatrixLayout_t& layout, cudaDataType_t dtype, cublasOperation_t op,
+                      int64_t rows, int64_t columns, int64_t stride) {
+      if (op == CUBLAS_OP_T) std::swap(rows, columns);
+      check(lt.layout_create(&layout, dtype, static_cast<uint64_t>(rows), static_cast<uint64_t>(columns),
+                             stride),
+            "a layout");
+    };
+    layout(plan.a, shape.dtype, shape.a_op, shape.m, shape.k, shape.a_stride);
+    layout(plan.b, shape.dtype, shape.b_op, shape.k, shape.n, shape.b_stride);
+    layout(plan.c, shape.c_dtype, CUBLAS_OP_N, shape.m, shape.n, shape.c_stride);
     cublasLtMatmulPreference_t preference;
     check(lt.preference_create(&preference), "a preference");
-    const size_t bytes = kWorkspaceBytes;
-    check(lt.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes),
-          "a preference");
+    auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
+      check(lt.preference_set(preference, attribute, &value, sizeof value), "a preference");
+    };
+    prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kWorkspaceBytes);
+    // Sums whose order is not fixed are left out: the same input gives the same bits.
+    prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+           uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE | CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE});
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, shape.a_alignment);
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, shape.b_alignment);
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, shape.c_alignment);
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, shape.c_alignment);
     cublasLtMatmulHeuristicResult_t result;
     int found = 0;
     const cublasStatus_t status =
-        lt.get_heuristic(handle, plan.desc, plan.w, plan.x, plan.y, plan.y, preference, 1, &result, &found);
+        lt.get_heuristic(handle, plan.desc, plan.a, plan.b, plan.c, plan.c, preference, 1, &result, &found);
     lt.preference_destroy(preference);
     if (status != CUBLAS_STATUS_SUCCESS || found == 0) {
-      fail(ErrorCode::kDevice, "cuBLASLt knows no product of [{}, {}] and [{}, {}] (status {})", product.rows,
-           product.in, product.out, product.in, static_cast<int>(status));
+      fail(ErrorCode::kDevice, "cuBLASLt knows no product of {} x {} x {} (status {})", shape.m, shape.k,
+           shape.n, static_cast<int>(status));
     }
     plan.algo = result.algo;
+  }
+
+  void run(const Shape& shape, const void* a, const void* b, void* c, const void* bias, float alpha,
+           float beta) {
+    if (workspace.empty())
+      workspace = Tensor::allocate_on(queue.gpu(), DType::kU8, {static_cast<int64_t>(kWorkspaceBytes)});
+    const Plan& plan = plan_of(shape);
+    if (bias) set(plan.desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+    check(lt.matmul(handle, plan.desc, &alpha, a, plan.a, b, plan.b, &beta, c, plan.c, c, plan.c, &plan.algo,
+                    workspace.mutable_bytes(), kWorkspaceBytes, static_cast<cudaStream_t>(queue.stream())),
+          "a product");
   }
 
   GpuQueue& queue;
@@ -145,7 +229,12 @@ struct GpuLibraries::State {
   CublasLt lt{};
   cublasLtHandle_t handle = nullptr;
   Tensor workspace;
-  std::map<Key, Plan> plans;
+  std::map<Shape, Plan> plans;
+
+  std::once_flag solver_opened;
+  std::string no_solver;
+  Cusolver solver{};
+  cusolverDnHandle_t solver_handle = nullptr;
 };
 
 GpuLibraries::GpuLibraries(GpuQueue& queue) : state_(std::make_unique<State>(queue)) {}
@@ -168,22 +257,90 @@ const std::string& GpuLibraries::gemm_problem() {
 
 void GpuLibraries::multiply(const Product& product) {
   if (!gemm_problem().empty()) fail(ErrorCode::kDevice, "{}", gemm_problem());
+  // y^T [out, rows] = w [in, out]^T x^T [in, rows]
+  const State::Shape shape{.m = product.out,
+                           .n = product.rows,
+                           .k = product.in,
+                           .a_stride = product.in,
+                           .b_stride = product.in,
+                           .c_stride = product.out,
+                           .a_op = CUBLAS_OP_T,
+                           .c_dtype = product.y.dtype == DType::kF32 ? CUDA_R_32F : CUDA_R_16BF,
+                           .has_bias = product.bias != nullptr,
+                           .a_alignment = alignment_of(product.w),
+                           .b_alignment = alignment_of(product.x),
+                           .c_alignment = alignment_of(product.y.data)};
+  state_->run(shape, product.w, product.x, product.y.data, product.bias, 1, product.adds ? 1.0f : 0.0f);
+}
+
+void GpuLibraries::add_product(const TransposedProduct& product) {
+  if (!gemm_problem().empty()) fail(ErrorCode::kDevice, "{}", gemm_problem());
+  // c^T [columns, rows] += b^T [columns, depth] a [depth, rows]
+  const State::Shape shape{.m = product.columns,
+                           .n = product.rows,
+                           .k = product.depth,
+                           .a_stride = product.b_stride,
+                           .b_stride = product.a_stride,
+                           .c_stride = product.c_stride,
+                           .b_op = CUBLAS_OP_T,
+                           .dtype = product.dtype == DType::kF32 ? CUDA_R_32F : CUDA_R_16BF,
+                           .a_alignment = alignment_of(product.b),
+                           .b_alignment = alignment_of(product.a),
+                           .c_alignment = alignment_of(product.c)};
+  state_->run(shape, product.b, product.a, product.c, nullptr, product.scale, 1);
+}
+
+const std::string& GpuLibraries::solver_problem() {
   State& state = *state_;
-  if (state.workspace.empty()) {
-    state.workspace =
-        Tensor::allocate_on(state.queue.gpu(), DType::kU8, {static_cast<int64_t>(kWorkspaceBytes)});
-  }
-  State::Plan& plan = state.plan_of(product);
-  if (product.bias) {
-    check(state.lt.desc_set(plan.desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &product.bias, sizeof product.bias),
-          "a bias");
-  }
-  const float one = 1, beta = product.adds ? 1.0f : 0.0f;
-  check(state.lt.matmul(state.handle, plan.desc, &one, product.w, plan.w, product.x, plan.x, &beta,
-                        product.y.data, plan.y, product.y.data, plan.y, &plan.algo,
-                        state.workspace.mutable_bytes(), kWorkspaceBytes,
-                        static_cast<cudaStream_t>(state.queue.stream())),
-        "a product");
+  std::call_once(state.solver_opened, [&] {
+    state.no_solver = open_cusolver(state.solver);
+    if (!state.no_solver.empty()) return;
+    cudaSetDevice(state.queue.gpu());
+    cusolverStatus_t status = state.solver.create(&state.solver_handle);
+    if (status == CUSOLVER_STATUS_SUCCESS) {
+      status = state.solver.set_stream(state.solver_handle, static_cast<cudaStream_t>(state.queue.stream()));
+    }
+    if (status != CUSOLVER_STATUS_SUCCESS) {
+      state.no_solver =
+          fmt::format("cuSOLVER does not start (status {}); see nvidia-smi", static_cast<int>(status));
+    }
+  });
+  return state.no_solver;
+}
+
+bool GpuLibraries::invert_factor(DType dtype, int64_t n, void* matrix) {
+  if (!solver_problem().empty()) fail(ErrorCode::kDevice, "{}", solver_problem());
+  State& state = *state_;
+  const Cusolver& solver = state.solver;
+  const cudaDataType_t type = dtype == DType::kF64 ? CUDA_R_64F : CUDA_R_32F;
+  constexpr cublasFillMode_t kLower = CUBLAS_FILL_MODE_LOWER;
+  size_t there[2] = {}, here[2] = {};
+  check(
+      solver.factor_size(state.solver_handle, nullptr, kLower, n, type, matrix, n, type, &there[0], &here[0]),
+      "the size of a factorization");
+  check(solver.invert_size(state.solver_handle, kLower, CUBLAS_DIAG_NON_UNIT, n, type, matrix, n, &there[1],
+                           &here[1]),
+        "the size of an inversion");
+  // The result's flag first.
+  constexpr size_t kFlagBytes = 256;
+  Tensor work = Tensor::allocate_on(state.queue.gpu(), DType::kU8,
+                                    {static_cast<int64_t>(kFlagBytes + std::max(there[0], there[1]))});
+  char* const flag = static_cast<char*>(work.mutable_bytes());
+  std::vector<char> work_here(std::max(here[0], here[1]));
+  auto succeeds = [&](cusolverStatus_t status, const char* what) {
+    check(status, what);
+    int info = 0;
+    state.queue.copy_out(&info, flag, sizeof info);
+    return info == 0;
+  };
+  return succeeds(
+             solver.factor(state.solver_handle, nullptr, kLower, n, type, matrix, n, type, flag + kFlagBytes,
+                           there[0], work_here.data(), here[0], reinterpret_cast<int*>(flag)),
+             "a factorization") &&
+         succeeds(solver.invert(state.solver_handle, kLower, CUBLAS_DIAG_NON_UNIT, n, type, matrix, n,
+                                flag + kFlagBytes, there[1], work_here.data(), here[1],
+                                reinterpret_cast<int*>(flag)),
+                  "an inversion");
 }
 
 }  // namespace lowbit

@@ -12,7 +12,8 @@ void gptq_block_ref(const GptqBlockArgs& args, int64_t begin, int64_t end, void*
       const float previous = args.previous ? args.previous[i * args.previous_stride + row] : 0;
       const float value = args.previous ? previous + args.w[i * args.w_stride + row] / pivot
                                         : args.w[i * args.w_stride + row];
-      const AffineGrid grid{args.scales[i][row], static_cast<int>(args.zero_points[i][row])};
+      const int64_t at = args.groups[i] * args.grids_stride + row;
+      const AffineGrid grid{args.scales[at], static_cast<int>(args.zero_points[at])};
       const int code = nearest_code(value, grid, args.max_code);
       const float decoded = decode_code(code, grid);
       const float error = args.previous ? decoded - previous : (value - decoded) / pivot;

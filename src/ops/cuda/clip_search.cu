@@ -1,0 +1,111 @@
+// ops/clip_search.h on a GPU: a lane has a row, warps share the candidates, and each warp reads the group
+// once for all of its candidates.
+#include "ops/cuda/device.cuh"
+#include "ops/cuda/quantize_gpu.h"
+
+namespace lowbit {
+namespace {
+
+constexpr int kWarps = 8;
+constexpr int kAtOnce = 10;  // candidates of a warp in one pass over the group
+
+struct Grid {
+  float scale, zero_point;
+};
+
+__device__ inline float f16_scale(float scale) {
+  if (!(scale > 0x1p-24f)) return 0x1p-24f;
+  return __half2float(__float2half_rn(fminf(scale, 65504.0f)));
+}
+
+// affine_grid of format/affine.h, bit by bit.
+__device__ inline Grid grid_of(float low, float high, int max_code, bool sym) {
+  if (sym) {
+    const float most = fmaxf(-low, high);
+    return {most > 0 ? f16_scale(__fdiv_rn(2 * most, static_cast<float>(max_code))) : 1.0f,
+            static_cast<float>((max_code + 1) / 2)};
+  }
+  if (high == low) return {1, 0};
+  const float scale = f16_scale(__fdiv_rn(__fsub_rn(high, low), static_cast<float>(max_code)));
+  return {scale, fmaxf(0.0f, fminf(rintf(__fdiv_rn(-low, scale)), static_cast<float>(max_code)))};
+}
+
+__device__ inline float power(float value, float norm) {
+  return norm == 2 ? value * value : exp2f(norm * __log2f(value));  // 0 gives exp2(-inf), which is 0
+}
+
+__global__ void __launch_bounds__(32 * kWarps) clip_search_kernel(ClipSearchArgs args, int64_t rows) {
+  __shared__ float lows[kWarps][32], highs[kWarps][32];
+  __shared__ float errors[kWarps][32];
+  __shared__ int choices[kWarps][32];
+  follow_predecessor();
+  const int lane = static_cast<int>(threadIdx.x), warp = static_cast<int>(threadIdx.y);
+  const int64_t row = int64_t{blockIdx.x} * 32 + lane;
+  const bool is_row = row < rows;
+  const float* const w = args.w + (is_row ? row : 0);
+  float low = 0, high = 0;
+  for (int64_t column = warp; column < args.columns; column += kWarps) {
+    const float value = w[column * args.w_stride];
+    if (value < low) low = value;
+    if (value > high) high = value;
+  }
+  lows[warp][lane] = low;
+  highs[warp][lane] = high;
+  __syncthreads();
+  for (int i = 0; i < kWarps; ++i) low = fminf(low, lows[i][lane]), high = fmaxf(high, highs[i][lane]);
+
+  float least = INFINITY;
+  int best = 0;
+  const float most_level = static_cast<float>(args.max_code);
+  for (int first = warp; first < args.candidates && args.candidates > 1; first += kWarps * kAtOnce) {
+    Grid grids[kAtOnce];
+    float inverses[kAtOnce], sums[kAtOnce];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      const float shrink = static_cast<float>(1.0 - (first + k * kWarps) * args.step);
+      grids[k] = grid_of(__fmul_rn(low, shrink), __fmul_rn(high, shrink), args.max_code, args.sym);
+      inverses[k] = 1 / grids[k].scale;
+      sums[k] = 0;
+    }
+    for (int64_t column = 0; column < args.columns; ++column) {
+      const float value = w[column * args.w_stride];
+      const float weight = args.column_weights ? args.column_weights[column] : 1;
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        const float zero_point = grids[k].zero_point;
+        const float level = fminf(fmaxf(rintf(value * inverses[k]), -zero_point), most_level - zero_point);
+        const float difference = fabsf(fmaf(-grids[k].scale, level, value));
+        sums[k] = fmaf(weight, power(difference, args.norm), sums[k]);
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      if (first + k * kWarps < args.candidates && sums[k] < least) least = sums[k], best = first + k * kWarps;
+    }
+  }
+  errors[warp][lane] = least;
+  choices[warp][lane] = best;
+  __syncthreads();
+  if (warp != 0 || !is_row) return;
+  for (int i = 1; i < kWarps; ++i) {
+    const float error = errors[i][lane];
+    if (error < least || (error == least && choices[i][lane] < best)) least = error, best = choices[i][lane];
+  }
+  const float shrink = static_cast<float>(1.0 - best * args.step);
+  Grid grid = best == 0 ? grid_of(low, high, args.max_code, args.sym)
+                        : grid_of(__fmul_rn(low, shrink), __fmul_rn(high, shrink), args.max_code, args.sym);
+  const float bottom = static_cast<float>(args.least_zero_point);
+  if (grid.zero_point < bottom)
+    grid = {f16_scale(__fdiv_rn(__fmul_rn(grid.scale, most_level), most_level - bottom)), bottom};
+  args.scales[row] = grid.scale;
+  args.zero_points[row] = grid.zero_point;
+}
+
+}  // namespace
+
+void gpu_clip_search(const ClipSearchArgs& args, int64_t rows, void* stream) {
+  launch(clip_search_kernel, dim3(static_cast<unsigned>((rows + 31) / 32)), dim3(32, kWarps), 0, stream, args,
+         rows);
+}
+
+}  // namespace lowbit

@@ -1,0 +1,113 @@
+// ops/gptq_block.h on a GPU, with the bits of the reference: an element is brought up to date by fused
+// multiply-adds in the order of the columns before it, and nothing else is fused.
+#include "ops/cuda/device.cuh"
+#include "ops/cuda/quantize_gpu.h"
+
+namespace lowbit {
+namespace {
+
+constexpr int kWarps = 8;
+constexpr int kRun = 32;                       // columns that one warp decides, in registers
+constexpr int kMost = int{kGptqBlockColumns};  // of a block
+constexpr int kPitch = kMost + 4;              // of a row of u; whole 16 bytes
+
+struct Room {
+  float w[kMost][32];
+  float u[kRun][kPitch];  // rows of the run, from its first column on
+  float errors[kRun][32];
+};
+
+// Decides the columns of a run, a row for each lane, w of which a lane has in registers.
+template <bool kDescends>
+__device__ inline void decide(const GptqBlockArgs& args, Room& room, int first, int count, int64_t row,
+                              bool is_row) {
+  const int lane = static_cast<int>(threadIdx.x);
+  float w[kRun];
+#pragma unroll
+  for (int i = 0; i < kRun; ++i) w[i] = i < count ? room.w[first + i][lane] : 0;
+#pragma unroll
+  for (int i = 0; i < kRun; ++i) {
+    if (i >= count) break;
+    const int column = first + i;
+    const int64_t grid = args.groups[column] * args.grids_stride + row;
+    const float scale = is_row ? args.scales[grid] : 1, zero_point = is_row ? args.zero_points[grid] : 0;
+    const float pivot = room.u[i][i];
+    float previous = 0, value = w[i];
+    if (kDescends) {
+      previous = is_row ? args.previous[column * args.previous_stride + row] : 0;
+      value = __fadd_rn(previous, __fdiv_rn(w[i], pivot));
+    }
+    const float level = __fadd_rn(rintf(__fdiv_rn(value, scale)), zero_point);
+    const float code =
+        isnan(level) ? zero_point : fminf(fmaxf(level, 0.0f), static_cast<float>(args.max_code));
+    const float decoded = __fmul_rn(scale, code - zero_point);
+    const float error =
+        kDescends ? __fsub_rn(decoded, previous) : __fdiv_rn(__fsub_rn(value, decoded), pivot);
+    room.errors[i][lane] = error;
+    if (is_row) {
+      args.codes[column * args.codes_stride + row] = static_cast<uint8_t>(code);
+      args.errors[column * args.errors_stride + row] = error;
+    }
+#pragma unroll
+    for (int j = i + 1; j < kRun; ++j) w[j] = fmaf(-error, room.u[i][j], w[j]);
+  }
+#pragma unroll
+  for (int i = 0; i < kRun; ++i) {
+    if (i < count) room.w[first + i][lane] = w[i];
+  }
+}
+
+// 32 rows, a lane each.
+template <bool kDescends>
+__global__ void __launch_bounds__(32 * kWarps) gptq_block_kernel(GptqBlockArgs args, int64_t rows) {
+  extern __shared__ __align__(16) char shared[];
+  Room& room = *reinterpret_cast<Room*>(shared);
+  follow_predecessor();
+  const int lane = static_cast<int>(threadIdx.x), warp = static_cast<int>(threadIdx.y);
+  const int begin = static_cast<int>(args.begin), end = static_cast<int>(args.end),
+            columns = static_cast<int>(args.columns);
+  const int64_t row = int64_t{blockIdx.x} * 32 + lane;
+  const bool is_row = row < rows;
+  for (int j = begin + warp; j < columns; j += kWarps)
+    room.w[j][lane] = is_row ? args.w[j * args.w_stride + row] : 0;
+  for (int first = begin; first < end; first += kRun) {
+    const int count = min(kRun, end - first), width = columns - first;
+    __syncthreads();  // the run before is done with u and errors
+    for (int i = warp; i < kRun; i += kWarps) {
+      const float* const u = args.u + int64_t{first + i} * args.u_stride + first;
+      for (int j = lane; j < width || j < kRun; j += 32) room.u[i][j] = i < count && j < width ? u[j] : 0;
+    }
+    __syncthreads();
+    if (warp == 0) decide<kDescends>(args, room, first, count, row, is_row);
+    __syncthreads();
+    for (int j = count + 4 * warp; j < width; j += 4 * kWarps) {
+      float sums[4];
+#pragma unroll
+      for (int k = 0; k < 4; ++k) sums[k] = j + k < width ? room.w[first + j + k][lane] : 0;
+      for (int i = 0; i < count; ++i) {
+        const float error = room.errors[i][lane];
+#pragma unroll
+        for (int k = 0; k < 4; ++k) sums[k] = fmaf(-error, room.u[i][j + k], sums[k]);
+      }
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        if (j + k < width) room.w[first + j + k][lane] = sums[k];
+      }
+    }
+  }
+  __syncthreads();
+  for (int j = begin + warp; j < columns && is_row; j += kWarps)
+    args.w[j * args.w_stride + row] = room.w[j][lane];
+}
+
+}  // namespace
+
+void gpu_gptq_block(const GptqBlockArgs& args, int64_t rows, void* stream) {
+  const dim3 blocks(static_cast<unsigned>((rows + 31) / 32));
+  allow_shared_memory<gptq_block_kernel<false>>(sizeof(Room));
+  allow_shared_memory<gptq_block_kernel<true>>(sizeof(Room));
+  launch(args.previous ? gptq_block_kernel<true> : gptq_block_kernel<false>, blocks, dim3(32, kWarps),
+         sizeof(Room), stream, args, rows);
+}
+
+}  // namespace lowbit
