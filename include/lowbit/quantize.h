@@ -55,6 +55,7 @@ struct QuantizeOptions {
   bool overwrite = false;  // replace OUT when it exists
   int threads = 0;
   std::string kernel;
+  std::string device = "auto";  // "cpu", "cuda", "cuda:N"; "auto": the first GPU that can be used, else the CPU
 };
 
 struct ModuleReport {

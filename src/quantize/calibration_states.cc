@@ -3,7 +3,6 @@
 #include "base/fail.h"
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 
 namespace lowbit {
@@ -59,6 +58,13 @@ CalibrationBatches::CalibrationBatches(const Model& model, std::span<const std::
   round_tokens = std::max(HessianAccumulator::kChunkTokens, most_tokens_at_once);
 }
 
+CalibrationBatches::CalibrationBatches(const Model& model, std::span<const std::vector<int32_t>> sequences)
+    : batches(cut(sequences, std::numeric_limits<int64_t>::max(), kGpuBatchTokens)) {
+  most_tokens_at_once = most_tokens(batches);
+  scratch_bytes = most_tokens_at_once * scratch_per_token(model) / 2;  // BF16
+  round_tokens = most_tokens_at_once;
+}
+
 CalibrationStates::CalibrationStates(const Model& model, const OpContext& ops,
                                      std::span<const std::vector<int32_t>> sequences, int64_t batch_size,
                                      MemoryMeter& meter, size_t carry_budget)
@@ -68,7 +74,8 @@ CalibrationStates::CalibrationStates(const Model& model, const OpContext& ops,
       meter_(meter),
       carry_budget_(carry_budget),
       width_(model.config().hidden_size),
-      plan_(model, sequences, batch_size, ops.threads->size()) {
+      plan_(ops.gpu ? CalibrationBatches(model, sequences)
+                    : CalibrationBatches(model, sequences, batch_size, ops.threads->size())) {
   size_t longest = 0;
   for (const std::vector<int32_t>& ids : sequences) {
     longest = std::max(longest, ids.size());
@@ -76,12 +83,57 @@ CalibrationStates::CalibrationStates(const Model& model, const OpContext& ops,
   }
   tokens_ = static_cast<int64_t>(positions_.size());
   rope_ = model.rope_table(ops_, static_cast<int64_t>(longest));
-  hidden_ = Tensor::allocate(DType::kF32, {tokens_, width_});
-  int64_t row = 0;
-  for (const std::vector<int32_t>& ids : sequences) {
-    model.embed(ops, ids, hidden_.mutable_data<float>() + row * width_);
-    row += static_cast<int64_t>(ids.size());
+  hidden_ = allocate(ops_, DType::kF32, {tokens_, width_});
+  embed();
+  if (ops_.gpu) place_on_gpu();
+}
+
+void CalibrationStates::embed() {
+  // The table stays where it is: only its rows are wanted, once.
+  Workspace workspace;
+  const OpContext here{ops_.threads, &workspace};
+  std::vector<float> rows;
+  float* hidden = hidden_.mutable_data<float>();
+  for (const std::vector<int32_t>& ids : sequences_) {
+    const size_t count = ids.size() * static_cast<size_t>(width_);
+    if (ops_.gpu) {
+      rows.resize(count);
+      model_.embed(here, ids, rows.data());
+      ops_.gpu->copy_in(hidden, rows.data(), count * sizeof(float));
+    } else {
+      model_.embed(ops_, ids, hidden);
+    }
+    hidden += count;
   }
+}
+
+void CalibrationStates::place_on_gpu() {
+  const ModelConfig& config = model_.config();
+  cache_ =
+      allocate(ops_, ops_.activations(), {plan_.most_tokens_at_once * 2 * config.kv_heads * config.head_dim});
+  positions_there_ = placed(ops_, positions_);
+  std::vector<AttentionSequence> all;
+  for (const Batch& batch : plan_.batches) {
+    for (const AttentionSequence& sequence :
+         attention_sequences(batch, {cache_.mutable_bytes(), cache_.dtype()}))
+      all.push_back(sequence);
+  }
+  const int64_t bytes = static_cast<int64_t>(all.size() * sizeof all[0]);
+  sequences_there_ = copied_to(*ops_.gpu, Tensor::borrow(nullptr, all.data(), DType::kU8, {bytes}));
+}
+
+std::vector<AttentionSequence> CalibrationStates::attention_sequences(const Batch& batch,
+                                                                      Activations cache) const {
+  const int64_t kv_width = model_.config().kv_heads * model_.config().head_dim;
+  std::vector<AttentionSequence> sequences;
+  int64_t row = 0;
+  for (size_t i = 0; i < batch.sequences; ++i) {
+    const int64_t count = static_cast<int64_t>(sequences_[batch.first_sequence + i].size());
+    const Activations keys = cache.from(row * 2 * kv_width);
+    sequences.push_back({row, count, 0, count, keys.data, keys.from(count * kv_width).data});
+    row += count;
+  }
+  return sequences;
 }
 
 bool CalibrationStates::keeps_carry(const Stage& stage, int64_t tokens, int64_t hidden_size,
@@ -90,35 +142,35 @@ bool CalibrationStates::keeps_carry(const Stage& stage, int64_t tokens, int64_t 
   return bytes <= std::max(carry_budget, static_cast<size_t>(tokens * hidden_size) * sizeof(float));
 }
 
-Scratch CalibrationStates::take(const Batch& batch, int64_t width) const {
-  return ops_.workspace->take(static_cast<size_t>(batch.tokens * std::max<int64_t>(1, width)) *
-                              sizeof(float));
-}
-
 void CalibrationStates::run(const OpContext& ops, const Batch& batch, const Body& body) const {
   const ModelConfig& config = model_.config();
-  const int64_t kv_width = config.kv_heads * config.head_dim;
-  const Scratch cache = take(batch, 2 * kv_width);
-  std::vector<AttentionSequence> sequences;
-  int64_t row = 0;
-  for (size_t i = 0; i < batch.sequences; ++i) {
-    const int64_t count = static_cast<int64_t>(sequences_[batch.first_sequence + i].size());
-    float* keys = cache.as<float>() + row * 2 * kv_width;
-    sequences.push_back({row, count, 0, count, keys, keys + count * kv_width});
-    row += count;
+  StepInput step{.ops = &ops,
+                 .tokens = batch.tokens,
+                 .positions = positions_.data() + batch.row,
+                 .rope = &rope_,
+                 .cache_dtype = ops.activations(),
+                 .mode = MatmulMode::kPrefill};
+  if (ops.gpu) {
+    const std::vector<AttentionSequence> sequences =
+        attention_sequences(batch, {const_cast<void*>(cache_.bytes()), cache_.dtype()});
+    step.positions = positions_there_.data<int32_t>() + batch.row;
+    step.sequences = {sequences,
+                      static_cast<const AttentionSequence*>(sequences_there_.bytes()) + batch.first_sequence};
+    body(step, batch);
+  } else {
+    const ActivationScratch cache = take(batch, 2 * config.kv_heads * config.head_dim);
+    const std::vector<AttentionSequence> sequences = attention_sequences(batch, cache.rows());
+    step.sequences = sequences;
+    body(step, batch);
   }
-  body({.ops = &ops,
-        .tokens = batch.tokens,
-        .positions = positions_.data() + batch.row,
-        .rope = &rope_,
-        .sequences = sequences,
-        .cache_dtype = DType::kF32,
-        .mode = MatmulMode::kPrefill},
-       batch);
 }
 
 // Batches [first, last) of plan_.
 void CalibrationStates::for_each_batch(size_t first, size_t last, const Body& body) {
+  if (ops_.gpu) {
+    for (size_t i = first; i < last; ++i) run(ops_, plan_.batches[i], body);
+    return;
+  }
   const ThreadPool one_thread(1);
   const OpContext own{&one_thread, ops_.workspace, ops_.kernels};
   const int64_t count = static_cast<int64_t>(last - first);
@@ -132,6 +184,11 @@ void CalibrationStates::for_each_batch(size_t first, size_t last, const Body& bo
       });
 }
 
+// On a GPU, which waits for nothing until memory is freed, buffers are kept.
+void CalibrationStates::release_scratch() const {
+  if (!ops_.gpu) ops_.workspace->release();
+}
+
 // Rows are made in rounds, in parallel, and enter X^T X in their order.
 Hessian CalibrationStates::collect_rows(int64_t width, const Fill& fill) {
   HessianAccumulator accumulator(ops_, width);
@@ -141,35 +198,35 @@ Hessian CalibrationStates::collect_rows(int64_t width, const Fill& fill) {
     size_t last = first + 1;
     auto tokens = [&] { return batches[last - 1].row + batches[last - 1].tokens - start; };
     while (last < batches.size() && tokens() + batches[last].tokens <= plan_.round_tokens) ++last;
-    const Scratch rows = ops_.workspace->take(static_cast<size_t>(tokens() * width) * sizeof(float));
+    const ActivationScratch rows(ops_, tokens() * width);
     for_each_batch(first, last, [&](const StepInput& step, const Batch& batch) {
-      fill(step, batch, rows.as<float>() + (batch.row - start) * width);
+      fill(step, batch, rows.rows().from((batch.row - start) * width));
     });
-    accumulator.add(rows.as<float>(), tokens());
+    accumulator.add(rows.rows(), tokens());
     meter_.sample();
     first = last;
   }
-  ops_.workspace->release();
+  release_scratch();
   return accumulator.finish();
 }
 
 Hessian CalibrationStates::collect(const Block& block, int index) {
   const Stage& stage = block.stages()[static_cast<size_t>(index)];
   if (stage.reads_hidden) {
-    return collect_rows(stage.input_width, [&](const StepInput& step, const Batch& batch, float* rows) {
+    return collect_rows(stage.input_width, [&](const StepInput& step, const Batch& batch, Activations rows) {
       block.prepare(index, step, hidden(batch), rows);
     });
   }
   const Stage& maker = block.stages()[static_cast<size_t>(index - 1)];
   if (keeps_carry(maker)) {
     HessianAccumulator accumulator(ops_, stage.input_width);
-    accumulator.add(carry_.data<float>(), tokens_);
+    for (const Batch& batch : plan_.batches) accumulator.add(kept_carry(maker, batch), batch.tokens);
     return accumulator.finish();
   }
-  return collect_rows(stage.input_width, [&](const StepInput& step, const Batch& batch, float* rows) {
-    const Scratch input = take(batch, maker.input_width);
-    block.prepare(index - 1, step, hidden(batch), input.as<float>());
-    block.finish(index - 1, step, input.as<float>(), hidden(batch), rows);
+  return collect_rows(stage.input_width, [&](const StepInput& step, const Batch& batch, Activations rows) {
+    const ActivationScratch input = take(batch, maker.input_width);
+    block.prepare(index - 1, step, hidden(batch), input.rows());
+    block.finish(index - 1, step, input.rows(), hidden(batch), rows);
   });
 }
 
@@ -182,15 +239,16 @@ std::vector<Hessian> CalibrationStates::collect_all(const Block& block) {
     carry_width = std::max(carry_width, stage.carry_width);
   }
   auto visit = [&](const StepInput& step, const Batch& batch) {
-    const Scratch copy = take(batch, width_), input = take(batch, input_width),
-                  carry = take(batch, carry_width);
-    std::memcpy(copy.as<float>(), hidden(batch), static_cast<size_t>(batch.tokens * width_) * sizeof(float));
+    const size_t bytes = static_cast<size_t>(batch.tokens * width_) * sizeof(float);
+    const Scratch moving = ops_.workspace->take(bytes);
+    const ActivationScratch input = take(batch, input_width), carry = take(batch, carry_width);
+    copy(ops_, moving.as<void>(), hidden(batch), bytes);
     for (size_t i = 0; i < block.stages().size(); ++i) {
       const Stage& stage = block.stages()[i];
-      if (stage.reads_hidden) block.prepare(static_cast<int>(i), step, copy.as<float>(), input.as<float>());
-      const float* source = stage.reads_hidden ? input.as<float>() : carry.as<float>();
+      if (stage.reads_hidden) block.prepare(static_cast<int>(i), step, moving.as<float>(), input.rows());
+      const Activations source = stage.reads_hidden ? input.rows() : carry.rows();
       accumulators[i].add(source, batch.tokens);
-      block.finish(static_cast<int>(i), step, source, copy.as<float>(), carry.as<float>());
+      block.finish(static_cast<int>(i), step, source, moving.as<float>(), carry.rows());
     }
   };
   // One batch after the other, since all Hessians grow at once.
@@ -204,7 +262,7 @@ std::vector<Hessian> CalibrationStates::collect_all(const Block& block) {
 }
 
 Hessian CalibrationStates::collect_head() {
-  return collect_rows(width_, [&](const StepInput& step, const Batch& batch, float* rows) {
+  return collect_rows(width_, [&](const StepInput& step, const Batch& batch, Activations rows) {
     model_.final_norm(*step.ops, hidden(batch), batch.tokens, rows);
   });
 }
@@ -218,24 +276,27 @@ void CalibrationStates::advance(const Block& block, int index) {
       carry_ = Tensor();
       return;
     }
-    if (carry_.byte_count() < static_cast<size_t>(tokens_ * stage.carry_width) * sizeof(float))
-      carry_ = Tensor::allocate(DType::kF32, {tokens_, stage.carry_width});
+    const int64_t count = tokens_ * stage.carry_width;
+    if (carry_.empty() || carry_.element_count() < count)
+      carry_ = allocate(ops_, ops_.activations(), {count});
   }
   for_each_batch(0, plan_.batches.size(), [&](const StepInput& step, const Batch& batch) {
     const Stage* maker = stage.reads_hidden ? nullptr : &block.stages()[static_cast<size_t>(index - 1)];
     const bool kept = maker && keeps_carry(*maker);
-    const Scratch input = take(batch, kept ? 0 : maker ? maker->input_width : stage.input_width);
-    const Scratch carry = take(batch, maker && !kept ? maker->carry_width : 0);
-    const float* source = kept ? kept_carry(*maker, batch) : maker ? carry.as<float>() : input.as<float>();
+    const ActivationScratch input = take(batch, kept    ? 0
+                                                : maker ? maker->input_width
+                                                        : stage.input_width),
+                            carry = take(batch, maker && !kept ? maker->carry_width : 0);
+    const Activations source = kept ? kept_carry(*maker, batch) : maker ? carry.rows() : input.rows();
     if (!kept) {
       const int first = maker ? index - 1 : index;
-      block.prepare(first, step, hidden(batch), input.as<float>());
-      if (maker) block.finish(first, step, input.as<float>(), hidden(batch), carry.as<float>());
+      block.prepare(first, step, hidden(batch), input.rows());
+      if (maker) block.finish(first, step, input.rows(), hidden(batch), carry.rows());
     }
     block.finish(index, step, source, hidden(batch),
-                 stage.carry_width > 0 ? kept_carry(stage, batch) : nullptr);
+                 stage.carry_width > 0 ? kept_carry(stage, batch) : Activations());
   });
-  ops_.workspace->release();
+  release_scratch();
 }
 
 void CalibrationStates::advance_all(const Block& block) {

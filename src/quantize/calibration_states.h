@@ -6,6 +6,7 @@
 #include "quantize/hessian.h"
 #include "quantize/memory_meter.h"
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <span>
@@ -23,9 +24,11 @@ struct CalibrationBatch {
 // kBatchTokens or more: enough rows to be worth converting a matrix for, few enough for the cache. Threads
 // then take batches of their own, unless there are fewer batches than threads or their scratch would take
 // more than kBatchMemory: then batches have up to batch_size samples of any length, one is at work at a time,
-// and threads share each operator. Both give the same bits.
+// and threads share each operator. Both give the same bits. On a GPU, where the cut decides the order of
+// sums, it is the same for every batch_size: kGpuBatchTokens.
 struct CalibrationBatches {
   static constexpr int64_t kBatchTokens = 1024;
+  static constexpr int64_t kGpuBatchTokens = 16384;
   static constexpr int64_t kBatchMemory = int64_t{512} << 20;
 
   std::vector<CalibrationBatch> batches;
@@ -36,13 +39,15 @@ struct CalibrationBatches {
 
   CalibrationBatches(const Model& model, std::span<const std::vector<int32_t>> sequences, int64_t batch_size,
                      int threads);
+  // For a GPU.
+  CalibrationBatches(const Model& model, std::span<const std::vector<int32_t>> sequences);
 };
 
 class CalibrationStates {
  public:
   // A carry (the output of attention, or of the activation) is kept for all tokens when it takes at most the
-  // bytes of the hidden states or `carry_budget`; otherwise its stage is run again where it is needed. Both
-  // give the same bits.
+  // bytes of the hidden states or `carry_budget` (counted in F32); otherwise its stage is run again where it
+  // is needed. Both give the same bits.
   static constexpr size_t kCarryBudget = size_t{448} << 20;
 
   static bool keeps_carry(const Stage& stage, int64_t tokens, int64_t hidden_size,
@@ -68,17 +73,24 @@ class CalibrationStates {
   using Batch = CalibrationBatch;
   using Body = std::function<void(const StepInput& step, const Batch& batch)>;
   // Writes the rows of a batch.
-  using Fill = std::function<void(const StepInput& step, const Batch& batch, float* rows)>;
+  using Fill = std::function<void(const StepInput& step, const Batch& batch, Activations rows)>;
 
   void run(const OpContext& ops, const Batch& batch, const Body& body) const;
   void for_each_batch(size_t first, size_t last, const Body& body);
   Hessian collect_rows(int64_t width, const Fill& fill);
   bool keeps_carry(const Stage& stage) const { return keeps_carry(stage, tokens_, width_, carry_budget_); }
   float* hidden(const Batch& batch) { return hidden_.mutable_data<float>() + batch.row * width_; }
-  float* kept_carry(const Stage& maker, const Batch& batch) {
-    return carry_.mutable_data<float>() + batch.row * maker.carry_width;
+  Activations kept_carry(const Stage& maker, const Batch& batch) {
+    return Activations(carry_.mutable_bytes(), carry_.dtype()).from(batch.row * maker.carry_width);
   }
-  Scratch take(const Batch& batch, int64_t width) const;
+  ActivationScratch take(const Batch& batch, int64_t width) const {
+    return {ops_, batch.tokens * std::max<int64_t>(1, width)};
+  }
+  // Keys and values of a batch's sequences, behind each other in `cache`.
+  std::vector<AttentionSequence> attention_sequences(const Batch& batch, Activations cache) const;
+  void embed();
+  void place_on_gpu();
+  void release_scratch() const;
 
   const Model& model_;
   const OpContext& ops_;
@@ -88,9 +100,13 @@ class CalibrationStates {
   int64_t tokens_ = 0, width_;
   CalibrationBatches plan_;
   Tensor hidden_;  // F32 [tokens, hidden_size]
-  Tensor carry_;   // F32, of the widest carry that was kept so far
+  Tensor carry_;   // of the widest carry that was kept so far
   RopeTable rope_;
   std::vector<int32_t> positions_;
+  // On a GPU: what all batches read, made once, since each copy waits for the GPU.
+  Tensor cache_;            // of one batch
+  Tensor positions_there_;  // I32 [tokens]
+  Tensor sequences_there_;  // of AttentionSequence, of all batches
 };
 
 }  // namespace lowbit

@@ -1,13 +1,13 @@
 #include "quantize/check.h"
 
 #include "base/fail.h"
+#include "ops/cuda/matmul_gpu.h"
 #include "ops/softmax.h"
 #include "quantize/source_model.h"
 #include "runtime/forward.h"
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 namespace lowbit {
 namespace {
@@ -20,11 +20,10 @@ struct Sums {
   bool source_is_finite = true, result_is_finite = true;
 };
 
-bool all_finite(const float* values, int64_t count) {
-  // A sum keeps NaN and infinity; finite logits are far too small to overflow it.
-  double sum = 0;
-  for (int64_t i = 0; i < count; ++i) sum += std::abs(values[i]);
-  return std::isfinite(sum);
+bool all_finite(const OpContext& ops, const float* logits, int64_t rows, int64_t vocab) {
+  std::vector<double> sums(static_cast<size_t>(rows));
+  log_sum_exp(ops, logits, rows, vocab, sums.data());
+  return std::all_of(sums.begin(), sums.end(), [](double sum) { return std::isfinite(sum); });
 }
 
 void compare(const OpContext& ops, const Model& source, const Model& result, const float* expected,
@@ -38,8 +37,8 @@ void compare(const OpContext& ops, const Model& source, const Model& result, con
     float* logits = reference + rows * vocab;
     source.logits(ops, expected + row * width, rows, MatmulMode::kPrefill, reference);
     result.logits(ops, found + row * width, rows, MatmulMode::kPrefill, logits);
-    sums.source_is_finite = sums.source_is_finite && all_finite(reference, rows * vocab);
-    sums.result_is_finite = sums.result_is_finite && all_finite(logits, rows * vocab);
+    sums.source_is_finite = sums.source_is_finite && all_finite(ops, reference, rows, vocab);
+    sums.result_is_finite = sums.result_is_finite && all_finite(ops, logits, rows, vocab);
     sums.tokens += rows;
     if (!sums.source_is_finite || !sums.result_is_finite) continue;
     std::vector<double> kl(static_cast<size_t>(rows));
@@ -73,25 +72,32 @@ CheckResult check_result(const std::filesystem::path& source_folder,
                          const std::filesystem::path& result_folder, const OpContext& ops,
                          const std::vector<std::vector<int32_t>>& samples, int bits, MemoryMeter& meter,
                          const Log& log) {
-  const SourceModel source = load_source(source_folder);
+  SourceModel source = load_source(source_folder);
   const Checkpoint checkpoint = read_checkpoint(result_folder);
-  const Model result = Model::create(checkpoint.config, checkpoint.weights);
+  Model result = Model::create(checkpoint.config, checkpoint.weights);
+  if constexpr (kHasCuda) {
+    if (ops.gpu) {
+      auto move = [&](const Weight& weight) { return to_gpu(ops, weight); };
+      source.model.move(move);
+      result.move(move);
+    }
+  }
   const int64_t width = source.model.config().hidden_size;
   Sums sums;
   for (size_t i = 0; i < samples.size() && sums.tokens < kMostTokens; ++i) {
     std::vector<int32_t> ids = samples[i];
     ids.resize(std::min(ids.size(), static_cast<size_t>(kMostTokens - sums.tokens)));
     const int64_t tokens = static_cast<int64_t>(ids.size());
-    std::vector<float> expected(static_cast<size_t>(tokens * width)), found(expected.size());
-    auto run = [&](const Model& model, std::vector<float>& hidden) {
-      forward_windows(model, ops, std::span(&ids, 1), 1, DType::kF32, [&](size_t, const float* rows) {
-        std::memcpy(hidden.data(), rows, hidden.size() * sizeof(float));
-      });
+    const size_t bytes = static_cast<size_t>(tokens * width) * sizeof(float);
+    const Scratch expected = ops.workspace->take(bytes), found = ops.workspace->take(bytes);
+    auto run = [&](const Model& model, void* hidden) {
+      forward_windows(model, ops, std::span(&ids, 1), 1, ops.activations(),
+                      [&](size_t, const float* rows) { copy(ops, hidden, rows, bytes); });
       meter.sample();
     };
-    run(source.model, expected);
-    run(result, found);
-    compare(ops, source.model, result, expected.data(), found.data(), tokens, sums);
+    run(source.model, expected.as<void>());
+    run(result, found.as<void>());
+    compare(ops, source.model, result, expected.as<float>(), found.as<float>(), tokens, sums);
     meter.sample();
     log.report({"check", static_cast<int64_t>(i) + 1, static_cast<int64_t>(samples.size()), ""});
   }

@@ -61,8 +61,11 @@ MethodCost measured_method(const OpContext& ops, const QuantizeOptions& options)
   double seconds[2] = {};
   for (int i = 0; i < 2; ++i) {
     const int64_t width = kWidths[i];
-    MatrixProblem problem{"probe", Tensor::allocate(DType::kF32, {kRows, width}), options.affine,
-                          options.gptq, options.compat == "autogptq"};
+    MatrixProblem problem{.module = "probe",
+                          .weight = Tensor::allocate(DType::kF32, {kRows, width}),
+                          .affine = options.affine,
+                          .gptq = options.gptq,
+                          .as_autogptq = options.compat == "autogptq"};
     for (int64_t k = 0; k < kRows * width; ++k)
       problem.weight.mutable_data<float>()[k] = static_cast<float>(k * 7919 % 2003) / 1001.5f - 1;
     Tensor gram = Tensor::zeros(DType::kF32, {width, width});

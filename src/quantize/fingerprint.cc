@@ -3,8 +3,10 @@
 #include "base/cpu.h"
 #include "base/fail.h"
 #include "base/files.h"
+#include "base/gpu.h"
 #include "lowbit/version.h"
 #include "quantize/options.h"
+#include "tensor/tensor.h"
 
 #include <algorithm>
 #include <cstring>
@@ -28,7 +30,8 @@ std::string file_hash(const fs::path& path) {
   return hash.text();
 }
 
-std::string kernel_set(const QuantizeOptions& options) {
+std::string kernel_set(const QuantizeOptions& options, int gpu) {
+  if (gpu != kHost) return gpu_support().gpus[static_cast<size_t>(gpu)].name;
   const CpuFeatures& cpu = cpu_features();
   return fmt::format("{}{}{}{}{}{} {}", cpu.avx2 ? "avx2 " : "", cpu.avx512 ? "avx512 " : "",
                      cpu.avx512_vnni ? "vnni " : "", cpu.avx512_bf16 ? "bf16 " : "",
@@ -44,10 +47,11 @@ void Hash::add(const void* data, size_t size) {
 
 std::string Hash::text() const { return fmt::format("{:016x}", value_); }
 
-Json run_fingerprint(const fs::path& model, const QuantizeOptions& options, const std::string& data_hash) {
+Json run_fingerprint(const fs::path& model, const QuantizeOptions& options, int gpu,
+                     const std::string& data_hash) {
   Json result = Json::object();
   result.set("lowbit", version());
-  result.set("kernels", kernel_set(options));
+  result.set("kernels", kernel_set(options, gpu));
   std::vector<fs::path> files;
   for (const auto& entry : fs::directory_iterator(model)) {
     if (entry.path().extension() == ".safetensors" || entry.path().filename() == "config.json")
@@ -66,6 +70,7 @@ Json run_fingerprint(const fs::path& model, const QuantizeOptions& options, cons
                                                    "check",
                                                    "overwrite",
                                                    "kernel",
+                                                   "device",
                                                    "model_name_or_path",
                                                    "model_file_base_name",
                                                    "max_shard_size",

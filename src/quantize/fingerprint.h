@@ -25,7 +25,8 @@ class Hash {
 // An object with one entry per thing that the codes depend on: version, kernels, config, each safetensors
 // file (size, header and samples of its bytes), the data, each option. Threads and batch size are not among
 // them.
-Json run_fingerprint(const std::filesystem::path& model, const QuantizeOptions& options,
+// gpu: the index of the GPU that chooses the codes, or kHost.
+Json run_fingerprint(const std::filesystem::path& model, const QuantizeOptions& options, int gpu,
                      const std::string& data_hash);
 
 // "options.bits" of the first entry that differs, empty when equal.

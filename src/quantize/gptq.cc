@@ -236,7 +236,9 @@ std::vector<float> clip_weights(const ColumnOrder& order, std::span<const float>
 }
 
 QuantizedMatrix fall_back(const OpContext& ops, const MatrixProblem& problem, std::string note) {
-  QuantizedMatrix result = quantize_rtn(ops, problem);
+  Workspace workspace;
+  const OpContext cpu{ops.threads, &workspace, ops.kernels};
+  QuantizedMatrix result = quantize_rtn(ops.gpu ? cpu : ops, problem);
   result.note = std::move(note);
   return result;
 }
@@ -250,7 +252,7 @@ const InverseFactor* FactorCache::factor(const std::vector<int32_t>& order, cons
     order_ = order;
     inversion_ = inversion;
     factor_ = invert(ops_, hessian_, order, inversion);
-    if (ops_.workspace) ops_.workspace->release();  // it holds a copy as large as H
+    if (ops_.workspace && !ops_.gpu) ops_.workspace->release();  // it holds a copy as large as H
   }
   return factor_ ? &*factor_ : nullptr;
 }

@@ -2,6 +2,7 @@
 
 #include "base/fail.h"
 #include "format/affine.h"
+#include "ops/cuda/matmul_gpu.h"
 
 #include <chrono>
 
@@ -22,6 +23,12 @@ std::string report_line(const ModuleReport& report) {
   return report.note.empty() ? line : line + " (" + report.note + ")";
 }
 
+// The source's values on the GPU: the copy that the operators multiply with where that is not rounded.
+Tensor source_there(const OpContext& ops, const Linear& linear, const Linear& there) {
+  const Tensor& here = std::get<Tensor>(linear.weight);
+  return here.dtype() == DType::kBF16 ? std::get<Tensor>(there.weight) : copied_to(*ops.gpu, here);
+}
+
 }  // namespace
 
 LayerQuantizer::LayerQuantizer(Model& model, const OpContext& ops, const QuantizeOptions& options,
@@ -29,6 +36,7 @@ LayerQuantizer::LayerQuantizer(Model& model, const OpContext& ops, const Quantiz
                                MemoryMeter& meter, const Log& log)
     : model_(model),
       ops_(ops),
+      cpu_{ops.threads, ops.gpu ? &cpu_workspace_ : ops.workspace, ops.kernels},
       options_(options),
       settings_(settings),
       states_(states),
@@ -45,8 +53,15 @@ void LayerQuantizer::note_progress(const ModuleReport& report) {
   log_.report({"quantize", done_, total_, line});
 }
 
-void LayerQuantizer::quantize_linear(Linear& linear, const ModuleSettings& settings, FactorCache* factors,
-                                     FinishedLayer& finished) {
+std::unique_ptr<Block> LayerQuantizer::on_gpu(const Block& block) const {
+  if constexpr (kHasCuda) {
+    if (ops_.gpu) return block.moved([&](const Weight& weight) { return to_gpu(ops_, weight); });
+  }
+  return nullptr;
+}
+
+void LayerQuantizer::quantize_linear(Linear& linear, Linear* there, const ModuleSettings& settings,
+                                     FactorCache* factors, FinishedLayer& finished) {
   ModuleReport report;
   report.module = linear.module;
   if (!settings.is_quantized) {
@@ -58,12 +73,24 @@ void LayerQuantizer::quantize_linear(Linear& linear, const ModuleSettings& setti
   }
   const auto start = std::chrono::steady_clock::now();
   const bool is_v1 = options_.checkpoint_format == "gptq";
-  const MatrixProblem problem{
-      linear.module, std::get<Tensor>(linear.weight), settings.affine,
-      settings.gptq, options_.compat == "autogptq",   is_v1 && !settings.affine.sym ? 1 : 0};
-  QuantizedMatrix result = factors ? quantize_gptq(ops_, problem, *factors) : quantize_rtn(ops_, problem);
+  const MatrixProblem problem{.module = linear.module,
+                              .weight = std::get<Tensor>(linear.weight),
+                              .weight_there = there ? source_there(ops_, linear, *there) : Tensor(),
+                              .affine = settings.affine,
+                              .gptq = settings.gptq,
+                              .as_autogptq = options_.compat == "autogptq",
+                              .least_zero_point = is_v1 && !settings.affine.sym ? 1 : 0};
+  QuantizedMatrix result = factors ? quantize_gptq(ops_, problem, *factors) : quantize_rtn(cpu_, problem);
   meter_.sample();
   const Hessian* hessian = factors ? &factors->hessian() : nullptr;
+  Hessian copied;  // only where a method has left the error to be found: after a fall back
+  auto here = [&](const Hessian* given) -> const Hessian* {
+    if (!ops_.gpu || !given || !given->is_finite()) return ops_.gpu ? nullptr : given;
+    copied = *given;
+    copied.values = Tensor::allocate(DType::kF32, given->values.shape());
+    copy_here(ops_, copied.values.mutable_bytes(), given->values.bytes(), copied.values.byte_count());
+    return &copied;
+  };
   report.bits = settings.affine.bits;
   report.group_size = settings.affine.group_size;
   report.method = result.method;
@@ -72,26 +99,32 @@ void LayerQuantizer::quantize_linear(Linear& linear, const ModuleSettings& setti
   report.tokens = hessian ? hessian->tokens : 0;
   report.relative_error = result.relative_error
                               ? *result.relative_error
-                              : relative_error(ops_, problem.weight, result.weight, hessian);
+                              : relative_error(cpu_, problem.weight, result.weight, here(hessian));
   report.seconds = seconds_since(start);
   finished.modules.push_back({linear.module, result.weight});
   finished.reports.push_back(report);
   linear.weight = std::move(result.weight);
+  if constexpr (kHasCuda) {
+    if (there) there->weight = to_gpu(ops_, linear.weight);
+  }
   note_progress(report);
 }
 
 FinishedLayer LayerQuantizer::quantize_layer(int64_t layer) {
-  Block& block = model_.block(layer);
+  Block& here = model_.block(layer);
+  const std::unique_ptr<Block> there = states_ ? on_gpu(here) : nullptr;
+  const Block& block = there ? *there : here;
   const std::vector<ModuleSettings>& settings = settings_.layers[static_cast<size_t>(layer)];
   FinishedLayer finished;
   auto quantize_stage = [&](const Stage& stage, const Hessian* hessian) {
     std::optional<FactorCache> factors;
     if (hessian) factors.emplace(ops_, *hessian);
-    for (int index : stage.linears) {
-      quantize_linear(block.linears()[static_cast<size_t>(index)], settings[static_cast<size_t>(index)],
+    for (int linear : stage.linears) {
+      const size_t index = static_cast<size_t>(linear);
+      quantize_linear(here.linears()[index], there ? &there->linears()[index] : nullptr, settings[index],
                       factors ? &*factors : nullptr, finished);
     }
-    ops_.workspace->release();
+    if (!ops_.gpu) ops_.workspace->release();
   };
   std::vector<Hessian> hessians;
   if (states_ && !options_.gptq.true_sequential) hessians = states_->collect_all(block);
@@ -118,13 +151,21 @@ FinishedLayer LayerQuantizer::quantize_layer(int64_t layer) {
 
 FinishedLayer LayerQuantizer::quantize_head() {
   FinishedLayer finished;
-  if (states_) {
-    const Hessian hessian = states_->collect_head();
-    FactorCache factors(ops_, hessian);
-    quantize_linear(model_.head(), settings_.head, &factors, finished);
-  } else {
-    quantize_linear(model_.head(), settings_.head, nullptr, finished);
+  if (!states_) {
+    quantize_linear(model_.head(), nullptr, settings_.head, nullptr, finished);
+    return finished;
   }
+  Linear there = model_.head();
+  if constexpr (kHasCuda) {
+    if (ops_.gpu) {
+      auto move = [&](const Weight& weight) { return to_gpu(ops_, weight); };
+      model_.move_final_norm(move);
+      there.weight = move(there.weight);
+    }
+  }
+  const Hessian hessian = states_->collect_head();
+  FactorCache factors(ops_, hessian);
+  quantize_linear(model_.head(), ops_.gpu ? &there : nullptr, settings_.head, &factors, finished);
   return finished;
 }
 
@@ -141,7 +182,9 @@ void LayerQuantizer::adopt(int64_t layer, const FinishedLayer& finished) {
 }
 
 void LayerQuantizer::replay(int64_t layer) {
-  if (states_ && layer < model_.layer_count()) states_->advance_all(model_.block(layer));
+  if (!states_ || layer >= model_.layer_count()) return;
+  const std::unique_ptr<Block> there = on_gpu(model_.block(layer));
+  states_->advance_all(there ? *there : model_.block(layer));
 }
 
 void LayerQuantizer::count_finished(const FinishedLayer& finished) {

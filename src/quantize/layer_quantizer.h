@@ -26,12 +26,17 @@ class LayerQuantizer {
   void count_finished(const FinishedLayer& finished);
 
  private:
-  void quantize_linear(Linear& linear, const ModuleSettings& settings, FactorCache* factors,
+  // there: where the linear's copy on the GPU is, or null.
+  void quantize_linear(Linear& linear, Linear* there, const ModuleSettings& settings, FactorCache* factors,
                        FinishedLayer& finished);
+  // A copy of the block on the GPU, or null without one.
+  std::unique_ptr<Block> on_gpu(const Block& block) const;
   void note_progress(const ModuleReport& report);
 
   Model& model_;
   const OpContext& ops_;
+  Workspace cpu_workspace_;  // beside a GPU
+  OpContext cpu_;            // ops_ without a GPU
   const QuantizeOptions& options_;
   const QuantizationSettings& settings_;
   CalibrationStates* states_;

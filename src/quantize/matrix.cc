@@ -25,7 +25,8 @@ void for_each_slab(const OpContext& ops, int64_t rows,
 
 void load_weights(const OpContext& ops, const MatrixProblem& problem, int64_t first_row, int64_t rows,
                   const int32_t* columns, int64_t count, float* w) {
-  if (!load_columns(ops, problem.weight, first_row, rows, columns, count, w)) {
+  const Tensor& weight = ops.gpu ? problem.weight_there : problem.weight;
+  if (!load_columns(ops, weight, first_row, rows, columns, count, w)) {
     fail(ErrorCode::kCorruptFile, "{}.weight holds values that are not finite: the source model is damaged",
          problem.module);
   }

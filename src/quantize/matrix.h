@@ -16,7 +16,8 @@ namespace lowbit {
 // One matrix and how it is to be quantized.
 struct MatrixProblem {
   std::string module;
-  Tensor weight;  // dense [out, in], any floating type, mapped or not
+  Tensor weight;        // dense [out, in], any floating type, mapped or not
+  Tensor weight_there;  // the same on the GPU that is to work on it, or empty
   AffineOptions affine;
   GptqOptions gptq;
   bool as_autogptq = false;

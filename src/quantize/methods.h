@@ -46,6 +46,7 @@ class FactorCache {
 // Never throws for a Hessian that is zero, singular or not finite: that matrix is rounded to nearest, with a
 // note.
 QuantizedMatrix quantize_gptq(const OpContext& ops, const MatrixProblem& problem, FactorCache& factors);
+// On the CPU.
 QuantizedMatrix quantize_rtn(const OpContext& ops, const MatrixProblem& problem);
 
 // |X dW^T|_F / |X W^T|_F, from H = X^T X; without a finite H that of the weights, |dW|_F / |W|_F.

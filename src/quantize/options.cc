@@ -4,6 +4,7 @@
 #include "base/fields.h"
 #include "format/affine.h"
 #include "io/shards.h"
+#include "runtime/options.h"
 
 #include <cmath>
 
@@ -79,7 +80,9 @@ Fields option_fields(QuantizeOptions& options) {
       {"overwrite", &options.overwrite, "replace OUT when it exists"},
       {"threads", &options.threads, "worker threads; 0: one per processor"},
       {"kernel", &options.kernel,
-       "force kernels: ref, avx2, ..., or per op matmul_affine=avx2,attention=ref"}};
+       "force kernels: ref, avx2, ..., or per op matmul_affine=avx2,attention=ref"},
+      {"device", &options.device,
+       "auto (a GPU where there is one), cpu, cuda or cuda:N; rtn chooses its codes on the CPU"}};
 }
 
 void validate(const QuantizeOptions& options) {
@@ -108,6 +111,7 @@ void validate(const QuantizeOptions& options) {
   if (options.threads < 0 || options.threads > 1024) {
     fail(ErrorCode::kInvalidArgument, "threads is {}, expected 0 to 1024", options.threads);
   }
+  parse_device(options.device);
   const std::string& name = options.model_file_base_name;
   if (name.empty() || name.size() > 128 || name.find_first_of("/\\") != std::string::npos ||
       name.front() == '.') {

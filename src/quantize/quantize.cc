@@ -2,6 +2,7 @@
 
 #include "base/fail.h"
 #include "base/files.h"
+#include "ops/cuda/libraries.h"
 #include "quantize/check.h"
 #include "quantize/fingerprint.h"
 #include "quantize/layer_quantizer.h"
@@ -66,10 +67,16 @@ class Run {
         out_(normal_out(out)),
         options_(settled(options)),
         log_(log),
+        device_(choose_device(options.device, cpu_only(options), log)),
         kernels_(parse_kernel_choice(options.kernel)),
         threads_(options.threads),
+        workspace_(device_),
         source_(load_source(model)),
-        settings_(resolve_settings(source_.model, options_)) {}
+        settings_(resolve_settings(source_.model, options_)) {
+    if (device_ == kHost) return;
+    gpu_ = std::make_unique<GpuQueue>(device_);
+    if constexpr (kHasCuda) libraries_ = std::make_shared<GpuLibraries>(*gpu_);
+  }
 
   // given: null to read options.calibration.data.
   QuantizeResult run(const Calibration* given) {
@@ -97,7 +104,13 @@ class Run {
   }
 
  private:
-  OpContext ops() { return {&threads_, &workspace_, &kernels_}; }
+  OpContext ops() { return {&threads_, &workspace_, &kernels_, gpu_.get(), libraries_.get()}; }
+
+  static std::string cpu_only(const QuantizeOptions& options) {
+    if (!options.kernel.empty()) return fmt::format("kernel \"{}\"", options.kernel);
+    if (!options.compat.empty()) return fmt::format("compat \"{}\"", options.compat);
+    return "";
+  }
 
   void warn(const std::vector<std::string>& warnings) {
     for (const std::string& warning : warnings) {
@@ -128,7 +141,9 @@ class Run {
   }
 
   Json fingerprint() const {
-    return run_fingerprint(model_folder_, options_, sequences_hash(calibration_.samples));
+    const bool is_on_gpu = options_.method == "gptq";
+    return run_fingerprint(model_folder_, options_, is_on_gpu ? device_ : kHost,
+                           sequences_hash(calibration_.samples));
   }
 
   void quantize_layers(WorkFolder& work) {
@@ -232,9 +247,12 @@ class Run {
   fs::path model_folder_, out_;
   QuantizeOptions options_;
   const Log& log_;
+  int device_;
   KernelChoice kernels_;
   ThreadPool threads_;
-  Workspace workspace_;
+  std::unique_ptr<GpuQueue> gpu_;
+  std::shared_ptr<GpuLibraries> libraries_;  // shared: its destructor is only where CUDA is
+  Workspace workspace_;                      // where operators compute
   SourceModel source_;
   QuantizationSettings settings_;
   Calibration calibration_;

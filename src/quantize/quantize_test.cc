@@ -44,6 +44,7 @@ class Quantize : public ::testing::Test {
     calibration_ = random_calibration(12, shape_.vocab);
     options_.affine = {4, 32, true};
     options_.threads = 2;
+    options_.device = "cpu";
     options_.calibration.batch_size = 4;
   }
   fs::path model() const { return folder_.path() / "model"; }

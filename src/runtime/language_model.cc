@@ -55,35 +55,18 @@ void read_generation_config(LanguageModel::State& state) {
   if (state.tokenizer && state.tokenizer->eos_id()) state.eos_ids.push_back(*state.tokenizer->eos_id());
 }
 
-// The device that the options mean: on "auto" the first GPU that can be used, unless they ask for what only
-// the CPU has.
-int choose_device(const RuntimeOptions& options, const Log& log) {
-  const int asked = parse_device(options.device);
-  const char* cpu_only = !options.kernel.empty()                ? "kernel"
-                         : options.kv_cache_dtype != "bfloat16" ? "kv_cache_dtype"
-                                                                : nullptr;
-  if (asked >= 0 && cpu_only) {
-    fail(ErrorCode::kUnsupported,
-         "{} is \"{}\", which only the CPU can do: leave it out, or set device to cpu", cpu_only,
-         options.kernel.empty() ? options.kv_cache_dtype : options.kernel);
-  }
-  if (asked != kAnyDevice) return asked;
-  if (!gpu_support().problem.empty()) return kHost;
-  if (cpu_only) {
-    log.info(fmt::format("{} asks for what only the CPU can do: the model runs there", cpu_only));
-    return kHost;
-  }
-  for (const Gpu& gpu : gpu_support().gpus) {
-    if (gpu.problem.empty()) return gpu.index;
-  }
-  return kHost;
+std::string cpu_only(const RuntimeOptions& options) {
+  if (!options.kernel.empty()) return fmt::format("kernel \"{}\"", options.kernel);
+  if (options.kv_cache_dtype != "bfloat16")
+    return fmt::format("kv_cache_dtype \"{}\"", options.kv_cache_dtype);
+  return "";
 }
 
 }  // namespace
 
 LanguageModel LanguageModel::load(const fs::path& folder, const RuntimeOptions& options, const Log& log) {
   LanguageModel model;
-  model.state_ = std::make_unique<State>(choose_device(options, log));
+  model.state_ = std::make_unique<State>(choose_device(options.device, cpu_only(options), log));
   State& state = *model.state_;
   state.folder = folder;
   state.kernels = parse_kernel_choice(options.kernel);

@@ -2,6 +2,7 @@
 #include "runtime/options.h"
 
 #include "base/fail.h"
+#include "base/gpu.h"
 #include "ops/kernel_table.h"
 #include "tensor/tensor.h"
 
@@ -69,6 +70,24 @@ int parse_device(std::string_view name) {
          name);
   }
   return index;
+}
+
+int choose_device(std::string_view name, std::string_view cpu_only, const Log& log) {
+  const int asked = parse_device(name);
+  if (asked >= 0 && !cpu_only.empty()) {
+    fail(ErrorCode::kUnsupported, "{} is what only the CPU can do: leave it out, or set device to cpu",
+         cpu_only);
+  }
+  if (asked != kAnyDevice) return asked;
+  if (!gpu_support().problem.empty()) return kHost;
+  if (!cpu_only.empty()) {
+    log.info(fmt::format("{} is what only the CPU can do: that is where it runs", cpu_only));
+    return kHost;
+  }
+  for (const Gpu& gpu : gpu_support().gpus) {
+    if (gpu.problem.empty()) return gpu.index;
+  }
+  return kHost;
 }
 
 DType parse_cache_dtype(std::string_view name) {

@@ -3,6 +3,7 @@
 
 #include "lowbit/fields.h"
 #include "lowbit/generate.h"
+#include "lowbit/log.h"
 #include "ops/context.h"
 #include "tensor/dtype.h"
 
@@ -12,6 +13,10 @@ void validate(const GenerateOptions& options);  // kInvalidArgument with the ran
 // "cpu": kHost, "cuda": 0, "cuda:1": 1, "auto": kAnyDevice.
 constexpr int kAnyDevice = -2;
 int parse_device(std::string_view name);
+// The device that `name` means. `cpu_only`: an option that only the CPU can follow, as 'kernel "avx2"', or
+// empty; "auto" then is the CPU, with a line that says so, and a GPU kUnsupported. Otherwise "auto" is the
+// first GPU that can be used, or the CPU.
+int choose_device(std::string_view name, std::string_view cpu_only, const Log& log);
 DType parse_cache_dtype(std::string_view name);           // "bfloat16", "float32"
 KernelChoice parse_kernel_choice(std::string_view text);  // "ref" or "matmul_dense_decode=avx2,attention=ref"
 
