@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace lowbit {
@@ -73,6 +74,7 @@ struct ModuleReport {
 struct QuantizeResult {
   std::vector<ModuleReport> modules;
   double seconds = 0;
+  std::vector<std::pair<std::string, double>> seconds_by_phase;  // "load", "forward", "hessians", "codes", ...
   uint64_t peak_rss_bytes = 0, peak_anonymous_bytes = 0;
   uint64_t source_bytes = 0, bytes = 0;    // of the safetensors files
   double bits_per_weight = 0;              // of the quantized modules, scales and zero points included

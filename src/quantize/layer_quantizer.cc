@@ -33,7 +33,7 @@ Tensor source_there(const OpContext& ops, const Linear& linear, const Linear& th
 
 LayerQuantizer::LayerQuantizer(Model& model, const OpContext& ops, const QuantizeOptions& options,
                                const QuantizationSettings& settings, CalibrationStates* states,
-                               MemoryMeter& meter, const Log& log)
+                               MemoryMeter& meter, Phases& phases, const Log& log)
     : model_(model),
       ops_(ops),
       cpu_{ops.threads, ops.gpu ? &cpu_workspace_ : ops.workspace, ops.kernels},
@@ -41,6 +41,7 @@ LayerQuantizer::LayerQuantizer(Model& model, const OpContext& ops, const Quantiz
       settings_(settings),
       states_(states),
       meter_(meter),
+      phases_(phases),
       log_(log) {
   for (const auto& layer : settings.layers) total_ += static_cast<int64_t>(layer.size());
   total_ += settings.head.is_quantized;
@@ -51,6 +52,11 @@ void LayerQuantizer::note_progress(const ModuleReport& report) {
   const std::string line = report_line(report);
   if (report.method == "rtn" && !report.note.empty()) log_.warning(report.module + ": " + report.note);
   log_.report({"quantize", done_, total_, line});
+}
+
+void LayerQuantizer::enter(std::string_view phase) {
+  if (ops_.gpu) ops_.gpu->wait("quantizing");
+  phases_.enter(phase);
 }
 
 std::unique_ptr<Block> LayerQuantizer::on_gpu(const Block& block) const {
@@ -111,12 +117,14 @@ void LayerQuantizer::quantize_linear(Linear& linear, Linear* there, const Module
 }
 
 FinishedLayer LayerQuantizer::quantize_layer(int64_t layer) {
+  enter("weights to the device");
   Block& here = model_.block(layer);
   const std::unique_ptr<Block> there = states_ ? on_gpu(here) : nullptr;
   const Block& block = there ? *there : here;
   const std::vector<ModuleSettings>& settings = settings_.layers[static_cast<size_t>(layer)];
   FinishedLayer finished;
   auto quantize_stage = [&](const Stage& stage, const Hessian* hessian) {
+    enter("codes");
     std::optional<FactorCache> factors;
     if (hessian) factors.emplace(ops_, *hessian);
     for (int linear : stage.linears) {
@@ -127,6 +135,7 @@ FinishedLayer LayerQuantizer::quantize_layer(int64_t layer) {
     if (!ops_.gpu) ops_.workspace->release();
   };
   std::vector<Hessian> hessians;
+  enter("hessians");
   if (states_ && !options_.gptq.true_sequential) hessians = states_->collect_all(block);
   for (size_t i = 0; i < block.stages().size(); ++i) {
     const Stage& stage = block.stages()[i];
@@ -140,11 +149,14 @@ FinishedLayer LayerQuantizer::quantize_layer(int64_t layer) {
       bool is_needed = false;
       for (int linear : stage.linears)
         is_needed = is_needed || settings[static_cast<size_t>(linear)].is_quantized;
+      enter("hessians");
       const Hessian hessian = is_needed ? states_->collect(block, index) : Hessian();
       quantize_stage(stage, is_needed ? &hessian : nullptr);
+      enter("forward");
       states_->advance(block, index);
     }
   }
+  enter("forward");
   if (states_ && !options_.gptq.true_sequential) states_->advance_all(block);
   return finished;
 }
@@ -163,7 +175,9 @@ FinishedLayer LayerQuantizer::quantize_head() {
       there.weight = move(there.weight);
     }
   }
+  enter("hessians");
   const Hessian hessian = states_->collect_head();
+  enter("codes");
   FactorCache factors(ops_, hessian);
   quantize_linear(model_.head(), ops_.gpu ? &there : nullptr, settings_.head, &factors, finished);
   return finished;
@@ -183,6 +197,7 @@ void LayerQuantizer::adopt(int64_t layer, const FinishedLayer& finished) {
 
 void LayerQuantizer::replay(int64_t layer) {
   if (!states_ || layer >= model_.layer_count()) return;
+  enter("forward");
   const std::unique_ptr<Block> there = on_gpu(model_.block(layer));
   states_->advance_all(there ? *there : model_.block(layer));
 }

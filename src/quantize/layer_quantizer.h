@@ -4,6 +4,7 @@
 #include "lowbit/log.h"
 #include "quantize/calibration_states.h"
 #include "quantize/methods.h"
+#include "quantize/phases.h"
 #include "quantize/settings.h"
 #include "quantize/work_folder.h"
 
@@ -14,7 +15,7 @@ class LayerQuantizer {
   // states: null for rtn. All must outlive this; weights of `model` are replaced as they are quantized.
   LayerQuantizer(Model& model, const OpContext& ops, const QuantizeOptions& options,
                  const QuantizationSettings& settings, CalibrationStates* states, MemoryMeter& meter,
-                 const Log& log);
+                 Phases& phases, const Log& log);
 
   FinishedLayer quantize_layer(int64_t layer);
   FinishedLayer quantize_head();
@@ -29,6 +30,7 @@ class LayerQuantizer {
   // there: where the linear's copy on the GPU is, or null.
   void quantize_linear(Linear& linear, Linear* there, const ModuleSettings& settings, FactorCache* factors,
                        FinishedLayer& finished);
+  void enter(std::string_view phase);
   // A copy of the block on the GPU, or null without one.
   std::unique_ptr<Block> on_gpu(const Block& block) const;
   void note_progress(const ModuleReport& report);
@@ -41,6 +43,7 @@ class LayerQuantizer {
   const QuantizationSettings& settings_;
   CalibrationStates* states_;
   MemoryMeter& meter_;
+  Phases& phases_;
   const Log& log_;
   int64_t done_ = 0, total_ = 0;
 };

@@ -88,7 +88,9 @@ class Run {
           "model_file_base_name \"{}\": transformers and vLLM look for \"model\" and may not find the files",
           options_.model_file_base_name)});
     }
+    phases_.enter("calibration data");
     calibrate(given);
+    phases_.enter("load");
     {
       WorkFolder work(partial_folder(out_), fingerprint(), options_.resume);
       if (!work.fresh_reason().empty()) warn({"earlier layers are not taken up: " + work.fresh_reason()});
@@ -154,7 +156,7 @@ class Run {
       states = std::make_unique<CalibrationStates>(model, context, calibration_.samples,
                                                    options_.calibration.batch_size, meter_);
     }
-    LayerQuantizer quantizer(model, context, options_, settings_, states.get(), meter_, log_);
+    LayerQuantizer quantizer(model, context, options_, settings_, states.get(), meter_, phases_, log_);
     const int64_t parts = model.layer_count() + (settings_.head.is_quantized ? 1 : 0);
     for (int64_t part = 0; part < parts; ++part) {
       std::optional<FinishedLayer> finished = work.load(part);
@@ -164,8 +166,10 @@ class Run {
         quantizer.replay(part);
         quantizer.count_finished(*finished);
       } else {
-        finished = work.save(
-            part, part < model.layer_count() ? quantizer.quantize_layer(part) : quantizer.quantize_head());
+        finished = part < model.layer_count() ? quantizer.quantize_layer(part) : quantizer.quantize_head();
+        if (gpu_) gpu_->wait("quantizing");
+        phases_.enter("layer files");
+        finished = work.save(part, std::move(*finished));
         quantizer.adopt(part, *finished);
       }
       meter_.sample();
@@ -186,6 +190,7 @@ class Run {
   }
 
   void save(WorkFolder& work) {
+    phases_.enter("save");
     log_.report({"save", 0, 1, ""});
     const fs::path folder = work.make_checkpoint_folder();
     write_checkpoint(folder, output_files(source_, settings_, modules_, options_));
@@ -205,6 +210,7 @@ class Run {
                              : "the result was not checked: that takes --calibration data"});
       return;
     }
+    phases_.enter("check");
     const OpContext context = ops();
     const CheckResult check = check_result(model_folder_, out_, context, calibration_.held_back,
                                            fewest_bits(settings_), meter_, log_);
@@ -232,6 +238,8 @@ class Run {
 
   void write_report(const fs::path& folder) {
     result_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+    phases_.enter("save");
+    result_.seconds_by_phase = phases_.seconds();
     result_.peak_rss_bytes = process_memory().peak_rss_bytes;
     meter_.sample();
     result_.peak_anonymous_bytes = meter_.peak_anonymous_bytes();
@@ -244,6 +252,7 @@ class Run {
   void finish_report() { write_report(out_); }
 
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  Phases phases_{"load"};
   fs::path model_folder_, out_;
   QuantizeOptions options_;
   const Log& log_;

@@ -32,6 +32,9 @@ Json result_json(const QuantizeResult& result, const QuantizeOptions& options,
   Json json = Json::object();
   json.set("lowbit", version());
   json.set("seconds", result.seconds);
+  Json phases = Json::object();
+  for (const auto& [phase, seconds] : result.seconds_by_phase) phases.set(phase, seconds);
+  json.set("seconds_by_phase", phases);
   json.set("peak_rss_bytes", result.peak_rss_bytes);
   json.set("peak_anonymous_bytes", result.peak_anonymous_bytes);
   json.set("source_bytes", result.source_bytes);
