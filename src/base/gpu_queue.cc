@@ -84,6 +84,13 @@ void GpuQueue::copy_within(void* to, const void* from, size_t bytes) {
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, of(stream_)), "copying on the GPU");
 }
 
+void GpuQueue::copy_rows_within(Rows to, const void* from, size_t row_bytes, size_t rows) {
+  make_current();
+  check(cudaMemcpy2DAsync(to.data, to.pitch, from, row_bytes, row_bytes, rows, cudaMemcpyDeviceToDevice,
+                          of(stream_)),
+        "copying on the GPU");
+}
+
 void GpuQueue::clear(void* memory, size_t bytes) {
   make_current();
   check(cudaMemsetAsync(memory, 0, bytes, of(stream_)), "clearing memory of the GPU");
@@ -177,6 +184,7 @@ void GpuQueue::make_current() const {}
 void GpuQueue::copy_in(void*, const void*, size_t) {}
 void GpuQueue::copy_out(void*, const void*, size_t) {}
 void GpuQueue::copy_within(void*, const void*, size_t) {}
+void GpuQueue::copy_rows_within(Rows, const void*, size_t, size_t) {}
 void GpuQueue::clear(void*, size_t) {}
 void GpuQueue::wait(std::string_view) {}
 

@@ -43,7 +43,12 @@ class GpuQueue {
   void copy_out(void* to, const void* from_gpu, size_t bytes);
   // Queued only.
   void copy_within(void* to, const void* from, size_t bytes);
-  void clear(void* memory, size_t bytes);  // to zero bytes
+  struct Rows {
+    void* data = nullptr;
+    size_t pitch = 0;  // bytes from row to row
+  };
+  void copy_rows_within(Rows to, const void* from, size_t row_bytes, size_t rows);  // from: rows without gaps
+  void clear(void* memory, size_t bytes);                                           // to zero bytes
   // Until all that was queued is done; kDevice names `what` and the driver's answer when some of it failed.
   void wait(std::string_view what);
   void make_current() const;  // for this thread

@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <future>
 #include <malloc.h>
 
 namespace lowbit {
@@ -158,24 +159,34 @@ class Run {
     }
     LayerQuantizer quantizer(model, context, options_, settings_, states.get(), meter_, phases_, log_);
     const int64_t parts = model.layer_count() + (settings_.head.is_quantized ? 1 : 0);
+    auto keep = [&](int64_t part, FinishedLayer finished) {
+      quantizer.adopt(part, finished);
+      for (FinishedModule& module : finished.modules) modules_[module.module] = std::move(module.weight);
+      for (ModuleReport& report : finished.reports) result_.modules.push_back(std::move(report));
+    };
+    // While a GPU works on a part, the one before it is written. Left early, it is still waited for.
+    std::future<FinishedLayer> saving;
     for (int64_t part = 0; part < parts; ++part) {
-      std::optional<FinishedLayer> finished = work.load(part);
-      if (finished) {
+      if (std::optional<FinishedLayer> finished = work.load(part)) {
         result_.resumed = true;
         quantizer.adopt(part, *finished);
         quantizer.replay(part);
         quantizer.count_finished(*finished);
+        keep(part, std::move(*finished));
       } else {
-        finished = part < model.layer_count() ? quantizer.quantize_layer(part) : quantizer.quantize_head();
+        FinishedLayer made =
+            part < model.layer_count() ? quantizer.quantize_layer(part) : quantizer.quantize_head();
         if (gpu_) gpu_->wait("quantizing");
         phases_.enter("layer files");
-        finished = work.save(part, std::move(*finished));
-        quantizer.adopt(part, *finished);
+        if (saving.valid()) keep(part - 1, saving.get());
+        saving = std::async(gpu_ ? std::launch::async : std::launch::deferred,
+                            [&work, part, made = std::move(made)] { return work.save(part, made); });
+        if (!gpu_) keep(part, saving.get());
       }
       meter_.sample();
-      for (FinishedModule& module : finished->modules) modules_[module.module] = std::move(module.weight);
-      for (ModuleReport& report : finished->reports) result_.modules.push_back(std::move(report));
     }
+    phases_.enter("layer files");
+    if (saving.valid()) keep(parts - 1, saving.get());
     for (const ModuleReport& report : result_.modules) {
       if (!report.note.empty() && report.method != "none")
         result_.warnings.push_back(report.module + ": " + report.note);

@@ -113,12 +113,20 @@ __device__ inline float round_scale_on_device(float scale) {
 }
 
 constexpr int kFitWarps = 8;
+constexpr int kFitAtOnce = 4;  // columns of a warp in one pass over the group
+constexpr int kFitPitch = int{kFitScalesColumns};
+
+struct FitRoom {
+  float hessian[kFitScalesColumns][kFitPitch];  // of the block's columns and those of the group
+  float levels[kFitScalesColumns][32];
+  float products[kFitScalesColumns][32];  // H c
+  float slopes[kFitWarps][32], curvatures[kFitWarps][32];
+};
 
 // 32 rows, a lane each; warps share the columns of the block.
 __global__ void __launch_bounds__(32 * kFitWarps) fit_scales_kernel(FitScalesArgs args) {
-  __shared__ float levels[kFitScalesColumns][32];
-  __shared__ float products[kFitScalesColumns][32];  // H c
-  __shared__ float slopes[kFitWarps][32], curvatures[kFitWarps][32];
+  extern __shared__ __align__(16) char shared[];
+  FitRoom& room = *reinterpret_cast<FitRoom*>(shared);
   follow_predecessor();
   const int lane = threadIdx.x, warp = threadIdx.y;
   const int64_t row = int64_t{blockIdx.x} * 32 + lane;
@@ -126,32 +134,45 @@ __global__ void __launch_bounds__(32 * kFitWarps) fit_scales_kernel(FitScalesArg
   const int first = static_cast<int>(args.first), columns = static_cast<int>(args.columns);
   const int count = static_cast<int>(args.last - args.first);
   const float zero_point = is_row ? args.zero_points[row] : 0;
-  for (int i = warp; i < count; i += kFitWarps) {
-    levels[i][lane] = is_row ? static_cast<float>(args.codes[(first + i) * args.rows + row]) - zero_point : 0;
+  const float before = is_row ? args.scales[row] : 1;
+  const int padded = (count + 3) / 4 * 4;  // with zeros
+  for (int i = warp; i < padded; i += kFitWarps) {
+    room.levels[i][lane] =
+        is_row && i < count ? static_cast<float>(args.codes[(first + i) * args.rows + row]) - zero_point : 0;
+  }
+  for (int j = warp; j < kFitScalesColumns; j += kFitWarps) {
+    const float* const h = args.hessian + j * args.hessian_stride + first;
+    for (int i = lane; i < padded; i += 32) room.hessian[j][i] = j < columns && i < count ? h[i] : 0;
   }
   __syncthreads();
   float slope = 0, curvature = 0;
-  for (int j = warp; j < columns; j += kFitWarps) {
-    const float* const h = args.hessian + j * args.hessian_stride + first;
-    float sums[4] = {};
-    int i = 0;
-    for (; i + 4 <= count; i += 4) {
+  for (int j = warp * kFitAtOnce; j < columns; j += kFitWarps * kFitAtOnce) {
+    float sums[kFitAtOnce] = {};
+#pragma unroll 4
+    for (int i = 0; i < padded; i += 4) {
+      const float a = room.levels[i][lane], b = room.levels[i + 1][lane], c = room.levels[i + 2][lane],
+                  d = room.levels[i + 3][lane];
 #pragma unroll
-      for (int k = 0; k < 4; ++k) sums[k] = fmaf(h[i + k], levels[i + k][lane], sums[k]);
+      for (int k = 0; k < kFitAtOnce; ++k) {
+        const float4 h = *reinterpret_cast<const float4*>(&room.hessian[j + k][i]);
+        sums[k] = fmaf(h.x, a, fmaf(h.y, b, fmaf(h.z, c, fmaf(h.w, d, sums[k]))));
+      }
     }
-    for (; i < count; ++i) sums[0] = fmaf(h[i], levels[i][lane], sums[0]);
-    const float product = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-    products[j][lane] = product;
-    if (j < first || j >= first + count || !is_row) continue;
-    slope = fmaf(levels[j - first][lane], args.gradient[j * args.rows + row], slope);
-    curvature = fmaf(levels[j - first][lane], product, curvature);
+#pragma unroll
+    for (int k = 0; k < kFitAtOnce; ++k) {
+      if (j + k >= columns) continue;
+      room.products[j + k][lane] = sums[k];
+      if (j + k < first || j + k >= first + count || !is_row) continue;
+      const float level = room.levels[j + k - first][lane];
+      slope = fmaf(level, args.gradient[(j + k) * args.rows + row], slope);
+      curvature = fmaf(level, sums[k], curvature);
+    }
   }
-  slopes[warp][lane] = slope;
-  curvatures[warp][lane] = curvature;
-  const float before = is_row ? args.scales[row] : 1;
+  room.slopes[warp][lane] = slope;
+  room.curvatures[warp][lane] = curvature;
   __syncthreads();
   slope = curvature = 0;
-  for (int w = 0; w < kFitWarps; ++w) slope += slopes[w][lane], curvature += curvatures[w][lane];
+  for (int w = 0; w < kFitWarps; ++w) slope += room.slopes[w][lane], curvature += room.curvatures[w][lane];
   const float better = before + slope / curvature;
   const bool is_sane = curvature > 0 && better > 0.5f * before && better < 2.0f * before;
   const float scale = is_sane ? round_scale_on_device(better) : before, change = scale - before;
@@ -159,8 +180,8 @@ __global__ void __launch_bounds__(32 * kFitWarps) fit_scales_kernel(FitScalesArg
   if (warp == 0) args.scales[row] = scale;
   for (int j = warp; j < columns; j += kFitWarps) {
     const int64_t at = j * args.rows + row;
-    args.gradient[at] = fmaf(-change, products[j][lane], args.gradient[at]);
-    if (j >= first && j < first + count) args.values[at] = scale * levels[j - first][lane];
+    args.gradient[at] = fmaf(-change, room.products[j][lane], args.gradient[at]);
+    if (j >= first && j < first + count) args.values[at] = scale * room.levels[j - first][lane];
   }
 }
 
@@ -192,6 +213,38 @@ __global__ void permute_gram_kernel(const float* h, const int32_t* order, const 
   follow_predecessor();
   const int64_t j = int64_t{blockIdx.x} * blockDim.x + threadIdx.x, i = blockIdx.y;
   if (j < n) to[i * n + j] = i == j ? diagonal[i] : h[order[i] * n + order[j]];
+}
+
+// A thread has a column of the inverse, and finds it from the diagonal up.
+__global__ void __launch_bounds__(kGpuInvertBlock)
+    invert_diagonal_blocks_kernel(const float* c, int64_t n, float* inverses, float* y) {
+  extern __shared__ float columns[];  // [row][thread]
+  constexpr int kSize = kGpuInvertBlock;
+  follow_predecessor();
+  const int64_t k = int64_t{blockIdx.x} * kSize;
+  const int size = static_cast<int>(min(int64_t{kSize}, n - k)), own = static_cast<int>(threadIdx.x);
+  const float* const block = c + k * n + k;
+  float* const column = columns + own;
+  for (int i = 0; i < kSize; ++i) column[i * kSize] = 0;
+  // All threads take all rows, so that elements of c are the same for a warp; zeros stay zeros.
+  for (int i = size - 1; i >= 0; --i) {
+    const float* const row = block + i * n;
+    float sums[4] = {i == own ? 1.0f : 0.0f};
+    int j = i + 1;
+    for (; j + 4 <= size; j += 4) {
+#pragma unroll
+      for (int part = 0; part < 4; ++part)
+        sums[part] = fmaf(-row[j + part], column[(j + part) * kSize], sums[part]);
+    }
+    for (; j < size; ++j) sums[0] = fmaf(-row[j], column[j * kSize], sums[0]);
+    column[i * kSize] = ((sums[0] + sums[1]) + (sums[2] + sums[3])) / row[i];
+  }
+  __syncthreads();
+  float* const inverse = inverses + int64_t{blockIdx.x} * kSize * kSize;
+  for (int i = 0; i < kSize; ++i) {
+    inverse[i * kSize + own] = columns[own * kSize + i];  // transposed
+    if (i < size && own < size) y[(k + i) * n + k + own] = columns[i * kSize + own];
+  }
 }
 
 // A tile of `to` at rows x, columns y.
@@ -261,7 +314,9 @@ void gpu_pack_columns(const PackColumnsArgs& args, void* stream) {
 }
 
 void gpu_fit_scales(const FitScalesArgs& args, void* stream) {
-  launch(fit_scales_kernel, dim3(blocks_for(args.rows, 32)), dim3(32, kFitWarps), 0, stream, args);
+  allow_shared_memory<fit_scales_kernel>(sizeof(FitRoom));
+  launch(fit_scales_kernel, dim3(blocks_for(args.rows, 32)), dim3(32, kFitWarps), sizeof(FitRoom), stream,
+         args);
 }
 
 void gpu_mirror_upper(float* matrix, int64_t n, void* stream) {
@@ -277,6 +332,13 @@ void gpu_permute_gram(const float* h, const int32_t* order, const float* diagona
                       void* stream) {
   launch(permute_gram_kernel, dim3(blocks_for(n, kThreads), static_cast<unsigned>(n)), dim3(kThreads), 0,
          stream, h, order, diagonal, n, to);
+}
+
+void gpu_invert_diagonal_blocks(const float* c, int64_t n, float* inverses, float* y, void* stream) {
+  constexpr int kBytes = kGpuInvertBlock * kGpuInvertBlock * int{sizeof(float)};
+  allow_shared_memory<invert_diagonal_blocks_kernel>(kBytes);
+  launch(invert_diagonal_blocks_kernel, dim3(blocks_for(n, kGpuInvertBlock)), dim3(kGpuInvertBlock), kBytes,
+         stream, c, n, inverses, y);
 }
 
 void gpu_turn(const GpuTurnArgs& args, void* stream) {

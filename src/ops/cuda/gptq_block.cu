@@ -15,12 +15,14 @@ struct Room {
   float w[kMost][32];
   float u[kRun][kPitch];  // rows of the run, from its first column on
   float errors[kRun][32];
+  // Of the run: read and written by all warps, so that the one that decides waits for no memory.
+  float scales[kRun][32], zero_points[kRun][32], previous[kRun][32];
+  uint8_t codes[kRun][32];
 };
 
 // Decides the columns of a run, a row for each lane, w of which a lane has in registers.
 template <bool kDescends>
-__device__ inline void decide(const GptqBlockArgs& args, Room& room, int first, int count, int64_t row,
-                              bool is_row) {
+__device__ inline void decide(Room& room, int first, int count, float max_code) {
   const int lane = static_cast<int>(threadIdx.x);
   float w[kRun];
 #pragma unroll
@@ -28,26 +30,19 @@ __device__ inline void decide(const GptqBlockArgs& args, Room& room, int first, 
 #pragma unroll
   for (int i = 0; i < kRun; ++i) {
     if (i >= count) break;
-    const int column = first + i;
-    const int64_t grid = args.groups[column] * args.grids_stride + row;
-    const float scale = is_row ? args.scales[grid] : 1, zero_point = is_row ? args.zero_points[grid] : 0;
-    const float pivot = room.u[i][i];
+    const float scale = room.scales[i][lane], zero_point = room.zero_points[i][lane], pivot = room.u[i][i];
     float previous = 0, value = w[i];
     if (kDescends) {
-      previous = is_row ? args.previous[column * args.previous_stride + row] : 0;
+      previous = room.previous[i][lane];
       value = __fadd_rn(previous, __fdiv_rn(w[i], pivot));
     }
     const float level = __fadd_rn(rintf(__fdiv_rn(value, scale)), zero_point);
-    const float code =
-        isnan(level) ? zero_point : fminf(fmaxf(level, 0.0f), static_cast<float>(args.max_code));
+    const float code = isnan(level) ? zero_point : fminf(fmaxf(level, 0.0f), max_code);
     const float decoded = __fmul_rn(scale, code - zero_point);
     const float error =
         kDescends ? __fsub_rn(decoded, previous) : __fdiv_rn(__fsub_rn(value, decoded), pivot);
     room.errors[i][lane] = error;
-    if (is_row) {
-      args.codes[column * args.codes_stride + row] = static_cast<uint8_t>(code);
-      args.errors[column * args.errors_stride + row] = error;
-    }
+    room.codes[i][lane] = static_cast<uint8_t>(code);
 #pragma unroll
     for (int j = i + 1; j < kRun; ++j) w[j] = fmaf(-error, room.u[i][j], w[j]);
   }
@@ -76,14 +71,24 @@ __global__ void __launch_bounds__(32 * kWarps) gptq_block_kernel(GptqBlockArgs a
     for (int i = warp; i < kRun; i += kWarps) {
       const float* const u = args.u + int64_t{first + i} * args.u_stride + first;
       for (int j = lane; j < width || j < kRun; j += 32) room.u[i][j] = i < count && j < width ? u[j] : 0;
+      if (i >= count || !is_row) continue;
+      const int64_t grid = args.groups[first + i] * args.grids_stride + row;
+      room.scales[i][lane] = args.scales[grid];
+      room.zero_points[i][lane] = args.zero_points[grid];
+      if (kDescends) room.previous[i][lane] = args.previous[(first + i) * args.previous_stride + row];
     }
     __syncthreads();
-    if (warp == 0) decide<kDescends>(args, room, first, count, row, is_row);
+    if (warp == 0) decide<kDescends>(room, first, count, static_cast<float>(args.max_code));
     __syncthreads();
+    for (int i = warp; i < count && is_row; i += kWarps) {
+      args.codes[(first + i) * args.codes_stride + row] = room.codes[i][lane];
+      args.errors[(first + i) * args.errors_stride + row] = room.errors[i][lane];
+    }
     for (int j = count + 4 * warp; j < width; j += 4 * kWarps) {
       float sums[4];
 #pragma unroll
       for (int k = 0; k < 4; ++k) sums[k] = j + k < width ? room.w[first + j + k][lane] : 0;
+#pragma unroll 8
       for (int i = 0; i < count; ++i) {
         const float error = room.errors[i][lane];
 #pragma unroll

@@ -223,6 +223,9 @@ struct GpuLibraries::State {
           "a product");
   }
 
+  template <class Size, class Call>
+  bool solve(const char* what, Size size, Call call);
+
   GpuQueue& queue;
   std::once_flag opened;
   std::string problem;
@@ -282,7 +285,7 @@ void GpuLibraries::add_product(const TransposedProduct& product) {
                            .a_stride = product.b_stride,
                            .b_stride = product.a_stride,
                            .c_stride = product.c_stride,
-                           .b_op = CUBLAS_OP_T,
+                           .b_op = product.a_is_rows_first ? CUBLAS_OP_N : CUBLAS_OP_T,
                            .dtype = product.dtype == DType::kF32 ? CUDA_R_32F : CUDA_R_16BF,
                            .a_alignment = alignment_of(product.b),
                            .b_alignment = alignment_of(product.a),
@@ -308,39 +311,57 @@ const std::string& GpuLibraries::solver_problem() {
   return state.no_solver;
 }
 
-bool GpuLibraries::invert_factor(DType dtype, int64_t n, void* matrix) {
-  if (!solver_problem().empty()) fail(ErrorCode::kDevice, "{}", solver_problem());
-  State& state = *state_;
-  const Cusolver& solver = state.solver;
-  const cudaDataType_t type = dtype == DType::kF64 ? CUDA_R_64F : CUDA_R_32F;
-  constexpr cublasFillMode_t kLower = CUBLAS_FILL_MODE_LOWER;
-  size_t there[2] = {}, here[2] = {};
-  check(
-      solver.factor_size(state.solver_handle, nullptr, kLower, n, type, matrix, n, type, &there[0], &here[0]),
-      "the size of a factorization");
-  check(solver.invert_size(state.solver_handle, kLower, CUBLAS_DIAG_NON_UNIT, n, type, matrix, n, &there[1],
-                           &here[1]),
-        "the size of an inversion");
-  // The result's flag first.
-  constexpr size_t kFlagBytes = 256;
-  Tensor work = Tensor::allocate_on(state.queue.gpu(), DType::kU8,
-                                    {static_cast<int64_t>(kFlagBytes + std::max(there[0], there[1]))});
+namespace {
+
+cudaDataType_t type_of(DType dtype) { return dtype == DType::kF64 ? CUDA_R_64F : CUDA_R_32F; }
+
+}  // namespace
+
+// The sizes of a solver's workspaces, there and here, and its call.
+template <class Size, class Call>
+bool GpuLibraries::State::solve(const char* what, Size size, Call call) {
+  size_t there = 0, here = 0;
+  check(size(&there, &here), what);
+  constexpr size_t kFlagBytes = 256;  // the result's flag comes first
+  Tensor work = Tensor::allocate_on(queue.gpu(), DType::kU8, {static_cast<int64_t>(kFlagBytes + there)});
   char* const flag = static_cast<char*>(work.mutable_bytes());
-  std::vector<char> work_here(std::max(here[0], here[1]));
-  auto succeeds = [&](cusolverStatus_t status, const char* what) {
-    check(status, what);
-    int info = 0;
-    state.queue.copy_out(&info, flag, sizeof info);
-    return info == 0;
-  };
-  return succeeds(
-             solver.factor(state.solver_handle, nullptr, kLower, n, type, matrix, n, type, flag + kFlagBytes,
-                           there[0], work_here.data(), here[0], reinterpret_cast<int*>(flag)),
-             "a factorization") &&
-         succeeds(solver.invert(state.solver_handle, kLower, CUBLAS_DIAG_NON_UNIT, n, type, matrix, n,
-                                flag + kFlagBytes, there[1], work_here.data(), here[1],
-                                reinterpret_cast<int*>(flag)),
-                  "an inversion");
+  std::vector<char> work_here(here);
+  check(call(flag + kFlagBytes, there, work_here.data(), here, reinterpret_cast<int*>(flag)), what);
+  int info = 0;
+  queue.copy_out(&info, flag, sizeof info);
+  return info == 0;
+}
+
+bool GpuLibraries::factor(DType dtype, int64_t n, void* matrix) {
+  if (!solver_problem().empty()) fail(ErrorCode::kDevice, "{}", solver_problem());
+  const State& state = *state_;
+  const cudaDataType_t type = type_of(dtype);
+  return state_->solve(
+      "a factorization",
+      [&](size_t* there, size_t* here) {
+        return state.solver.factor_size(state.solver_handle, nullptr, CUBLAS_FILL_MODE_LOWER, n, type, matrix,
+                                        n, type, there, here);
+      },
+      [&](void* there, size_t bytes_there, void* here, size_t bytes_here, int* info) {
+        return state.solver.factor(state.solver_handle, nullptr, CUBLAS_FILL_MODE_LOWER, n, type, matrix, n,
+                                   type, there, bytes_there, here, bytes_here, info);
+      });
+}
+
+bool GpuLibraries::invert_triangle(DType dtype, int64_t n, void* matrix) {
+  if (!solver_problem().empty()) fail(ErrorCode::kDevice, "{}", solver_problem());
+  const State& state = *state_;
+  const cudaDataType_t type = type_of(dtype);
+  return state_->solve(
+      "an inversion",
+      [&](size_t* there, size_t* here) {
+        return state.solver.invert_size(state.solver_handle, CUBLAS_FILL_MODE_LOWER, CUBLAS_DIAG_NON_UNIT, n,
+                                        type, matrix, n, there, here);
+      },
+      [&](void* there, size_t bytes_there, void* here, size_t bytes_here, int* info) {
+        return state.solver.invert(state.solver_handle, CUBLAS_FILL_MODE_LOWER, CUBLAS_DIAG_NON_UNIT, n, type,
+                                   matrix, n, there, bytes_there, here, bytes_here, info);
+      });
 }
 
 }  // namespace lowbit

@@ -35,21 +35,23 @@ class GpuLibraries {
   // in the sums, which are F32. The same bits run after run. kDevice as above.
   struct TransposedProduct {
     DType dtype = DType::kF32;  // of a and b: F32 or BF16
-    const void* a = nullptr;    // [depth, rows]
+    const void* a = nullptr;    // [depth, rows], or [rows, depth] with a_is_rows_first: c += scale a b
     const void* b = nullptr;    // [depth, columns]
     float* c = nullptr;         // [rows, columns]
     int64_t a_stride = 0, b_stride = 0, c_stride = 0;
     int64_t rows = 0, columns = 0, depth = 0;
     float scale = 1;
+    bool a_is_rows_first = false;
   };
   void add_product(const TransposedProduct& product);
 
   // Why cuSOLVER cannot be used and what to do, or empty. Opens it.
   const std::string& solver_problem();
 
-  // The inverse of the lower Cholesky factor of `matrix` [n, n], F32 or F64, in its place; columns first, the
-  // lower triangle is read and written. False when the matrix is not positive definite. Waits for the queue.
-  [[nodiscard]] bool invert_factor(DType dtype, int64_t n, void* matrix);
+  // Both work in place on the lower triangle of `matrix` [n, n], columns first, F32 or F64, wait for the
+  // queue, and are false where there is no result: the Cholesky factor; the inverse of a triangle.
+  [[nodiscard]] bool factor(DType dtype, int64_t n, void* matrix);
+  [[nodiscard]] bool invert_triangle(DType dtype, int64_t n, void* matrix);
 
  private:
   struct State;

@@ -55,4 +55,9 @@ struct GpuTurnArgs {
 };
 void gpu_turn(const GpuTurnArgs& args, void* stream);
 
+// Of the diagonal blocks of an upper triangle c [n, n]: inverses [blocks][kGpuInvertBlock][kGpuInvertBlock],
+// transposed, and in their own place in y [n, n]. The last block may be smaller.
+constexpr int kGpuInvertBlock = 128;
+void gpu_invert_diagonal_blocks(const float* c, int64_t n, float* inverses, float* y, void* stream);
+
 }  // namespace lowbit
