@@ -1,6 +1,6 @@
 #include "ops/gram.h"
 
-#include "ops/cuda/libraries.h"
+#include "ops/cuda/gram_gpu.h"
 #include "ops/cuda/quantize_gpu.h"
 #include "ops/gemm_internal.h"
 
@@ -25,25 +25,6 @@ int64_t tile_for(const OpContext& context, int64_t width) {
     if (tiles * (tiles + 1) / 2 >= 3 * worker_count(context)) return tile;
   }
   return kGramTileLeast;
-}
-
-// Row panels of h, each from its first column on: nearly only the upper triangle is computed.
-void accumulate_on_gpu(const OpContext& context, ConstActivations x, int64_t tokens, int64_t width,
-                       float* h) {
-  constexpr int64_t kPanel = 1280;
-  for (int64_t first = 0; first < width; first += kPanel) {
-    const void* const from = Activations(const_cast<void*>(x.data), x.dtype).from(first).data;
-    context.libraries->add_product({.dtype = x.dtype,
-                                    .a = from,
-                                    .b = from,
-                                    .c = h + first * (width + 1),
-                                    .a_stride = width,
-                                    .b_stride = width,
-                                    .c_stride = width,
-                                    .rows = std::min(kPanel, width - first),
-                                    .columns = width - first,
-                                    .depth = tokens});
-  }
 }
 
 }  // namespace
@@ -100,7 +81,7 @@ void gram_accumulate(const OpContext& context, ConstActivations rows, int64_t to
                      float* h) {
   if (tokens <= 0 || width <= 0) return;
   if constexpr (kHasCuda) {
-    if (context.gpu) return accumulate_on_gpu(context, rows, tokens, width, h);
+    if (context.gpu) return gram_accumulate_on_gpu(context, rows, tokens, width, h);
   }
   const float* const x = floats(rows);
   const GemmArgs wanted{nullptr, nullptr, h, width, width, width, tokens, tokens, false, true};

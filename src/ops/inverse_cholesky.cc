@@ -2,8 +2,7 @@
 // upper, the usual Cholesky), R is the mirror of C, and U = R^-1 the mirror of Y = C^-1. Both factorisation
 // and inversion go block row by block row over row-major memory, so that all but the diagonal blocks is
 // products of packed panels.
-#include "ops/cuda/libraries.h"
-#include "ops/cuda/quantize_gpu.h"
+#include "ops/cuda/gram_gpu.h"
 #include "ops/gemm_internal.h"
 #include "ops/gram.h"
 
@@ -132,77 +131,13 @@ bool run(const OpContext& context, const float* h, int64_t n, float* u) {
   return true;
 }
 
-// y = c^-1, both upper [n, n] and zero below: block rows from the last to the first, as invert_factor does
-// it, but with the inverses of all diagonal blocks known beforehand.
-void invert_upper_on_gpu(const OpContext& context, const float* c, int64_t n, float* y) {
-  constexpr int64_t kBlock = kGpuInvertBlock;
-  const int64_t blocks = (n + kBlock - 1) / kBlock;
-  const OpScratch inverses(context, static_cast<size_t>(blocks * kBlock * kBlock) * sizeof(float));
-  const OpScratch panel(context, static_cast<size_t>(kBlock * n) * sizeof(float));
-  context.gpu->clear(y, static_cast<size_t>(n * n) * sizeof(float));
-  gpu_invert_diagonal_blocks(c, n, inverses.as<float>(), y, context.gpu->stream());
-  for (int64_t block = blocks - 1; block >= 0; --block) {
-    const int64_t k = block * kBlock, width = std::min(kBlock, n - k), right = n - k - width;
-    float* const row = y + k * n + k;
-    if (right > 0) {  // what the blocks below have left there, times the block's inverse
-      context.gpu->clear(panel.as<void>(), static_cast<size_t>(width * right) * sizeof(float));
-      context.libraries->add_product({.a = inverses.as<float>() + block * kBlock * kBlock,
-                                      .b = row + width,
-                                      .c = panel.as<float>(),
-                                      .a_stride = kBlock,
-                                      .b_stride = n,
-                                      .c_stride = right,
-                                      .rows = width,
-                                      .columns = right,
-                                      .depth = width});
-      context.gpu->copy_rows_within({row + width, static_cast<size_t>(n) * sizeof(float)}, panel.as<void>(),
-                                    static_cast<size_t>(right) * sizeof(float), static_cast<size_t>(width));
-    }
-    if (k > 0) {
-      context.libraries->add_product({.a = c + k,
-                                      .b = row,
-                                      .c = y + k,
-                                      .a_stride = n,
-                                      .b_stride = n,
-                                      .c_stride = n,
-                                      .rows = k,
-                                      .columns = n - k,
-                                      .depth = width,
-                                      .scale = -1,
-                                      .a_is_rows_first = true});
-    }
-  }
-}
-
-// The library's triangle is that of the matrix turned about, columns first: L L^T = J H J, U = J L^-1 J. Its
-// inversion is slow, so in F32 only the factor is the library's.
-bool run_on_gpu(const OpContext& context, const float* h, int64_t n, DType dtype, float* u) {
-  void* const stream = context.gpu->stream();
-  const OpScratch work(context, static_cast<size_t>(n * n) * dtype_size(dtype));
-  void* const turned = work.as<void>();
-  gpu_turn({h, DType::kF32, turned, dtype, n}, stream);
-  if (!context.libraries->factor(dtype, n, turned)) return false;
-  if (dtype == DType::kF64) {
-    if (!context.libraries->invert_triangle(dtype, n, turned)) return false;
-    gpu_turn({turned, dtype, u, DType::kF32, n}, stream);
-  } else {
-    invert_upper_on_gpu(context, work.as<float>(), n, u);
-    gpu_turn({u, dtype, turned, dtype, n}, stream);
-    context.gpu->copy_within(u, turned, static_cast<size_t>(n * n) * sizeof(float));
-  }
-  return true;
-}
-
 }  // namespace
 
 bool inverse_cholesky(const OpContext& context, const float* h, int64_t width, FactorPrecision precision,
                       float* u) {
   if (width <= 0) return true;
   if constexpr (kHasCuda) {
-    if (context.gpu) {
-      return run_on_gpu(context, h, width, precision == FactorPrecision::kDouble ? DType::kF64 : DType::kF32,
-                        u);
-    }
+    if (context.gpu) return inverse_cholesky_on_gpu(context, h, width, precision, u);
   }
   return precision == FactorPrecision::kDouble ? run<double>(context, h, width, u)
                                                : run<float>(context, h, width, u);

@@ -1,6 +1,6 @@
 #include "ops/packed_gemm.h"
 
-#include "ops/gemm.h"
+#include "ops/cuda/gram_gpu.h"
 #include "ops/gemm_internal.h"
 
 namespace lowbit {
@@ -19,8 +19,13 @@ Tensor allocate_bytes(size_t bytes) { return Tensor::allocate(DType::kU8, {stati
 
 PackedFactor::PackedFactor(const OpContext& context, const float* a, int64_t stride, int64_t rows,
                            int64_t depth)
-    : a_(a), stride_(stride), rows_(rows), depth_(depth) {
-  if (context.gpu) return;
+    : rows_(rows), depth_(depth) {
+  if constexpr (kHasCuda) {
+    if (context.gpu) {
+      packed_ = pack_factor_on_gpu(context, a, stride, rows, depth);
+      return;
+    }
+  }
   kernel_ = &choose_kernel<GemmArgs>(context, "packed_gemm", kTable, GemmArgs{});
   if (kernel_->isa == Isa::kAmxBf16) {
     const int64_t blocks = (rows + 31) / 32;
@@ -41,16 +46,11 @@ PackedFactor::PackedFactor(const OpContext& context, const float* a, int64_t str
 
 void PackedFactor::subtract_product(const OpContext& context, int64_t begin, int64_t end, const float* b,
                                     int64_t b_stride, float* c, int64_t c_stride, int64_t columns) const {
-  if (context.gpu) {
-    return gemm_subtract(context, {.a = a_ + begin * stride_,
-                                   .b = b,
-                                   .c = c,
-                                   .a_stride = stride_,
-                                   .b_stride = b_stride,
-                                   .c_stride = c_stride,
-                                   .rows = rows_,
-                                   .columns = columns,
-                                   .depth = end - begin});
+  if constexpr (kHasCuda) {
+    if (context.gpu) {
+      return subtract_product_on_gpu(
+          context, packed_, {nullptr, b, c, 0, b_stride, c_stride, rows_, columns, end - begin}, begin);
+    }
   }
   const bool in_tiles = kernel_->isa == Isa::kAmxBf16;
   const int64_t piece = std::min(end - begin, kGemmDepth);

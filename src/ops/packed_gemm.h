@@ -14,9 +14,9 @@ namespace lowbit {
 class PackedFactor {
  public:
   PackedFactor() = default;
-  // a: F32 [depth, rows], row-major with `stride`, must outlive this. Takes about the bytes of `a`; on a GPU
-  // nothing, `a` is read as it is. With AMX each element is
-  // kept as the sum of two BF16 numbers (16 bits of mantissa; a product of the two low parts is left out).
+  // a: F32 [depth, rows], row-major with `stride`. Takes about the bytes of `a`, on a GPU half as much again.
+  // There and with AMX each element is kept as the sum of two BF16 numbers (16 bits of mantissa; a product of
+  // the two low parts is left out).
   PackedFactor(const OpContext& context, const float* a, int64_t stride, int64_t rows, int64_t depth);
 
   // c -= a[begin .. end, :]^T b. b: F32 [end - begin, columns], c: F32 [rows, columns]. The same bits for any
@@ -25,9 +25,8 @@ class PackedFactor {
                         int64_t b_stride, float* c, int64_t c_stride, int64_t columns) const;
 
  private:
-  const float* a_ = nullptr;
   const Kernel<GemmArgs>* kernel_ = nullptr;  // null on a GPU
-  int64_t stride_ = 0, rows_ = 0, depth_ = 0;
+  int64_t rows_ = 0, depth_ = 0;
   Tensor packed_;
 };
 

@@ -215,6 +215,18 @@ __global__ void permute_gram_kernel(const float* h, const int32_t* order, const 
   if (j < n) to[i * n + j] = i == j ? diagonal[i] : h[order[i] * n + order[j]];
 }
 
+__global__ void split_kernel(GpuSplitArgs args) {
+  follow_predecessor();
+  const int64_t column = int64_t{blockIdx.x} * blockDim.x + threadIdx.x, row = blockIdx.y;
+  if (column >= args.columns) return;
+  const float value = args.from[row * args.stride + column];
+  const uint16_t high = f32_to_bf16(value), low = f32_to_bf16(value - bf16_to_f32(high));
+  uint16_t* const to = args.to + 3 * row * args.to_stride + column;
+  to[0] = high;
+  to[args.to_stride] = args.parts == kHighHighLow ? high : low;
+  to[2 * args.to_stride] = args.parts == kHighHighLow ? low : high;
+}
+
 // A thread has a column of the inverse, and finds it from the diagonal up.
 __global__ void __launch_bounds__(kGpuInvertBlock)
     invert_diagonal_blocks_kernel(const float* c, int64_t n, float* inverses, float* y) {
@@ -332,6 +344,11 @@ void gpu_permute_gram(const float* h, const int32_t* order, const float* diagona
                       void* stream) {
   launch(permute_gram_kernel, dim3(blocks_for(n, kThreads), static_cast<unsigned>(n)), dim3(kThreads), 0,
          stream, h, order, diagonal, n, to);
+}
+
+void gpu_split(const GpuSplitArgs& args, void* stream) {
+  launch(split_kernel, dim3(blocks_for(args.columns, kThreads), static_cast<unsigned>(args.rows)),
+         dim3(kThreads), 0, stream, args);
 }
 
 void gpu_invert_diagonal_blocks(const float* c, int64_t n, float* inverses, float* y, void* stream) {

@@ -8,6 +8,7 @@
 #include "ops/gemm.h"
 #include "ops/gptq_block.h"
 #include "ops/gram.h"
+#include "ops/packed_gemm.h"
 
 #include <algorithm>
 #include <cmath>
@@ -370,6 +371,27 @@ TEST_F(GpuQuantize, ProductsAtAnyPlace) {
                   operands(a_there.data<float>(), b_there.data<float>(), c_there.mutable_data<float>()));
     const std::vector<float> got = taken<float>(c_there);
     for (size_t i = 0; i < c.size(); ++i) ASSERT_NEAR(got[i], c[i], 1e-4) << rows << " x " << columns;
+  }
+}
+
+TEST_F(GpuQuantize, ProductsWithAPackedFactor) {
+  Numbers numbers(4);
+  for (auto [rows, columns, depth] :
+       {std::array<int64_t, 3>{1, 1, 1}, {33, 17, 5}, {200, 131, 128}, {64, 500, 31}}) {
+    const int64_t stride = rows + 3, begin = depth / 3, c_stride = columns + 2;
+    const std::vector<float> a = numbers.normals(depth * stride),
+                             b = numbers.normals((depth - begin) * columns);
+    std::vector<float> c = numbers.normals(rows * c_stride);
+    const Tensor a_there = there(a), b_there = there(b);
+    Tensor c_there = there(c);
+    PackedFactor(cpu_, a.data(), stride, rows, depth)
+        .subtract_product(cpu_, begin, depth, b.data(), columns, c.data(), c_stride, columns);
+    const PackedFactor packed(gpu_, a_there.data<float>(), stride, rows, depth);
+    packed.subtract_product(gpu_, begin, depth, b_there.data<float>(), columns, c_there.mutable_data<float>(),
+                            c_stride, columns);
+    const std::vector<float> got = taken<float>(c_there);
+    // 2^-16 of each of up to 128 products.
+    for (size_t i = 0; i < c.size(); ++i) ASSERT_NEAR(got[i], c[i], 2e-3) << rows << " x " << columns;
   }
 }
 

@@ -55,6 +55,19 @@ struct GpuTurnArgs {
 };
 void gpu_turn(const GpuTurnArgs& args, void* stream);
 
+// F32 rows as sums of two BF16 numbers, high = rounded, low = what that leaves: three rows for each, in one
+// of two orders, so that the product over depth of one kind with the other is high high + high low + low
+// high.
+enum SplitParts { kHighHighLow, kHighLowHigh };
+struct GpuSplitArgs {
+  const float* from = nullptr;  // [rows][stride]
+  int64_t stride = 0, rows = 0, columns = 0;
+  uint16_t* to = nullptr;  // [3 rows][to_stride]; what is beyond columns is not written
+  int64_t to_stride = 0;
+  SplitParts parts = kHighHighLow;
+};
+void gpu_split(const GpuSplitArgs& args, void* stream);
+
 // Of the diagonal blocks of an upper triangle c [n, n]: inverses [blocks][kGpuInvertBlock][kGpuInvertBlock],
 // transposed, and in their own place in y [n, n]. The last block may be smaller.
 constexpr int kGpuInvertBlock = 128;
