@@ -256,7 +256,9 @@ TEST(WholePath, QuantizesInspectsEvaluatesAndCompares) {
   EXPECT_EQ(inspected.get("dialect").as_string(), "gptq");
   EXPECT_TRUE(holds(run({"inspect", out}).out, "embedding"));
 
-  const std::vector<std::string> windows = {"--text", story_text(), "--context", "64", "--limit", "4"};
+  // On a GPU the two round differently: they multiply other numbers of rows.
+  const std::vector<std::string> windows = {"--text",  story_text(), "--context", "64",
+                                            "--limit", "4",          "--device",  "cpu"};
   std::vector<std::string> words = {"eval", "divergence", out, "--reference", stories()};
   words.insert(words.end(), windows.begin(), windows.end());
   const Json divergence = run_json(words);
