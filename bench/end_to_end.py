@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a user waits for, beside the machine's limits: quantizing, loading, decoding, with and without a long context.
+"""What a user waits for on a CPU, beside the machine's limits: quantizing, loading, decoding, with and without a long context.
 
     bench/end_to_end.py build/release/lowbit MODEL TEXT [--rounds 5] [--samples 128] [--threads 2] [--work FOLDER] [--parts decode]
 
@@ -43,7 +43,7 @@ def main():
 
     def quantize(bits, samples, threads=a.threads, *options):
         return lowbit("quantize", a.model, "-o", work / f"int{bits}", "--bits", bits, "--calibration", a.text, "--samples", samples,
-                      "--max-length", a.max_length, "--overwrite", *options, threads=threads)
+                      "--max-length", a.max_length, "--overwrite", "--device", "cpu", *options, threads=threads)
 
     def quantize_part():
         variants = {f"4 bits, {a.samples} x {a.max_length}, check included": (4, a.samples, a.threads),
@@ -65,17 +65,17 @@ def main():
         quantize(4, 4, a.threads, "--no-check")
         with open(a.text, encoding="utf-8") as file:
             text = file.read(4 * a.context)
-        tokens = lowbit("generate", a.model, "--prompt", text, "--max-new-tokens", 1)["prompt_tokens"]
+        tokens = lowbit("generate", a.model, "--prompt", text, "--max-new-tokens", 1, "--device", "cpu")["prompt_tokens"]
         long_prompt = text[:len(text) * a.context // tokens]
         models = {"source": pathlib.Path(a.model), "int8": work / "int8", "int4": work / "int4"}
         speeds, read, start = {}, {}, {name: [] for name in models}
         for _ in range(a.rounds):
             for name, model in models.items():
                 begin = time.time()
-                lowbit("generate", model, "--prompt", "Once", "--max-new-tokens", 1)
+                lowbit("generate", model, "--prompt", "Once", "--max-new-tokens", 1, "--device", "cpu")
                 start[name].append(time.time() - begin)
                 for prompt in ("Once upon a time", long_prompt):
-                    run = lowbit("generate", model, "--prompt", prompt, "--max-new-tokens", a.new_tokens, "--ignore-eos")
+                    run = lowbit("generate", model, "--prompt", prompt, "--max-new-tokens", a.new_tokens, "--ignore-eos", "--device", "cpu")
                     tokens = run["prompt_tokens"]
                     speeds.setdefault((name, tokens), []).append(run["tokens_per_second"])
                     limits = lowbit("doctor", model, "--context", tokens + a.new_tokens // 2)["limits"]

@@ -1,6 +1,7 @@
 // GPU kernels beside the GPU's limits:
 //
-//   gpu_bench            decode products at large shapes and at those of Qwen2-1.5B
+//   gpu_bench            decode products at large shapes and at those of Qwen2-1.5B; sampling at its
+//   vocabulary
 //
 // Matrices rotate over at least four times the second-level cache; launches are captured in a graph, as
 // decoding does it; medians of nine passes.
@@ -8,11 +9,15 @@
 #include "ops/cuda/fragments.h"
 #include "ops/cuda/limits.h"
 #include "ops/cuda/matmul_decode.h"
+#include "ops/sampling.h"
+#include "tensor/tensor.h"
 
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cuda_runtime_api.h>
+#include <random>
+#include <vector>
 
 namespace lowbit {
 namespace {
@@ -79,6 +84,66 @@ double time_decode(const Shape& shape, int bits, int64_t rows, uint64_t l2_bytes
   return ms * 1e3 / kLaunches;
 }
 
+// Microseconds from logits to the next step's ids, of normal numbers that deviate by 3.
+double time_sampling(GpuQueue& queue, const SamplingRule& rule, int64_t rows) {
+  constexpr int64_t kVocab = 151936, kLaunches = 100;
+  Workspace workspace(queue.gpu());
+  const OpContext context{.workspace = &workspace, .gpu = &queue};
+  std::mt19937 engine(1);
+  std::normal_distribution<float> normal(0, 3);
+  std::vector<float> logits(static_cast<size_t>(rows * kVocab));
+  for (float& logit : logits) logit = normal(engine);
+  std::vector<uint64_t> random(static_cast<size_t>(rows));
+  std::vector<SamplingRow> sampled;
+  for (uint64_t& state : random) sampled.push_back({{}, &(state = sampled.size())});
+  const Scratch logits_there = workspace.take(logits.size() * sizeof logits[0]);
+  queue.copy_in(logits_there.as<void>(), logits.data(), logits.size() * sizeof logits[0]);
+  const GpuSampling sampling(context, rule, logits_there.as<float>(), kVocab, sampled);
+  std::vector<AttentionSequence> sequences(static_cast<size_t>(rows));
+  const Tensor sequences_there =
+      copied_to(queue, Tensor::borrow(nullptr, sequences.data(), DType::kU8,
+                                      {static_cast<int64_t>(sequences.size() * sizeof sequences[0])}));
+  const std::vector<int64_t> zeros(static_cast<size_t>(rows) * 3 + 1);
+  const Scratch ids = workspace.take(zeros.size() * sizeof zeros[0]);
+  queue.copy_in(ids.as<void>(), zeros.data(), zeros.size() * sizeof zeros[0]);
+  GpuAdvanceArgs advance{.best = sampling.args().best, .seen = sampling.args().seen, .vocab = kVocab};
+  advance.step = ids.as<int64_t>();
+  advance.ids = ids.as<int32_t>() + 2;
+  advance.positions = advance.ids + rows;
+  advance.history = advance.positions + rows;
+  advance.sequences = static_cast<AttentionSequence*>(const_cast<void*>(sequences_there.bytes()));
+  advance.count = rows;
+  GpuGraph graph(queue, [&] {
+    for (int64_t i = 0; i < kLaunches; ++i) {
+      gpu_sample(sampling.args(), queue.stream());
+      gpu_advance(advance, queue.stream());
+    }
+  });
+  const double ms = gpu_median_ms([&] { graph.launch(); }, queue.stream());
+  queue.wait("sampling");
+  return ms * 1e3 / kLaunches;
+}
+
+void print_sampling() {
+  GpuQueue queue(0);
+  std::printf("\n%-40s %10s %10s %10s\n", "sampling, vocabulary 151936: us, rows", "1", "8", "32");
+  const std::pair<const char*, SamplingRule> rules[] = {
+      {"greedy", {}},
+      {"greedy, repetition penalty", {.repetition_penalty = 1.1f}},
+      {"temperature 1", {.temperature = 1}},
+      {"top-k 50", {.temperature = 1, .top_k = 50}},
+      {"top-p 0.9", {.temperature = 1, .top_p = 0.9f}},
+      {"top-p 0.9, temperature 1000", {.temperature = 1000, .top_p = 0.9f}},
+      {"top-k 50, top-p 0.9, penalty",
+       {.temperature = 1, .top_k = 50, .top_p = 0.9f, .repetition_penalty = 1.1f}},
+      {"top-k 20000, top-p 0.9", {.temperature = 10, .top_k = 20000, .top_p = 0.9f}}};
+  for (const auto& [name, rule] : rules) {
+    std::printf("%-40s", name);
+    for (int64_t rows : {1, 8, 32}) std::printf(" %10.2f", time_sampling(queue, rule, rows));
+    std::printf("\n");
+  }
+}
+
 int run() {
   if (!gpu_support().problem.empty()) {
     std::fprintf(stderr, "gpu_bench: %s\n", gpu_support().problem.c_str());
@@ -106,6 +171,7 @@ int run() {
       }
     }
   }
+  print_sampling();
   return 0;
 }
 

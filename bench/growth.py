@@ -37,7 +37,7 @@ def main():
             for layers, samples in runs:
                 done = subprocess.run([a.lowbit, "quantize", models[layers], "-o", f"{work}/out", "--bits", "4", "--calibration", a.text,
                                        "--samples", str(samples), "--max-length", str(a.max_length), "--threads", str(a.threads),
-                                       "--overwrite", "--no-check", "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
+                                       "--overwrite", "--no-check", "--device", "cpu", "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
                 runs[layers, samples].append(json.loads(done.stdout))
 
     def seconds(run):

@@ -14,7 +14,8 @@ void add_doctor(CLI::App& app, Run& run) {
   CLI::App& command =
       add_command(app, "doctor", "The machine, its measured limits, the kernels that would run, and why",
                   "  lowbit doctor\n"
-                  "  measures for about two seconds how fast this machine reads and multiplies.");
+                  "  measures for about two seconds how fast this machine reads and multiplies,\n"
+                  "  and for half a second what each GPU can do.");
   const auto common = std::make_shared<Common>();
   const auto model = std::make_shared<std::string>();
   command.add_option("MODEL", *model, "measure reading over as many bytes as this model's folder holds");

@@ -68,8 +68,9 @@ class LanguageModel {
   int64_t vocab_size() const;
 
   // Continues each prompt (token ids). Prompts of different lengths run as one ragged batch and give the
-  // tokens that each would give alone. kInvalidArgument: an empty prompt, ids out of range, a prompt longer
-  // than the context, options out of range.
+  // tokens that each would give alone (when sampling: with the random stream of its place in the call).
+  // kInvalidArgument: an empty prompt, ids out of range, a prompt longer than the context, options out of
+  // range.
   std::vector<GenerateResult> generate(const std::vector<std::vector<int32_t>>& prompts,
                                        const GenerateOptions& options, const StreamSink& stream = {},
                                        GenerateSpeed* speed = nullptr) const;

@@ -17,7 +17,7 @@ namespace fs = std::filesystem;
 using testing::error_of;
 using testing::TemporaryFolder;
 
-const RuntimeOptions kExact{.threads = 1, .kernel = "ref", .kv_cache_dtype = "float32"};
+const RuntimeOptions kExact{.device = "cpu", .threads = 1, .kernel = "ref", .kv_cache_dtype = "float32"};
 
 fs::path stories() { return testing::material_folder() / "model-stories260k-llama2c" / "hf"; }
 fs::path text_file() { return testing::material_folder() / "text" / "tinystories.txt"; }

@@ -1,6 +1,7 @@
 #include "ops/softmax.h"
 
 #include "ops/cuda/elementwise_gpu.h"
+#include "ops/cuda/sampling_gpu.h"
 #include "ops/parallel.h"
 #include "ops/softmax_args.h"
 

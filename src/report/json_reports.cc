@@ -162,14 +162,17 @@ std::string doctor_text(std::string_view doctor_json) {
   out +=
       section("Instruction sets", objects_table(json, "instruction_sets", {"name", "available", "reason"}));
   out += section("CUDA", members_text(json, "cuda"));
-  out += section("GPUs", objects_table(json, "gpus",
-                                       {"device", "name", "compute_capability", "memory_bytes",
-                                        "multiprocessors", "copy_gbps", "read_gbps", "problem"}));
+  out +=
+      section("GPUs", objects_table(json, "gpus",
+                                    {"device", "name", "compute_capability", "memory_bytes",
+                                     "multiprocessors", "copy_gbps", "read_gbps", "bf16_tflops", "problem"}));
   out +=
       section("Measured limits (gbps: 10^9 bytes per second read; gflops, gops: 10^9 operations per second)",
               members_text(json, "limits"));
   out += section("Kernels",
                  objects_table(json, "kernels", {"op", "kernel", "available", "chosen", "requirement"}));
+  out +=
+      section("GPU kernels", objects_table(json, "gpu_kernels", {"op", "kernel", "available", "used_for"}));
   out += lines_of(json, "notes", "note:");
   out += lines_of(json, "warnings", "warning:");
   return out;

@@ -6,6 +6,8 @@
 #include "base/json.h"
 #include "base/threads.h"
 #include "checkpoint/checkpoint.h"
+#include "ops/cuda/kernel_list.h"
+#include "ops/cuda/libraries.h"
 #include "ops/cuda/limits.h"
 #include "ops/kernel_table.h"
 #include "ops/machine_limits.h"
@@ -13,6 +15,7 @@
 
 #include <algorithm>
 #include <map>
+#include <memory>
 
 namespace lowbit {
 namespace {
@@ -83,10 +86,38 @@ Json limits(const ThreadPool& pool, const std::filesystem::path& model, int64_t 
   return json;
 }
 
-// "problem" is null where nothing is wrong.
+// Null where nothing is wrong.
 Json problem_json(const std::string& problem) { return problem.empty() ? Json() : Json(problem); }
+// Null where it was not to be measured.
+Json rate_json(double rate) { return rate > 0 ? Json(rate) : Json(); }
 
-Json gpus(const GpuSupport& support) {
+// A GPU that can be used, with NVIDIA's libraries.
+struct UsedGpu {
+  explicit UsedGpu(int gpu) : queue(gpu) {
+    if constexpr (kHasCuda) libraries = std::make_shared<GpuLibraries>(queue);
+  }
+  GpuQueue queue;
+  std::shared_ptr<GpuLibraries> libraries;
+};
+
+void set_limits(Json& row, UsedGpu& gpu) {
+  if constexpr (kHasCuda) {
+    const GpuLimits limits = measure_gpu_limits(gpu.queue.gpu());
+    row.set("copy_gbps", rate_json(limits.copy_gb_per_s));
+    row.set("read_gbps", rate_json(limits.read_gb_per_s));
+    double rate = 0;
+    std::string problem;
+    try {
+      rate = measure_matrix_rate(gpu.queue, *gpu.libraries);
+    } catch (const Error& error) {
+      problem = std::string(error.what()) + "; see nvidia-smi";
+    }
+    row.set("bf16_tflops", rate_json(rate));
+    if (!problem.empty()) row.set("problem", problem_json(problem));
+  }
+}
+
+Json gpus(const GpuSupport& support, std::map<int, UsedGpu>& used) {
   Json list = Json::array();
   for (const Gpu& gpu : support.gpus) {
     Json row = Json::object();
@@ -97,25 +128,46 @@ Json gpus(const GpuSupport& support) {
     row.set("multiprocessors", Json(gpu.multiprocessors));
     row.set("l2_bytes", Json(gpu.l2_bytes));
     row.set("problem", problem_json(gpu.problem));
-    if constexpr (kHasCuda) {
-      if (gpu.problem.empty()) {
-        const GpuLimits limits = measure_gpu_limits(gpu.index);
-        row.set("copy_gbps", Json(limits.copy_gb_per_s));
-        row.set("read_gbps", Json(limits.read_gb_per_s));
-      }
-    }
+    if (const auto found = used.find(gpu.index); found != used.end()) set_limits(row, found->second);
     list.push_back(std::move(row));
   }
   return list;
 }
 
-Json cuda(const GpuSupport& support) {
+// The libraries are asked for where a GPU could use them.
+Json cuda(const GpuSupport& support, std::map<int, UsedGpu>& used) {
   Json json = Json::object();
   json.set("built", Json(support.is_built));
   json.set("driver", Json(cuda_version_text(support.driver_version)));
   json.set("runtime", Json(cuda_version_text(support.runtime_version)));
   json.set("problem", problem_json(support.problem));
+  if constexpr (kHasCuda) {
+    if (!used.empty()) {
+      GpuLibraries& libraries = *used.begin()->second.libraries;
+      auto set = [&](const char* name, const std::string& problem, const char* consequence) {
+        json.set(name, problem_json(problem.empty() ? "" : problem + consequence));
+      };
+      set("cublaslt_problem", libraries.gemm_problem(), "; without it prompts take longer");
+      set("cusolver_problem", libraries.solver_problem(), "; without it no GPU runs GPTQ");
+    }
+  }
   return json;
+}
+
+Json gpu_kernels(std::map<int, UsedGpu>& used) {
+  Json list = Json::array();
+  if constexpr (kHasCuda) {
+    if (used.empty()) return list;
+    for (const GpuKernelListing& kernel : list_gpu_kernels(*used.begin()->second.libraries)) {
+      Json row = Json::object();
+      row.set("op", Json(kernel.op));
+      row.set("kernel", Json(kernel.kernel));
+      row.set("available", Json(kernel.available));
+      row.set("used_for", Json(kernel.used_for));
+      list.push_back(std::move(row));
+    }
+  }
+  return list;
 }
 
 }  // namespace
@@ -123,6 +175,11 @@ Json cuda(const GpuSupport& support) {
 std::string doctor_json(int threads, const std::filesystem::path& model, int64_t context) {
   const ThreadPool pool(threads);
   const MachineMemory memory = machine_memory();
+  const GpuSupport& support = gpu_support();
+  std::map<int, UsedGpu> used;
+  for (const Gpu& gpu : support.gpus) {
+    if (gpu.problem.empty()) used.try_emplace(gpu.index, gpu.index);
+  }
   Json json = Json::object();
   json.set("version", Json(version()));
   json.set("processor", Json(cpu_features().name));
@@ -131,10 +188,11 @@ std::string doctor_json(int threads, const std::filesystem::path& model, int64_t
   json.set("threads", Json(pool.size()));
   json.set("memory_bytes", Json(memory.total_bytes));
   json.set("available_memory_bytes", Json(memory.available_bytes));
-  json.set("cuda", cuda(gpu_support()));
-  json.set("gpus", gpus(gpu_support()));
+  json.set("cuda", cuda(support, used));
+  json.set("gpus", gpus(support, used));
   json.set("limits", limits(pool, model, context));
   json.set("kernels", kernels());
+  json.set("gpu_kernels", gpu_kernels(used));
   return json.dump(2);
 }
 

@@ -3,7 +3,7 @@
 #include "lowbit/generate.h"
 
 #include "base/fail.h"
-#include "ops/softmax.h"
+#include "ops/sampling.h"
 #include "runtime/answer.h"
 #include "runtime/forward.h"
 #include "runtime/gpu_decoder.h"
@@ -34,6 +34,7 @@ class Generation {
         ops_(state.ops()),
         prompts_(prompts),
         options_(options),
+        rule_(sampling_rule(options)),
         context_(state.model.config().max_positions),
         capacity_(capacity()),
         cache_(state.model.config(), static_cast<int64_t>(prompts.size()), capacity_, state.cache_dtype,
@@ -42,7 +43,7 @@ class Generation {
     for (size_t i = 0; i < prompts.size(); ++i) {
       answers_.emplace_back(state.tokenizer ? &*state.tokenizer : nullptr, options, i, stream);
       answers_.back().result().prompt_tokens = static_cast<int64_t>(prompts[i].size());
-      samplers_.emplace_back(options, i);
+      random_.push_back(random_stream(options.seed, i));
     }
     next_.resize(prompts.size());
   }
@@ -53,8 +54,7 @@ class Generation {
     speed.prefill_seconds += seconds_since(start);
     for (const auto& prompt : prompts_) speed.prefill_tokens += static_cast<int64_t>(prompt.size());
     start = std::chrono::steady_clock::now();
-    const bool stays_on_gpu = ops_.gpu && is_greedy(options_);
-    while (stays_on_gpu ? decode_on_gpu(speed.decode_tokens) : decode_step(speed.decode_tokens)) {
+    while (ops_.gpu ? decode_on_gpu(speed.decode_tokens) : decode_step(speed.decode_tokens)) {
     }
     speed.decode_seconds += seconds_since(start);
   }
@@ -98,37 +98,33 @@ class Generation {
     }
   }
 
-  // Samples the next token of each sequence from its last hidden row; ends sequences.
+  // Chooses the next token of each sequence from its last hidden row; ends sequences.
   void choose(const std::vector<size_t>& sequences, const float* hidden) {
     const int64_t vocab = state_.model.config().vocab_size, rows = static_cast<int64_t>(sequences.size());
-    const size_t bytes = static_cast<size_t>(rows * vocab) * sizeof(float);
-    const Scratch logits = ops_.workspace->take(bytes);
+    const Scratch logits = ops_.workspace->take(static_cast<size_t>(rows * vocab) * sizeof(float));
     state_.model.logits(ops_, hidden, rows, MatmulMode::kDecode, logits.as<float>());
-    if (is_greedy(options_)) {
-      std::vector<int32_t> best(sequences.size());
-      finite_argmax(ops_, logits.as<float>(), rows, vocab, best.data());
-      for (size_t row = 0; row < sequences.size(); ++row)
-        take_token(sequences[row], checked_token(best[row]));
-      return;
+    std::vector<int32_t> chosen(sequences.size());
+    const SampledRows sampled = sampled_rows(sequences);
+    sample(ops_, rule_, logits.as<float>(), vocab, sampled.rows, chosen.data());
+    for (size_t row = 0; row < sequences.size(); ++row)
+      take_token(sequences[row], checked_token(chosen[row]));
+  }
+
+  struct SampledRows {
+    std::vector<SamplingRow> rows;
+    std::deque<std::vector<int32_t>> previous;  // what rows refer to
+  };
+  SampledRows sampled_rows(const std::vector<size_t>& sequences) {
+    SampledRows sampled;
+    for (const size_t i : sequences) {
+      sampled.rows.push_back({{}, &random_[i]});
+      if (rule_.repetition_penalty == 1) continue;
+      std::vector<int32_t>& previous = sampled.previous.emplace_back(prompts_[i]);
+      const std::vector<int32_t>& new_ids = answers_[i].result().token_ids;
+      previous.insert(previous.end(), new_ids.begin(), new_ids.end());
+      sampled.rows.back().previous = previous;
     }
-    float* scores = logits.as<float>();
-    std::vector<float> copied;
-    if (ops_.gpu) {
-      copied.resize(static_cast<size_t>(rows * vocab));
-      ops_.gpu->copy_out(copied.data(), scores, bytes);
-      scores = copied.data();
-    }
-    for (size_t row = 0; row < sequences.size(); ++row) {
-      const size_t i = sequences[row];
-      std::vector<int32_t> previous;
-      if (options_.repetition_penalty != 1) {
-        const std::vector<int32_t>& new_ids = answers_[i].result().token_ids;
-        previous = prompts_[i];
-        previous.insert(previous.end(), new_ids.begin(), new_ids.end());
-      }
-      take_token(i, samplers_[i].sample(
-                        {scores + row * static_cast<size_t>(vocab), static_cast<size_t>(vocab)}, previous));
-    }
+    return sampled;
   }
 
   // The next token of sequence i; may end it.
@@ -154,12 +150,17 @@ class Generation {
     return batch;
   }
 
+  static std::vector<size_t> sequences_of(const std::vector<SequenceTokens>& batch) {
+    std::vector<size_t> sequences;
+    for (const SequenceTokens& tokens : batch) sequences.push_back(static_cast<size_t>(tokens.sequence));
+    return sequences;
+  }
+
   // One token for every sequence that goes on; false when none does.
   bool decode_step(int64_t& tokens) {
     const std::vector<SequenceTokens> batch = active_batch();
     if (batch.empty()) return false;
-    std::vector<size_t> active;
-    for (const SequenceTokens& sequence : batch) active.push_back(static_cast<size_t>(sequence.sequence));
+    const std::vector<size_t> active = sequences_of(batch);
     const int64_t width = state_.model.config().hidden_size;
     const Scratch hidden = ops_.workspace->take(active.size() * static_cast<size_t>(width) * sizeof(float));
     forward(state_.model, ops_, rope_, batch, MatmulMode::kDecode, cache_, hidden.as<float>());
@@ -168,21 +169,23 @@ class Generation {
     return true;
   }
 
-  // Greedy decoding on a GPU, where the tokens stay: until all have ended, or so many that what goes on is
-  // worth a smaller batch.
+  // Decoding on a GPU, where the tokens stay whatever the options are: until all have ended, or so many that
+  // what goes on is worth a smaller batch.
   bool decode_on_gpu(int64_t& tokens) {
     const std::vector<SequenceTokens> batch = active_batch();
     if (batch.empty()) return false;
-    GpuDecoder decoder(state_.model, ops_, rope_, batch, cache_);
+    const std::vector<size_t> sequences = sequences_of(batch);
+    GpuDecoder decoder(state_.model, ops_, rope_, batch, cache_, rule_, sampled_rows(sequences).rows);
     for (size_t left = batch.size(); 2 * left > batch.size();) {
       const std::span<const int32_t> chosen = decoder.next();
       for (size_t row = 0; row < batch.size(); ++row) {
-        const int64_t i = batch[row].sequence;
-        if (answers_[static_cast<size_t>(i)].is_done()) continue;
-        cache_.set_length(i, cache_.length(i) + 1);
-        take_token(static_cast<size_t>(i), checked_token(chosen[row]));
+        const size_t i = sequences[row];
+        if (answers_[i].is_done()) continue;
+        cache_.set_length(batch[row].sequence, cache_.length(batch[row].sequence) + 1);
+        if (rule_.draws()) next_random(random_[i]);
+        take_token(i, checked_token(chosen[row]));
         ++tokens;
-        if (answers_[static_cast<size_t>(i)].is_done()) --left;
+        if (answers_[i].is_done()) --left;
       }
     }
     return true;
@@ -192,11 +195,12 @@ class Generation {
   OpContext ops_;
   const std::vector<std::vector<int32_t>>& prompts_;
   const GenerateOptions& options_;
+  SamplingRule rule_;
   int64_t context_, capacity_;
   KvCache cache_;
   RopeTable rope_;
   std::deque<Answer> answers_;
-  std::vector<Sampler> samplers_;
+  std::vector<uint64_t> random_;  // a stream for each prompt
   std::vector<int32_t> next_;
 };
 

@@ -49,8 +49,8 @@ double relative_difference(const float* a, const float* b, int64_t count) {
 // The whole comparison; `greedy` is where golden.json keeps the tokens.
 void compare(const fs::path& model_folder, const Golden& golden, const Json& greedy, double bound,
              const std::string& kernel = "ref") {
-  const LanguageModel loaded =
-      LanguageModel::load(model_folder, {.threads = 2, .kernel = kernel, .kv_cache_dtype = "float32"});
+  const LanguageModel loaded = LanguageModel::load(
+      model_folder, {.device = "cpu", .threads = 2, .kernel = kernel, .kv_cache_dtype = "float32"});
   const LanguageModel::State& state = loaded.state();
   const Model& model = state.model;
   const OpContext ops = state.ops();

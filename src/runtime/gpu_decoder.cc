@@ -1,7 +1,5 @@
 #include "runtime/gpu_decoder.h"
 
-#include "ops/cuda/elementwise_gpu.h"
-
 namespace lowbit {
 namespace {
 
@@ -16,7 +14,8 @@ OpContext with_workspace(OpContext ops, Workspace& workspace) {
 }  // namespace
 
 GpuDecoder::GpuDecoder(const Model& model, const OpContext& ops, const RopeTable& rope,
-                       std::span<const SequenceTokens> batch, KvCache& cache)
+                       std::span<const SequenceTokens> batch, KvCache& cache, const SamplingRule& rule,
+                       std::span<const SamplingRow> rows)
     : model_(model),
       workspace_(ops.gpu->gpu()),
       ops_(with_workspace(ops, workspace_)),
@@ -26,12 +25,11 @@ GpuDecoder::GpuDecoder(const Model& model, const OpContext& ops, const RopeTable
       rows_(data_.tokens()),
       hidden_(workspace_.take(static_cast<size_t>(rows_ * model.config().hidden_size) * sizeof(float))),
       logits_(workspace_.take(static_cast<size_t>(rows_ * model.config().vocab_size) * sizeof(float))),
-      best_(workspace_.take(static_cast<size_t>(rows_) * sizeof(uint64_t))),
       step_(workspace_.take(sizeof(int64_t))),
+      sampling_(ops_, rule, logits_.as<float>(), model.config().vocab_size, rows),
       history_(static_cast<size_t>(kInFlight * rows_) * sizeof(int32_t)) {
-  const std::vector<uint64_t> zeros(static_cast<size_t>(rows_));
-  ops_.gpu->copy_in(best_.as<void>(), zeros.data(), zeros.size() * sizeof zeros[0]);
-  ops_.gpu->copy_in(step_.as<void>(), zeros.data(), sizeof zeros[0]);
+  const int64_t zero = 0;
+  ops_.gpu->copy_in(step_.as<void>(), &zero, sizeof zero);
   for (int64_t i = 0; i < kInFlight; ++i) done_.push_back(std::make_unique<GpuEvent>(*ops_.gpu));
 }
 
@@ -40,11 +38,12 @@ GpuDecoder::~GpuDecoder() = default;
 void GpuDecoder::queue_step() {
   if constexpr (kHasCuda) {
     forward_step(model_, ops_, rope_, data_, MatmulMode::kDecode, cache_, hidden_.as<float>());
-    const int64_t vocab = model_.config().vocab_size;
     model_.logits(ops_, hidden_.as<float>(), rows_, MatmulMode::kDecode, logits_.as<float>());
     void* const stream = ops_.gpu->stream();
-    gpu_choose(logits_.as<float>(), rows_, vocab, best_.as<unsigned long long>(), stream);
-    gpu_advance({.best = best_.as<unsigned long long>(),
+    gpu_sample(sampling_.args(), stream);
+    gpu_advance({.best = sampling_.args().best,
+                 .seen = sampling_.args().seen,
+                 .vocab = sampling_.args().vocab,
                  .ids = const_cast<int32_t*>(data_.ids().on_gpu),
                  .positions = const_cast<int32_t*>(data_.positions()),
                  .sequences = const_cast<AttentionSequence*>(data_.sequences().on_gpu),

@@ -1,7 +1,8 @@
-// Greedy decoding on a GPU without the host in the way: a step is one recorded graph that takes its tokens
-// from the step before, and the host reads them while the next step runs.
+// Decoding on a GPU without the host in the way: a step, sampling with it, is one recorded graph that takes
+// its tokens from the step before, and the host reads them while the next step runs.
 #pragma once
 
+#include "ops/sampling.h"
 #include "runtime/forward.h"
 
 #include <memory>
@@ -13,9 +14,11 @@ namespace lowbit {
 class GpuDecoder {
  public:
   // batch: one token for each sequence, the one that comes after what is in the cache. Model, rope and cache
-  // must outlive it; what the cache holds behind its lengths is written on.
+  // must outlive it; what the cache holds behind its lengths is written on. rows: of the same sequences;
+  // their random streams are read here, and those who own them move them on by the tokens that they take.
   GpuDecoder(const Model& model, const OpContext& ops, const RopeTable& rope,
-             std::span<const SequenceTokens> batch, KvCache& cache);
+             std::span<const SequenceTokens> batch, KvCache& cache, const SamplingRule& rule,
+             std::span<const SamplingRow> rows);
   ~GpuDecoder();
 
   // Runs the next step and returns the token that it chose for each sequence of the batch; -1 where no logit
@@ -33,7 +36,8 @@ class GpuDecoder {
   KvCache& cache_;
   StepData data_;
   int64_t rows_;
-  Scratch hidden_, logits_, best_, step_;
+  Scratch hidden_, logits_, step_;
+  GpuSampling sampling_;
   PinnedMemory history_;
   std::vector<std::unique_ptr<GpuEvent>> done_;  // of the steps in flight
   std::unique_ptr<GpuGraph> graph_;

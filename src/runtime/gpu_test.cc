@@ -2,8 +2,13 @@
 #include "base/gpu.h"
 
 #include "lowbit/generate.h"
+#include "ops/sampling.h"
+#include "runtime/forward.h"
+#include "runtime/language_model.h"
+#include "runtime/sampler.h"
 #include "support.h"
 
+#include <algorithm>
 #include <gtest/gtest.h>
 
 namespace lowbit {
@@ -54,12 +59,94 @@ TEST_F(GpuModel, EndsEachAnswerWhereItsStopTextIs) {
   }
 }
 
-TEST_F(GpuModel, SamplesTheSameTokensForTheSameSeed) {
+// What generate() gives, when every row of logits comes to this machine and is sampled here, and each answer
+// is decoded alone.
+std::vector<std::vector<int32_t>> sampled_on_host(const LanguageModel& model,
+                                                  const std::vector<std::vector<int32_t>>& prompts,
+                                                  const GenerateOptions& options) {
+  const LanguageModel::State& state = model.state();
+  const OpContext ops = state.ops();
+  const int64_t width = state.model.config().hidden_size, vocab = model.vocab_size();
+  size_t longest = 0;
+  for (const auto& prompt : prompts) longest = std::max(longest, prompt.size());
+  const int64_t capacity = static_cast<int64_t>(longest) + options.max_new_tokens;
+  const int64_t count = static_cast<int64_t>(prompts.size());
+  const RopeTable rope = state.model.rope_table(ops, capacity);
+  KvCache cache(state.model.config(), count, capacity, state.cache_dtype, state.device);
+  const SamplingRule rule = sampling_rule(options);
+  std::vector<std::vector<int32_t>> previous = prompts, answers(prompts.size());
+  std::vector<uint64_t> random;
+  auto choose = [&](size_t i, const float* hidden) {
+    const Scratch logits = ops.workspace->take(static_cast<size_t>(vocab) * sizeof(float));
+    state.model.logits(ops, hidden, 1, MatmulMode::kDecode, logits.as<float>());
+    std::vector<float> here(static_cast<size_t>(vocab));
+    ops.gpu->copy_out(here.data(), logits.as<float>(), here.size() * sizeof(float));
+    const SamplingRow row{previous[i], &random[i]};
+    int32_t id = -1;
+    sample({}, rule, here.data(), vocab, std::span(&row, 1), &id);
+    answers[i].push_back(id), previous[i].push_back(id);
+  };
+  std::vector<SequenceTokens> batch;
+  int64_t rows = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    batch.push_back({i, prompts[static_cast<size_t>(i)]});
+    rows += static_cast<int64_t>(batch.back().ids.size());
+    random.push_back(random_stream(options.seed, static_cast<uint64_t>(i)));
+  }
+  const Scratch hidden = ops.workspace->take(static_cast<size_t>(rows * width) * sizeof(float));
+  forward(state.model, ops, rope, batch, MatmulMode::kPrefill, cache, hidden.as<float>());
+  int64_t row = 0;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    row += static_cast<int64_t>(prompts[i].size());
+    choose(i, hidden.as<float>() + (row - 1) * width);
+  }
+  const Scratch last = ops.workspace->take(static_cast<size_t>(width) * sizeof(float));
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    while (static_cast<int64_t>(answers[i].size()) < options.max_new_tokens) {
+      const SequenceTokens next{static_cast<int64_t>(i), std::span(&answers[i].back(), 1)};
+      forward(state.model, ops, rope, std::span(&next, 1), MatmulMode::kDecode, cache, last.as<float>());
+      choose(i, last.as<float>());
+    }
+  }
+  return answers;
+}
+
+TEST_F(GpuModel, SampledTokensAreThoseThatTheHostDraws) {
   const LanguageModel model = load("cuda");
-  const GenerateOptions options{
-      .max_new_tokens = 20, .temperature = 0.8f, .top_k = 20, .repetition_penalty = 1.1f, .seed = 7};
   const auto ids = prompts(model);
-  EXPECT_EQ(tokens_of(model.generate(ids, options)), tokens_of(model.generate(ids, options)));
+  GenerateOptions options{.max_new_tokens = 40, .seed = 7, .ignore_eos = true};
+  for (const SamplingRule& rule :
+       {SamplingRule{.repetition_penalty = 1.3f},
+        {.temperature = 1},
+        {.temperature = 0.8f, .top_k = 20},
+        {.temperature = 1.2f, .top_p = 0.9f},
+        {.temperature = 0.8f, .top_k = 50, .top_p = 0.95f, .repetition_penalty = 1.1f}}) {
+    options.temperature = rule.temperature, options.top_k = rule.top_k, options.top_p = rule.top_p;
+    options.repetition_penalty = rule.repetition_penalty;
+    const auto drawn = tokens_of(model.generate(ids, options));
+    EXPECT_EQ(drawn, sampled_on_host(model, ids, options)) << rule.temperature << " " << rule.top_k;
+    EXPECT_EQ(drawn, tokens_of(model.generate(ids, options))) << "again";
+  }
+}
+
+// Random streams and the tokens seen go on when a batch becomes smaller.
+TEST_F(GpuModel, AnAnswerThatEndsChangesNoSampledTokenOfAnother) {
+  const LanguageModel model = load("cuda");
+  const auto ids = prompts(model);
+  GenerateOptions options{.max_new_tokens = 50,
+                          .temperature = 1,
+                          .top_k = 30,
+                          .top_p = 0.95f,
+                          .repetition_penalty = 1.1f,
+                          .seed = 3,
+                          .ignore_eos = true};
+  const auto whole = tokens_of(model.generate(ids, options));
+  options.stop = {"，", "。", "\n", ",", " "};
+  const auto stopped = tokens_of(model.generate(ids, options));
+  for (size_t i = 0; i < ids.size(); ++i) {
+    ASSERT_LE(stopped[i].size(), whole[i].size());
+    EXPECT_TRUE(std::equal(stopped[i].begin(), stopped[i].end(), whole[i].begin())) << i;
+  }
 }
 
 // BF16 is not F32: what may differ are near ties, so of the first tokens of each answer few do.

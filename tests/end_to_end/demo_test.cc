@@ -41,8 +41,8 @@ void write_examples(const fs::path& path, int count, bool swaps_labels) {
 TEST(Demo, LogitsAndGreedyTokensAreThoseOfTransformers) {
   const Json golden = parse_json(
       read_file(fs::path(LOWBIT_SOURCE_DIR) / "tests" / "golden" / "demo_golden.json"), "demo_golden.json");
-  const LanguageModel loaded =
-      LanguageModel::load(demo() / "model", {.threads = 2, .kernel = "ref", .kv_cache_dtype = "float32"});
+  const LanguageModel loaded = LanguageModel::load(
+      demo() / "model", {.device = "cpu", .threads = 2, .kernel = "ref", .kv_cache_dtype = "float32"});
   const LanguageModel::State& state = loaded.state();
   const OpContext ops = state.ops();
   const int64_t width = state.model.config().hidden_size;
@@ -194,11 +194,13 @@ std::vector<std::string> quantize_words(const fs::path& out) {
           "--samples",
           "8",
           "--max-length",
-          "64"};
+          "64",
+          "--device",
+          "cpu"};
 }
 
-// A limit on the size of files stands for a full disk: both make write() fail. The layers of this model take
-// about 0.4 MB each as 4 bits, the whole checkpoint 4 MB.
+// A limit on the size of files stands for a full disk: both make write() fail (and perhaps a GPU's driver).
+// The layers of this model take about 0.4 MB each as 4 bits, the whole checkpoint 4 MB.
 TEST(Demo, AFullDiskLeavesNoResultAndWhatIsDoneIsTakenUp) {
   const TemporaryFolder folder;
   const fs::path out = folder.path() / "int4", partial = folder.path() / "int4.partial",

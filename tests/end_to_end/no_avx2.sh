@@ -11,7 +11,7 @@ emulated() { qemu-x86_64 -cpu Nehalem "$@"; }
 emulated "$lowbit" --version
 emulated "$ops_test" --gtest_brief=1 --gtest_filter="RmsNorm*:Rope*:Swiglu*:Add*:Softmax*:Gemm*:GptqBlock*"
 answer() {
-  "$@" --prompt "Is this a fraud? Caller: Pay me." --chat --max-new-tokens 4 --kv-cache-dtype float32 2>/dev/null
+  "$@" --prompt "Is this a fraud? Caller: Pay me." --chat --max-new-tokens 4 --device cpu --kv-cache-dtype float32 2>/dev/null
 }
 expected=$(answer "$lowbit" generate "$demo/model" --kernel ref)
 # Without --kernel: it has to find by itself that only the reference kernels run here.

@@ -100,31 +100,6 @@ __global__ void add_bias_kernel(float* y, const float* bias, int64_t count, int6
 
 constexpr int kRowThreads = 1024;
 
-// A block for each row; of equal elements the first wins, NaN never.
-__global__ void argmax_kernel(const float* x, int64_t vocab, int32_t* out, bool only_finite) {
-  follow_predecessor();
-  __shared__ float values[32];
-  __shared__ int indices[32];
-  const float* const row = x + blockIdx.x * vocab;
-  float best = -INFINITY;
-  int index = -1;
-  auto take = [&](float value, int i) {
-    if (i >= 0 && (index < 0 || value > best || (value == best && i < index))) best = value, index = i;
-  };
-  for (int64_t i = threadIdx.x; i < vocab; i += blockDim.x) {
-    const float value = row[i];
-    if (!isnan(value)) take(value, static_cast<int>(i));
-  }
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2)
-    take(__shfl_xor_sync(0xffffffffu, best, distance), __shfl_xor_sync(0xffffffffu, index, distance));
-  if (threadIdx.x % 32 == 0) values[threadIdx.x / 32] = best, indices[threadIdx.x / 32] = index;
-  __syncthreads();
-  if (threadIdx.x > 0) return;
-  for (unsigned i = 1; i < blockDim.x / 32; ++i) take(values[i], indices[i]);
-  out[blockIdx.x] = only_finite && isinf(best) ? -1 : index;
-}
-
 // NaN counts for more than anything.
 __device__ inline float block_max(float value, float* room) {
   auto larger = [](float a, float b) { return isnan(a) || a > b ? a : b; };
@@ -180,62 +155,7 @@ __global__ void divergence_kernel(const float* reference, const float* x, int64_
   out[blockIdx.x] = isfinite(p_total) && isfinite(q_total) ? sum : nan("");
 }
 
-// A number that is larger for a larger value, and for equal values for the smaller index; 0: none.
-__device__ inline unsigned long long rank_of(float value, int index) {
-  const uint32_t bits = __float_as_uint(value == 0 ? 0.0f : value);  // -0 is no less than 0
-  const uint32_t ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-  return static_cast<unsigned long long>(ordered) << 32 | (0xffffffffu - static_cast<uint32_t>(index));
-}
-
-// The largest of a row, each block a part of it; NaN is passed over.
-__global__ void choose_kernel(const float* x, int vocab, unsigned long long* best) {
-  follow_predecessor();
-  const float* const row = x + static_cast<int64_t>(blockIdx.y) * vocab;
-  unsigned long long mine = 0;
-#pragma unroll 4
-  for (int i = blockIdx.x * kThreads + threadIdx.x; i < vocab; i += gridDim.x * kThreads) {
-    const float value = __ldcg(row + i);
-    if (!isnan(value)) mine = max(mine, rank_of(value, i));
-  }
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2)
-    mine = max(mine, __shfl_xor_sync(0xffffffffu, mine, distance));
-  if (threadIdx.x % 32 == 0 && mine != 0) atomicMax(best + blockIdx.y, mine);
-}
-
-__global__ void advance_kernel(const GpuAdvanceArgs args) {
-  follow_predecessor();
-  const int64_t step = *args.step;
-  for (int64_t i = threadIdx.x; i < args.count; i += blockDim.x) {
-    AttentionSequence& sequence = args.sequences[i];
-    const unsigned long long best = args.best[i];
-    args.best[i] = 0;
-    // Infinities are the largest and the smallest numbers.
-    const bool is_finite = best != 0 && best >> 32 != 0xff800000u && best >> 32 != 0x007fffffu;
-    const int32_t chosen = is_finite ? static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(best)) : -1;
-    args.ids[i] = max(0, chosen);
-    args.history[step % args.history_steps * args.count + i] = chosen;
-    // A sequence that has ended may be computed on; it must not leave its cache.
-    if (sequence.position + 1 < sequence.capacity) {
-      ++sequence.position;
-      ++args.positions[i];
-    }
-  }
-  __syncthreads();
-  if (threadIdx.x == 0) *args.step = step + 1;
-}
-
 }  // namespace
-
-void gpu_choose(const float* x, int64_t rows, int64_t vocab, unsigned long long* best, void* stream) {
-  const int64_t blocks = std::clamp<int64_t>(vocab / (8 * kThreads), 1, 128);
-  launch(choose_kernel, dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(rows)), dim3(kThreads), 0,
-         stream, x, static_cast<int>(vocab), best);
-}
-
-void gpu_advance(const GpuAdvanceArgs& args, void* stream) {
-  launch(advance_kernel, dim3(1), dim3(kThreads), 0, stream, args);
-}
 
 void gpu_rms_norm(const GpuRmsNormArgs& args, void* stream) {
   const int threads = args.width >= 1024 ? 256 : args.width >= 256 ? 128 : 32;
@@ -291,11 +211,6 @@ void gpu_convert_to_bf16(ConstActivations from, int64_t count, uint16_t* to, voi
              static_cast<const __half*>(from.data), count, to);
       return;
   }
-}
-
-void gpu_argmax(const float* x, int64_t rows, int64_t vocab, int32_t* out, bool only_finite, void* stream) {
-  launch(argmax_kernel, dim3(static_cast<unsigned>(rows)), dim3(kRowThreads), 0, stream, x, vocab, out,
-         only_finite);
 }
 
 void gpu_log_sum_exp(const float* x, int64_t rows, int64_t vocab, double* out, void* stream) {

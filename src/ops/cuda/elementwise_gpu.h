@@ -2,7 +2,6 @@
 // GPU's memory.
 #pragma once
 
-#include "ops/attention_args.h"
 #include "ops/cuda/matmul_decode.h"
 #include "tensor/activations.h"
 
@@ -51,29 +50,11 @@ void gpu_convert_to_bf16(ConstActivations from, int64_t count, uint16_t* to, voi
 // y[r][n] += bias[n], F32.
 void gpu_add_bias(float* y, const float* bias, int64_t rows, int64_t width, void* stream);
 
-// As argmax in ops/softmax.h; with only_finite also -1 where the largest is infinite.
-void gpu_argmax(const float* x, int64_t rows, int64_t vocab, int32_t* out, bool only_finite, void* stream);
 // log(sum(exp(x[r]))) - x[r][targets[r]]; targets on the GPU too.
 void gpu_token_nll(const float* x, const int32_t* targets, int64_t rows, int64_t vocab, double* out,
                    void* stream);
 void gpu_log_sum_exp(const float* x, int64_t rows, int64_t vocab, double* out, void* stream);
 void gpu_divergence(const float* reference, const float* x, int64_t rows, int64_t vocab, double* out,
                     void* stream);
-
-// What gpu_advance reads of the largest logit of each row; best: [rows], zero before.
-void gpu_choose(const float* x, int64_t rows, int64_t vocab, unsigned long long* best, void* stream);
-
-// From one decoding step to the next: the tokens chosen become the ids, positions move on, and the tokens are
-// kept at history [step % history_steps][count], which may be this machine's memory if it is pinned: -1 where
-// no logit, or an infinite one, was the largest (the id is 0 then).
-struct GpuAdvanceArgs {
-  unsigned long long* best = nullptr;  // [count], of gpu_choose; zero afterwards
-  int32_t *ids = nullptr, *positions = nullptr;
-  AttentionSequence* sequences = nullptr;
-  int32_t* history = nullptr;
-  int64_t* step = nullptr;
-  int64_t count = 0, history_steps = 1;
-};
-void gpu_advance(const GpuAdvanceArgs& args, void* stream);
 
 }  // namespace lowbit

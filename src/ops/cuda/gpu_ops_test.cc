@@ -2,6 +2,8 @@
 #include "format/bits.h"
 #include "ops/attention.h"
 #include "ops/cuda/gpu_test_support.h"
+#include "ops/cuda/kernel_list.h"
+#include "ops/cuda/limits.h"
 #include "ops/cuda/matmul_gpu.h"
 #include "ops/elementwise.h"
 #include "ops/fused.h"
@@ -334,6 +336,26 @@ TEST_F(GpuOps, RowStatisticsOfLogits) {
     finite_argmax(cpu_, x.data(), rows, vocab, best.data());
     finite_argmax(gpu_, x_there.data<float>(), rows, vocab, best_there.data());
     EXPECT_EQ(best_there, best);
+  }
+}
+
+// Of any card that can be used at all, and of none that there will be soon.
+TEST_F(GpuOps, TheMatrixRateIsThatOfTensorCores) {
+  if (!libraries_->gemm_problem().empty()) GTEST_SKIP() << libraries_->gemm_problem();
+  const double rate = measure_matrix_rate(*queue_, *libraries_);
+  EXPECT_GT(rate, 5);
+  EXPECT_LT(rate, 5000);
+}
+
+TEST_F(GpuOps, TheListOfKernelsSaysWhichLibraryIsMissing) {
+  for (const GpuKernelListing& kernel : list_gpu_kernels(*libraries_)) {
+    EXPECT_FALSE(kernel.op.empty() || kernel.used_for.empty());
+    if (kernel.kernel == "cublaslt") {
+      EXPECT_EQ(kernel.available, libraries_->gemm_problem().empty());
+    }
+    if (kernel.kernel == "cusolver") {
+      EXPECT_EQ(kernel.available, libraries_->solver_problem().empty());
+    }
   }
 }
 

@@ -42,7 +42,22 @@ __global__ void copy_all(const uint4* from, uint4* to, int64_t count) {
   }
 }
 
+// The sign, seven bits of the fraction and two of the exponent from a product with a large odd number.
+__global__ void fill_bf16(uint16_t* to, int64_t count, uint32_t seed) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count;
+       i += static_cast<int64_t>(gridDim.x) * kThreads) {
+    uint32_t bits = (static_cast<uint32_t>(i) + seed * 0x632be59bu) * 0x9e3779b1u;
+    bits = (bits ^ bits >> 15) * 0x85ebca77u;
+    const uint32_t exponent = 123 + (bits >> 20 & 3);  // 1/16 ... 1
+    to[i] = static_cast<uint16_t>((bits >> 31 << 15) | exponent << 7 | (bits >> 8 & 0x7f));
+  }
+}
+
 }  // namespace
+
+void gpu_fill_bf16(uint16_t* to, int64_t count, uint32_t seed, void* stream) {
+  fill_bf16<<<1024, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(to, count, seed);
+}
 
 double gpu_median_ms(FunctionRef<void()> launch, void* stream) {
   const auto on = static_cast<cudaStream_t>(stream);

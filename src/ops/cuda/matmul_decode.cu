@@ -3,6 +3,9 @@
 
 #include <algorithm>
 #include <climits>
+#include <map>
+#include <mutex>
+#include <utility>
 
 namespace lowbit {
 namespace {
@@ -389,6 +392,21 @@ Plan plan_of(const GpuDecodeArgs& args) {
   return plan;
 }
 
+// Blocks that a multiprocessor runs at once. The driver takes longer to say it than a launch takes.
+template <class K>
+int blocks_at_once(int warps, int shared_bytes) {
+  static std::mutex mutex;
+  static std::map<std::pair<int, int>, int> known;
+  const std::lock_guard lock(mutex);
+  int& blocks = known[{warps, shared_bytes}];
+  if (blocks == 0) {
+    cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, decode_kernel<K>, warps * 32,
+                                                  static_cast<size_t>(shared_bytes));
+    blocks = std::max(1, blocks);
+  }
+  return blocks;
+}
+
 template <class K>
 void launch_kind(const GpuDecodeArgs& args, void* stream) {
   Plan plan = plan_of<K>(args);
@@ -402,11 +420,8 @@ void launch_kind(const GpuDecodeArgs& args, void* stream) {
   while (warps > 1 && shared_bytes() > device().shared_per_block) warps /= 2;
   allow_shared_memory<decode_kernel<K>>(device().shared_per_block);
   prefer_shared_memory<decode_kernel<K>>();
-  // As many blocks as run at once.
-  int per_multiprocessor = 1;
-  cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, decode_kernel<K>, warps * 32,
-                                                static_cast<size_t>(shared_bytes()));
-  const int blocks = std::min(plan.groups, device().multiprocessors * std::max(1, per_multiprocessor));
+  const int blocks =
+      std::min(plan.groups, device().multiprocessors * blocks_at_once<K>(warps, shared_bytes()));
   if (blocks == plan.groups)
     plan.slots = std::min(K::kAhead, (plan.units + warps - 1) / warps);  // never used again
 

@@ -1,0 +1,39 @@
+#include "ops/cuda/kernel_list.h"
+
+#include "ops/cuda/matmul_decode.h"
+
+#include <fmt/format.h>
+
+namespace lowbit {
+
+std::vector<GpuKernelListing> list_gpu_kernels(GpuLibraries& libraries) {
+  const bool has_gemm = libraries.gemm_problem().empty(), has_solver = libraries.solver_problem().empty();
+  const std::string few = has_gemm ? fmt::format("decoding, and up to {} rows", kDecodeRows) : "any rows";
+  return {
+      {"matmul", "tensor-core decode", few + "; 16 bits, or codes in groups of 32 or 128"},
+      {"matmul", "cublaslt", fmt::format("prompts of more than {} rows; codes become BF16 once", kDecodeRows),
+       has_gemm},
+      {"matmul", "plain", few + "; every other shape, slow"},
+      {"matmul_normed", "tensor-core decode", "norm and product in one, up to 8 rows"},
+      {"matmul_gated", "tensor-core decode", "norm, gate, up and SwiGLU in one, up to 8 rows"},
+      {"rope_attention", "split keys",
+       "decoding; heads of 32, 64, 96 or 128, at most 16 query heads to a key head"},
+      {"rope_attention", "tensor-core blocks", "prompts, and other heads"},
+      {"rms_norm", "gpu", "every width"},
+      {"rope", "gpu", "apart from attention"},
+      {"swiglu", "gpu", "more than 8 rows"},
+      {"embedding", "gpu", "dense tables and codes"},
+      {"sample", "gpu", "greedy, temperature, top-k, top-p, repetition penalty; part of the decoding graph"},
+      {"argmax", "gpu", "evaluation"},
+      {"log_sum_exp", "gpu", "evaluation"},
+      {"divergence", "gpu", "evaluation"},
+      {"gram", "cublaslt", "quantizing: X^T X", has_gemm},
+      {"gemm", "cublaslt", "quantizing: updates of the columns left", has_gemm},
+      {"inverse_cholesky", "cusolver", "quantizing: the factor of GPTQ", has_solver},
+      {"gptq_block", "gpu", "quantizing: a block of columns"},
+      {"clip_search", "gpu", "quantizing: scales and zero points"},
+      {"fit_scales", "gpu", "quantizing: refinement of scales"},
+      {"columns", "gpu", "quantizing: loading, decoding and packing of columns"}};
+}
+
+}  // namespace lowbit

@@ -1,0 +1,61 @@
+// Sampling on a GPU, as ops/sampling.h describes it. All pointers are to the GPU's memory; GpuSampling in
+// that header takes it.
+#pragma once
+
+#include "ops/attention_args.h"
+#include "ops/sampling_args.h"
+
+#include <cstdint>
+
+namespace lowbit {
+
+constexpr int kSamplingBins = 1024;   // of a histogram over the logits of a row
+constexpr int kSamplingChunk = 2048;  // logits of a row that a block takes
+constexpr int64_t sampling_chunks(int64_t vocab) { return (vocab + kSamplingChunk - 1) / kSamplingChunk; }
+constexpr int64_t seen_words(int64_t vocab) { return (vocab + 31) / 32; }
+
+// What a row's blocks tell each other. Zero at first but for `random`, and when a token has been chosen but
+// for `random` and `cut`.
+struct GpuSamplingState {
+  uint64_t random = 0;
+  unsigned long long cut = 0;           // the least rank of a candidate
+  uint32_t depth = 0;                   // the smallest finite logit, larger for a smaller one
+  uint32_t arrivals[3] = {};            // of blocks in a kernel
+  uint32_t listed = 0;                  // ranks in the list
+  int32_t first_bin = 0, last_bin = 0;  // whose ranks are to be listed
+};
+
+struct GpuSamplingArgs {
+  float* logits = nullptr;  // [rows, vocab]; penalties are written into them
+  int64_t rows = 0, vocab = 0;
+  SamplingRule rule;
+  double factor = 0;                   // weight_factor of the temperature, if the rule draws
+  unsigned long long* best = nullptr;  // [rows], zero before; then the rank of the token chosen
+  GpuSamplingState* states = nullptr;  // [rows]
+  uint32_t* seen = nullptr;  // [rows, seen_words(vocab)], bit id % 32 of word id / 32; null: no penalty
+  unsigned long long* histograms = nullptr;  // [rows][counts, weights][kSamplingBins], zero before and after
+  unsigned long long* list = nullptr;        // [rows, vocab]
+  unsigned long long* sums = nullptr;        // [rows, sampling_chunks(vocab)]
+};
+// best[r]: the rank of the row's token; not finite where its largest logit is not.
+void gpu_sample(const GpuSamplingArgs& args, void* stream);
+
+// From one decoding step to the next: the tokens chosen become the ids, positions move on, and the tokens are
+// kept at history [step % history_steps][count], which may be this machine's memory if it is pinned: -1 where
+// no logit, or an infinite one, was the largest (the id is 0 then).
+struct GpuAdvanceArgs {
+  unsigned long long* best = nullptr;  // [count], of gpu_sample; zero afterwards
+  uint32_t* seen = nullptr;            // of gpu_sample, or null; the tokens are noted there
+  int64_t vocab = 0;
+  int32_t *ids = nullptr, *positions = nullptr;
+  AttentionSequence* sequences = nullptr;
+  int32_t* history = nullptr;
+  int64_t* step = nullptr;
+  int64_t count = 0, history_steps = 1;
+};
+void gpu_advance(const GpuAdvanceArgs& args, void* stream);
+
+// As argmax in ops/softmax.h; with only_finite also -1 where the largest is infinite.
+void gpu_argmax(const float* x, int64_t rows, int64_t vocab, int32_t* out, bool only_finite, void* stream);
+
+}  // namespace lowbit
