@@ -76,8 +76,12 @@ void run_width(Machine& machine, int64_t width, int64_t rows, double bf16_limit,
   const Tensor order_there = placed(ops, order), diagonal_there = placed(ops, diagonal);
   Tensor permuted = zeros(ops, DType::kF32, {width, width});
   print("permutation", machine.milliseconds([&] {
-    permute_gram(ops, h.data<float>(), order_there.data<int32_t>(), diagonal_there.data<float>(), width,
-                 permuted.mutable_data<float>());
+    permute_gram(ops, {.h = h.data<float>(),
+                       .order = order_there.data<int32_t>(),
+                       .diagonal = diagonal_there.data<float>(),
+                       .width = width,
+                       .rows = width,
+                       .to = permuted.mutable_data<float>()});
   }));
   bool is_definite = true;
   print("inverse Cholesky factor", machine.milliseconds([&] {

@@ -63,18 +63,23 @@ std::vector<float> diagonal_of(const OpContext& context, const float* matrix, in
   return diagonal;
 }
 
-void permute_gram(const OpContext& context, const float* h, const int32_t* order, const float* diagonal,
-                  int64_t width, float* to) {
+void permute_gram(const OpContext& context, const PermuteGramArgs& args) {
   if constexpr (kHasCuda) {
-    if (context.gpu) return gpu_permute_gram(h, order, diagonal, width, to, context.gpu->stream());
+    if (context.gpu) return gpu_permute_gram(args, context.gpu->stream());
   }
-  split_work(context, width, 16, [&](int64_t first, int64_t last, int) {
-    for (int64_t row = first; row < last; ++row) {
-      const float* source = h + order[row] * width;
-      for (int64_t column = 0; column < width; ++column) to[row * width + column] = source[order[column]];
-      to[row * (width + 1)] = diagonal[row];
+  split_work(context, args.rows, 16, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      const float* source = args.h + args.order[args.first + i] * args.width;
+      float* to = args.to + i * args.width;
+      for (int64_t column = 0; column < args.width; ++column) to[column] = source[args.order[column]];
+      to[args.first + i] = args.diagonal[args.first + i];
     }
   });
+}
+
+void permuted_gram_band(const OpContext& context, const PermuteGramArgs& args, float* band) {
+  LOWBIT_ASSERT(context.gpu);
+  if constexpr (kHasCuda) gpu_permuted_gram_band(args, kGramBand, band, context.gpu->stream());
 }
 
 void gram_accumulate(const OpContext& context, ConstActivations rows, int64_t tokens, int64_t width,

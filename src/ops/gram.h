@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ops/context.h"
+#include "ops/gram_args.h"
 #include "ops/kernel_table.h"
 
 #include <cstdint>
@@ -20,9 +21,15 @@ void mirror_upper(const OpContext& context, float* matrix, int64_t width);
 // In this machine's memory.
 std::vector<float> diagonal_of(const OpContext& context, const float* matrix, int64_t width);
 
-// to[i][j] = h[order[i]][order[j]], and to[i][i] = diagonal[i]. All [width, width] or [width]; not in place.
-void permute_gram(const OpContext& context, const float* h, const int32_t* order, const float* diagonal,
-                  int64_t width, float* to);
+// Rows and columns in another order, and another diagonal.
+void permute_gram(const OpContext& context, const PermuteGramArgs& args);
+
+// What lies near the diagonal of that matrix: band[i][kGramBand / 2 + j - i] for |i - j| < kGramBand / 2. So
+// a block of up to kGramBand / 2 columns from `begin` on stands at band + begin * kGramBand + kGramBand / 2
+// with kGramBand - 1 elements from row to row. band: [width, kGramBand]. args.first, rows and to are not
+// read. On a GPU.
+constexpr int64_t kGramBand = 256;
+void permuted_gram_band(const OpContext& context, const PermuteGramArgs& args, float* band);
 
 enum class FactorPrecision { kFloat, kDouble };
 

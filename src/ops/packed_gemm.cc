@@ -44,6 +44,12 @@ PackedFactor::PackedFactor(const OpContext& context, const float* a, int64_t str
   pack_a(context, a, 1, stride, rows, depth, static_cast<float*>(packed_.mutable_bytes()));
 }
 
+PackedFactor::PackedFactor(const OpContext& context, const PermuteGramArgs& gram)
+    : rows_(gram.width), depth_(gram.width) {
+  LOWBIT_ASSERT(context.gpu);
+  if constexpr (kHasCuda) packed_ = pack_permuted_gram_on_gpu(context, gram);
+}
+
 void PackedFactor::subtract_product(const OpContext& context, int64_t begin, int64_t end, const float* b,
                                     int64_t b_stride, float* c, int64_t c_stride, int64_t columns) const {
   if constexpr (kHasCuda) {

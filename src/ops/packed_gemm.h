@@ -4,6 +4,7 @@
 
 #include "ops/context.h"
 #include "ops/gemm_args.h"
+#include "ops/gram_args.h"
 #include "ops/kernel_table.h"
 #include "tensor/tensor.h"
 
@@ -18,6 +19,8 @@ class PackedFactor {
   // There and with AMX each element is kept as the sum of two BF16 numbers (16 bits of mantissa; a product of
   // the two low parts is left out).
   PackedFactor(const OpContext& context, const float* a, int64_t stride, int64_t rows, int64_t depth);
+  // The same of a permuted H that is never whole in memory. On a GPU.
+  PackedFactor(const OpContext& context, const PermuteGramArgs& gram);
 
   // c -= a[begin .. end, :]^T b. b: F32 [end - begin, columns], c: F32 [rows, columns]. The same bits for any
   // number of threads, and for any cut of the columns into calls.

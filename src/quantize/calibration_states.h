@@ -28,7 +28,7 @@ struct CalibrationBatch {
 // sums, it is the same for every batch_size: kGpuBatchTokens.
 struct CalibrationBatches {
   static constexpr int64_t kBatchTokens = 1024;
-  static constexpr int64_t kGpuBatchTokens = 16384;
+  static constexpr int64_t kGpuBatchTokens = 8192;
   static constexpr int64_t kBatchMemory = int64_t{512} << 20;
 
   std::vector<CalibrationBatch> batches;

@@ -288,12 +288,14 @@ QuantizedMatrix quantize_gptq(const OpContext& ops, const MatrixProblem& problem
   const std::vector<float> weights =
       weighs ? clip_weights(order, diagonal, factor->damp_percent) : std::vector<float>();
   const bool refines = problem.gptq.refine_sweeps > 0 && !problem.as_autogptq;
+  const DampedHessian* damped = refines || ops.gpu ? &factors.damped() : nullptr;
+  if (ops.gpu && problem.is_last) factors.forget_values();
   const std::vector<int32_t> step_of =
       order.is_scattered ? std::vector<int32_t>() : steps_of_positions(order);
   SharedParts shared{.problem = problem,
                      .order = order,
                      .factor = *factor,
-                     .damped = refines || ops.gpu ? &factors.damped() : nullptr,
+                     .damped = damped,
                      .columns = placed(ops, order.columns),
                      .groups = placed(ops, order.groups),
                      .step_of = order.is_scattered ? Tensor() : placed(ops, step_of),
@@ -320,7 +322,7 @@ QuantizedMatrix quantize_gptq(const OpContext& ops, const MatrixProblem& problem
   if (shared.damped && refined.size > 0)
     result.relative_error = std::sqrt(std::max(0.0, refined.error) / refined.size);
   if (order.is_scattered) {
-    result.weight.column_order = Tensor::allocate(DType::kI32, {hessian.width()});
+    result.weight.column_order = Tensor::allocate(DType::kI32, {result.weight.in_features});
     std::copy(order.columns.begin(), order.columns.end(), result.weight.column_order.mutable_data<int32_t>());
   }
   return result;

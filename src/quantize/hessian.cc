@@ -36,8 +36,12 @@ class Factorization {
     for (int32_t column : order_) diagonal.push_back(diagonal_[static_cast<size_t>(column)] + damping);
     const Tensor order_there = placed(ops_, order_), diagonal_there = placed(ops_, diagonal);
     float* u = result_.values.mutable_data<float>();
-    permute_gram(ops_, hessian_.values.data<float>(), order_there.data<int32_t>(),
-                 diagonal_there.data<float>(), width, u);
+    permute_gram(ops_, {.h = hessian_.values.data<float>(),
+                        .order = order_there.data<int32_t>(),
+                        .diagonal = diagonal_there.data<float>(),
+                        .width = width,
+                        .rows = width,
+                        .to = u});
     if (!inverse_cholesky(ops_, u, width, precision, u)) return false;
     for (float pivot : diagonal_of(ops_, u, width)) {
       if (!(pivot > 0) || !std::isfinite(pivot)) return false;

@@ -66,8 +66,8 @@ std::unique_ptr<Block> LayerQuantizer::on_gpu(const Block& block) const {
   return nullptr;
 }
 
-void LayerQuantizer::quantize_linear(Linear& linear, Linear* there, const ModuleSettings& settings,
-                                     FactorCache* factors, FinishedLayer& finished) {
+void LayerQuantizer::quantize_linear(const Work& work, FinishedLayer& finished) {
+  auto& [linear, there, settings, factors, is_last] = work;
   ModuleReport report;
   report.module = linear.module;
   if (!settings.is_quantized) {
@@ -85,7 +85,8 @@ void LayerQuantizer::quantize_linear(Linear& linear, Linear* there, const Module
                               .affine = settings.affine,
                               .gptq = settings.gptq,
                               .as_autogptq = options_.compat == "autogptq",
-                              .least_zero_point = is_v1 && !settings.affine.sym ? 1 : 0};
+                              .least_zero_point = is_v1 && !settings.affine.sym ? 1 : 0,
+                              .is_last = is_last};
   QuantizedMatrix result = factors ? quantize_gptq(ops_, problem, *factors) : quantize_rtn(cpu_, problem);
   meter_.sample();
   const Hessian* hessian = factors ? &factors->hessian() : nullptr;
@@ -123,14 +124,18 @@ FinishedLayer LayerQuantizer::quantize_layer(int64_t layer) {
   const Block& block = there ? *there : here;
   const std::vector<ModuleSettings>& settings = settings_.layers[static_cast<size_t>(layer)];
   FinishedLayer finished;
-  auto quantize_stage = [&](const Stage& stage, const Hessian* hessian) {
+  auto quantize_stage = [&](const Stage& stage, std::optional<Hessian> hessian) {
     enter("codes");
     std::optional<FactorCache> factors;
-    if (hessian) factors.emplace(ops_, *hessian);
+    if (hessian) factors.emplace(ops_, std::move(*hessian));
     for (int linear : stage.linears) {
       const size_t index = static_cast<size_t>(linear);
-      quantize_linear(here.linears()[index], there ? &there->linears()[index] : nullptr, settings[index],
-                      factors ? &*factors : nullptr, finished);
+      quantize_linear({.linear = here.linears()[index],
+                       .there = there ? &there->linears()[index] : nullptr,
+                       .settings = settings[index],
+                       .factors = factors ? &*factors : nullptr,
+                       .is_last = linear == stage.linears.back()},
+                      finished);
     }
     if (!ops_.gpu) ops_.workspace->release();
   };
@@ -141,17 +146,17 @@ FinishedLayer LayerQuantizer::quantize_layer(int64_t layer) {
     const Stage& stage = block.stages()[i];
     const int index = static_cast<int>(i);
     if (!states_) {
-      quantize_stage(stage, nullptr);
+      quantize_stage(stage, std::nullopt);
     } else if (!hessians.empty()) {
-      quantize_stage(stage, &hessians[i]);
-      hessians[i] = Hessian();
+      quantize_stage(stage, std::move(hessians[i]));
     } else {
       bool is_needed = false;
       for (int linear : stage.linears)
         is_needed = is_needed || settings[static_cast<size_t>(linear)].is_quantized;
       enter("hessians");
-      const Hessian hessian = is_needed ? states_->collect(block, index) : Hessian();
-      quantize_stage(stage, is_needed ? &hessian : nullptr);
+      std::optional<Hessian> hessian;
+      if (is_needed) hessian = states_->collect(block, index);
+      quantize_stage(stage, std::move(hessian));
       enter("forward");
       states_->advance(block, index);
     }
@@ -164,7 +169,7 @@ FinishedLayer LayerQuantizer::quantize_layer(int64_t layer) {
 FinishedLayer LayerQuantizer::quantize_head() {
   FinishedLayer finished;
   if (!states_) {
-    quantize_linear(model_.head(), nullptr, settings_.head, nullptr, finished);
+    quantize_linear({.linear = model_.head(), .settings = settings_.head}, finished);
     return finished;
   }
   Linear there = model_.head();
@@ -176,10 +181,14 @@ FinishedLayer LayerQuantizer::quantize_head() {
     }
   }
   enter("hessians");
-  const Hessian hessian = states_->collect_head();
+  FactorCache factors(ops_, states_->collect_head());
   enter("codes");
-  FactorCache factors(ops_, hessian);
-  quantize_linear(model_.head(), ops_.gpu ? &there : nullptr, settings_.head, &factors, finished);
+  quantize_linear({.linear = model_.head(),
+                   .there = ops_.gpu ? &there : nullptr,
+                   .settings = settings_.head,
+                   .factors = &factors,
+                   .is_last = true},
+                  finished);
   return finished;
 }
 

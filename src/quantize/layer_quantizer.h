@@ -27,9 +27,15 @@ class LayerQuantizer {
   void count_finished(const FinishedLayer& finished);
 
  private:
-  // there: where the linear's copy on the GPU is, or null.
-  void quantize_linear(Linear& linear, Linear* there, const ModuleSettings& settings, FactorCache* factors,
-                       FinishedLayer& finished);
+  // there: the linear's copy on the GPU, or null.
+  struct Work {
+    Linear& linear;
+    Linear* there = nullptr;
+    const ModuleSettings& settings;
+    FactorCache* factors = nullptr;  // null for rtn
+    bool is_last = false;            // of those that share the factors
+  };
+  void quantize_linear(const Work& work, FinishedLayer& finished);
   void enter(std::string_view phase);
   // A copy of the block on the GPU, or null without one.
   std::unique_ptr<Block> on_gpu(const Block& block) const;

@@ -22,6 +22,7 @@ struct MatrixProblem {
   GptqOptions gptq;
   bool as_autogptq = false;
   int least_zero_point = 0;  // 1 where a version 1 file is written
+  bool is_last = false;      // no other matrix of the same Hessian follows
 };
 
 // Rows of a slab. A constant, so that sums over slabs do not depend on the number of threads; 96 cuts the

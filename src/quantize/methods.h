@@ -27,8 +27,10 @@ struct QuantizedMatrix {
 // serves all.
 class FactorCache {
  public:
-  FactorCache(const OpContext& ops, const Hessian& hessian) : ops_(ops), hessian_(hessian) {}
+  FactorCache(const OpContext& ops, Hessian hessian) : ops_(ops), hessian_(std::move(hessian)) {}
   const Hessian& hessian() const { return hessian_; }
+  // Of the Hessian only its diagonal is needed from now on: no other order of columns will be asked for.
+  void forget_values() { hessian_.values = Tensor(); }
   // Null when the Hessian cannot be inverted. The latest factor only is kept.
   const InverseFactor* factor(const std::vector<int32_t>& order, const Inversion& inversion);
   // The Hessian of the latest factor, which must exist, for refine().
@@ -36,7 +38,7 @@ class FactorCache {
 
  private:
   const OpContext& ops_;
-  const Hessian& hessian_;
+  Hessian hessian_;
   std::vector<int32_t> order_;
   Inversion inversion_;
   std::optional<InverseFactor> factor_;

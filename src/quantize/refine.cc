@@ -63,7 +63,6 @@ class Refinement {
  private:
   float* values(int64_t step) { return values_.mutable_data<float>() + step * rows_; }
   float* gradient(int64_t step) { return gradient_.mutable_data<float>() + step * rows_; }
-  const float* hessian() const { return problem_.hessian->values.data<float>(); }
   int32_t group_of(int64_t step) const { return problem_.order->groups[static_cast<size_t>(step)]; }
 
   // to -= H[:, begin..end) change
@@ -92,14 +91,15 @@ class Refinement {
   // One pass over the codes of a block.
   void descend(int64_t begin, int64_t end) {
     const int64_t columns = end - begin;
+    const DampedHessian::Block hessian = problem_.hessian->block(begin);
     const GptqBlockArgs args{block_.mutable_data<float>(),
                              rows_,
                              problem_.codes + begin * rows_,
                              rows_,
                              changes_.mutable_data<float>(),
                              rows_,
-                             hessian() + begin * width_ + begin,
-                             width_,
+                             hessian.data,
+                             hessian.stride,
                              problem_.scales,
                              problem_.zero_points,
                              rows_,
@@ -117,8 +117,9 @@ class Refinement {
   // The scales of the group [first, last).
   void fit(int64_t begin, int64_t end, int64_t first, int64_t last) {
     const int64_t grid = group_of(first) * rows_;
-    fit_scales(ops_, {.hessian = hessian() + begin * (width_ + 1),
-                      .hessian_stride = width_,
+    const DampedHessian::Block hessian = problem_.hessian->block(begin);
+    fit_scales(ops_, {.hessian = hessian.data,
+                      .hessian_stride = hessian.stride,
                       .columns = end - begin,
                       .rows = rows_,
                       .first = first - begin,
@@ -148,7 +149,7 @@ RefineResult refine(const OpContext& ops, const RefineProblem& problem, int swee
 
 DampedHessian::DampedHessian(const OpContext& ops, const Hessian& source, std::span<const int32_t> columns,
                              double damp_percent)
-    : values(allocate(ops, DType::kF32, {source.width(), source.width()})) {
+    : is_band_(ops.gpu != nullptr) {
   const int64_t width = source.width();
   double mean = 0;
   for (float value : source.diagonal) mean += value / static_cast<double>(width);
@@ -160,13 +161,32 @@ DampedHessian::DampedHessian(const OpContext& ops, const Hessian& source, std::s
                        static_cast<float>(damp_percent * mean));
     added.push_back(diagonal.back() - before);
   }
-  const Tensor diagonal_there = placed(ops, diagonal), order = placed(ops, columns);
-  permute_gram(ops, source.values.data<float>(), order.data<int32_t>(), diagonal_there.data<float>(), width,
-               values.mutable_data<float>());
-  damping = zeros(ops, DType::kF32, {width});
-  const Tensor added_there = placed(ops, added);
+  damping = allocate(ops, DType::kF32, {width});
+  const Tensor added_there = placed(ops, added), diagonal_there = placed(ops, diagonal),
+               order = placed(ops, columns);
   copy(ops, damping.mutable_bytes(), added_there.bytes(), damping.byte_count());
-  packed = PackedFactor(ops, values.data<float>(), width, width, width);
+  PermuteGramArgs gram{.h = source.values.data<float>(),
+                       .order = order.data<int32_t>(),
+                       .diagonal = diagonal_there.data<float>(),
+                       .width = width,
+                       .rows = width};
+  if (is_band_) {
+    values = allocate(ops, DType::kF32, {width, kGramBand});
+    permuted_gram_band(ops, gram, values.mutable_data<float>());
+    packed = PackedFactor(ops, gram);
+  } else {
+    values = allocate(ops, DType::kF32, {width, width});
+    gram.to = values.mutable_data<float>();
+    permute_gram(ops, gram);
+    packed = PackedFactor(ops, gram.to, width, width, width);
+  }
+}
+
+DampedHessian::Block DampedHessian::block(int64_t begin) const {
+  const float* data = values.data<float>();
+  if (is_band_) return {data + begin * kGramBand + kGramBand / 2, kGramBand - 1};
+  const int64_t width = values.size(1);
+  return {data + begin * (width + 1), width};
 }
 
 }  // namespace lowbit

@@ -15,12 +15,22 @@ namespace lowbit {
 // H in the order of work with damp_percent of its mean diagonal added, zero diagonal elements replaced by
 // that mean.
 struct DampedHessian {
-  Tensor values;        // F32 [steps, steps]
+  Tensor values;        // F32 [steps, steps]; on a GPU what lies near the diagonal: permuted_gram_band
   Tensor damping;       // F32 [steps], what was added to the diagonal
   PackedFactor packed;  // values again, for products with slabs
 
   DampedHessian(const OpContext& ops, const Hessian& source, std::span<const int32_t> columns,
                 double damp_percent);
+
+  // Of up to kGramBand / 2 steps from `begin` on: element (i, j) at [i * stride + j].
+  struct Block {
+    const float* data;
+    int64_t stride;
+  };
+  Block block(int64_t begin) const;
+
+ private:
+  bool is_band_ = false;
 };
 
 // Matrices are [steps][rows], steps in the order of work; scales and zero_points [groups][rows]. All pointers

@@ -208,11 +208,21 @@ __global__ void diagonal_kernel(const float* matrix, int64_t n, float* diagonal)
   if (i < n) diagonal[i] = matrix[i * (n + 1)];
 }
 
-__global__ void permute_gram_kernel(const float* h, const int32_t* order, const float* diagonal, int64_t n,
-                                    float* to) {
+__global__ void permute_gram_kernel(PermuteGramArgs args) {
   follow_predecessor();
-  const int64_t j = int64_t{blockIdx.x} * blockDim.x + threadIdx.x, i = blockIdx.y;
-  if (j < n) to[i * n + j] = i == j ? diagonal[i] : h[order[i] * n + order[j]];
+  const int64_t j = int64_t{blockIdx.x} * blockDim.x + threadIdx.x, i = args.first + blockIdx.y;
+  if (j >= args.width) return;
+  args.to[blockIdx.y * args.width + j] =
+      i == j ? args.diagonal[i] : args.h[args.order[i] * args.width + args.order[j]];
+}
+
+__global__ void permuted_gram_band_kernel(PermuteGramArgs args, int64_t band_width, float* band) {
+  follow_predecessor();
+  const int64_t i = blockIdx.x, j = i + threadIdx.x - band_width / 2;
+  float value = 0;
+  if (j >= 0 && j < args.width)
+    value = i == j ? args.diagonal[i] : args.h[args.order[i] * args.width + args.order[j]];
+  band[i * band_width + threadIdx.x] = value;
 }
 
 __global__ void split_kernel(GpuSplitArgs args) {
@@ -340,10 +350,14 @@ void gpu_diagonal(const float* matrix, int64_t n, float* diagonal, void* stream)
   launch(diagonal_kernel, dim3(blocks_for(n, kThreads)), dim3(kThreads), 0, stream, matrix, n, diagonal);
 }
 
-void gpu_permute_gram(const float* h, const int32_t* order, const float* diagonal, int64_t n, float* to,
-                      void* stream) {
-  launch(permute_gram_kernel, dim3(blocks_for(n, kThreads), static_cast<unsigned>(n)), dim3(kThreads), 0,
-         stream, h, order, diagonal, n, to);
+void gpu_permute_gram(const PermuteGramArgs& args, void* stream) {
+  launch(permute_gram_kernel, dim3(blocks_for(args.width, kThreads), static_cast<unsigned>(args.rows)),
+         dim3(kThreads), 0, stream, args);
+}
+
+void gpu_permuted_gram_band(const PermuteGramArgs& args, int64_t band_width, float* band, void* stream) {
+  launch(permuted_gram_band_kernel, dim3(static_cast<unsigned>(args.width)),
+         dim3(static_cast<unsigned>(band_width)), 0, stream, args, band_width, band);
 }
 
 void gpu_split(const GpuSplitArgs& args, void* stream) {

@@ -54,6 +54,19 @@ void invert_upper_on_gpu(const OpContext& context, const float* c, int64_t n, fl
   }
 }
 
+// `depth` rows of a, `rows` long, as PackedFactor keeps them.
+void pack_rows(const OpContext& context, const float* a, int64_t stride, int64_t rows, int64_t depth,
+               uint16_t* to) {
+  gpu_split({.from = a,
+             .stride = stride,
+             .rows = depth,
+             .columns = rows,
+             .to = to,
+             .to_stride = split_stride(rows),
+             .parts = kHighHighLow},
+            context.gpu->stream());
+}
+
 }  // namespace
 
 // Row panels of h, each from its first column on: nearly only the upper triangle is computed.
@@ -99,14 +112,23 @@ bool inverse_cholesky_on_gpu(const OpContext& context, const float* h, int64_t n
 Tensor pack_factor_on_gpu(const OpContext& context, const float* a, int64_t stride, int64_t rows,
                           int64_t depth) {
   Tensor packed = allocate(context, DType::kBF16, {3 * depth, split_stride(rows)});
-  gpu_split({.from = a,
-             .stride = stride,
-             .rows = depth,
-             .columns = rows,
-             .to = packed.mutable_data<uint16_t>(),
-             .to_stride = packed.size(1),
-             .parts = kHighHighLow},
-            context.gpu->stream());
+  pack_rows(context, a, stride, rows, depth, packed.mutable_data<uint16_t>());
+  return packed;
+}
+
+Tensor pack_permuted_gram_on_gpu(const OpContext& context, const PermuteGramArgs& gram) {
+  constexpr int64_t kRows = 1024;
+  const int64_t width = gram.width, stride = split_stride(width);
+  Tensor packed = allocate(context, DType::kBF16, {3 * width, stride});
+  const OpScratch panel(context, static_cast<size_t>(std::min(kRows, width) * width) * sizeof(float));
+  PermuteGramArgs part = gram;
+  part.to = panel.as<float>();
+  for (part.first = 0; part.first < width; part.first += kRows) {
+    part.rows = std::min(kRows, width - part.first);
+    permute_gram(context, part);
+    pack_rows(context, part.to, width, width, part.rows,
+              packed.mutable_data<uint16_t>() + 3 * part.first * stride);
+  }
   return packed;
 }
 

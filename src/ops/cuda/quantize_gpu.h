@@ -6,6 +6,7 @@
 #include "ops/columns_args.h"
 #include "ops/fit_scales_args.h"
 #include "ops/gptq_block_args.h"
+#include "ops/gram_args.h"
 #include "tensor/dtype.h"
 
 #include <cstdint>
@@ -43,8 +44,8 @@ void gpu_fit_scales(const FitScalesArgs& args, void* stream);
 // Matrices are [n, n].
 void gpu_mirror_upper(float* matrix, int64_t n, void* stream);
 void gpu_diagonal(const float* matrix, int64_t n, float* diagonal, void* stream);
-void gpu_permute_gram(const float* h, const int32_t* order, const float* diagonal, int64_t n, float* to,
-                      void* stream);
+void gpu_permute_gram(const PermuteGramArgs& args, void* stream);
+void gpu_permuted_gram_band(const PermuteGramArgs& args, int64_t band_width, float* band, void* stream);
 // to[x][y] = from[n - 1 - y][n - 1 - x] where y >= x, otherwise zero. F32 or F64 either.
 struct GpuTurnArgs {
   const void* from = nullptr;
