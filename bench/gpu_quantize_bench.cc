@@ -22,7 +22,7 @@ namespace {
 struct Machine {
   GpuQueue queue{0};
   GpuLibraries libraries{queue};
-  Workspace workspace{0};
+  Workspace workspace{queue};
   OpContext context{nullptr, &workspace, nullptr, &queue, &libraries};
 
   template <class Body>

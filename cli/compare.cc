@@ -72,6 +72,11 @@ int run_compare(Arguments& arguments) {
   if (!arguments.data.empty()) require_file(arguments.data, "--data");
   if (!arguments.text.empty()) require_file(arguments.text, "--text");
   arguments.runtime.threads = arguments.common.threads;
+  if (arguments.runtime.kv_cache_tokens == 0) {
+    arguments.runtime.kv_cache_tokens =
+        std::max(cache_tokens(arguments.classify.batch_size, kUsualPrompt),
+                 cache_tokens(DivergenceOptions().batch_size, arguments.context));
+  }
   set_on_interrupt(OnInterrupt::kFlag);
   const Log log = progress_log();
 

@@ -22,8 +22,11 @@ struct Arguments {
   Common common;
 };
 
-LanguageModel load(Arguments& arguments, const std::string& model, const Log& log) {
+// A batch: sequences, and tokens of each.
+LanguageModel load(Arguments& arguments, const std::string& model, int64_t batch, int64_t length,
+                   const Log& log) {
   arguments.runtime.threads = arguments.common.threads;
+  if (arguments.runtime.kv_cache_tokens == 0) arguments.runtime.kv_cache_tokens = cache_tokens(batch, length);
   return LanguageModel::load(model, arguments.runtime, log);
 }
 
@@ -34,8 +37,9 @@ int run_classify(Arguments& arguments) {
   arguments.classify.predictions = arguments.predictions;
   set_on_interrupt(OnInterrupt::kFlag);
   const Log log = progress_log();
-  const ClassifyResult result =
-      classify(load(arguments, arguments.model, log), arguments.data, arguments.classify, log);
+  const LanguageModel model =
+      load(arguments, arguments.model, arguments.classify.batch_size, kUsualPrompt, log);
+  const ClassifyResult result = classify(model, arguments.data, arguments.classify, log);
   print_line(arguments.common.json ? to_json(result) : classification_text(result));
   return kOk;
 }
@@ -45,8 +49,9 @@ int run_perplexity(Arguments& arguments) {
   require_file(arguments.text, "--text");
   set_on_interrupt(OnInterrupt::kFlag);
   const Log log = progress_log();
-  const PerplexityResult result =
-      perplexity(load(arguments, arguments.model, log), arguments.text, arguments.perplexity, log);
+  const PerplexityOptions& options = arguments.perplexity;
+  const LanguageModel model = load(arguments, arguments.model, options.batch_size, options.context, log);
+  const PerplexityResult result = perplexity(model, arguments.text, options, log);
   print_line(arguments.common.json ? to_json(result) : perplexity_text(result));
   return kOk;
 }
@@ -57,9 +62,11 @@ int run_divergence(Arguments& arguments) {
   require_file(arguments.text, "--text");
   set_on_interrupt(OnInterrupt::kFlag);
   const Log log = progress_log();
-  const LanguageModel model = load(arguments, arguments.model, log),
-                      reference = load(arguments, arguments.reference, log);
-  const DivergenceResult result = divergence(model, reference, arguments.text, arguments.divergence, log);
+  const DivergenceOptions& options = arguments.divergence;
+  const LanguageModel model = load(arguments, arguments.model, options.batch_size, options.context, log),
+                      reference =
+                          load(arguments, arguments.reference, options.batch_size, options.context, log);
+  const DivergenceResult result = divergence(model, reference, arguments.text, options, log);
   print_line(arguments.common.json ? to_json(result) : divergence_text(result));
   return kOk;
 }

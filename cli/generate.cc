@@ -69,11 +69,16 @@ int run_generate(Arguments& arguments) {
                    .add("finish_reason", result.finish_reason)
                    .add("tokens_per_second", decode)
                    .add("prefill_tokens_per_second", prefill)
+                   .add("device", model.device())
+                   .add_raw("memory", to_json(model.memory()))
                    .text());
   } else {
     print("\n");
-    note(fmt::format("{} prompt tokens at {:.1f} per second, {} new tokens at {:.1f} per second, ended by {}",
-                     result.prompt_tokens, prefill, result.token_ids.size(), decode, result.finish_reason));
+    const uint64_t gpu_bytes = model.memory().gpu_peak_bytes;
+    note(fmt::format(
+        "{} prompt tokens at {:.1f} per second, {} new tokens at {:.1f} per second, ended by {}{}",
+        result.prompt_tokens, prefill, result.token_ids.size(), decode, result.finish_reason,
+        gpu_bytes > 0 ? fmt::format("; {} of GPU memory at most", bytes_text(gpu_bytes)) : ""));
   }
   return is_interrupted() ? kInterrupted : kOk;
 }

@@ -17,6 +17,8 @@ std::string default_text(const T& value) {
     return value ? "on" : "off";
   } else if constexpr (std::is_same_v<T, std::string>) {
     return value;
+  } else if constexpr (std::is_same_v<T, Bytes>) {
+    return fmt::format("{}", value.count);
   } else if constexpr (std::is_arithmetic_v<T>) {
     return fmt::format("{}", value);
   } else {
@@ -42,6 +44,11 @@ CLI::Option* add_option(CLI::App& command, const std::string& flag, const std::s
   } else if constexpr (std::is_same_v<T, std::vector<std::string>>) {
     // One value per flag: a list that takes what follows would swallow the model's path.
     return command.add_option(flag, *value, help)->type_name("TEXT")->allow_extra_args(false);
+  } else if constexpr (std::is_same_v<T, Bytes>) {
+    return command
+        .add_option_function<std::string>(
+            flag, [value](const std::string& text) { *value = parse_bytes(text); }, help)
+        ->type_name("SIZE");
   } else {
     CLI::Option* option = command.add_option(flag, *value, help)->type_name(type_text<T>());
     if constexpr (std::is_unsigned_v<T>) {  // the parser would take -1 for the largest number
@@ -54,6 +61,10 @@ CLI::Option* add_option(CLI::App& command, const std::string& flag, const std::s
 }
 
 }  // namespace
+
+int64_t cache_tokens(int64_t sequences, int64_t length) {
+  return std::clamp<int64_t>(sequences, 1, 1 << 10) * std::clamp<int64_t>(length, 1, 1 << 20);
+}
 
 std::string option_name(std::string_view field) {
   std::string name = "--" + std::string(field);

@@ -30,6 +30,11 @@ std::set<std::string> given_fields(const CLI::App& command, const Fields& fields
 // Copies the fields named in `names` between two lists of the same struct.
 void copy_fields(const Fields& from, const Fields& to, const std::set<std::string>& names);
 
+// RuntimeOptions::kv_cache_tokens for a batch of so many sequences and tokens of each, whatever was given for
+// them.
+int64_t cache_tokens(int64_t sequences, int64_t length);
+constexpr int64_t kUsualPrompt = 1024;  // a dialogue with its answer is seldom longer
+
 std::string option_name(std::string_view field);  // "--group-size"
 
 // The word of `known` that is nearest to a mistyped one; empty when none is near.

@@ -35,6 +35,7 @@ struct ClassifyResult {
   Proportion precision, recall, accuracy;
   std::optional<double> f1;
   double seconds = 0, samples_per_second = 0;
+  MemoryUse memory;  // of the model
   std::string protocol;
   std::vector<int> predictions;  // per sample: 1, 0, or -1 for unparsable
   std::vector<int> labels;
@@ -77,6 +78,7 @@ struct PerplexityResult {
   int64_t tokens = 0;                                       // scored
   int64_t windows = 0, context = 0;
   double seconds = 0;
+  MemoryUse memory;      // of the model; not counted for one of two that run side by side
   std::string protocol;  // in words
 };
 
@@ -96,6 +98,7 @@ struct DivergenceResult {
   PerplexityResult perplexity, reference_perplexity;  // of the same windows, protocol "gptq"
   int64_t tokens = 0, windows = 0, context = 0;
   double seconds = 0;
+  MemoryUse memory, reference_memory;
   std::string protocol;
 };
 

@@ -3,6 +3,8 @@
 // with unit and range. The default is the member's own.
 #pragma once
 
+#include "lowbit/bytes.h"
+
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -15,7 +17,7 @@ namespace lowbit {
 struct Field {
   std::string_view name;
   std::variant<bool*, int*, int64_t*, uint64_t*, float*, double*, std::string*, std::vector<std::string>*,
-               std::optional<bool>*>
+               std::optional<bool>*, Bytes*>
       value;
   std::string_view help;
 };

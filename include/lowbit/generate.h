@@ -1,6 +1,7 @@
 // Load a model and let it write. start here: LanguageModel::load(folder, {}), then generate().
 #pragma once
 
+#include "lowbit/bytes.h"
 #include "lowbit/chat.h"
 #include "lowbit/log.h"
 #include "lowbit/tokenizer.h"
@@ -21,7 +22,10 @@ struct RuntimeOptions {
   std::string kernel;           // force kernels: "ref", "avx2", or per op "matmul_affine=avx2,attention=ref"
   std::string kv_cache_dtype = "bfloat16";  // "bfloat16" or "float32"
   bool map_weights =
-      false;  // leave weights in the mapped file, which processes share, instead of copying them
+      false;             // leave weights in the mapped file, which processes share, instead of copying them
+  Bytes max_gpu_memory;  // of a GPU's memory that this model may take, all in all; 0: all that is free
+  int64_t kv_cache_tokens = 0;  // on a GPU: room that is kept for keys and values, in tokens over all
+                                // sequences, when it is decided which layers fit; 0: 2,048
 };
 
 struct GenerateOptions {
@@ -48,6 +52,15 @@ struct GenerateSpeed {
   int64_t prefill_tokens = 0, decode_tokens = 0;  // over all prompts of the call
 };
 
+// What a model takes. The figures of a GPU are the most at a time since it was loaded; on the CPU they are 0.
+struct MemoryUse {
+  uint64_t gpu_weight_bytes = 0, gpu_kv_cache_bytes = 0, gpu_workspace_bytes = 0;
+  uint64_t gpu_peak_bytes = 0;  // of all of them together
+  uint64_t streamed_bytes = 0;  // weights that stay in this machine's memory because they do not fit
+  uint64_t peak_rss_bytes = 0;  // of this process in this machine's memory, mapped files included
+};
+std::string to_json(const MemoryUse& use);  // an object of the fields above; those of a GPU only with one
+
 // Called for each new piece of text of prompt `index`, as it is certain (never half a character). False stops
 // that one.
 using StreamSink = std::function<bool(size_t index, std::string_view text)>;
@@ -66,6 +79,8 @@ class LanguageModel {
   GenerateOptions sampling_defaults() const;  // of generation_config.json
   int64_t context_length() const;             // max_position_embeddings
   int64_t vocab_size() const;
+  std::string device() const;  // where it runs: "cpu" or "cuda:0"
+  MemoryUse memory() const;
 
   // Continues each prompt (token ids). Prompts of different lengths run as one ragged batch and give the
   // tokens that each would give alone (when sampling: with the random stream of its place in the call).

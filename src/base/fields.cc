@@ -17,6 +17,8 @@ Json to_json(const T& value) {
     return array;
   } else if constexpr (std::is_same_v<T, std::optional<bool>>) {
     return value ? Json(*value) : Json();
+  } else if constexpr (std::is_same_v<T, Bytes>) {
+    return Json(value.count);
   } else {
     return Json(value);
   }
@@ -32,6 +34,8 @@ void from_json(T& value, const Json& json) {
     } else {
       value = json.as_bool();
     }
+  } else if constexpr (std::is_same_v<T, Bytes>) {
+    value = json.is_string() ? parse_bytes(json.as_string()) : parse_bytes(json.dump());
   } else if constexpr (std::is_integral_v<T>) {
     const int64_t number = json.as_integer();
     if (!std::in_range<T>(number)) fail(ErrorCode::kInvalidArgument, "{} is out of range", number);

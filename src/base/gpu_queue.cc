@@ -2,6 +2,7 @@
 
 #include "base/fail.h"
 #include "base/gpu.h"
+#include "lowbit/bytes.h"
 
 #if LOWBIT_CUDA
 #include <cuda_runtime_api.h>
@@ -15,34 +16,21 @@ namespace {
 
 void check(cudaError_t error, std::string_view what) {
   if (error == cudaSuccess) return;
-  const ErrorCode code = error == cudaErrorMemoryAllocation ? ErrorCode::kOutOfMemory : ErrorCode::kDevice;
-  fail(code, "{}: the GPU answers \"{}\" ({})", what, cudaGetErrorString(error), static_cast<int>(error));
+  // Only what the driver itself needs memory for (a context, a recorded graph) fails so; all else asks
+  // GpuMemory.
+  if (error == cudaErrorMemoryAllocation) {
+    fail(ErrorCode::kOutOfMemory,
+         "{}: the GPU has no memory left for it; end other programs, or use --device cpu", what);
+  }
+  fail(ErrorCode::kDevice, "{}: the GPU answers \"{}\" ({})", what, cudaGetErrorString(error),
+       static_cast<int>(error));
 }
 
 cudaStream_t of(void* stream) { return static_cast<cudaStream_t>(stream); }
 
 }  // namespace
 
-void* allocate_gpu_memory(int gpu, size_t bytes) {
-  void* memory = nullptr;
-  if (cudaSetDevice(gpu) == cudaSuccess && cudaMalloc(&memory, bytes) == cudaSuccess) return memory;
-  cudaGetLastError();  // the caller says what is missing; no error of what comes next
-  return nullptr;
-}
-
-void free_gpu_memory(int gpu, void* memory) {
-  cudaSetDevice(gpu);
-  cudaFree(memory);
-}
-
-GpuMemory gpu_memory(int gpu) {
-  size_t free_bytes = 0, total_bytes = 0;
-  check(cudaSetDevice(gpu), "choosing the GPU");
-  check(cudaMemGetInfo(&free_bytes, &total_bytes), "asking for the GPU's memory");
-  return {free_bytes, total_bytes};
-}
-
-GpuQueue::GpuQueue(int gpu) : gpu_(gpu) {
+GpuQueue::GpuQueue(int gpu, uint64_t limit) : gpu_(gpu), memory_(std::make_shared<GpuMemory>(gpu, limit)) {
   const GpuSupport& support = gpu_support();
   if (support.gpus.empty()) fail(ErrorCode::kDevice, "no GPU can be used: {}", support.problem);
   const int count = static_cast<int>(support.gpus.size());
@@ -51,6 +39,12 @@ GpuQueue::GpuQueue(int gpu) : gpu_(gpu) {
   }
   const std::string& problem = support.gpus[static_cast<size_t>(gpu)].problem;
   if (!problem.empty()) fail(ErrorCode::kDevice, "GPU cuda:{} cannot be used: {}", gpu, problem);
+  open();
+}
+
+GpuQueue::GpuQueue(const GpuQueue& other, Beside) : gpu_(other.gpu_), memory_(other.memory_) { open(); }
+
+void GpuQueue::open() {
   make_current();
   cudaStream_t stream;
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a queue on the GPU");
@@ -65,17 +59,33 @@ GpuQueue::~GpuQueue() {
 
 void GpuQueue::make_current() const { check(cudaSetDevice(gpu_), "choosing the GPU"); }
 
+namespace {
+
+void queue_copy(const GpuQueue& queue, void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+  constexpr const char* kWhat[] = {"", "copying to the GPU", "copying from the GPU", "copying on the GPU"};
+  queue.make_current();
+  check(cudaMemcpyAsync(to, from, bytes, kind, of(queue.stream())), kWhat[kind]);
+}
+
+}  // namespace
+
+void GpuQueue::queue_copy_in(void* to_gpu, const void* from, size_t bytes) {
+  queue_copy(*this, to_gpu, from, bytes, cudaMemcpyHostToDevice);
+}
+
+void GpuQueue::queue_copy_out(void* to, const void* from_gpu, size_t bytes) {
+  queue_copy(*this, to, from_gpu, bytes, cudaMemcpyDeviceToHost);
+}
+
 void GpuQueue::copy_in(void* to_gpu, const void* from, size_t bytes) {
-  make_current();
-  check(cudaMemcpyAsync(to_gpu, from, bytes, cudaMemcpyHostToDevice, of(stream_)), "copying to the GPU");
+  queue_copy_in(to_gpu, from, bytes);
   // What is not pinned is staged by the driver before it returns, or else this waits: either way `from` is
   // free.
   wait("copying to the GPU");
 }
 
 void GpuQueue::copy_out(void* to, const void* from_gpu, size_t bytes) {
-  make_current();
-  check(cudaMemcpyAsync(to, from_gpu, bytes, cudaMemcpyDeviceToHost, of(stream_)), "copying from the GPU");
+  queue_copy_out(to, from_gpu, bytes);
   wait("copying from the GPU");
 }
 
@@ -152,11 +162,17 @@ void GpuEvent::wait(std::string_view what) {
   check(cudaEventSynchronize(static_cast<cudaEvent_t>(event_)), what);
 }
 
+void GpuEvent::hold(GpuQueue& other) {
+  other.make_current();
+  check(cudaStreamWaitEvent(of(other.stream()), static_cast<cudaEvent_t>(event_), 0), "waiting for an event");
+}
+
 PinnedMemory::PinnedMemory(size_t bytes) {
-  if (cudaHostAlloc(&data_, bytes, cudaHostAllocMapped) != cudaSuccess) {
-    cudaGetLastError();
-    fail(ErrorCode::kOutOfMemory, "{} bytes of pinned memory are not to be had", bytes);
-  }
+  const cudaError_t error = cudaHostAlloc(&data_, bytes, cudaHostAllocMapped);
+  if (error == cudaSuccess) return;
+  cudaGetLastError();
+  if (error != cudaErrorMemoryAllocation) check(error, "taking pinned memory");
+  fail(ErrorCode::kOutOfMemory, "{} of pinned memory are not to be had", bytes_text(bytes));
 }
 
 PinnedMemory::~PinnedMemory() { cudaFreeHost(data_); }
@@ -170,17 +186,19 @@ GpuEvent::GpuEvent(GpuQueue& queue) : queue_(queue) {}
 GpuEvent::~GpuEvent() = default;
 void GpuEvent::record() {}
 void GpuEvent::wait(std::string_view) {}
+void GpuEvent::hold(GpuQueue&) {}
 PinnedMemory::PinnedMemory(size_t) {}
 PinnedMemory::~PinnedMemory() = default;
 
-void* allocate_gpu_memory(int, size_t) { return nullptr; }
-void free_gpu_memory(int, void*) {}
-GpuMemory gpu_memory(int) { return {}; }
-GpuQueue::GpuQueue(int gpu) : gpu_(gpu) {
+GpuQueue::GpuQueue(int gpu, uint64_t) : gpu_(gpu) {
   fail(ErrorCode::kDevice, "no GPU can be used: {}", gpu_support().problem);
 }
 GpuQueue::~GpuQueue() = default;
+GpuQueue::GpuQueue(const GpuQueue& other, Beside) : gpu_(other.gpu_), memory_(other.memory_) {}
+void GpuQueue::open() {}
 void GpuQueue::make_current() const {}
+void GpuQueue::queue_copy_in(void*, const void*, size_t) {}
+void GpuQueue::queue_copy_out(void*, const void*, size_t) {}
 void GpuQueue::copy_in(void*, const void*, size_t) {}
 void GpuQueue::copy_out(void*, const void*, size_t) {}
 void GpuQueue::copy_within(void*, const void*, size_t) {}

@@ -3,9 +3,10 @@
 #pragma once
 
 #include "base/function_ref.h"
+#include "base/gpu_memory.h"
 
 #include <cstddef>
-#include <cstdint>
+#include <memory>
 #include <string_view>
 
 namespace lowbit {
@@ -18,29 +19,29 @@ constexpr bool kHasCuda = true;
 constexpr bool kHasCuda = false;
 #endif
 
-// Memory of a GPU (index as in base/gpu.h), aligned to 256 bytes, not initialised; null when it is not to be
-// had.
-void* allocate_gpu_memory(int gpu, size_t bytes);
-void free_gpu_memory(int gpu, void* memory);
-
-struct GpuMemory {
-  uint64_t free_bytes = 0, total_bytes = 0;
-};
-GpuMemory gpu_memory(int gpu);
-
 class GpuQueue {
  public:
-  explicit GpuQueue(int gpu);  // kDevice: why this GPU cannot be used
+  // kDevice: why this GPU cannot be used. limit: of what may be taken of its memory, in bytes; 0: none.
+  explicit GpuQueue(int gpu, uint64_t limit = 0);
+  // A second queue of the same GPU, which works beside the first one and shares its memory.
+  enum class Beside { kIt };
+  GpuQueue(const GpuQueue& other, Beside);
   ~GpuQueue();
   GpuQueue(const GpuQueue&) = delete;
   GpuQueue& operator=(const GpuQueue&) = delete;
 
   int gpu() const { return gpu_; }
   void* stream() const { return stream_; }  // a cudaStream_t
+  GpuMemory& memory() const { return *memory_; }
+  const std::shared_ptr<GpuMemory>& shared_memory() const { return memory_; }
 
   // Both are done with this machine's memory when they return. They report what failed before them: kDevice.
   void copy_in(void* to_gpu, const void* from, size_t bytes);
   void copy_out(void* to, const void* from_gpu, size_t bytes);
+  // Only queued. This machine's side must stay until it is done, and should be pinned: otherwise the copy is
+  // slow, and the call waits for it.
+  void queue_copy_in(void* to_gpu, const void* from, size_t bytes);
+  void queue_copy_out(void* to, const void* from_gpu, size_t bytes);
   // Queued only.
   void copy_within(void* to, const void* from, size_t bytes);
   struct Rows {
@@ -54,8 +55,30 @@ class GpuQueue {
   void make_current() const;  // for this thread
 
  private:
+  void open();
+
   int gpu_;
+  std::shared_ptr<GpuMemory> memory_;
   void* stream_ = nullptr;
+};
+
+// Until the end of its life memory is taken for this purpose. No queue: nothing.
+class GpuPhase {
+ public:
+  GpuPhase(GpuQueue* queue, const GpuPurpose& purpose) : memory_(queue ? &queue->memory() : nullptr) {
+    if (!memory_) return;
+    before_ = memory_->purpose();
+    memory_->set_purpose(purpose);
+  }
+  ~GpuPhase() {
+    if (memory_) memory_->set_purpose(before_);
+  }
+  GpuPhase(const GpuPhase&) = delete;
+  GpuPhase& operator=(const GpuPhase&) = delete;
+
+ private:
+  GpuMemory* memory_;
+  GpuPurpose before_;
 };
 
 // What `body` queues, recorded once and queued again as often as wanted by one call. While it is recorded
@@ -84,6 +107,8 @@ class GpuEvent {
 
   void record();
   void wait(std::string_view what);  // kDevice
+  // What `other` gets from now on waits for what was recorded last.
+  void hold(GpuQueue& other);
 
  private:
   GpuQueue& queue_;

@@ -184,6 +184,7 @@ ClassifyResult classify(const LanguageModel& model, const std::filesystem::path&
     result.predictions.push_back(label ? (*label ? 1 : 0) : -1);
   }
   score(result, options.unparsable);
+  result.memory = model.memory();
   result.samples_per_second = result.seconds > 0 ? static_cast<double>(total) / result.seconds : 0;
   result.protocol = fmt::format(
       "one chat prompt per dialogue (the model's own template, the last assistant turn left out), greedy "

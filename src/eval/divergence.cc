@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstring>
 
 namespace lowbit {
 namespace {
@@ -119,6 +118,12 @@ DivergenceResult divergence(const LanguageModel& model, const LanguageModel& ref
                             const Log& log) {
   validate(options);
   check_same_vocabulary(model, reference);
+  if (model.device() != reference.device()) {
+    fail(ErrorCode::kUnsupported,
+         "the model runs on {}, its reference on {}: give --device cpu or --device cuda, so that both run on "
+         "one",
+         model.device(), reference.device());
+  }
   check_context(model, options.context);
   check_context(reference, options.context);
   const std::vector<int32_t> ids = load_text_ids(model.tokenizer(), text);
@@ -133,15 +138,15 @@ DivergenceResult divergence(const LanguageModel& model, const LanguageModel& ref
   const size_t batch = static_cast<size_t>(std::min(options.batch_size, total));
   const size_t width = static_cast<size_t>(ours.model.config().hidden_size);
   const size_t window_floats = static_cast<size_t>(options.context) * width;
-  const Scratch kept = ours.workspace.take(batch * window_floats * sizeof(float));
+  const Scratch kept = ours.workspace->take(batch * window_floats * sizeof(float));
   log.report({.phase = "divergence", .done = 0, .total = total});
   for (size_t first = 0; first < plan.windows.size(); first += batch) {
     const std::span<const std::vector<int32_t>> windows =
         std::span(plan.windows).subspan(first, std::min(batch, plan.windows.size() - first));
     forward_windows(ours.model, ours.ops(), windows, options.batch_size, ours.cache_dtype,
                     [&](size_t window, const float* hidden) {
-                      std::memcpy(kept.as<float>() + window * window_floats, hidden,
-                                  window_floats * sizeof(float));
+                      float* const to = kept.as<float>() + window * window_floats;
+                      copy(ours.ops(), to, hidden, window_floats * sizeof(float));
                     });
     forward_windows(
         theirs.model, theirs.ops(), windows, options.batch_size, theirs.cache_dtype,
@@ -154,6 +159,8 @@ DivergenceResult divergence(const LanguageModel& model, const LanguageModel& ref
   }
 
   DivergenceResult result;
+  result.memory = model.memory();
+  result.reference_memory = reference.memory();
   result.tokens = sums.kl_mean.count();
   result.mean_kl = sums.kl_mean.mean();
   result.standard_error = sums.kl_mean.standard_error();

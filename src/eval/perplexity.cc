@@ -29,7 +29,9 @@ PerplexityResult perplexity(const LanguageModel& model, const std::filesystem::p
       });
 
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return perplexity_of(nll, plan, options.context, seconds);
+  PerplexityResult result = perplexity_of(nll, plan, options.context, seconds);
+  result.memory = model.memory();
+  return result;
 }
 
 }  // namespace lowbit

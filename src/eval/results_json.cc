@@ -10,6 +10,8 @@ Json interval(const Proportion& proportion) {
   return Json(Json::Array{Json(proportion.low), Json(proportion.high)});
 }
 
+Json memory_json(const MemoryUse& memory) { return parse_json(to_json(memory), "memory"); }
+
 Json flips_json(const Flips& flips) {
   Json json = Json::object();
   json.set("became_wrong", flips.became_wrong);
@@ -37,6 +39,7 @@ std::string to_json(const ClassifyResult& result) {
   json.set("accuracy_interval", interval(result.accuracy));
   json.set("seconds", result.seconds);
   json.set("samples_per_second", result.samples_per_second);
+  json.set("memory", memory_json(result.memory));
   json.set("protocol", result.protocol);
   return json.dump(2);
 }
@@ -50,6 +53,7 @@ std::string to_json(const PerplexityResult& result) {
   json.set("windows", result.windows);
   json.set("context", result.context);
   json.set("seconds", result.seconds);
+  if (result.memory.peak_rss_bytes > 0) json.set("memory", memory_json(result.memory));
   json.set("protocol", result.protocol);
   return json.dump(2);
 }
@@ -70,6 +74,8 @@ std::string to_json(const DivergenceResult& result) {
   json.set("windows", result.windows);
   json.set("context", result.context);
   json.set("seconds", result.seconds);
+  json.set("memory", memory_json(result.memory));
+  json.set("reference_memory", memory_json(result.reference_memory));
   json.set("protocol", result.protocol);
   return json.dump(2);
 }

@@ -71,6 +71,10 @@ class Block {
   std::vector<Linear>& linears() { return linears_; }
   const std::vector<Linear>& linears() const { return linears_; }
 
+  // Whether what a run queues on a GPU finds the same weights in the same place each time, so that it can be
+  // recorded.
+  virtual bool has_fixed_weights() const { return true; }
+
   // All stages. hidden: F32 [tokens, hidden_size], in and out.
   virtual void run(const StepInput& step, float* hidden) const;
 

@@ -4,6 +4,7 @@
 #include "model/decoder_block.h"
 #include "ops/fused.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace lowbit {
@@ -42,6 +43,11 @@ Model Model::create(const Json& config, const NamedWeights& weights) {
     model.head_ = reader.linear(head, shape.vocab_size, shape.hidden_size, false);
   }
   return model;
+}
+
+bool Model::has_fixed_weights() const {
+  return std::all_of(blocks_.begin(), blocks_.end(),
+                     [](const auto& block) { return block->has_fixed_weights(); });
 }
 
 void Model::embed(const OpContext& ops, const TokenIds& tokens, float* hidden) const {

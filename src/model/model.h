@@ -22,6 +22,11 @@ class Model {
   Block& block(int64_t layer) { return *blocks_[static_cast<size_t>(layer)]; }
   const Block& block(int64_t layer) const { return *blocks_[static_cast<size_t>(layer)]; }
 
+  void set_block(int64_t layer, std::unique_ptr<Block> block) {
+    blocks_[static_cast<size_t>(layer)] = std::move(block);
+  }
+  bool has_fixed_weights() const;  // of all blocks, see there
+
   const Weight& embedding_table() const { return embedding_; }
   Linear& head() { return head_; }  // shares the embedding's storage when tied
   const Linear& head() const { return head_; }

@@ -19,7 +19,7 @@ constexpr bool kKeepsBuffers = true;
 
 Scratch::~Scratch() {
   if (!data_) return;
-  if (!kKeepsBuffers && owner_->device_ < 0) {
+  if (!kKeepsBuffers && !owner_->gpu_) {
     free_memory(data_, capacity_);
     return;
   }
@@ -36,17 +36,16 @@ void Workspace::release() {
 }
 
 void Workspace::free_buffer(void* data, size_t capacity) {
-  if (device_ < 0) {
-    free_memory(data, capacity);
+  if (gpu_) {
+    gpu_->free(data);
   } else {
-    free_gpu_memory(device_, data);
+    free_memory(data, capacity);
   }
 }
 
 Scratch Workspace::take(size_t bytes) {
   constexpr size_t kAlignment = 64;
-  const size_t capacity =
-      kKeepsBuffers || device_ >= 0 ? (bytes + kAlignment) / kAlignment * kAlignment : bytes;
+  const size_t capacity = kKeepsBuffers || gpu_ ? (bytes + kAlignment) / kAlignment * kAlignment : bytes;
   {
     // The smallest idle buffer that is large enough, but not one many times too large: that would be missing
     // later.
@@ -63,23 +62,21 @@ Scratch Workspace::take(size_t bytes) {
       return scratch;
     }
   }
-  void* data = device_ < 0 ? allocate_memory(capacity) : allocate_gpu_memory(device_, capacity);
-  if (!data && device_ >= 0) {
-    release();  // buffers of other sizes
-    data = allocate_gpu_memory(device_, capacity);
+  if (gpu_) {
+    void* data = gpu_->try_allocate(capacity, GpuUse::kWork);
     if (!data) {
-      fail(ErrorCode::kOutOfMemory,
-           "{} bytes of scratch memory are not to be had on GPU cuda:{}, which has {} free", capacity,
-           device_, gpu_memory(device_).free_bytes);
+      release();  // buffers of other sizes
+      data = gpu_->allocate(capacity, GpuUse::kWork);
     }
+    return Scratch(this, data, capacity);
   }
+  void* const data = allocate_memory(capacity);
   if (!data) fail(ErrorCode::kOutOfMemory, "{} bytes of scratch memory are not to be had", capacity);
   return Scratch(this, data, capacity);
 }
 
 Tensor allocate(const OpContext& context, DType dtype, Shape shape) {
-  return context.gpu ? Tensor::allocate_on(context.gpu->gpu(), dtype, std::move(shape))
-                     : Tensor::allocate(dtype, std::move(shape));
+  return Tensor::allocate_on(context.gpu, dtype, std::move(shape));
 }
 
 Tensor zeros(const OpContext& context, DType dtype, Shape shape) {

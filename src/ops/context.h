@@ -42,7 +42,8 @@ class Scratch {
 // Keeps buffers between ops, so that a decode step allocates nothing.
 class Workspace {
  public:
-  explicit Workspace(int device = -1) : device_(device) {}  // as Tensor's
+  Workspace() = default;  // this machine's memory
+  explicit Workspace(GpuQueue& gpu) : gpu_(gpu.shared_memory()) {}
   ~Workspace();
   Scratch take(size_t bytes);  // kOutOfMemory
   void release();              // frees all idle buffers
@@ -51,7 +52,7 @@ class Workspace {
   friend class Scratch;
   void free_buffer(void* data, size_t capacity);
 
-  int device_;
+  std::shared_ptr<GpuMemory> gpu_;  // or null
   std::mutex mutex_;
   std::vector<std::pair<size_t, void*>> idle_;
 };

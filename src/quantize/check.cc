@@ -1,7 +1,7 @@
 #include "quantize/check.h"
 
 #include "base/fail.h"
-#include "ops/cuda/matmul_gpu.h"
+#include "ops/cuda/weights_gpu.h"
 #include "ops/softmax.h"
 #include "quantize/source_model.h"
 #include "runtime/forward.h"

@@ -23,7 +23,8 @@ class GpuMethod : public ::testing::Test {
     queue_.emplace(0);
     libraries_.emplace(*queue_);
     if (!libraries_->solver_problem().empty()) GTEST_SKIP() << libraries_->solver_problem();
-    gpu_ = {&machine_.pool, &workspace_, nullptr, &*queue_, &*libraries_};
+    workspace_.emplace(*queue_);
+    gpu_ = {&machine_.pool, &*workspace_, nullptr, &*queue_, &*libraries_};
   }
   // On the BF16 numbers that both get.
   Hessian hessian_there(const Tensor& x) {
@@ -34,8 +35,8 @@ class GpuMethod : public ::testing::Test {
   }
 
   Machine machine_;
-  Workspace workspace_{0};
   std::optional<GpuQueue> queue_;
+  std::optional<Workspace> workspace_;
   std::optional<GpuLibraries> libraries_;
   OpContext gpu_;
 };

@@ -2,7 +2,7 @@
 
 #include "base/fail.h"
 #include "format/affine.h"
-#include "ops/cuda/matmul_gpu.h"
+#include "ops/cuda/weights_gpu.h"
 
 #include <chrono>
 

@@ -71,12 +71,13 @@ class Run {
         device_(choose_device(options.device, cpu_only(options), log)),
         kernels_(parse_kernel_choice(options.kernel)),
         threads_(options.threads),
-        workspace_(device_),
+        gpu_(device_ == kHost ? nullptr : std::make_unique<GpuQueue>(device_)),
+        workspace_(gpu_ ? Workspace(*gpu_) : Workspace()),
         source_(load_source(model)),
         settings_(resolve_settings(source_.model, options_)) {
-    if (device_ == kHost) return;
-    gpu_ = std::make_unique<GpuQueue>(device_);
-    if constexpr (kHasCuda) libraries_ = std::make_shared<GpuLibraries>(*gpu_);
+    if constexpr (kHasCuda) {
+      if (gpu_) libraries_ = std::make_shared<GpuLibraries>(*gpu_);
+    }
   }
 
   // given: null to read options.calibration.data.

@@ -14,6 +14,16 @@ std::string percent_interval(const Proportion& proportion) {
                      proportion.high * 100);
 }
 
+// What the model took of a GPU, if it ran there.
+void add_memory(TextTable& table, const MemoryUse& use) {
+  if (use.gpu_peak_bytes == 0) return;
+  std::string text = fmt::format("{} at most: weights {}, keys and values {}, workspaces {}",
+                                 bytes_text(use.gpu_peak_bytes), bytes_text(use.gpu_weight_bytes),
+                                 bytes_text(use.gpu_kv_cache_bytes), bytes_text(use.gpu_workspace_bytes));
+  if (use.streamed_bytes > 0) text += fmt::format("; {} more are streamed", bytes_text(use.streamed_bytes));
+  table.add({"GPU memory", std::move(text)});
+}
+
 // The same module of all layers that was treated the same way.
 struct ModuleKind {
   std::string pattern, method, note;
@@ -72,6 +82,7 @@ std::string classification_text(const ClassifyResult& result) {
   table.add({"recall", percent_interval(result.recall)});
   table.add({"F1", share_text(result.f1)});
   table.add({"accuracy", percent_interval(result.accuracy)});
+  add_memory(table, result.memory);
   return table.text() + wrapped("protocol:", result.protocol);
 }
 
@@ -86,6 +97,7 @@ std::string perplexity_text(const PerplexityResult& result) {
   table.add(
       {"time", fmt::format("{}, {:.0f} tokens per second", seconds_text(result.seconds),
                            result.seconds > 0 ? static_cast<double>(result.tokens) / result.seconds : 0)});
+  add_memory(table, result.memory);
   return table.text() + wrapped("protocol:", result.protocol);
 }
 
@@ -105,6 +117,7 @@ std::string divergence_text(const DivergenceResult& result) {
   table.add({"tokens", fmt::format("{} positions in {} windows of {}", count_text(result.tokens),
                                    count_text(result.windows), result.context)});
   table.add({"time", seconds_text(result.seconds)});
+  add_memory(table, result.memory);
   return table.text() + wrapped("protocol:", result.protocol);
 }
 

@@ -58,14 +58,6 @@ std::string TextTable::text() const {
   return out;
 }
 
-std::string bytes_text(uint64_t bytes) {
-  const double value = static_cast<double>(bytes);
-  if (bytes < 1000) return fmt::format("{} B", bytes);
-  if (bytes < 1000000) return fmt::format("{:.1f} kB", value / 1e3);
-  if (bytes < 1000000000) return fmt::format("{:.1f} MB", value / 1e6);
-  return fmt::format("{:.2f} GB", value / 1e9);
-}
-
 std::string count_text(int64_t count) {
   std::string digits = fmt::format("{}", count < 0 ? -count : count);
   for (size_t at = digits.size(); at > 3;) digits.insert(at -= 3, 1, ',');

@@ -1,6 +1,8 @@
 // Plain text tables and numbers in the units that people read.
 #pragma once
 
+#include "lowbit/bytes.h"
+
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -25,7 +27,6 @@ class TextTable {
 
 size_t display_width(std::string_view utf8);
 
-std::string bytes_text(uint64_t bytes);              // "98.4 MB", MB = 10^6 bytes
 std::string count_text(int64_t count);               // "134,515,008"
 std::string seconds_text(double seconds);            // "0.42 s", "3 min 20 s", "2 h 5 min"
 std::string fixed_text(double value, int decimals);  // "-" when not finite

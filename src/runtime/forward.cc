@@ -6,8 +6,18 @@
 #include <cstring>
 
 namespace lowbit {
+namespace {
 
-KvCache::KvCache(const ModelConfig& config, int64_t sequences, int64_t capacity, DType dtype, int device)
+constexpr std::string_view kCacheHelps =
+    "use a smaller --batch-size or --context, or fewer --max-new-tokens; or more --kv-cache-tokens, for "
+    "which "
+    "layers are streamed";
+constexpr std::string_view kForwardHelps =
+    "use a smaller --batch-size or --context, or more --kv-cache-tokens, for which layers are streamed";
+
+}  // namespace
+
+KvCache::KvCache(const ModelConfig& config, int64_t sequences, int64_t capacity, DType dtype, GpuQueue* gpu)
     : sequences_(sequences),
       capacity_(capacity),
       kv_heads_(config.kv_heads),
@@ -15,7 +25,11 @@ KvCache::KvCache(const ModelConfig& config, int64_t sequences, int64_t capacity,
       lengths_(static_cast<size_t>(sequences), 0) {
   const int64_t part = config.kv_heads * capacity * config.head_dim;
   part_bytes_ = part * static_cast<int64_t>(dtype_size(dtype));
-  storage_ = Tensor::allocate_on(device, dtype, {config.layers, sequences, 2, part});
+  const GpuPhase phase(gpu, {.use = GpuUse::kCache,
+                             .what = "the keys and values",
+                             .tokens = sequences * capacity,
+                             .helps = kCacheHelps});
+  storage_ = Tensor::allocate_on(gpu, dtype, {config.layers, sequences, 2, part});
 }
 
 uint64_t KvCache::bytes_per_token(const ModelConfig& config, DType dtype) {
@@ -60,6 +74,10 @@ StepData::StepData(const OpContext& ops, std::span<const SequenceTokens> batch, 
   positions_there_ = reinterpret_cast<const int32_t*>(there_->as<char>() + positions_at);
 }
 
+GpuPurpose forward_purpose(int64_t tokens) {
+  return {.use = GpuUse::kWork, .what = "a forward pass", .tokens = tokens, .helps = kForwardHelps};
+}
+
 void forward_step(const Model& model, const OpContext& ops, const RopeTable& rope, const StepData& data,
                   MatmulMode mode, const KvCache& cache, float* hidden) {
   model.embed(ops, data.ids(), hidden);
@@ -92,12 +110,14 @@ void forward_windows(const Model& model, const OpContext& ops, std::span<const s
   size_t longest = 0;
   for (const auto& window : windows) longest = std::max(longest, window.size());
   if (longest == 0) return;
+  const GpuPhase phase(ops.gpu,
+                       forward_purpose(std::min<int64_t>(batch_size, static_cast<int64_t>(windows.size())) *
+                                       static_cast<int64_t>(longest)));
   const RopeTable rope = model.rope_table(ops, static_cast<int64_t>(longest));
   const int64_t width = model.config().hidden_size;
   batch_size = std::clamp<int64_t>(batch_size, 1, static_cast<int64_t>(windows.size()));
   // One layer's caches would do; a whole cache keeps this the same code as generation.
-  KvCache cache(model.config(), batch_size, static_cast<int64_t>(longest), cache_dtype,
-                ops.gpu ? ops.gpu->gpu() : kHost);
+  KvCache cache(model.config(), batch_size, static_cast<int64_t>(longest), cache_dtype, ops.gpu);
   for (size_t first = 0; first < windows.size(); first += static_cast<size_t>(batch_size)) {
     const size_t count = std::min(static_cast<size_t>(batch_size), windows.size() - first);
     std::vector<SequenceTokens> batch;

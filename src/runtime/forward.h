@@ -14,8 +14,9 @@ namespace lowbit {
 // head_dim].
 class KvCache {
  public:
-  // device: as Tensor's.
-  KvCache(const ModelConfig& config, int64_t sequences, int64_t capacity, DType dtype, int device = kHost);
+  // gpu: in whose memory; null: this machine's.
+  KvCache(const ModelConfig& config, int64_t sequences, int64_t capacity, DType dtype,
+          GpuQueue* gpu = nullptr);
 
   static uint64_t bytes_per_token(const ModelConfig& config, DType dtype);  // of all layers
 
@@ -64,6 +65,9 @@ class StepData {
   const int32_t *ids_there_ = nullptr, *positions_there_ = nullptr;
   int32_t* arrivals_there_ = nullptr;
 };
+
+// What a GPU's memory is taken for by whoever runs so many tokens.
+GpuPurpose forward_purpose(int64_t tokens);
 
 // Embedding and all blocks; hidden: [tokens, hidden_size]. The cache's lengths are not changed.
 void forward_step(const Model& model, const OpContext& ops, const RopeTable& rope, const StepData& data,

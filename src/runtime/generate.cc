@@ -38,7 +38,7 @@ class Generation {
         context_(state.model.config().max_positions),
         capacity_(capacity()),
         cache_(state.model.config(), static_cast<int64_t>(prompts.size()), capacity_, state.cache_dtype,
-               state.device),
+               ops_.gpu),
         rope_(state.model.rope_table(ops_, capacity_)) {
     for (size_t i = 0; i < prompts.size(); ++i) {
       answers_.emplace_back(state.tokenizer ? &*state.tokenizer : nullptr, options, i, stream);
@@ -85,6 +85,7 @@ class Generation {
         rows += static_cast<int64_t>(count);
         done[i] += count;
       }
+      const GpuPhase phase(ops_.gpu, forward_purpose(rows));
       const Scratch hidden = ops_.workspace->take(static_cast<size_t>(rows * width) * sizeof(float));
       forward(state_.model, ops_, rope_, batch, MatmulMode::kPrefill, cache_, hidden.as<float>());
       int64_t row = 0;
@@ -162,6 +163,7 @@ class Generation {
     if (batch.empty()) return false;
     const std::vector<size_t> active = sequences_of(batch);
     const int64_t width = state_.model.config().hidden_size;
+    const GpuPhase phase(ops_.gpu, forward_purpose(static_cast<int64_t>(active.size())));
     const Scratch hidden = ops_.workspace->take(active.size() * static_cast<size_t>(width) * sizeof(float));
     forward(state_.model, ops_, rope_, batch, MatmulMode::kDecode, cache_, hidden.as<float>());
     choose(active, hidden.as<float>());
@@ -174,6 +176,7 @@ class Generation {
   bool decode_on_gpu(int64_t& tokens) {
     const std::vector<SequenceTokens> batch = active_batch();
     if (batch.empty()) return false;
+    const GpuPhase phase(ops_.gpu, forward_purpose(static_cast<int64_t>(batch.size())));
     const std::vector<size_t> sequences = sequences_of(batch);
     GpuDecoder decoder(state_.model, ops_, rope_, batch, cache_, rule_, sampled_rows(sequences).rows);
     for (size_t left = batch.size(); 2 * left > batch.size();) {

@@ -17,7 +17,7 @@ GpuDecoder::GpuDecoder(const Model& model, const OpContext& ops, const RopeTable
                        std::span<const SequenceTokens> batch, KvCache& cache, const SamplingRule& rule,
                        std::span<const SamplingRow> rows)
     : model_(model),
-      workspace_(ops.gpu->gpu()),
+      workspace_(*ops.gpu),
       ops_(with_workspace(ops, workspace_)),
       rope_(rope),
       cache_(cache),
@@ -56,7 +56,8 @@ void GpuDecoder::queue_step() {
 }
 
 void GpuDecoder::launch() {
-  if (launched_ < kPlainSteps) {
+  // A step that waits for layers to be copied takes longer than queueing its kernels: nothing to gain there.
+  if (launched_ < kPlainSteps || !model_.has_fixed_weights()) {
     queue_step();
   } else {
     if (!graph_) graph_ = std::make_unique<GpuGraph>(*ops_.gpu, [this] { queue_step(); });

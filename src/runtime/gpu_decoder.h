@@ -1,5 +1,6 @@
-// Decoding on a GPU without the host in the way: a step, sampling with it, is one recorded graph that takes
-// its tokens from the step before, and the host reads them while the next step runs.
+// Decoding on a GPU without the host in the way: a step, sampling with it, is one recorded graph (but where
+// layers are streamed) that takes its tokens from the step before, and the host reads them while the next
+// step runs.
 #pragma once
 
 #include "ops/sampling.h"

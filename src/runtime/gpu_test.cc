@@ -1,9 +1,11 @@
 // The demo model on a GPU beside the CPU.
 #include "base/gpu.h"
 
+#include "checkpoint/checkpoint.h"
 #include "lowbit/generate.h"
 #include "ops/sampling.h"
 #include "runtime/forward.h"
+#include "runtime/gpu_placement.h"
 #include "runtime/language_model.h"
 #include "runtime/sampler.h"
 #include "support.h"
@@ -72,7 +74,7 @@ std::vector<std::vector<int32_t>> sampled_on_host(const LanguageModel& model,
   const int64_t capacity = static_cast<int64_t>(longest) + options.max_new_tokens;
   const int64_t count = static_cast<int64_t>(prompts.size());
   const RopeTable rope = state.model.rope_table(ops, capacity);
-  KvCache cache(state.model.config(), count, capacity, state.cache_dtype, state.device);
+  KvCache cache(state.model.config(), count, capacity, state.cache_dtype, state.gpu.get());
   const SamplingRule rule = sampling_rule(options);
   std::vector<std::vector<int32_t>> previous = prompts, answers(prompts.size());
   std::vector<uint64_t> random;
@@ -158,6 +160,117 @@ TEST_F(GpuModel, SaysWhatTheCpuSays) {
   int same = 0;
   for (size_t i = 0; i < ids.size(); ++i) same += a[i] == b[i];
   EXPECT_GE(same, 4) << "of " << ids.size();
+}
+
+// Demo models that get exactly the memory in which so many layers must be streamed.
+class GpuStreaming : public GpuModel {
+ protected:
+  static constexpr int64_t kTokens = 1024;
+
+  static GpuSizes sizes() {
+    const Checkpoint checkpoint = read_checkpoint(LOWBIT_SOURCE_DIR "/demo/model");
+    Model model = Model::create(checkpoint.config, checkpoint.weights);
+    return gpu_sizes(model, DType::kBF16, kTokens);
+  }
+  LanguageModel load_streamed(int64_t streamed, const std::string& device = "cuda") {
+    return load_within(plan_with_streamed(sizes(), streamed).needed_bytes, device);
+  }
+  LanguageModel load_within(uint64_t bytes, const std::string& device = "cuda") {
+    log_.clear();
+    Log log;
+    log.message = [this](LogLevel, std::string_view text) { log_ += std::string(text) + "\n"; };
+    return LanguageModel::load(LOWBIT_SOURCE_DIR "/demo/model",
+                               {.device = device, .max_gpu_memory = bytes, .kv_cache_tokens = kTokens}, log);
+  }
+
+  std::string log_;
+};
+
+TEST_F(GpuStreaming, GivesTheSameTokensGreedyAndSampled) {
+  const LanguageModel whole = load("cuda");
+  const auto ids = prompts(whole);
+  const GenerateOptions greedy{.max_new_tokens = 40, .ignore_eos = true},
+      sampled{.max_new_tokens = 20, .temperature = 0.8f, .top_k = 20, .seed = 7, .ignore_eos = true};
+  const auto expected = tokens_of(whole.generate(ids, greedy)),
+             expected_sampled = tokens_of(whole.generate(ids, sampled));
+  for (int64_t streamed : {0, 3, 4, 5}) {
+    const LanguageModel model = load_streamed(streamed);
+    EXPECT_EQ(log_.find(fmt::format("{} of 5 layers do not fit", streamed)) != log_.npos, streamed > 0)
+        << log_;
+    EXPECT_EQ(tokens_of(model.generate(ids, greedy)), expected) << streamed;
+    EXPECT_EQ(tokens_of(model.generate(ids, sampled)), expected_sampled) << streamed;
+    EXPECT_EQ(tokens_of(model.generate({ids[1]}, greedy))[0], expected[1]) << streamed;
+  }
+}
+
+TEST_F(GpuStreaming, StaysWithinTheLimitAndSaysWhatItTakes) {
+  for (int64_t streamed : {0, 3, 5}) {
+    const uint64_t limit = plan_with_streamed(sizes(), streamed).needed_bytes;
+    const LanguageModel model = load_streamed(streamed);
+    model.generate(prompts(model), {.max_new_tokens = 40, .ignore_eos = true});
+    const MemoryUse use = model.memory();
+    EXPECT_LE(use.gpu_peak_bytes, limit);
+    EXPECT_EQ(use.gpu_weight_bytes, limit - sizes().cache - sizes().work);
+    EXPECT_GT(use.gpu_kv_cache_bytes, 0u);
+    EXPECT_GT(use.gpu_workspace_bytes, 0u);
+    EXPECT_EQ(use.streamed_bytes, plan_with_streamed(sizes(), streamed).streamed_bytes);
+    EXPECT_EQ(model.device(), "cuda:0");
+  }
+}
+
+// What the limit leaves is less than the answer needs: an error, after which smaller ones are as before.
+TEST_F(GpuStreaming, ACacheThatDoesNotFitNamesThePhaseAndNothingIsLost) {
+  const LanguageModel model = load_streamed(5);
+  const std::vector<std::vector<int32_t>> few = {prompts(model)[1]};
+  const GenerateOptions greedy{.max_new_tokens = 30, .ignore_eos = true};
+  const auto before = tokens_of(model.generate(few, greedy));
+  const std::vector<std::vector<int32_t>> many(64, prompts(model)[1]);
+  const std::string message = testing::error_of(
+      ErrorCode::kOutOfMemory, [&] { model.generate(many, {.max_new_tokens = 1500, .ignore_eos = true}); });
+  for (const char* part :
+       {"the keys and values of", "tokens", "cuda:0 has", "--max-gpu-memory", "--max-new-tokens"})
+    EXPECT_NE(message.find(part), std::string::npos) << message;
+  EXPECT_EQ(tokens_of(model.generate(few, greedy)), before);
+}
+
+TEST_F(GpuStreaming, TooLittleForTwoLayersIsAnErrorOrTheCpu) {
+  const uint64_t least = plan_with_streamed(sizes(), 5).needed_bytes;
+  const std::string message = testing::error_of(ErrorCode::kOutOfMemory, [&] { load_within(least - 1); });
+  EXPECT_NE(message.find("even when its layers are streamed"), std::string::npos) << message;
+  const std::string frame =
+      testing::error_of(ErrorCode::kOutOfMemory, [&] { load_within(sizes().frame - 1); });
+  EXPECT_NE(frame.find("the embedding and the head alone"), std::string::npos) << frame;
+  const LanguageModel model = load_within(least - 1, "auto");
+  EXPECT_EQ(model.device(), "cpu");
+  EXPECT_NE(log_.find("runs on the CPU"), std::string::npos) << log_;
+  EXPECT_EQ(model.memory().gpu_peak_bytes, 0u);
+  EXPECT_FALSE(model.generate(prompts(model), {.max_new_tokens = 4})[0].token_ids.empty());
+  EXPECT_EQ(load_streamed(4, "auto").device(), "cpu");  // most layers would be streamed
+  EXPECT_EQ(load_streamed(0, "auto").device(), "cuda:0");
+}
+
+TEST(GpuSizes, OfTheDemoModel) {
+  if (!kHasCuda) GTEST_SKIP() << "this build has no GPU kernels";
+  const Checkpoint checkpoint = read_checkpoint(LOWBIT_SOURCE_DIR "/demo/model");
+  Model model = Model::create(checkpoint.config, checkpoint.weights);
+  const GpuSizes sizes = gpu_sizes(model, DType::kBF16, 100);
+  EXPECT_EQ(sizes.frame, 4096u * 256 * 2 + 256 * 4);  // tied: one matrix, and a norm
+  // q, k, v with biases, o, gate, up and down, two norms.
+  const uint64_t layer = 256 * 256 * 2 + 2 * 128 * 256 * 2 + (256 + 2 * 128) * 4 + 256 * 256 * 2 +
+                         3 * 768 * 256 * 2 + 2 * 256 * 4;
+  EXPECT_EQ(sizes.layers, std::vector<uint64_t>(5, layer));
+  EXPECT_EQ(sizes.cache, 100u * 5 * 2 * 2 * 64 * 2);
+  EXPECT_GT(sizes.work, uint64_t{32} << 20);
+}
+
+TEST(Device, OptionsOfAGpuAreChecked) {
+  for (const RuntimeOptions& options : {RuntimeOptions{.device = "cpu", .max_gpu_memory = 1000},
+                                        RuntimeOptions{.device = "cpu", .kv_cache_tokens = -1}}) {
+    const std::string message = testing::error_of(
+        ErrorCode::kInvalidArgument, [&] { LanguageModel::load(LOWBIT_SOURCE_DIR "/demo/model", options); });
+    EXPECT_TRUE(message.find("max_gpu_memory") != message.npos ||
+                message.find("kv_cache_tokens") != message.npos);
+  }
 }
 
 TEST(Device, NamesAreChecked) {

@@ -1,8 +1,10 @@
 #include "runtime/language_model.h"
 
+#include "base/cpu.h"
 #include "base/fail.h"
 #include "base/gpu.h"
 #include "ops/cuda/libraries.h"
+#include "runtime/gpu_placement.h"
 #include "runtime/options.h"
 #include "runtime/resident.h"
 
@@ -64,27 +66,75 @@ std::string cpu_only(const RuntimeOptions& options) {
 
 }  // namespace
 
+namespace {
+
+constexpr int64_t kCacheTokens = 2048;  // the default of kv_cache_tokens
+// What other programs and the driver's own needs may take while a model is loaded.
+constexpr uint64_t kSpareBytes = uint64_t{256} << 20;
+
+// Moves the model to the GPU. False: device is "auto", and the CPU is the better place; the log says why.
+bool load_on_gpu(LanguageModel::State& state, int device, const RuntimeOptions& options, const Log& log) {
+  const bool may_refuse = parse_device(options.device) == kAnyDevice;
+  try {
+    state.gpu = std::make_unique<GpuQueue>(device, options.max_gpu_memory.count);
+  } catch (const Error& error) {
+    if (!may_refuse || error.code() != ErrorCode::kOutOfMemory) throw;
+    log.info(fmt::format("{}: the model runs on the CPU", error.what()));
+    return false;
+  }
+  Model model = Model::create(state.checkpoint.config, state.checkpoint.weights);
+  const int64_t tokens = options.kv_cache_tokens > 0 ? options.kv_cache_tokens
+                                                     : std::min(kCacheTokens, model.config().max_positions);
+  const GpuSizes sizes = gpu_sizes(model, state.cache_dtype, tokens);
+  const GpuMemory& memory = state.gpu->memory();
+  const uint64_t free = memory.free_bytes(),
+                 available = std::min(memory.available(), free - std::min(free, kSpareBytes));
+  const GpuPlan plan = plan_layers(sizes, available);
+  if (!plan.fits && !may_refuse)
+    fail(ErrorCode::kOutOfMemory, "{}", shortage_text(sizes, available, memory.limit()));
+  // A layer that is streamed is read no faster than the CPU could read it.
+  if (may_refuse && (!plan.fits || 2 * plan.streamed.size() > sizes.layers.size())) {
+    log.info(
+        fmt::format("the model runs on the CPU: {} of its {} layers fit into {} of GPU memory (--device cuda "
+                    "streams the others)",
+                    sizes.layers.size() - plan.streamed.size(), sizes.layers.size(), bytes_text(available)));
+    state.gpu.reset();
+    return false;
+  }
+  if constexpr (kHasCuda) state.libraries = std::make_shared<GpuLibraries>(*state.gpu);
+  state.workspace = std::make_unique<Workspace>(*state.gpu);
+  state.gpu->memory().set_reclaim([workspace = state.workspace.get()] { workspace->release(); });
+  state.streamed_bytes = place_on_gpu(model, state.ops(), sizes, plan, log);
+  state.model = std::move(model);
+  state.checkpoint.weights.clear();
+  return true;
+}
+
+void load_on_cpu(LanguageModel::State& state, const RuntimeOptions& options, const Log& log) {
+  state.workspace = std::make_unique<Workspace>();
+  if (!options.map_weights && !move_to_memory(state.checkpoint.weights, *state.threads)) {
+    log.info("the weights stay in the mapped file: copies would take more than a quarter of the free memory");
+  }
+  state.model = Model::create(state.checkpoint.config, state.checkpoint.weights);
+}
+
+}  // namespace
+
 LanguageModel LanguageModel::load(const fs::path& folder, const RuntimeOptions& options, const Log& log) {
+  validate(options);
+  const int device = choose_device(options.device, cpu_only(options), log);
+  if (device == kHost && options.max_gpu_memory.count > 0)
+    log.info("max_gpu_memory has no effect: the model runs on the CPU");
   LanguageModel model;
-  model.state_ = std::make_unique<State>(choose_device(options.device, cpu_only(options), log));
+  model.state_ = std::make_unique<State>();
   State& state = *model.state_;
   state.folder = folder;
   state.kernels = parse_kernel_choice(options.kernel);
   state.cache_dtype = parse_cache_dtype(options.kv_cache_dtype);
-  if (options.threads < 0 || options.threads > 1024) {
-    fail(ErrorCode::kInvalidArgument, "threads is {}, expected 0 to 1024", options.threads);
-  }
   state.checkpoint = read_checkpoint(folder);
   for (const std::string& note : state.checkpoint.notes) log.info(note);
   state.threads = std::make_unique<ThreadPool>(options.threads);
-  if (state.device != kHost) {
-    state.gpu = std::make_unique<GpuQueue>(state.device);
-    if constexpr (kHasCuda) state.libraries = std::make_shared<GpuLibraries>(*state.gpu);
-    move_to_gpu(state.checkpoint.weights, state.ops());
-  } else if (!options.map_weights && !move_to_memory(state.checkpoint.weights, *state.threads)) {
-    log.info("the weights stay in the mapped file: copies would take more than a quarter of the free memory");
-  }
-  state.model = Model::create(state.checkpoint.config, state.checkpoint.weights);
+  if (device == kHost || !load_on_gpu(state, device, options, log)) load_on_cpu(state, options, log);
   try {
     state.tokenizer = Tokenizer::load(folder);
     if (state.tokenizer->vocab_size() > state.model.config().vocab_size) {
@@ -120,6 +170,34 @@ const ChatTemplate& LanguageModel::chat_template() const {
 }
 
 GenerateOptions LanguageModel::sampling_defaults() const { return state_->sampling_defaults; }
+std::string to_json(const MemoryUse& use) {
+  Json json = Json::object();
+  if (use.gpu_peak_bytes > 0) {
+    json.set("gpu_weight_bytes", use.gpu_weight_bytes);
+    json.set("gpu_kv_cache_bytes", use.gpu_kv_cache_bytes);
+    json.set("gpu_workspace_bytes", use.gpu_workspace_bytes);
+    json.set("gpu_peak_bytes", use.gpu_peak_bytes);
+    json.set("streamed_bytes", use.streamed_bytes);
+  }
+  json.set("peak_rss_bytes", use.peak_rss_bytes);
+  return json.dump();
+}
+
+std::string LanguageModel::device() const {
+  return state_->gpu ? fmt::format("cuda:{}", state_->gpu->gpu()) : "cpu";
+}
+
+MemoryUse LanguageModel::memory() const {
+  MemoryUse use{.streamed_bytes = state_->streamed_bytes, .peak_rss_bytes = process_memory().peak_rss_bytes};
+  if (!state_->gpu) return use;
+  const GpuMemoryFigures figures = state_->gpu->memory().figures();
+  use.gpu_weight_bytes = figures.weights;
+  use.gpu_kv_cache_bytes = figures.cache;
+  use.gpu_workspace_bytes = figures.work;
+  use.gpu_peak_bytes = figures.peak;
+  return use;
+}
+
 int64_t LanguageModel::context_length() const { return state_->model.config().max_positions; }
 int64_t LanguageModel::vocab_size() const { return state_->model.config().vocab_size; }
 

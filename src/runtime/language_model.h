@@ -12,15 +12,12 @@
 namespace lowbit {
 
 struct LanguageModel::State {
-  explicit State(int given_device) : device(given_device), workspace(given_device) {}
-
-  int device;  // as Tensor's
-  std::unique_ptr<GpuQueue> gpu;
+  std::unique_ptr<GpuQueue> gpu;  // null: the CPU
   std::shared_ptr<GpuLibraries> libraries;
   std::filesystem::path folder;
   Checkpoint checkpoint;
   std::unique_ptr<ThreadPool> threads;
-  mutable Workspace workspace;
+  std::unique_ptr<Workspace> workspace;
   KernelChoice kernels;
   DType cache_dtype = DType::kBF16;
   Model model;
@@ -30,8 +27,9 @@ struct LanguageModel::State {
   std::string chat_template_error;
   GenerateOptions sampling_defaults;
   std::vector<int32_t> eos_ids;
+  uint64_t streamed_bytes = 0;  // of weights that do not fit into the GPU's memory
 
-  OpContext ops() const { return {threads.get(), &workspace, &kernels, gpu.get(), libraries.get()}; }
+  OpContext ops() const { return {threads.get(), workspace.get(), &kernels, gpu.get(), libraries.get()}; }
 };
 
 }  // namespace lowbit

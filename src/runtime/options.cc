@@ -12,13 +12,20 @@
 namespace lowbit {
 
 Fields option_fields(RuntimeOptions& options) {
-  return {{"device", &options.device, "cpu, cuda or cuda:N (a GPU); auto: the GPU where one can be used"},
-          {"threads", &options.threads, "worker threads; 0: one per processor"},
-          {"kernel", &options.kernel,
-           "force kernels: \"ref\", \"avx2\", ... or per op \"attention=ref,matmul_affine_decode=avx2\""},
-          {"kv_cache_dtype", &options.kv_cache_dtype, "keys and values are kept as bfloat16 or float32"},
-          {"map_weights", &options.map_weights,
-           "leave weights in the mapped file, which processes share: slower, but no copy in memory"}};
+  return {
+      {"device", &options.device, "cpu, cuda or cuda:N (a GPU); auto: the GPU where one can be used"},
+      {"threads", &options.threads, "worker threads; 0: one per processor"},
+      {"kernel", &options.kernel,
+       "force kernels: \"ref\", \"avx2\", ... or per op \"attention=ref,matmul_affine_decode=avx2\""},
+      {"kv_cache_dtype", &options.kv_cache_dtype, "keys and values are kept as bfloat16 or float32"},
+      {"map_weights", &options.map_weights,
+       "leave weights in the mapped file, which processes share: slower, but no copy in memory"},
+      {"max_gpu_memory", &options.max_gpu_memory,
+       "take at most so much of the GPU's memory, as 6GB or 800MiB; layers that do not fit are streamed from "
+       "this machine's memory; 0: all that is free"},
+      {"kv_cache_tokens", &options.kv_cache_tokens,
+       "keep room on the GPU for keys and values of so many tokens over all sequences when deciding which "
+       "layers fit; 0: 2048, or as many as --batch-size and --context need"}};
 }
 
 Fields option_fields(GenerateOptions& options) {
@@ -32,6 +39,20 @@ Fields option_fields(GenerateOptions& options) {
       {"seed", &options.seed, "of the sampler; the same seed gives the same tokens"},
       {"stop", &options.stop, "a text that ends the answer; may be given several times"},
       {"ignore_eos", &options.ignore_eos, "go on after an end-of-sequence token"}};
+}
+
+void validate(const RuntimeOptions& options) {
+  if (options.threads < 0 || options.threads > 1024) {
+    fail(ErrorCode::kInvalidArgument, "threads is {}, expected 0 to 1024", options.threads);
+  }
+  if (options.kv_cache_tokens < 0 || options.kv_cache_tokens > int64_t{1} << 31) {
+    fail(ErrorCode::kInvalidArgument, "kv_cache_tokens is {}, expected 0 to 2147483648",
+         options.kv_cache_tokens);
+  }
+  if (options.max_gpu_memory.count > 0 && parse_device(options.device) == kHost) {
+    fail(ErrorCode::kInvalidArgument, "max_gpu_memory is {}, but device is \"cpu\": leave one of them out",
+         options.max_gpu_memory.count);
+  }
 }
 
 void validate(const GenerateOptions& options) {

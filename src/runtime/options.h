@@ -9,7 +9,9 @@
 
 namespace lowbit {
 
-void validate(const GenerateOptions& options);  // kInvalidArgument with the range
+// kInvalidArgument with the range.
+void validate(const RuntimeOptions& options);
+void validate(const GenerateOptions& options);
 // "cpu": kHost, "cuda": 0, "cuda:1": 1, "auto": kAnyDevice.
 constexpr int kAnyDevice = -2;
 int parse_device(std::string_view name);

@@ -1,7 +1,6 @@
 #include "runtime/resident.h"
 
 #include "base/cpu.h"
-#include "ops/cuda/matmul_gpu.h"
 
 #include <algorithm>
 #include <cstring>
@@ -68,22 +67,6 @@ bool move_to_memory(NamedWeights& weights, const ThreadPool& threads) {
     tensor = Tensor::borrow(owner, place, tensor.dtype(), tensor.shape());
   });
   return true;
-}
-
-void move_to_gpu(NamedWeights& weights, const OpContext& context) {
-  if constexpr (kHasCuda) {
-    // Matrices that share their bytes go on sharing them.
-    std::map<const void*, Weight> moved;
-    for (auto& [name, weight] : weights) {
-      const auto* quantized = std::get_if<QuantizedTensor>(&weight);
-      const auto [place, is_new] =
-          moved.try_emplace(quantized ? quantized->codes.bytes() : std::get<Tensor>(weight).bytes());
-      if (is_new) place->second = to_gpu(context, weight);
-      weight = place->second;
-    }
-    context.gpu->wait("moving the weights to the GPU");
-    context.workspace->release();
-  }
 }
 
 }  // namespace lowbit

@@ -4,7 +4,6 @@
 #include "base/memory.h"
 #include "tensor/half.h"
 
-#include <algorithm>
 #include <cstring>
 
 namespace lowbit {
@@ -94,23 +93,17 @@ Tensor Tensor::allocate(DType dtype, Shape shape) {
   return tensor;
 }
 
-Tensor Tensor::allocate_on(int device, DType dtype, Shape shape) {
-  if (device == kHost) return allocate(dtype, std::move(shape));
-  const int64_t bytes = count_bytes(dtype, shape);
-  void* memory = allocate_gpu_memory(device, static_cast<size_t>(std::max<int64_t>(1, bytes)));
-  if (!memory) {
-    fail(ErrorCode::kOutOfMemory,
-         "{} bytes for a tensor of shape {} are not to be had on GPU cuda:{}, which has {} free", bytes,
-         shape_text(shape), device, gpu_memory(device).free_bytes);
-  }
+Tensor Tensor::allocate_on(GpuQueue* gpu, DType dtype, Shape shape) {
+  if (!gpu) return allocate(dtype, std::move(shape));
+  void* const memory = gpu->memory().allocate(static_cast<size_t>(count_bytes(dtype, shape)));
   Tensor tensor;
   tensor.owner_ = std::shared_ptr<const void>(
-      memory, [device](const void* p) { free_gpu_memory(device, const_cast<void*>(p)); });
+      memory, [from = gpu->shared_memory()](const void* p) { from->free(const_cast<void*>(p)); });
   tensor.data_ = memory;
   tensor.dtype_ = dtype;
   tensor.shape_ = std::move(shape);
   tensor.writable_ = true;
-  tensor.device_ = device;
+  tensor.device_ = gpu->gpu();
   return tensor;
 }
 
@@ -141,6 +134,16 @@ Tensor Tensor::rows(int64_t begin, int64_t count) const {
   return part;
 }
 
+Tensor Tensor::part(size_t first_byte, DType dtype, Shape shape) const {
+  LOWBIT_ASSERT(first_byte % dtype_size(dtype) == 0 &&
+                first_byte + static_cast<size_t>(count_bytes(dtype, shape)) <= byte_count());
+  Tensor part = *this;
+  part.data_ = static_cast<const char*>(data_) + first_byte;
+  part.dtype_ = dtype;
+  part.shape_ = std::move(shape);
+  return part;
+}
+
 Tensor Tensor::reshaped(Shape shape) const {
   LOWBIT_ASSERT(count_elements(shape) == element_count());
   Tensor other = *this;
@@ -159,7 +162,7 @@ Tensor converted(const Tensor& tensor, DType dtype) {
 }
 
 Tensor copied_to(GpuQueue& gpu, const Tensor& tensor) {
-  Tensor there = Tensor::allocate_on(gpu.gpu(), tensor.dtype(), tensor.shape());
+  Tensor there = Tensor::allocate_on(&gpu, tensor.dtype(), tensor.shape());
   gpu.copy_in(there.mutable_bytes(), tensor.bytes(), tensor.byte_count());
   return there;
 }

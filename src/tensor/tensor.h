@@ -28,9 +28,9 @@ class Tensor {
   // Heap memory, 64-byte aligned, not initialised. kOutOfMemory names the bytes.
   static Tensor allocate(DType dtype, Shape shape);
   static Tensor zeros(DType dtype, Shape shape);
-  // Memory of a GPU; kOutOfMemory names what was asked for and what is free. Only kernels and copies may
-  // touch it.
-  static Tensor allocate_on(int device, DType dtype, Shape shape);
+  // The GPU's memory (null: heap memory, as above); kOutOfMemory as GpuMemory says. Only kernels and copies
+  // may touch it.
+  static Tensor allocate_on(GpuQueue* gpu, DType dtype, Shape shape);
   // Bytes that `owner` keeps alive and that must not be written, such as a mapped file.
   static Tensor borrow(std::shared_ptr<const void> owner, const void* data, DType dtype, Shape shape);
 
@@ -61,6 +61,8 @@ class Tensor {
 
   // Rows [begin, begin + count) of the first dimension; shares the storage.
   Tensor rows(int64_t begin, int64_t count) const;
+  // Elements of another kind within the bytes of this one; shares the storage.
+  Tensor part(size_t first_byte, DType dtype, Shape shape) const;
   // The same elements under another shape of the same count.
   Tensor reshaped(Shape shape) const;
 

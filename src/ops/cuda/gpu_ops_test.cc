@@ -5,6 +5,7 @@
 #include "ops/cuda/kernel_list.h"
 #include "ops/cuda/limits.h"
 #include "ops/cuda/matmul_gpu.h"
+#include "ops/cuda/weights_gpu.h"
 #include "ops/elementwise.h"
 #include "ops/fused.h"
 #include "ops/ops_test_support.h"

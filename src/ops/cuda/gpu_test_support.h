@@ -18,7 +18,7 @@ class GpuTest : public ::testing::Test {
     if (!gpu_support().problem.empty()) GTEST_SKIP() << gpu_support().problem;
     queue_.emplace(0);
     libraries_.emplace(*queue_);
-    workspace_.emplace(0);
+    workspace_.emplace(*queue_);
     gpu_ = {nullptr, &*workspace_, nullptr, &*queue_, &*libraries_};
     cpu_ = bench_.context();
   }

@@ -15,8 +15,6 @@
 namespace lowbit {
 namespace {
 
-constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // what NVIDIA asks for on Hopper
-
 struct CublasLt {
   decltype(&cublasLtCreate) create;
   decltype(&cublasLtDestroy) destroy;
@@ -215,7 +213,7 @@ struct GpuLibraries::State {
   void run(const Shape& shape, const void* a, const void* b, void* c, const void* bias, float alpha,
            float beta) {
     if (workspace.empty())
-      workspace = Tensor::allocate_on(queue.gpu(), DType::kU8, {static_cast<int64_t>(kWorkspaceBytes)});
+      workspace = Tensor::allocate_on(&queue, DType::kU8, {static_cast<int64_t>(kWorkspaceBytes)});
     const Plan& plan = plan_of(shape);
     if (bias) set(plan.desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
     check(lt.matmul(handle, plan.desc, &alpha, a, plan.a, b, plan.b, &beta, c, plan.c, c, plan.c, &plan.algo,
@@ -323,7 +321,7 @@ bool GpuLibraries::State::solve(const char* what, Size size, Call call) {
   size_t there = 0, here = 0;
   check(size(&there, &here), what);
   constexpr size_t kFlagBytes = 256;  // the result's flag comes first
-  Tensor work = Tensor::allocate_on(queue.gpu(), DType::kU8, {static_cast<int64_t>(kFlagBytes + there)});
+  Tensor work = Tensor::allocate_on(&queue, DType::kU8, {static_cast<int64_t>(kFlagBytes + there)});
   char* const flag = static_cast<char*>(work.mutable_bytes());
   std::vector<char> work_here(here);
   check(call(flag + kFlagBytes, there, work_here.data(), here, reinterpret_cast<int*>(flag)), what);

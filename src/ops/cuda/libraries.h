@@ -13,6 +13,9 @@ namespace lowbit {
 
 class GpuLibraries {
  public:
+  // Taken of the GPU's memory at the first product: what NVIDIA asks for on Hopper.
+  static constexpr size_t kWorkspaceBytes = size_t{32} << 20;
+
   explicit GpuLibraries(GpuQueue& queue);
   ~GpuLibraries();
 

@@ -11,6 +11,7 @@
 #include <optional>
 
 namespace lowbit {
+
 GpuWeightKind kind_of(const Weight& weight) {
   if (const auto* quantized = std::get_if<QuantizedTensor>(&weight)) {
     return {quantized->bits, quantized->group_size,
@@ -176,64 +177,6 @@ bool matmul_gated_on_gpu(const OpContext& context, const NormedRows& x, int64_t 
   args->matrix[0].y = out;
   gpu_matmul_decode(*args, context.gpu->stream());
   return true;
-}
-
-namespace {
-
-Tensor moved(const OpContext& context, const Tensor& weight) {
-  if (!is_floating(weight.dtype())) return copied_to(*context.gpu, weight);
-  // Vectors (norms, biases) are small and stay exact; matrices are BF16.
-  if (weight.shape().size() < 2) return copied_to(*context.gpu, converted(weight, DType::kF32));
-  if (weight.dtype() == DType::kBF16) return copied_to(*context.gpu, weight);
-  Tensor there = Tensor::allocate_on(context.gpu->gpu(), DType::kBF16, weight.shape());
-  const Scratch given = context.workspace->take(weight.byte_count());
-  context.gpu->copy_in(given.as<void>(), weight.bytes(), weight.byte_count());
-  gpu_convert_to_bf16({given.as<void>(), weight.dtype()}, weight.element_count(),
-                      there.mutable_data<uint16_t>(), context.gpu->stream());
-  return there;
-}
-
-QuantizedTensor moved(const OpContext& context, const QuantizedTensor& weight) {
-  const int gpu = context.gpu->gpu(), bits = fragment_bits(weight.bits);
-  const int64_t out = weight.out_features, in = weight.in_features;
-  QuantizedTensor there = weight;
-  there.group_size = kept_group_size(in, weight.group_size);
-  const int64_t groups = kept_groups(in, there.group_size);
-  there.codes =
-      Tensor::allocate_on(gpu, DType::kI32, {tile_count(out), piece_count(in, bits), kPieceBytes / 4});
-  there.scales = Tensor::allocate_on(gpu, DType::kF16, {tile_count(out), groups, kTileOutputs});
-  auto copied = [&](const Tensor& tensor) {
-    Scratch scratch = context.workspace->take(std::max<size_t>(1, tensor.byte_count()));
-    context.gpu->copy_in(scratch.as<void>(), tensor.bytes(), tensor.byte_count());
-    return scratch;
-  };
-  const Scratch words = copied(weight.codes), scales = copied(weight.scales);
-  std::optional<Scratch> zero_points;
-  if (!weight.zero_points.empty()) {
-    there.zero_points = Tensor::allocate_on(gpu, DType::kU16, {tile_count(out), groups, kTileOutputs});
-    zero_points.emplace(copied(weight.zero_points));
-  }
-  if (!weight.column_order.empty()) there.column_order = moved(context, weight.column_order);
-  gpu_pack_fragments(
-      {.out = out,
-       .in = in,
-       .group_size = weight.group_size,
-       .kept_group_size = there.group_size,
-       .bits = weight.bits,
-       .words = words.as<void>(),
-       .scales = scales.as<void>(),
-       .zero_points = zero_points ? zero_points->as<void>() : nullptr,
-       .fragments = there.codes.mutable_bytes(),
-       .fragment_scales = there.scales.mutable_bytes(),
-       .fragment_zero_points = there.zero_points.empty() ? nullptr : there.zero_points.mutable_bytes()},
-      context.gpu->stream());
-  return there;
-}
-
-}  // namespace
-
-Weight to_gpu(const OpContext& context, const Weight& weight) {
-  return std::visit([&](const auto& kind) -> Weight { return moved(context, kind); }, weight);
 }
 
 }  // namespace lowbit

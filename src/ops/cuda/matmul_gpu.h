@@ -1,4 +1,4 @@
-// ops/matmul.h on a GPU, and weights as its kernels read them.
+// ops/matmul.h on a GPU.
 #pragma once
 
 #include "ops/cuda/matmul_decode.h"
@@ -15,7 +15,7 @@ bool matmul_normed_on_gpu(const OpContext& context, const NormedRows& x, int64_t
 bool matmul_gated_on_gpu(const OpContext& context, const NormedRows& x, int64_t tokens,
                          const MatmulOutput& gate, const MatmulOutput& up, Activations out, MatmulMode mode);
 
-// How the kernels take a weight that to_gpu has moved.
+// How the kernels take a weight that lies as weights_gpu.h says.
 struct GpuWeightKind {
   int bits = 16;
   int64_t group_size = 0;
@@ -24,9 +24,5 @@ struct GpuWeightKind {
 };
 GpuWeightKind kind_of(const Weight& weight);
 GpuMatrix matrix_of(const MatmulOutput& output);
-
-// A weight of this machine's memory, moved to the GPU as the operators want it: dense matrices as BF16,
-// vectors as F32, codes as fragments.h says.
-Weight to_gpu(const OpContext& context, const Weight& weight);
 
 }  // namespace lowbit

@@ -12,9 +12,9 @@ double measure_matrix_rate(GpuQueue& queue, GpuLibraries& libraries) {
   constexpr int64_t kSmall = 4096, kLarge = 8192;
   constexpr double kMostMs = 2;
   auto rate_of = [&](int64_t n, double& ms) {
-    Tensor x = Tensor::allocate_on(queue.gpu(), DType::kBF16, {n, n});
-    Tensor w = Tensor::allocate_on(queue.gpu(), DType::kBF16, {n, n});
-    Tensor y = Tensor::allocate_on(queue.gpu(), DType::kBF16, {n, n});
+    Tensor x = Tensor::allocate_on(&queue, DType::kBF16, {n, n});
+    Tensor w = Tensor::allocate_on(&queue, DType::kBF16, {n, n});
+    Tensor y = Tensor::allocate_on(&queue, DType::kBF16, {n, n});
     // Numbers like those of a model: of zeros the units draw less power and run faster.
     gpu_fill_bf16(x.mutable_data<uint16_t>(), n * n, 1, queue.stream());
     gpu_fill_bf16(w.mutable_data<uint16_t>(), n * n, 2, queue.stream());

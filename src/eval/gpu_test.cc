@@ -1,0 +1,76 @@
+// Evaluation of the demo model on a GPU, with all its weights there and with layers that are streamed.
+#include "base/gpu.h"
+
+#include "checkpoint/checkpoint.h"
+#include "lowbit/evaluate.h"
+#include "runtime/gpu_placement.h"
+#include "support.h"
+
+#include <gtest/gtest.h>
+
+namespace lowbit {
+namespace {
+
+namespace fs = std::filesystem;
+
+const fs::path kModel = LOWBIT_SOURCE_DIR "/demo/model", kText = LOWBIT_SOURCE_DIR "/demo/data/heldout.txt";
+constexpr int64_t kTokens = 1024;
+const PerplexityOptions kWindows{.context = 256, .limit = 6, .batch_size = 4};
+
+class GpuEval : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!gpu_support().problem.empty()) GTEST_SKIP() << gpu_support().problem;
+  }
+  // With exactly the memory in which so many layers must be streamed.
+  static LanguageModel load(int64_t streamed) {
+    const Checkpoint checkpoint = read_checkpoint(kModel);
+    Model model = Model::create(checkpoint.config, checkpoint.weights);
+    const uint64_t bytes = plan_with_streamed(gpu_sizes(model, DType::kBF16, kTokens), streamed).needed_bytes;
+    return LanguageModel::load(kModel,
+                               {.device = "cuda", .max_gpu_memory = bytes, .kv_cache_tokens = kTokens});
+  }
+};
+
+TEST_F(GpuEval, PerplexityIsTheSameWithStreamedLayers) {
+  const double expected = perplexity(load(0), kText, kWindows).mean_nll;
+  for (int64_t streamed : {3, 4, 5}) {
+    const LanguageModel model = load(streamed);
+    const PerplexityResult result = perplexity(model, kText, kWindows);
+    EXPECT_EQ(result.mean_nll, expected) << streamed;
+    EXPECT_GT(result.memory.streamed_bytes, 0u);
+    EXPECT_GT(result.memory.gpu_kv_cache_bytes, 0u);
+    EXPECT_LE(result.memory.gpu_weight_bytes + result.memory.gpu_kv_cache_bytes,
+              result.memory.gpu_peak_bytes);
+    EXPECT_NE(to_json(result).find("\"streamed_bytes\""), std::string::npos);
+  }
+}
+
+TEST_F(GpuEval, DivergenceOfAStreamedModelFromItselfIsNothing) {
+  const DivergenceResult result =
+      divergence(load(3), load(0), kText, {.context = 256, .limit = 6, .batch_size = 4});
+  EXPECT_LT(result.max_kl, 1e-9);
+  EXPECT_EQ(result.top1_agreement, 1);
+  EXPECT_EQ(result.perplexity.perplexity, result.reference_perplexity.perplexity);
+}
+
+TEST_F(GpuEval, ModelsOnTwoDevicesAreNotComparedSideBySide) {
+  const LanguageModel on_cpu = LanguageModel::load(kModel, {.device = "cpu"});
+  const std::string message = testing::error_of(
+      ErrorCode::kUnsupported, [&] { divergence(load(0), on_cpu, kText, {.context = 64, .limit = 1}); });
+  EXPECT_NE(message.find("cuda:0"), std::string::npos) << message;
+}
+
+TEST_F(GpuEval, ABatchThatIsTooLargeNamesThePhaseAndTheModelGoesOn) {
+  const LanguageModel model = load(5);
+  const double before = perplexity(model, kText, kWindows).mean_nll;
+  const std::string message = testing::error_of(ErrorCode::kOutOfMemory, [&] {
+    perplexity(model, kText, {.context = 1024, .limit = 12, .batch_size = 12});
+  });
+  for (const char* part : {"the keys and values of 12288 tokens", "--max-gpu-memory", "--batch-size"})
+    EXPECT_NE(message.find(part), std::string::npos) << message;
+  EXPECT_EQ(perplexity(model, kText, kWindows).mean_nll, before);
+}
+
+}  // namespace
+}  // namespace lowbit

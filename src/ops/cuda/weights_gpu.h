@@ -1,0 +1,26 @@
+// Weights as the operators of a GPU read them: dense matrices as BF16 rows, vectors as F32, codes as
+// fragments.h says. Where they lie and how bytes come there is the caller's choice, so that a layer's weights
+// can share one piece of memory and arrive through pinned buffers.
+#pragma once
+
+#include "base/function_ref.h"
+#include "format/weight.h"
+#include "ops/context.h"
+
+namespace lowbit {
+
+using TakeTensor = FunctionRef<Tensor(DType dtype, Shape shape)>;
+using CopyIn = FunctionRef<void(void* to_gpu, const void* from, size_t bytes)>;
+
+// The weight with every tensor replaced by what `take` gives; nothing is copied.
+Weight gpu_layout(const Weight& weight, TakeTensor take);
+// Fills what gpu_layout made of the weight, which is in this machine's memory. Queued; copies go by `copy`,
+// which must be done with its bytes when it returns.
+void fill_gpu_weight(const OpContext& context, const Weight& weight, Weight& there, CopyIn copy);
+// Bytes of the workspace that filling takes.
+size_t fill_scratch_bytes(const Weight& weight);
+
+// Both, into memory of its own.
+Weight to_gpu(const OpContext& context, const Weight& weight);
+
+}  // namespace lowbit

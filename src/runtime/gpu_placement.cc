@@ -1,0 +1,151 @@
+#include "runtime/gpu_placement.h"
+
+#include "base/staged_copies.h"
+#include "lowbit/bytes.h"
+#include "ops/cuda/libraries.h"
+#include "ops/cuda/weights_gpu.h"
+#include "runtime/forward.h"
+#include "runtime/layer_stream.h"
+
+#include <algorithm>
+#include <fmt/format.h>
+#include <numeric>
+
+namespace lowbit {
+namespace {
+
+constexpr size_t kAlignment = 256;
+constexpr int64_t kMostRows = 8192;  // that are computed at once, unless a batch is very large
+
+constexpr GpuPurpose kLoading = {
+    .use = GpuUse::kWeights,
+    .what = "loading the weights",
+    .helps = "end other programs on it, give more with --max-gpu-memory, or use --device cpu"};
+
+size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+// Tensors one behind the other in a piece of memory; without memory they are only counted.
+class Piece {
+ public:
+  Piece() = default;
+  explicit Piece(Tensor memory) : memory_(std::move(memory)) {}
+
+  Tensor take(DType dtype, const Shape& shape) {
+    int64_t elements = 1;
+    for (int64_t extent : shape) elements *= extent;
+    const size_t begin = used_;
+    used_ += aligned(std::max<size_t>(1, static_cast<size_t>(elements) * dtype_size(dtype)));
+    return memory_.empty() ? Tensor() : memory_.part(begin, dtype, shape);
+  }
+  size_t used() const { return used_; }
+
+ private:
+  Tensor memory_;
+  size_t used_ = 0;
+};
+
+// Of a forward pass of so many rows, beside weights and cache: hidden states, what one block passes between
+// its stages, one weight unpacked for the library, logits, and what loading takes instead if that is more.
+uint64_t work_bytes(const Model& model, int64_t tokens) {
+  const ModelConfig& config = model.config();
+  const int64_t rows = std::min(tokens, kMostRows);
+  const int64_t q = config.heads * config.head_dim, kv = config.kv_heads * config.head_dim;
+  const int64_t row =
+      config.hidden_size * 4 + 2 * (2 * config.hidden_size + 2 * std::max(q, config.intermediate_size) +
+                                    config.intermediate_size + q + 2 * kv);
+  uint64_t unpacked = 0, loading = 0;
+  const auto see = [&](const Weight& weight) {
+    if (std::holds_alternative<QuantizedTensor>(weight)) {
+      unpacked = std::max(unpacked, static_cast<uint64_t>(out_features(weight) * in_features(weight)) * 2);
+    }
+    if constexpr (kHasCuda) loading = std::max<uint64_t>(loading, fill_scratch_bytes(weight));
+  };
+  see(model.embedding_table());
+  see(model.head().weight);
+  for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
+    for (const Linear& linear : model.block(layer).linears()) see(linear.weight);
+  }
+  const auto logits =
+      std::min<uint64_t>(static_cast<uint64_t>(config.vocab_size) * 4 * 256, uint64_t{64} << 20);
+  const auto rope = static_cast<uint64_t>(tokens * config.head_dim) * 4;
+  uint64_t computing = static_cast<uint64_t>(rows * row) + unpacked + logits + rope;
+  if constexpr (kHasCuda) computing += GpuLibraries::kWorkspaceBytes;
+  return std::max(computing, loading);
+}
+
+}  // namespace
+
+GpuSizes gpu_sizes(Model& model, DType cache_dtype, int64_t tokens) {
+  GpuSizes sizes;
+  Piece counted;
+  const MoveWeight count = [&](const Weight& weight) {
+    if constexpr (kHasCuda) {
+      gpu_layout(weight, [&](DType dtype, Shape shape) { return counted.take(dtype, shape); });
+    }
+    return weight;
+  };
+  model.move_frame(count);
+  sizes.frame = counted.used();
+  for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
+    counted = Piece();
+    model.block(layer).moved(count);
+    sizes.layers.push_back(counted.used());
+  }
+  sizes.tokens = tokens;
+  sizes.cache = KvCache::bytes_per_token(model.config(), cache_dtype) * static_cast<uint64_t>(tokens);
+  sizes.work = work_bytes(model, tokens);
+  return sizes;
+}
+
+uint64_t place_on_gpu(Model& model, const OpContext& context, const GpuSizes& sizes, const GpuPlan& plan,
+                      const Log& log) {
+  if constexpr (kHasCuda) {
+    GpuQueue& queue = *context.gpu;
+    const GpuPhase phase(&queue, kLoading);
+    StagedCopies copies(queue, *context.threads);
+    const auto move_into = [&](Piece& piece) {
+      return [&](const Weight& weight) {
+        Weight there = gpu_layout(weight, [&](DType dtype, Shape shape) { return piece.take(dtype, shape); });
+        fill_gpu_weight(context, weight, there,
+                        [&](void* to, const void* from, size_t bytes) { copies.copy_in(to, from, bytes); });
+        return there;
+      };
+    };
+
+    std::shared_ptr<LayerStream> stream;
+    if (!plan.streamed.empty()) stream = std::make_shared<LayerStream>(queue, plan.buffer_bytes);
+    const uint64_t all = std::accumulate(sizes.layers.begin(), sizes.layers.end(), sizes.frame);
+    Piece piece(Tensor::allocate_on(&queue, DType::kU8, {static_cast<int64_t>(all - plan.streamed_bytes)}));
+    model.move_frame(move_into(piece));
+    size_t next = 0;
+    for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
+      if (next == plan.streamed.size() || plan.streamed[next] != layer) {
+        model.set_block(layer, model.block(layer).moved(move_into(piece)));
+        continue;
+      }
+      Piece buffer(stream->buffer(next));
+      std::unique_ptr<Block> block = model.block(layer).moved(move_into(buffer));
+      stream->keep(buffer.used());
+      model.set_block(layer, std::make_unique<StreamedBlock>(std::move(block), stream, next++));
+    }
+    queue.wait("loading the weights");
+    context.workspace->release();
+    if (!stream) return 0;
+
+    const double speed = stream->begin();
+    const auto bytes = stream->bytes_per_pass();
+    const uint64_t limit = queue.memory().limit();
+    log.info(fmt::format(
+        "{} of {} layers do not fit into {} of GPU memory and are streamed from this machine's{} memory: "
+        "expect "
+        "{:.3g} ms for each step, in which {} are copied at {:.3g} GB/s",
+        plan.streamed.size(), model.layer_count(),
+        bytes_text(limit > 0 ? limit : queue.memory().available() + queue.memory().figures().used),
+        stream->is_pinned() ? "" : " (not pinned: more slowly)", static_cast<double>(bytes) / speed * 1e3,
+        bytes_text(bytes), speed / 1e9));
+    return plan.streamed_bytes;
+  }
+  return 0;
+}
+
+}  // namespace lowbit
