@@ -94,17 +94,30 @@ bool load_on_gpu(LanguageModel::State& state, int device, const RuntimeOptions& 
     fail(ErrorCode::kOutOfMemory, "{}", shortage_text(sizes, available, memory.limit()));
   // A layer that is streamed is read no faster than the CPU could read it.
   if (may_refuse && (!plan.fits || 2 * plan.streamed.size() > sizes.layers.size())) {
-    log.info(
-        fmt::format("the model runs on the CPU: {} of its {} layers fit into {} of GPU memory (--device cuda "
-                    "streams the others)",
-                    sizes.layers.size() - plan.streamed.size(), sizes.layers.size(), bytes_text(available)));
+    const std::string why =
+        !plan.fits
+            ? shortage_text(sizes, available, memory.limit())
+            : fmt::format(
+                  "only {} of its {} layers fit into {} of GPU memory (--device cuda streams the others)",
+                  sizes.layers.size() - plan.streamed.size(), sizes.layers.size(), bytes_text(available));
+    log.info("the model runs on the CPU: " + why);
     state.gpu.reset();
     return false;
   }
   if constexpr (kHasCuda) state.libraries = std::make_shared<GpuLibraries>(*state.gpu);
   state.workspace = std::make_unique<Workspace>(*state.gpu);
   state.gpu->memory().set_reclaim([workspace = state.workspace.get()] { workspace->release(); });
-  state.streamed_bytes = place_on_gpu(model, state.ops(), sizes, plan, log);
+  try {
+    state.streamed_bytes = place_on_gpu(model, state.ops(), sizes, plan, log);
+  } catch (const Error& error) {  // someone else has taken what was free
+    if (!may_refuse || error.code() != ErrorCode::kOutOfMemory) throw;
+    log.info(fmt::format("the model runs on the CPU: {}", error.what()));
+    model = Model();
+    state.workspace.reset();
+    state.libraries.reset();
+    state.gpu.reset();
+    return false;
+  }
   state.model = std::move(model);
   state.checkpoint.weights.clear();
   return true;

@@ -88,6 +88,17 @@ TEST(Tensor, AnEmptyOneOfAFileHasAnAddressAndNoBytes) {
   EXPECT_EQ(tensor.rows(0, 0).byte_count(), 0u);
 }
 
+TEST(Tensor, APartIsElementsOfAnotherKindWithinTheSameBytes) {
+  Tensor bytes = Tensor::zeros(DType::kU8, {64});
+  Tensor part = bytes.part(16, DType::kF32, {2, 3});
+  part.mutable_data<float>()[5] = 1.5f;
+  EXPECT_EQ(static_cast<const char*>(part.bytes()), static_cast<const char*>(bytes.bytes()) + 16);
+  EXPECT_EQ(part.byte_count(), 24u);
+  EXPECT_EQ(float_at(bytes.part(36, DType::kF32, {1}), 0), 1.5f);
+  bytes = {};
+  EXPECT_EQ(float_at(part, 5), 1.5f);  // the storage stays
+}
+
 TEST(DType, NamesRoundTrip) {
   for (int i = 0; i <= static_cast<int>(DType::kBool); ++i) {
     const DType dtype = static_cast<DType>(i);
