@@ -1,6 +1,7 @@
 #include "options.h"
 
 #include "help.h"
+#include "lowbit/error.h"
 #include "lowbit/version.h"
 
 #include <CLI/CLI.hpp>
@@ -48,7 +49,15 @@ CLI::Option* add_option(CLI::App& command, const std::string& flag, const std::s
     return command
         .add_option_function<std::string>(
             flag, [value](const std::string& text) { *value = parse_bytes(text); }, help)
-        ->type_name("SIZE");
+        ->type_name("SIZE")
+        ->check([](const std::string& text) {
+          try {
+            parse_bytes(text);
+          } catch (const Error& error) {
+            return std::string(error.what());
+          }
+          return std::string();
+        });
   } else {
     CLI::Option* option = command.add_option(flag, *value, help)->type_name(type_text<T>());
     if constexpr (std::is_unsigned_v<T>) {  // the parser would take -1 for the largest number
