@@ -137,8 +137,7 @@ uint64_t place_on_gpu(Model& model, const OpContext& context, const GpuSizes& si
     const uint64_t limit = queue.memory().limit();
     log.info(fmt::format(
         "{} of {} layers do not fit into {} of GPU memory and are streamed from this machine's{} memory: "
-        "expect "
-        "{:.3g} ms for each step, in which {} are copied at {:.3g} GB/s",
+        "expect {:.3g} ms for each step, in which {} are copied at {:.3g} GB/s",
         plan.streamed.size(), model.layer_count(),
         bytes_text(limit > 0 ? limit : queue.memory().available() + queue.memory().figures().used),
         stream->is_pinned() ? "" : " (not pinned: more slowly)", static_cast<double>(bytes) / speed * 1e3,

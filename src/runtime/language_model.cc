@@ -64,10 +64,6 @@ std::string cpu_only(const RuntimeOptions& options) {
   return "";
 }
 
-}  // namespace
-
-namespace {
-
 constexpr int64_t kCacheTokens = 2048;  // the default of kv_cache_tokens
 // What other programs and the driver's own needs may take while a model is loaded.
 constexpr uint64_t kSpareBytes = uint64_t{256} << 20;
