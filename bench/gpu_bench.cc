@@ -87,7 +87,7 @@ double time_decode(const Shape& shape, int bits, int64_t rows, uint64_t l2_bytes
 // Microseconds from logits to the next step's ids, of normal numbers that deviate by 3.
 double time_sampling(GpuQueue& queue, const SamplingRule& rule, int64_t rows) {
   constexpr int64_t kVocab = 151936, kLaunches = 100;
-  Workspace workspace(queue.gpu());
+  Workspace workspace(queue);
   const OpContext context{.workspace = &workspace, .gpu = &queue};
   std::mt19937 engine(1);
   std::normal_distribution<float> normal(0, 3);
