@@ -76,7 +76,11 @@ Scratch Workspace::take(size_t bytes) {
 }
 
 Tensor allocate(const OpContext& context, DType dtype, Shape shape) {
-  return Tensor::allocate_on(context.gpu, dtype, std::move(shape));
+  if (!context.gpu) return Tensor::allocate(dtype, std::move(shape));
+  size_t bytes = dtype_size(dtype);
+  for (int64_t extent : shape) bytes *= static_cast<size_t>(extent);
+  const auto buffer = std::make_shared<Scratch>(context.workspace->take(bytes));
+  return Tensor::lent_by(buffer, buffer->as<void>(), *context.gpu, dtype, std::move(shape));
 }
 
 Tensor zeros(const OpContext& context, DType dtype, Shape shape) {
@@ -92,8 +96,11 @@ Tensor zeros(const OpContext& context, DType dtype, Shape shape) {
 namespace {
 
 Tensor placed_as(const OpContext& context, const void* values, DType dtype, size_t count) {
-  const Tensor here = Tensor::borrow(nullptr, values, dtype, {static_cast<int64_t>(count)});
-  return context.gpu ? copied_to(*context.gpu, here) : here;
+  const Shape shape = {static_cast<int64_t>(count)};
+  if (!context.gpu) return Tensor::borrow(nullptr, values, dtype, shape);
+  Tensor there = allocate(context, dtype, shape);
+  context.gpu->copy_in(there.mutable_bytes(), values, there.byte_count());
+  return there;
 }
 
 }  // namespace

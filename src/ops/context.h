@@ -80,7 +80,8 @@ struct OpContext {
   }  // of what operators pass to each other
 };
 
-// Tensors and copies where the context's operators compute.
+// Tensors and copies where the context's operators compute. On a GPU tensors are buffers of the workspace,
+// which must outlive them: taking memory from a GPU, and giving it back, waits for all that it is doing.
 Tensor allocate(const OpContext& context, DType dtype, Shape shape);
 Tensor zeros(const OpContext& context, DType dtype, Shape shape);
 // `values`, which must outlive it: as they are, or a copy on the GPU.

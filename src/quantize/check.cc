@@ -77,7 +77,8 @@ CheckResult check_result(const std::filesystem::path& source_folder,
   Model result = Model::create(checkpoint.config, checkpoint.weights);
   if constexpr (kHasCuda) {
     if (ops.gpu) {
-      auto move = [&](const Weight& weight) { return to_gpu(ops, weight); };
+      const auto mover = std::make_shared<WeightMover>(ops);
+      const MoveWeight move = [mover](const Weight& weight) { return (*mover)(weight); };
       source.model.move(move);
       result.move(move);
     }

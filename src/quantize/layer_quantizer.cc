@@ -59,11 +59,28 @@ void LayerQuantizer::enter(std::string_view phase) {
   phases_.enter(phase);
 }
 
-std::unique_ptr<Block> LayerQuantizer::on_gpu(const Block& block) const {
+void LayerQuantizer::fetch(int64_t layer) {
   if constexpr (kHasCuda) {
-    if (ops_.gpu) return block.moved([&](const Weight& weight) { return to_gpu(ops_, weight); });
+    if (!mover_) {
+      copies_.emplace(*ops_.gpu, GpuQueue::Beside::kIt);
+      copy_workspace_.emplace(*copies_);
+      copy_ops_ = {ops_.threads, &*copy_workspace_, nullptr, &*copies_, ops_.libraries};
+      mover_ = std::make_shared<WeightMover>(copy_ops_);
+    }
+    fetched_layer_ = layer;
+    fetched_ = std::async(std::launch::async, [this, &block = std::as_const(model_).block(layer)] {
+      std::unique_ptr<Block> there = block.moved([&](const Weight& weight) { return (*mover_)(weight); });
+      copies_->wait("copying a layer to the GPU");
+      return there;
+    });
   }
-  return nullptr;
+}
+
+std::unique_ptr<Block> LayerQuantizer::on_gpu(int64_t layer) {
+  if (!ops_.gpu) return nullptr;
+  if (fetched_layer_ != layer) fetch(layer);
+  fetched_layer_ = -1;
+  return fetched_.get();
 }
 
 void LayerQuantizer::quantize_linear(const Work& work, FinishedLayer& finished) {
@@ -120,7 +137,8 @@ void LayerQuantizer::quantize_linear(const Work& work, FinishedLayer& finished) 
 FinishedLayer LayerQuantizer::quantize_layer(int64_t layer) {
   enter("weights to the device");
   Block& here = model_.block(layer);
-  const std::unique_ptr<Block> there = states_ ? on_gpu(here) : nullptr;
+  const std::unique_ptr<Block> there = states_ ? on_gpu(layer) : nullptr;
+  if (there && layer + 1 < model_.layer_count()) fetch(layer + 1);
   const Block& block = there ? *there : here;
   const std::vector<ModuleSettings>& settings = settings_.layers[static_cast<size_t>(layer)];
   FinishedLayer finished;
@@ -207,7 +225,7 @@ void LayerQuantizer::adopt(int64_t layer, const FinishedLayer& finished) {
 void LayerQuantizer::replay(int64_t layer) {
   if (!states_ || layer >= model_.layer_count()) return;
   enter("forward");
-  const std::unique_ptr<Block> there = on_gpu(model_.block(layer));
+  const std::unique_ptr<Block> there = on_gpu(layer);
   states_->advance_all(there ? *there : model_.block(layer));
 }
 

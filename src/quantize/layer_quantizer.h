@@ -8,7 +8,13 @@
 #include "quantize/settings.h"
 #include "quantize/work_folder.h"
 
+#include <future>
+#include <memory>
+#include <optional>
+
 namespace lowbit {
+
+class WeightMover;
 
 class LayerQuantizer {
  public:
@@ -37,8 +43,10 @@ class LayerQuantizer {
   };
   void quantize_linear(const Work& work, FinishedLayer& finished);
   void enter(std::string_view phase);
-  // A copy of the block on the GPU, or null without one.
-  std::unique_ptr<Block> on_gpu(const Block& block) const;
+  // A copy of the block on the GPU, or null without one; fetched where fetch() was called for it.
+  std::unique_ptr<Block> on_gpu(int64_t layer);
+  // Begins to copy a layer on a queue of its own, while others are worked on.
+  void fetch(int64_t layer);
   void note_progress(const ModuleReport& report);
 
   Model& model_;
@@ -52,6 +60,13 @@ class LayerQuantizer {
   Phases& phases_;
   const Log& log_;
   int64_t done_ = 0, total_ = 0;
+  // Of fetch().
+  std::optional<GpuQueue> copies_;
+  std::optional<Workspace> copy_workspace_;
+  OpContext copy_ops_;
+  std::shared_ptr<WeightMover> mover_;
+  int64_t fetched_layer_ = -1;
+  std::future<std::unique_ptr<Block>> fetched_;
 };
 
 }  // namespace lowbit

@@ -113,6 +113,14 @@ Tensor Tensor::zeros(DType dtype, Shape shape) {
   return tensor;
 }
 
+Tensor Tensor::lent_by(std::shared_ptr<const void> owner, void* data, GpuQueue& gpu, DType dtype,
+                       Shape shape) {
+  Tensor tensor = borrow(std::move(owner), data, dtype, std::move(shape));
+  tensor.writable_ = true;
+  tensor.device_ = gpu.gpu();
+  return tensor;
+}
+
 Tensor Tensor::borrow(std::shared_ptr<const void> owner, const void* data, DType dtype, Shape shape) {
   count_elements(shape);
   static const char kNothing = 0;  // an empty tensor of a file still has an address

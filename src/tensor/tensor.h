@@ -31,6 +31,9 @@ class Tensor {
   // The GPU's memory (null: heap memory, as above); kOutOfMemory as GpuMemory says. Only kernels and copies
   // may touch it.
   static Tensor allocate_on(GpuQueue* gpu, DType dtype, Shape shape);
+  // The GPU's memory that `owner` keeps alive.
+  static Tensor lent_by(std::shared_ptr<const void> owner, void* data, GpuQueue& gpu, DType dtype,
+                        Shape shape);
   // Bytes that `owner` keeps alive and that must not be written, such as a mapped file.
   static Tensor borrow(std::shared_ptr<const void> owner, const void* data, DType dtype, Shape shape);
 

@@ -92,13 +92,26 @@ size_t fill_scratch_bytes(const Weight& weight) {
   return is_converted ? std::min(kConvertBytes, dense->byte_count()) : 0;
 }
 
-Weight to_gpu(const OpContext& context, const Weight& weight) {
+namespace {
+
+Weight moved(const OpContext& context, const Weight& weight, CopyIn copy) {
   Weight there = gpu_layout(weight, [&](DType dtype, Shape shape) {
     return Tensor::allocate_on(context.gpu, dtype, std::move(shape));
   });
-  fill_gpu_weight(context, weight, there,
-                  [&](void* to, const void* from, size_t bytes) { context.gpu->copy_in(to, from, bytes); });
+  fill_gpu_weight(context, weight, there, copy);
   return there;
+}
+
+}  // namespace
+
+Weight to_gpu(const OpContext& context, const Weight& weight) {
+  return moved(context, weight,
+               [&](void* to, const void* from, size_t bytes) { context.gpu->copy_in(to, from, bytes); });
+}
+
+Weight WeightMover::operator()(const Weight& weight) {
+  return moved(context_, weight,
+               [&](void* to, const void* from, size_t bytes) { copies_.copy_in(to, from, bytes); });
 }
 
 }  // namespace lowbit

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "base/function_ref.h"
+#include "base/staged_copies.h"
 #include "format/weight.h"
 #include "ops/context.h"
 
@@ -22,5 +23,17 @@ size_t fill_scratch_bytes(const Weight& weight);
 
 // Both, into memory of its own.
 Weight to_gpu(const OpContext& context, const Weight& weight);
+
+// The same for many weights, through pinned buffers; what it gives may be read by what is queued later.
+class WeightMover {
+ public:
+  explicit WeightMover(const OpContext& context)
+      : context_(context), copies_(*context.gpu, *context.threads) {}
+  Weight operator()(const Weight& weight);
+
+ private:
+  const OpContext& context_;
+  StagedCopies copies_;
+};
 
 }  // namespace lowbit
