@@ -2,6 +2,7 @@
 // reload it and say what it cost.
 #pragma once
 
+#include "lowbit/bytes.h"
 #include "lowbit/format.h"
 #include "lowbit/log.h"
 
@@ -57,6 +58,7 @@ struct QuantizeOptions {
   int threads = 0;
   std::string kernel;
   std::string device = "auto";  // "cpu", "cuda", "cuda:N"; "auto": the first GPU that can be used, else the CPU
+  Bytes max_gpu_memory;         // of a GPU's memory that may be taken; 0: all that is free. Does not change the codes
 };
 
 struct ModuleReport {
@@ -75,7 +77,7 @@ struct QuantizeResult {
   std::vector<ModuleReport> modules;
   double seconds = 0;
   std::vector<std::pair<std::string, double>> seconds_by_phase;  // "load", "forward", "hessians", "codes", ...
-  uint64_t peak_rss_bytes = 0, peak_anonymous_bytes = 0;
+  uint64_t peak_rss_bytes = 0, peak_anonymous_bytes = 0, peak_gpu_bytes = 0;
   uint64_t source_bytes = 0, bytes = 0;    // of the safetensors files
   double bits_per_weight = 0;              // of the quantized modules, scales and zero points included
   bool checked = false, passed = true;     // the reload check, and its verdict

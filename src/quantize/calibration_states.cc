@@ -66,16 +66,16 @@ CalibrationBatches::CalibrationBatches(const Model& model, std::span<const std::
 }
 
 CalibrationStates::CalibrationStates(const Model& model, const OpContext& ops,
-                                     std::span<const std::vector<int32_t>> sequences, int64_t batch_size,
-                                     MemoryMeter& meter, size_t carry_budget)
+                                     std::span<const std::vector<int32_t>> sequences, const Options& options,
+                                     MemoryMeter& meter)
     : model_(model),
       ops_(ops),
       sequences_(sequences),
       meter_(meter),
-      carry_budget_(carry_budget),
+      carry_budget_(options.carry_budget),
       width_(model.config().hidden_size),
       plan_(ops.gpu ? CalibrationBatches(model, sequences)
-                    : CalibrationBatches(model, sequences, batch_size, ops.threads->size())) {
+                    : CalibrationBatches(model, sequences, options.batch_size, ops.threads->size())) {
   size_t longest = 0;
   for (const std::vector<int32_t>& ids : sequences) {
     longest = std::max(longest, ids.size());
@@ -83,7 +83,11 @@ CalibrationStates::CalibrationStates(const Model& model, const OpContext& ops,
   }
   tokens_ = static_cast<int64_t>(positions_.size());
   rope_ = model.rope_table(ops_, static_cast<int64_t>(longest));
-  hidden_ = allocate(ops_, DType::kF32, {tokens_, width_});
+  if (ops_.gpu && options.keeps_hidden_here) {
+    hidden_here_.emplace(static_cast<size_t>(tokens_ * width_) * sizeof(float));
+  } else {
+    hidden_ = allocate(ops_, DType::kF32, {tokens_, width_});
+  }
   embed();
   if (ops_.gpu) place_on_gpu();
 }
@@ -91,17 +95,17 @@ CalibrationStates::CalibrationStates(const Model& model, const OpContext& ops,
 void CalibrationStates::embed() {
   // The table stays where it is: only its rows are wanted, once.
   Workspace workspace;
-  const OpContext here{ops_.threads, &workspace};
+  const OpContext here{ops_.threads, &workspace, ops_.kernels};
   std::vector<float> rows;
-  float* hidden = hidden_.mutable_data<float>();
+  float* hidden = hidden_here_ ? hidden_here_->as<float>() : hidden_.mutable_data<float>();
   for (const std::vector<int32_t>& ids : sequences_) {
     const size_t count = ids.size() * static_cast<size_t>(width_);
-    if (ops_.gpu) {
+    if (ops_.gpu && !hidden_here_) {
       rows.resize(count);
       model_.embed(here, ids, rows.data());
       ops_.gpu->copy_in(hidden, rows.data(), count * sizeof(float));
     } else {
-      model_.embed(ops_, ids, hidden);
+      model_.embed(here, ids, hidden);
     }
     hidden += count;
   }
@@ -165,10 +169,22 @@ void CalibrationStates::run(const OpContext& ops, const Batch& batch, const Body
   }
 }
 
+void CalibrationStates::run_on_gpu(const Batch& batch, Hidden use, const Body& body) {
+  if (!hidden_here_) return run(ops_, batch, body);
+  const size_t bytes = static_cast<size_t>(batch.tokens * width_) * sizeof(float);
+  float* const here = hidden_here_->as<float>() + batch.row * width_;
+  const Scratch there = ops_.workspace->take(bytes);
+  ops_.gpu->queue_copy_in(there.as<void>(), here, bytes);
+  moving_ = there.as<float>();
+  run(ops_, batch, body);
+  moving_ = nullptr;
+  if (use == Hidden::kChanged) ops_.gpu->queue_copy_out(here, there.as<void>(), bytes);
+}
+
 // Batches [first, last) of plan_.
-void CalibrationStates::for_each_batch(size_t first, size_t last, const Body& body) {
+void CalibrationStates::for_each_batch(size_t first, size_t last, Hidden use, const Body& body) {
   if (ops_.gpu) {
-    for (size_t i = first; i < last; ++i) run(ops_, plan_.batches[i], body);
+    for (size_t i = first; i < last; ++i) run_on_gpu(plan_.batches[i], use, body);
     return;
   }
   const ThreadPool one_thread(1);
@@ -199,7 +215,7 @@ Hessian CalibrationStates::collect_rows(int64_t width, const Fill& fill) {
     auto tokens = [&] { return batches[last - 1].row + batches[last - 1].tokens - start; };
     while (last < batches.size() && tokens() + batches[last].tokens <= plan_.round_tokens) ++last;
     const ActivationScratch rows(ops_, tokens() * width);
-    for_each_batch(first, last, [&](const StepInput& step, const Batch& batch) {
+    for_each_batch(first, last, Hidden::kRead, [&](const StepInput& step, const Batch& batch) {
       fill(step, batch, rows.rows().from((batch.row - start) * width));
     });
     accumulator.add(rows.rows(), tokens());
@@ -253,7 +269,11 @@ std::vector<Hessian> CalibrationStates::collect_all(const Block& block) {
   };
   // One batch after the other, since all Hessians grow at once.
   for (const Batch& batch : plan_.batches) {
-    run(ops_, batch, visit);
+    if (ops_.gpu) {
+      run_on_gpu(batch, Hidden::kRead, visit);
+    } else {
+      run(ops_, batch, visit);
+    }
     meter_.sample();
   }
   std::vector<Hessian> result;
@@ -280,7 +300,7 @@ void CalibrationStates::advance(const Block& block, int index) {
     if (carry_.empty() || carry_.element_count() < count)
       carry_ = allocate(ops_, ops_.activations(), {count});
   }
-  for_each_batch(0, plan_.batches.size(), [&](const StepInput& step, const Batch& batch) {
+  for_each_batch(0, plan_.batches.size(), Hidden::kChanged, [&](const StepInput& step, const Batch& batch) {
     const Stage* maker = stage.reads_hidden ? nullptr : &block.stages()[static_cast<size_t>(index - 1)];
     const bool kept = maker && keeps_carry(*maker);
     const ActivationScratch input = take(batch, kept    ? 0

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -53,9 +54,15 @@ class CalibrationStates {
   static bool keeps_carry(const Stage& stage, int64_t tokens, int64_t hidden_size,
                           size_t carry_budget = kCarryBudget);
 
-  // Embeds the samples. `sequences` must outlive this.
+  // Embeds the samples. `sequences` must outlive this. keeps_hidden_here: on a GPU, hidden states stay in
+  // this machine's memory and come to the GPU batch by batch.
+  struct Options {
+    int64_t batch_size = 8;
+    size_t carry_budget = kCarryBudget;
+    bool keeps_hidden_here = false;
+  };
   CalibrationStates(const Model& model, const OpContext& ops, std::span<const std::vector<int32_t>> sequences,
-                    int64_t batch_size, MemoryMeter& meter, size_t carry_budget = kCarryBudget);
+                    const Options& options, MemoryMeter& meter);
 
   int64_t tokens() const { return tokens_; }
 
@@ -75,11 +82,18 @@ class CalibrationStates {
   // Writes the rows of a batch.
   using Fill = std::function<void(const StepInput& step, const Batch& batch, Activations rows)>;
 
+  enum class Hidden { kRead, kChanged };  // by the body
   void run(const OpContext& ops, const Batch& batch, const Body& body) const;
-  void for_each_batch(size_t first, size_t last, const Body& body);
+  void run_on_gpu(const Batch& batch, Hidden hidden, const Body& body);
+  void for_each_batch(size_t first, size_t last, Hidden hidden, const Body& body);
   Hessian collect_rows(int64_t width, const Fill& fill);
-  bool keeps_carry(const Stage& stage) const { return keeps_carry(stage, tokens_, width_, carry_budget_); }
-  float* hidden(const Batch& batch) { return hidden_.mutable_data<float>() + batch.row * width_; }
+  // On a GPU all are kept, or with a budget of 0 none.
+  bool keeps_carry(const Stage& stage) const {
+    return ops_.gpu ? carry_budget_ > 0 : keeps_carry(stage, tokens_, width_, carry_budget_);
+  }
+  float* hidden(const Batch& batch) {
+    return moving_ ? moving_ : hidden_.mutable_data<float>() + batch.row * width_;
+  }
   Activations kept_carry(const Stage& maker, const Batch& batch) {
     return Activations(carry_.mutable_bytes(), carry_.dtype()).from(batch.row * maker.carry_width);
   }
@@ -99,8 +113,10 @@ class CalibrationStates {
   size_t carry_budget_;
   int64_t tokens_ = 0, width_;
   CalibrationBatches plan_;
-  Tensor hidden_;  // F32 [tokens, hidden_size]
-  Tensor carry_;   // of the widest carry that was kept so far
+  Tensor hidden_;  // F32 [tokens, hidden_size]; empty where hidden_here_ is
+  std::optional<PinnedMemory> hidden_here_;
+  float* moving_ = nullptr;  // of the batch at work, where hidden_here_ is
+  Tensor carry_;             // of the widest carry that was kept so far
   RopeTable rope_;
   std::vector<int32_t> positions_;
   // On a GPU: what all batches read, made once, since each copy waits for the GPU.

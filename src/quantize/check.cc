@@ -1,10 +1,10 @@
 #include "quantize/check.h"
 
 #include "base/fail.h"
-#include "ops/cuda/weights_gpu.h"
 #include "ops/softmax.h"
 #include "quantize/source_model.h"
 #include "runtime/forward.h"
+#include "runtime/gpu_placement.h"
 
 #include <algorithm>
 #include <cmath>
@@ -53,6 +53,27 @@ void compare(const OpContext& ops, const Model& source, const Model& result, con
   }
 }
 
+// Each in half of what is free, its layers streamed where need be. False: even that is too little.
+bool move_to_gpu(std::initializer_list<Model*> models, const OpContext& context,
+                 const std::vector<std::vector<int32_t>>& samples, const Log& log) {
+  int64_t longest = 1;
+  for (const auto& ids : samples)
+    longest = std::max(longest, std::min(kMostTokens, static_cast<int64_t>(ids.size())));
+  const uint64_t each = context.gpu->memory().available() / models.size();
+  std::vector<std::pair<GpuSizes, GpuPlan>> plans;
+  for (Model* model : models) {
+    const GpuSizes sizes = gpu_sizes(*model, context.activations(), longest);
+    plans.emplace_back(sizes, plan_layers(sizes, each));
+    if (!plans.back().second.fits) return false;
+  }
+  size_t i = 0;
+  for (Model* model : models) {
+    place_on_gpu(*model, context, plans[i].first, plans[i].second, log);
+    ++i;
+  }
+  return true;
+}
+
 }  // namespace
 
 double largest_allowed_kl(int bits) {
@@ -69,20 +90,18 @@ double largest_allowed_kl(int bits) {
 }
 
 CheckResult check_result(const std::filesystem::path& source_folder,
-                         const std::filesystem::path& result_folder, const OpContext& ops,
+                         const std::filesystem::path& result_folder, const OpContext& given,
                          const std::vector<std::vector<int32_t>>& samples, int bits, MemoryMeter& meter,
                          const Log& log) {
   SourceModel source = load_source(source_folder);
   const Checkpoint checkpoint = read_checkpoint(result_folder);
   Model result = Model::create(checkpoint.config, checkpoint.weights);
-  if constexpr (kHasCuda) {
-    if (ops.gpu) {
-      const auto mover = std::make_shared<WeightMover>(ops);
-      const MoveWeight move = [mover](const Weight& weight) { return (*mover)(weight); };
-      source.model.move(move);
-      result.move(move);
-    }
-  }
+  Workspace cpu_workspace;
+  const OpContext cpu{given.threads, &cpu_workspace, given.kernels};
+  const bool is_there = given.gpu && move_to_gpu({&source.model, &result}, given, samples, log);
+  if (given.gpu && !is_there)
+    log.info("both models do not fit into what may be taken of the GPU's memory: the check runs on the CPU");
+  const OpContext& ops = given.gpu && !is_there ? cpu : given;
   const int64_t width = source.model.config().hidden_size;
   Sums sums;
   for (size_t i = 0; i < samples.size() && sums.tokens < kMostTokens; ++i) {

@@ -1,10 +1,12 @@
 #include "quantize/estimate.h"
 
+#include "ops/cuda/weights_gpu.h"
 #include "quantize/calibration_states.h"
 #include "quantize/methods.h"
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 
 namespace lowbit {
 namespace {
@@ -24,30 +26,83 @@ double seconds_of(const Body& body) {
 // Layer 0 with its Hessians, over the first samples: seconds per token, attention of that length included.
 double layer_seconds_per_token(const OpContext& ops, const Model& model, int64_t batch_size,
                                const Calibration& calibration) {
-  constexpr int64_t kProbeTokens = 512;
+  const int64_t wanted = ops.gpu ? CalibrationBatches::kGpuBatchTokens : 512;
   std::vector<std::vector<int32_t>> probe;
   int64_t tokens = 0;
   for (const std::vector<int32_t>& ids : calibration.samples) {
-    if (tokens >= kProbeTokens) break;
+    if (tokens >= wanted) break;
     probe.push_back(ids);
     tokens += static_cast<int64_t>(ids.size());
   }
   // A carry that the whole run cannot keep is made anew in the probe as well.
-  const Block& block = model.block(0);
+  std::unique_ptr<Block> there;
+  if constexpr (kHasCuda) {
+    if (ops.gpu) there = model.block(0).moved([&](const Weight& weight) { return to_gpu(ops, weight); });
+  }
+  const Block& block = there ? *there : model.block(0);
   const std::span<const Stage> stages = block.stages();
   const bool keeps = std::all_of(stages.begin(), stages.end(), [&](const Stage& stage) {
     return CalibrationStates::keeps_carry(stage, calibration.tokens, model.config().hidden_size);
   });
   MemoryMeter meter;
-  CalibrationStates states(model, ops, probe, batch_size, meter, keeps ? CalibrationStates::kCarryBudget : 0);
+  CalibrationStates states(
+      model, ops, probe,
+      {.batch_size = batch_size, .carry_budget = keeps ? CalibrationStates::kCarryBudget : 0}, meter);
   return seconds_of([&] {
            for (size_t stage = 0; stage < block.stages().size(); ++stage) {
              states.collect(block, static_cast<int>(stage));
              states.advance(block, static_cast<int>(stage));
            }
+           if (ops.gpu) ops.gpu->wait("measuring a layer");
          }) /
          static_cast<double>(tokens);
 }
+
+MatrixProblem probe_problem(const OpContext& ops, const QuantizeOptions& options, int64_t rows,
+                            int64_t width) {
+  MatrixProblem problem{.module = "probe",
+                        .weight = Tensor::allocate(DType::kF32, {rows, width}),
+                        .affine = options.affine,
+                        .gptq = options.gptq,
+                        .as_autogptq = options.compat == "autogptq",
+                        .is_last = true};
+  for (int64_t k = 0; k < rows * width; ++k)
+    problem.weight.mutable_data<float>()[k] = static_cast<float>(k * 7919 % 2003) / 1001.5f - 1;
+  if (ops.gpu) problem.weight_there = copied_to(*ops.gpu, problem.weight);
+  return problem;
+}
+
+Hessian probe_hessian(const OpContext& ops, int64_t width) {
+  Tensor gram = Tensor::zeros(DType::kF32, {width, width});
+  for (int64_t k = 0; k < width; ++k)
+    gram.mutable_data<float>()[k * width + k] = 1 + static_cast<float>(k % 17);
+  return make_hessian(ops, ops.gpu ? copied_to(*ops.gpu, gram) : gram, 2 * width);
+}
+
+// On a GPU, where small matrices say nothing about large ones: each shape of the model itself, factor
+// included.
+class MeasuredShapes {
+ public:
+  MeasuredShapes(const OpContext& ops, const QuantizeOptions& options) : ops_(ops), options_(options) {}
+
+  double seconds(int64_t out, int64_t in) {
+    const auto [place, is_new] = known_.try_emplace({out, in});
+    if (is_new) {
+      const MatrixProblem problem = probe_problem(ops_, options_, out, in);
+      const Hessian hessian = probe_hessian(ops_, in);
+      place->second = seconds_of([&] {
+        FactorCache factors(ops_, hessian);
+        quantize_gptq(ops_, problem, factors);
+      });
+    }
+    return place->second;
+  }
+
+ private:
+  const OpContext& ops_;
+  const QuantizeOptions& options_;
+  std::map<std::pair<int64_t, int64_t>, double> known_;
+};
 
 // What the method costs: `factor` per width^3 of a Hessian, `weight` per weight (the clip search, rounding)
 // and `product` per weight and column (updates, refinement, the relative error).
@@ -61,17 +116,8 @@ MethodCost measured_method(const OpContext& ops, const QuantizeOptions& options)
   double seconds[2] = {};
   for (int i = 0; i < 2; ++i) {
     const int64_t width = kWidths[i];
-    MatrixProblem problem{.module = "probe",
-                          .weight = Tensor::allocate(DType::kF32, {kRows, width}),
-                          .affine = options.affine,
-                          .gptq = options.gptq,
-                          .as_autogptq = options.compat == "autogptq"};
-    for (int64_t k = 0; k < kRows * width; ++k)
-      problem.weight.mutable_data<float>()[k] = static_cast<float>(k * 7919 % 2003) / 1001.5f - 1;
-    Tensor gram = Tensor::zeros(DType::kF32, {width, width});
-    for (int64_t k = 0; k < width; ++k)
-      gram.mutable_data<float>()[k * width + k] = 1 + static_cast<float>(k % 17);
-    const Hessian hessian = make_hessian(ops, gram, 2 * width);
+    const MatrixProblem problem = probe_problem(ops, options, kRows, width);
+    const Hessian hessian = probe_hessian(ops, width);
     const bool is_gptq = options.method == "gptq";
     FactorCache factors(ops, hessian);
     auto run = [&] {
@@ -99,10 +145,15 @@ MethodCost measured_method(const OpContext& ops, const QuantizeOptions& options)
 double estimated_seconds(const OpContext& ops, const Model& model, const QuantizeOptions& options,
                          const QuantizationSettings& settings, const Calibration& calibration) {
   const bool is_gptq = options.method == "gptq";
-  const MethodCost cost = measured_method(ops, options);
+  const MethodCost cost = ops.gpu ? MethodCost() : measured_method(ops, options);
+  MeasuredShapes shapes(ops, options);
   double seconds = 0;
   auto add = [&](const ModuleSettings& module) {
     if (!module.is_quantized) return;
+    if (ops.gpu) {
+      seconds += shapes.seconds(module.out_features, module.in_features);
+      return;
+    }
     const double in = static_cast<double>(module.in_features), out = static_cast<double>(module.out_features);
     seconds += in * out * (cost.weight + cost.product * in);
   };

@@ -71,6 +71,7 @@ Json run_fingerprint(const fs::path& model, const QuantizeOptions& options, int 
                                                    "overwrite",
                                                    "kernel",
                                                    "device",
+                                                   "max_gpu_memory",
                                                    "model_name_or_path",
                                                    "model_file_base_name",
                                                    "max_shard_size",

@@ -3,7 +3,9 @@
 
 #include "base/files.h"
 #include "ops/cuda/libraries.h"
+#include "quantize/gpu_budget.h"
 #include "quantize/run.h"
+#include "quantize/source_model.h"
 #include "quantize/test_problem.h"
 #include "support.h"
 
@@ -176,6 +178,31 @@ TEST_F(GpuRun, MakesAsGoodAFileAsTheCpuAndTheSameEachTime) {
       EXPECT_GT(gpu.mean_kl, 0.25 * cpu.mean_kl);
     }
   }
+}
+
+// With less and less memory carries are made anew, and hidden states come from this machine's memory: the
+// file stays the same. With too little for anything the error says so, or the CPU does it.
+TEST_F(GpuRun, MakesTheSameFileWithLittleMemory) {
+  write_tiny_model(folder_.path() / "model", {});
+  run("cuda", "whole");
+  const SourceModel source = load_source(folder_.path() / "model");
+  const CalibrationBatches batches(source.model, calibration_.samples);
+  const GpuBudget budget =
+      gpu_budget(source.model, resolve_settings(source.model, options_), batches, calibration_.tokens);
+  for (const uint64_t limit :
+       {budget.least() + budget.hidden + budget.carry, budget.least() + budget.hidden, budget.least()}) {
+    SCOPED_TRACE(limit - budget.least());
+    options_.max_gpu_memory = limit;
+    options_.overwrite = true;
+    const QuantizeResult result = run("cuda", "little");
+    EXPECT_TRUE(file("little") == file("whole"));
+    EXPECT_LE(result.peak_gpu_bytes, limit);
+    EXPECT_GT(result.peak_gpu_bytes, 0u);
+  }
+  options_.max_gpu_memory = budget.least() - 1;
+  const std::string text = error_of(ErrorCode::kOutOfMemory, [&] { run("cuda", "too-little"); });
+  EXPECT_NE(text.find("--max-gpu-memory"), std::string::npos) << text;
+  EXPECT_EQ(run("auto", "on-cpu").peak_gpu_bytes, 0u);
 }
 
 // What is kept of layers that were finished is taken up, and the file is that of a run in one go.

@@ -4,6 +4,7 @@
 #include "format/affine.h"
 #include "ops/cuda/weights_gpu.h"
 
+#include <algorithm>
 #include <chrono>
 
 namespace lowbit {
@@ -22,6 +23,16 @@ std::string report_line(const ModuleReport& report) {
   line += fmt::format(", {:.2f} s", report.seconds);
   return report.note.empty() ? line : line + " (" + report.note + ")";
 }
+
+constexpr std::string_view kHelps =
+    "give more with --max-gpu-memory, end other programs on the GPU, or use --device cpu; finished layers "
+    "are "
+    "kept, and the same command goes on behind them";
+constexpr std::pair<std::string_view, GpuPurpose> kPurposes[] = {
+    {"weights to the device", {.use = GpuUse::kWeights, .what = "the weights of a layer", .helps = kHelps}},
+    {"hessians", {.what = "the Hessian of a layer's inputs", .helps = kHelps}},
+    {"codes", {.what = "choosing the codes of a matrix", .helps = kHelps}},
+    {"forward", {.what = "the forward pass of a layer", .helps = kHelps}}};
 
 // The source's values on the GPU: the copy that the operators multiply with where that is not rounded.
 Tensor source_there(const OpContext& ops, const Linear& linear, const Linear& there) {
@@ -57,6 +68,10 @@ void LayerQuantizer::note_progress(const ModuleReport& report) {
 void LayerQuantizer::enter(std::string_view phase) {
   if (ops_.gpu) ops_.gpu->wait("quantizing");
   phases_.enter(phase);
+  if (!ops_.gpu) return;
+  const auto purpose = std::find_if(std::begin(kPurposes), std::end(kPurposes),
+                                    [&](const auto& known) { return known.first == phase; });
+  if (purpose != std::end(kPurposes)) ops_.gpu->memory().set_purpose(purpose->second);
 }
 
 void LayerQuantizer::fetch(int64_t layer) {

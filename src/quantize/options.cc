@@ -82,7 +82,11 @@ Fields option_fields(QuantizeOptions& options) {
       {"kernel", &options.kernel,
        "force kernels: ref, avx2, ..., or per op matmul_affine=avx2,attention=ref"},
       {"device", &options.device,
-       "auto (a GPU where there is one), cpu, cuda or cuda:N; rtn chooses its codes on the CPU"}};
+       "auto (a GPU where there is one), cpu, cuda or cuda:N; rtn chooses its codes on the CPU"},
+      {"max_gpu_memory", &options.max_gpu_memory,
+       "of a GPU's memory that may be taken, such as 6GB; what does not fit stays in this machine's memory; "
+       "0: "
+       "all that is free"}};
 }
 
 void validate(const QuantizeOptions& options) {
@@ -119,6 +123,12 @@ void validate(const QuantizeOptions& options) {
          "model_file_base_name is \"{}\", expected a file name without folder and ending", name);
   }
   if (!options.max_shard_size.empty()) parse_byte_size(options.max_shard_size);
+}
+
+std::string cpu_only_option(const QuantizeOptions& options) {
+  if (!options.kernel.empty()) return fmt::format("kernel \"{}\"", options.kernel);
+  if (!options.compat.empty()) return fmt::format("compat \"{}\"", options.compat);
+  return "";
 }
 
 void require_calibration(const QuantizeOptions& options) {

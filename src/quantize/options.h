@@ -14,6 +14,9 @@ void validate(const QuantizeOptions& options);
 // gptq without data is an error that names --method rtn.
 void require_calibration(const QuantizeOptions& options);
 
+// The option that keeps the run on the CPU, with its value, or empty: for choose_device.
+std::string cpu_only_option(const QuantizeOptions& options);
+
 // The options that really hold. compat "autogptq" sets damp_percent 0.01 (unless it was changed), no clip
 // search, no group-aware order and group parameters without a block's own updates.
 QuantizeOptions settled(const QuantizeOptions& options);

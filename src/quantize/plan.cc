@@ -2,8 +2,10 @@
 #include "base/cpu.h"
 #include "base/fail.h"
 #include "lowbit/quantize.h"
+#include "ops/cuda/libraries.h"
 #include "quantize/calibration_states.h"
 #include "quantize/estimate.h"
+#include "quantize/gpu_budget.h"
 #include "quantize/matrix.h"
 #include "quantize/options.h"
 #include "quantize/out_folder.h"
@@ -13,6 +15,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 
 namespace lowbit {
 namespace {
@@ -94,6 +97,21 @@ void add_module(Json& modules, const ModuleSettings& settings, const std::string
   modules.push_back(json);
 }
 
+Json gpu_memory_json(const GpuBudget& budget, const StatesPlacement& placement, uint64_t available) {
+  Json json = Json::object();
+  json.set("available_bytes", available);
+  json.set("hidden_states", budget.hidden);
+  json.set("hidden_states_in_this_machines_memory", placement.keeps_hidden_here);
+  json.set("carries", placement.keeps_carry ? budget.carry : 0);
+  json.set("weights", budget.weights);
+  json.set("forward", budget.forward);
+  json.set("hessians", budget.hessians);
+  json.set("codes", budget.codes);
+  json.set("peak_bytes", budget.least() + (placement.keeps_hidden_here ? 0 : budget.hidden) +
+                             (placement.keeps_carry ? budget.carry : 0));
+  return json;
+}
+
 uint64_t free_disk_bytes(const fs::path& out) {
   fs::path place = fs::absolute(out);
   while (!fs::exists(place) && place.has_parent_path() && place != place.parent_path())
@@ -169,6 +187,27 @@ std::string plan_json(const fs::path& model, const fs::path& out, const Quantize
         fmt::format("about {} MB of memory are needed, {} MB are available: use fewer or shorter samples",
                     peak >> 20, available >> 20));
   }
+  int device = choose_device(options.device, cpu_only_option(options), {});
+  std::optional<GpuQueue> gpu;
+  if (device != kHost && is_gptq) {
+    const CalibrationBatches on_gpu(source.model, calibration.samples);
+    const GpuBudget budget = gpu_budget(source.model, settings, on_gpu, calibration.tokens);
+    gpu.emplace(device, options.max_gpu_memory.count);
+    const uint64_t may_take = gpu->memory().available();
+    const StatesPlacement placement = place_states(budget, may_take);
+    plan.set("gpu_memory", gpu_memory_json(budget, placement, may_take));
+    if (!placement.fits) {
+      const std::string shortage = shortage_text(budget, may_take);
+      if (parse_device(options.device) == kAnyDevice) {
+        warnings.push_back("it will run on the CPU: " + shortage);
+      } else {
+        reasons.push_back(shortage);
+      }
+      device = kHost;
+      gpu.reset();
+    }
+  }
+  plan.set("device", device_name(device));
   // The finished layers and the checkpoint made of them lie side by side for a while.
   uint64_t finished = 0;
   for (const char* component : {"codes", "scales", "zeros"}) {
@@ -183,12 +222,19 @@ std::string plan_json(const fs::path& model, const fs::path& out, const Quantize
                                   out.string(), free_disk >> 20));
   }
 
-  Workspace workspace;
   // Reading the data was done just now; saving is a copy of the mapped source and small beside the rest.
   if (!is_gptq || !calibration.samples.empty()) {
+    std::optional<Workspace> workspace;
+    std::shared_ptr<GpuLibraries> libraries;
+    if (gpu) {
+      workspace.emplace(*gpu);
+      if constexpr (kHasCuda) libraries = std::make_shared<GpuLibraries>(*gpu);
+    } else {
+      workspace.emplace();
+    }
+    const OpContext ops{&threads, &*workspace, &kernels, gpu ? &*gpu : nullptr, libraries.get()};
     plan.set("estimated_seconds",
-             reading_seconds + estimated_seconds({&threads, &workspace, &kernels}, source.model, options,
-                                                 settings, calibration));
+             reading_seconds + estimated_seconds(ops, source.model, options, settings, calibration));
   }
   plan.set("calibration", calibration.samples.empty() ? Json() : calibration.facts());
   plan.set("engines", engines_json(output_engines(settings, options)));

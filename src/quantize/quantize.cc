@@ -5,6 +5,7 @@
 #include "ops/cuda/libraries.h"
 #include "quantize/check.h"
 #include "quantize/fingerprint.h"
+#include "quantize/gpu_budget.h"
 #include "quantize/layer_quantizer.h"
 #include "quantize/options.h"
 #include "quantize/out_folder.h"
@@ -17,6 +18,7 @@
 #include <cmath>
 #include <future>
 #include <malloc.h>
+#include <optional>
 
 namespace lowbit {
 namespace {
@@ -68,17 +70,11 @@ class Run {
         out_(normal_out(out)),
         options_(settled(options)),
         log_(log),
-        device_(choose_device(options.device, cpu_only(options), log)),
+        device_(choose_device(options.device, cpu_only_option(options), log)),
         kernels_(parse_kernel_choice(options.kernel)),
         threads_(options.threads),
-        gpu_(device_ == kHost ? nullptr : std::make_unique<GpuQueue>(device_)),
-        workspace_(gpu_ ? Workspace(*gpu_) : Workspace()),
         source_(load_source(model)),
-        settings_(resolve_settings(source_.model, options_)) {
-    if constexpr (kHasCuda) {
-      if (gpu_) libraries_ = std::make_shared<GpuLibraries>(*gpu_);
-    }
-  }
+        settings_(resolve_settings(source_.model, options_)) {}
 
   // given: null to read options.calibration.data.
   QuantizeResult run(const Calibration* given) {
@@ -93,6 +89,7 @@ class Run {
     phases_.enter("calibration data");
     calibrate(given);
     phases_.enter("load");
+    open_device();
     {
       WorkFolder work(partial_folder(out_), fingerprint(), options_.resume);
       if (!work.fresh_reason().empty()) warn({"earlier layers are not taken up: " + work.fresh_reason()});
@@ -108,12 +105,37 @@ class Run {
   }
 
  private:
-  OpContext ops() { return {&threads_, &workspace_, &kernels_, gpu_.get(), libraries_.get()}; }
+  OpContext ops() { return {&threads_, &*workspace_, &kernels_, gpu_.get(), libraries_.get()}; }
 
-  static std::string cpu_only(const QuantizeOptions& options) {
-    if (!options.kernel.empty()) return fmt::format("kernel \"{}\"", options.kernel);
-    if (!options.compat.empty()) return fmt::format("compat \"{}\"", options.compat);
-    return "";
+  // Where the run takes place, and what of it on a GPU.
+  void open_device() {
+    if (device_ != kHost) open_gpu();
+    if (device_ == kHost) {
+      gpu_.reset();
+      workspace_.emplace();
+    }
+  }
+
+  void open_gpu() {
+    gpu_ = std::make_unique<GpuQueue>(device_, options_.max_gpu_memory.count);
+    const CalibrationBatches batches(source_.model, calibration_.samples);
+    const GpuBudget budget = gpu_budget(source_.model, settings_, batches, calibration_.tokens);
+    const uint64_t available = gpu_->memory().available();
+    if (options_.method == "gptq") placement_ = place_states(budget, available);
+    if (!placement_.fits) {
+      const std::string shortage = shortage_text(budget, available);
+      if (parse_device(options_.device) != kAnyDevice) fail(ErrorCode::kOutOfMemory, "{}", shortage);
+      log_.info("quantizing on the CPU: " + shortage);
+      device_ = kHost;
+      return;
+    }
+    if (placement_.keeps_hidden_here) {
+      log_.info(fmt::format("{} of hidden states do not fit into {} of GPU memory and stay in this machine's",
+                            bytes_text(budget.hidden), bytes_text(available)));
+    }
+    workspace_.emplace(*gpu_);
+    gpu_->memory().set_reclaim([this] { workspace_->release(); });
+    if constexpr (kHasCuda) libraries_ = std::make_shared<GpuLibraries>(*gpu_);
   }
 
   void warn(const std::vector<std::string>& warnings) {
@@ -155,8 +177,10 @@ class Run {
     Model& model = source_.model;
     std::unique_ptr<CalibrationStates> states;
     if (options_.method == "gptq") {
-      states = std::make_unique<CalibrationStates>(model, context, calibration_.samples,
-                                                   options_.calibration.batch_size, meter_);
+      CalibrationStates::Options how{.batch_size = options_.calibration.batch_size,
+                                     .keeps_hidden_here = placement_.keeps_hidden_here};
+      if (!placement_.keeps_carry) how.carry_budget = 0;
+      states = std::make_unique<CalibrationStates>(model, context, calibration_.samples, how, meter_);
     }
     LayerQuantizer quantizer(model, context, options_, settings_, states.get(), meter_, phases_, log_);
     const int64_t parts = model.layer_count() + (settings_.head.is_quantized ? 1 : 0);
@@ -254,6 +278,7 @@ class Run {
     result_.seconds_by_phase = phases_.seconds();
     result_.peak_rss_bytes = process_memory().peak_rss_bytes;
     meter_.sample();
+    if (gpu_) result_.peak_gpu_bytes = gpu_->memory().figures().peak;
     result_.peak_anonymous_bytes = meter_.peak_anonymous_bytes();
     result_.report_json =
         result_json(result_, options_, settings_, has_calibration_ ? &calibration_ : nullptr, verdict_)
@@ -273,7 +298,8 @@ class Run {
   ThreadPool threads_;
   std::unique_ptr<GpuQueue> gpu_;
   std::shared_ptr<GpuLibraries> libraries_;  // shared: its destructor is only where CUDA is
-  Workspace workspace_;                      // where operators compute
+  std::optional<Workspace> workspace_;       // where operators compute
+  StatesPlacement placement_;
   SourceModel source_;
   QuantizationSettings settings_;
   Calibration calibration_;

@@ -115,8 +115,9 @@ TEST_F(Quantize, CarriesMadeAnewGiveTheSameStates) {
   Machine machine;
   const OpContext ops = machine.ops();
   MemoryMeter meter;
-  CalibrationStates kept(source.model, ops, calibration_.samples, 4, meter);
-  CalibrationStates anew(source.model, ops, calibration_.samples, 4, meter, 0);
+  CalibrationStates kept(source.model, ops, calibration_.samples, {.batch_size = 4}, meter);
+  CalibrationStates anew(source.model, ops, calibration_.samples, {.batch_size = 4, .carry_budget = 0},
+                         meter);
   for (int64_t layer = 0; layer < 2; ++layer) {
     const Block& block = source.model.block(layer);
     const std::vector<Hessian> all = kept.collect_all(block);

@@ -37,6 +37,7 @@ Json result_json(const QuantizeResult& result, const QuantizeOptions& options,
   json.set("seconds_by_phase", phases);
   json.set("peak_rss_bytes", result.peak_rss_bytes);
   json.set("peak_anonymous_bytes", result.peak_anonymous_bytes);
+  if (result.peak_gpu_bytes > 0) json.set("peak_gpu_bytes", result.peak_gpu_bytes);
   json.set("source_bytes", result.source_bytes);
   json.set("bytes", result.bytes);
   json.set("bits_per_weight", result.bits_per_weight);

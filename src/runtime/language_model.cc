@@ -192,9 +192,7 @@ std::string to_json(const MemoryUse& use) {
   return json.dump();
 }
 
-std::string LanguageModel::device() const {
-  return state_->gpu ? fmt::format("cuda:{}", state_->gpu->gpu()) : "cpu";
-}
+std::string LanguageModel::device() const { return device_name(state_->gpu ? state_->gpu->gpu() : kHost); }
 
 MemoryUse LanguageModel::memory() const {
   MemoryUse use{.streamed_bytes = state_->streamed_bytes, .peak_rss_bytes = process_memory().peak_rss_bytes};

@@ -93,6 +93,8 @@ int parse_device(std::string_view name) {
   return index;
 }
 
+std::string device_name(int device) { return device == kHost ? "cpu" : fmt::format("cuda:{}", device); }
+
 int choose_device(std::string_view name, std::string_view cpu_only, const Log& log) {
   const int asked = parse_device(name);
   if (asked >= 0 && !cpu_only.empty()) {

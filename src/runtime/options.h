@@ -15,6 +15,7 @@ void validate(const GenerateOptions& options);
 // "cpu": kHost, "cuda": 0, "cuda:1": 1, "auto": kAnyDevice.
 constexpr int kAnyDevice = -2;
 int parse_device(std::string_view name);
+std::string device_name(int device);  // "cpu", "cuda:1"
 // The device that `name` means. `cpu_only`: an option that only the CPU can follow, as 'kernel "avx2"', or
 // empty; "auto" then is the CPU, with a line that says so, and a GPU kUnsupported. Otherwise "auto" is the
 // first GPU that can be used, or the CPU.
