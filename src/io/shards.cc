@@ -4,7 +4,6 @@
 #include "base/json.h"
 
 #include <algorithm>
-#include <charconv>
 #include <unordered_map>
 
 namespace lowbit {
@@ -217,28 +216,6 @@ std::vector<std::string> write_tensor_folder(const fs::path& folder, std::string
   names.push_back(fmt::format("{}{}", base_name, kIndexEnding));
   write_file_atomically(folder / names.back(), index.dump(2) + "\n");
   return names;
-}
-
-uint64_t parse_byte_size(std::string_view text) {
-  static constexpr std::pair<std::string_view, uint64_t> kUnits[] = {{"", 1},
-                                                                     {"B", 1},
-                                                                     {"KB", 1000},
-                                                                     {"MB", 1000000},
-                                                                     {"GB", 1000000000},
-                                                                     {"KiB", 1u << 10},
-                                                                     {"MiB", 1u << 20},
-                                                                     {"GiB", 1u << 30},
-                                                                     {"TB", 1000000000000},
-                                                                     {"TiB", uint64_t{1} << 40}};
-  uint64_t number = 0;
-  const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  const std::string_view unit(rest, static_cast<size_t>(text.data() + text.size() - rest));
-  for (const auto& [name, factor] : kUnits) {
-    uint64_t bytes = 0;
-    if (error == std::errc() && unit == name && !__builtin_mul_overflow(number, factor, &bytes)) return bytes;
-  }
-  fail(ErrorCode::kInvalidArgument,
-       "\"{}\" is not a size; write bytes, or a whole number with KB, MB, GB, KiB, MiB or GiB", text);
 }
 
 }  // namespace lowbit

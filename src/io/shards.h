@@ -36,7 +36,4 @@ std::vector<std::string> write_tensor_folder(const std::filesystem::path& folder
                                              uint64_t max_shard_bytes,
                                              std::vector<std::pair<std::string, std::string>> metadata = {});
 
-// "4GB", "500MB", "2GiB", "123456" -> bytes; kInvalidArgument otherwise.
-uint64_t parse_byte_size(std::string_view text);
-
 }  // namespace lowbit

@@ -170,17 +170,5 @@ TEST(Shards, TheFileOfAFolderIsFoundOrTheMessageSaysWhatIsThere) {
   error_of(ErrorCode::kNotFound, [] { open_tensor_folder("/nonexistent/model"); });
 }
 
-TEST(Shards, ByteSizesHaveUnits) {
-  EXPECT_EQ(parse_byte_size("123456"), 123456u);
-  EXPECT_EQ(parse_byte_size("4GB"), 4000000000u);
-  EXPECT_EQ(parse_byte_size("500MB"), 500000000u);
-  EXPECT_EQ(parse_byte_size("2GiB"), uint64_t{2} << 30);
-  for (const char* text :
-       {"", "GB", "-1", "1.5GB", "4 GB", "4gb", "99999999999999999999", "99999999999TiB"}) {
-    EXPECT_NE(error_of(ErrorCode::kInvalidArgument, [&] { parse_byte_size(text); }).find(text),
-              std::string::npos);
-  }
-}
-
 }  // namespace
 }  // namespace lowbit

@@ -60,7 +60,7 @@ class Conversion {
         add_dense(name, std::get<Tensor>(weight), files.tensors);
       }
     }
-    files.max_shard_bytes = options_.max_shard_size.empty() ? 0 : parse_byte_size(options_.max_shard_size);
+    files.max_shard_bytes = options_.max_shard_size.empty() ? 0 : parse_bytes(options_.max_shard_size).count;
     Json quantization;
     if (checkpoint_.quantization && !dense_) quantization = quantization_config();
     files.config = output_config(checkpoint_.config, files.tensors, quantization);

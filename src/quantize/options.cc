@@ -3,7 +3,6 @@
 #include "base/fail.h"
 #include "base/fields.h"
 #include "format/affine.h"
-#include "io/shards.h"
 #include "runtime/options.h"
 
 #include <cmath>
@@ -122,7 +121,7 @@ void validate(const QuantizeOptions& options) {
     fail(ErrorCode::kInvalidArgument,
          "model_file_base_name is \"{}\", expected a file name without folder and ending", name);
   }
-  if (!options.max_shard_size.empty()) parse_byte_size(options.max_shard_size);
+  if (!options.max_shard_size.empty()) parse_bytes(options.max_shard_size);
 }
 
 std::string cpu_only_option(const QuantizeOptions& options) {

@@ -67,7 +67,7 @@ CheckpointFiles output_files(const SourceModel& source, const QuantizationSettin
   CheckpointFiles files;
   files.source = source.checkpoint.folder;
   files.base_name = options.model_file_base_name;
-  files.max_shard_bytes = options.max_shard_size.empty() ? 0 : parse_byte_size(options.max_shard_size);
+  files.max_shard_bytes = options.max_shard_size.empty() ? 0 : parse_bytes(options.max_shard_size).count;
   bool act_order = false;
   for_each_tensor(source, [&](const NamedTensor& entry) {
     if (!find_quantized(settings, entry.name)) {
