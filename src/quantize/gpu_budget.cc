@@ -12,13 +12,19 @@ namespace {
 
 uint64_t bytes(int64_t elements, int64_t size) { return static_cast<uint64_t>(elements * size); }
 
-// Of choosing the codes of one matrix: its Hessian, the factor, and either the matrix turned about that the
-// factor is made of, or what refinement reads (three BF16 numbers an element, and a band) and the slab:
-// weights, values, gradient and a difference in F32, codes, and the difference again as three BF16 numbers.
-uint64_t codes_bytes(int64_t out, int64_t in) {
+// Orders, grids, positions, what the factorization works in.
+constexpr uint64_t kSmallThings = uint64_t{16} << 20;
+constexpr int64_t kPackedRows = 1024;  // of the panel from which a Hessian is packed
+
+// Of choosing the codes of one matrix, at the three moments that take most: its Hessian, the factor and the
+// matrix turned about that this is made of; Hessian, factor and what refinement reads (three BF16 numbers an
+// element, and a band); and all that with the slab (weights, values, gradient and a difference in F32, codes,
+// and the difference again as three BF16 numbers), then without the Hessian if no other matrix needs it.
+uint64_t codes_bytes(int64_t out, int64_t in, bool is_last) {
   const int64_t square = in * in, slab = out * in;
-  return bytes(square, 8) +
-         std::max(bytes(square, 4), bytes(square, 6) + bytes(in * kGramBand, 4) + bytes(slab, 23));
+  const uint64_t band = bytes(in * kGramBand, 4);
+  return std::max({bytes(square, 12), bytes(square, 14) + band + bytes(std::min(in, kPackedRows) * in, 4),
+                   bytes(square, is_last ? 10 : 14) + band + bytes(slab, 23)});
 }
 
 }  // namespace
@@ -26,7 +32,7 @@ uint64_t codes_bytes(int64_t out, int64_t in) {
 uint64_t GpuBudget::least() const {
   uint64_t library = 0;
   if constexpr (kHasCuda) library = GpuLibraries::kWorkspaceBytes;
-  return weights + std::max({forward, hessians, codes}) + library;
+  return weights + std::max({forward, hessians, codes}) + library + kSmallThings;
 }
 
 GpuBudget gpu_budget(const Model& model, const QuantizationSettings& settings,
@@ -42,20 +48,23 @@ GpuBudget gpu_budget(const Model& model, const QuantizationSettings& settings,
   // A batch of hidden states that come from this machine's memory, and one weight as BF16 for the library.
   budget.forward = static_cast<uint64_t>(batches.scratch_bytes) + bytes(at_once * hidden, 4);
   uint64_t unpacked = 0;
-  auto see = [&](const ModuleSettings& module, uint64_t& weights) {
+  auto see = [&](const ModuleSettings& module, bool is_last, uint64_t& weights) {
     weights += bytes(module.out_features * module.in_features, 2);
     unpacked = std::max(unpacked, bytes(module.out_features * module.in_features, 2));
     if (module.is_quantized)
-      budget.codes = std::max(budget.codes, codes_bytes(module.out_features, module.in_features));
+      budget.codes = std::max(budget.codes, codes_bytes(module.out_features, module.in_features, is_last));
   };
   for (const auto& layer : settings.layers) {
     uint64_t weights = 0;
-    for (const ModuleSettings& module : layer) see(module, weights);
+    for (const Stage& stage : model.block(0).stages()) {
+      for (int linear : stage.linears)
+        see(layer[static_cast<size_t>(linear)], linear == stage.linears.back(), weights);
+    }
     budget.weights = std::max(budget.weights, 2 * weights);
   }
   if (settings.head.is_quantized) {
     uint64_t weights = 0;
-    see(settings.head, weights);
+    see(settings.head, true, weights);
     budget.weights = std::max(budget.weights, weights);
   }
   budget.forward += unpacked;

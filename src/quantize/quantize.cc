@@ -248,6 +248,7 @@ class Run {
     }
     phases_.enter("check");
     const OpContext context = ops();
+    context.workspace->release();  // what quantizing has kept
     const CheckResult check = check_result(model_folder_, out_, context, calibration_.held_back,
                                            fewest_bits(settings_), meter_, log_);
     result_.checked = true;
