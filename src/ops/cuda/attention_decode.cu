@@ -14,7 +14,8 @@ constexpr int kDecodeWarps = kKeys / 16, kDecodeThreads = kDecodeWarps * 32;  //
 
 template <int kHeadDim>
 __global__ void __launch_bounds__(kDecodeThreads) decode_kernel(const GpuDecodeAttentionArgs args) {
-  constexpr int kTileBytes = tile_bytes(kHeadDim), kWidth = kHeadDim + 2, kQStride = kHeadDim + 8;
+  constexpr int kTileBytes = tile_bytes(kHeadDim), kWidth = gpu_attention_state(kHeadDim),
+                kQStride = kHeadDim + 8;
   extern __shared__ __align__(128) char shared[];
   __shared__ uint16_t q_shared[16 * kQStride], k_shared[kHeadDim];
   __shared__ int is_last;
@@ -155,20 +156,41 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_kernel(const GpuDecodeA
   __syncthreads();
   if (!is_last) return;
   __threadfence();
-  for (int i = threadIdx.x; i < group * kHeadDim; i += kDecodeThreads) {
-    const int head = i / kHeadDim, d = i % kHeadDim;
+  // A warp for each head finds what its chunks are relative to, and their total; then each thread sums four
+  // values over them. Loads do not wait for each other: there may be hundreds of chunks.
+  const int64_t step = static_cast<int64_t>(group) * kWidth;  // from chunk to chunk
+  float* const peaks = states;
+  float* const totals = states + 16;
+  for (int head = warp; head < group; head += kDecodeWarps) {
+    const float* const from = partial + head * kWidth + kHeadDim;
+    float peak = -INFINITY, total = 0;
+    for (int chunk = lane; chunk < chunks; chunk += 32) peak = fmaxf(peak, __ldcg(from + chunk * step));
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2)
+      peak = fmaxf(peak, __shfl_xor_sync(0xffffffffu, peak, distance));
+    for (int chunk = lane; chunk < chunks; chunk += 32) {
+      const float2 state = __ldcg(reinterpret_cast<const float2*>(from + chunk * step));
+      total += weight_of(state.x, peak) * state.y;
+    }
+    total = warp_sum(total);
+    if (lane == 0) peaks[head] = peak, totals[head] = total;
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < group * (kHeadDim / 4); i += kDecodeThreads) {
+    const int head = i / (kHeadDim / 4), d = i % (kHeadDim / 4) * 4;
     const float* const from = partial + head * kWidth;
-    float peak = -INFINITY, value = 0, total = 0;
-    for (int chunk = 0; chunk < chunks; ++chunk)
-      peak = fmaxf(peak, __ldcg(from + chunk * group * kWidth + kHeadDim));
+    const float peak = peaks[head];
+    float4 sum = {};
 #pragma unroll 8
     for (int chunk = 0; chunk < chunks; ++chunk) {
-      const float* const state = from + chunk * group * kWidth;
-      const float weight = weight_of(__ldcg(state + kHeadDim), peak);
-      value += weight * __ldcg(state + d);
-      total += weight * __ldcg(state + kHeadDim + 1);
+      const float weight = weight_of(__ldcg(from + chunk * step + kHeadDim), peak);
+      const float4 value = __ldcg(reinterpret_cast<const float4*>(from + chunk * step + d));
+      sum = {fmaf(weight, value.x, sum.x), fmaf(weight, value.y, sum.y), fmaf(weight, value.z, sum.z),
+             fmaf(weight, value.w, sum.w)};
     }
-    out[i] = f32_to_bf16(value / total);
+    const float total = totals[head];
+    *reinterpret_cast<uint2*>(out + head * kHeadDim + d) =
+        make_uint2(bf16_pair(sum.x / total, sum.y / total), bf16_pair(sum.z / total, sum.w / total));
   }
 }
 
@@ -177,7 +199,7 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_kernel(const GpuDecodeA
 void gpu_decode_attention(const GpuDecodeAttentionArgs& args, void* stream) {
   with_head_dim(args.head_dim, [&]<int kHeadDim>() {
     constexpr int kShared =
-        std::max(kTiles * 2 * tile_bytes(kHeadDim), kDecodeWarps * 16 * (kHeadDim + 2) * 4);
+        std::max(kTiles * 2 * tile_bytes(kHeadDim), kDecodeWarps * 16 * gpu_attention_state(kHeadDim) * 4);
     allow_shared_memory<decode_kernel<kHeadDim>>(kShared);
     prefer_shared_memory<decode_kernel<kHeadDim>>();
     const dim3 grid(static_cast<unsigned>(args.most_chunks), static_cast<unsigned>(args.kv_heads),

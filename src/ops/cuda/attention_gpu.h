@@ -41,8 +41,10 @@ constexpr int64_t kGpuDecodeKeys = 128;
 constexpr bool fits_decode_attention(int64_t heads, int64_t kv_heads, int64_t head_dim) {
   return heads / kv_heads <= 16 && (head_dim == 32 || head_dim == 64 || head_dim == 96 || head_dim == 128);
 }
+// Floats of what a chunk of keys comes to for one head: values, maximum, total; whole 16 bytes.
+constexpr int gpu_attention_state(int64_t head_dim) { return static_cast<int>(head_dim) + 4; }
 constexpr int64_t decode_partial_floats(const GpuDecodeAttentionArgs& args) {
-  return args.count * args.heads * args.most_chunks * (args.head_dim + 2);
+  return args.count * args.heads * args.most_chunks * gpu_attention_state(args.head_dim);
 }
 void gpu_decode_attention(const GpuDecodeAttentionArgs& args, void* stream);
 
