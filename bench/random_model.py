@@ -3,7 +3,8 @@
 
     bench/random_model.py smollm2-135m OUT [--layers N]
 
-The tokenizer is the demo model's: its ids fit every shape here, and the rest of the vocabulary is read all the same.
+The tokenizer is the demo model's: its ids fit every shape here, and the rest of the vocabulary is read all the same. No token ends a text, so
+that every run writes as many as it was asked for.
 """
 
 import argparse
@@ -66,8 +67,11 @@ def make(shape_name, out, layers=None):
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
     for file in DEMO.iterdir():
-        if file.name not in ("config.json", "model.safetensors"):
+        if file.name not in ("config.json", "generation_config.json", "model.safetensors"):
             shutil.copy(file, out)
+    tokenizer = json.loads((DEMO / "tokenizer_config.json").read_text(encoding="utf-8"))
+    del tokenizer["eos_token"]
+    (out / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2), encoding="utf-8")
     (out / "config.json").write_text(json.dumps(config, indent=2))
     header, end = {"__metadata__": {"format": "pt"}}, 0
     for name, shape in tensors(config):
