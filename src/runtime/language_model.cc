@@ -100,7 +100,12 @@ bool load_on_gpu(LanguageModel::State& state, int device, const RuntimeOptions& 
     state.gpu.reset();
     return false;
   }
-  if constexpr (kHasCuda) state.libraries = std::make_shared<GpuLibraries>(*state.gpu);
+  if constexpr (kHasCuda) {
+    state.libraries = std::make_shared<GpuLibraries>(*state.gpu);
+    // The first prompt would wait for it; meanwhile the weights come.
+    state.opening =
+        std::async(std::launch::async, [libraries = state.libraries] { libraries->gemm_problem(); });
+  }
   state.workspace = std::make_unique<Workspace>(*state.gpu);
   state.gpu->memory().set_reclaim([workspace = state.workspace.get()] { workspace->release(); });
   try {
@@ -110,6 +115,7 @@ bool load_on_gpu(LanguageModel::State& state, int device, const RuntimeOptions& 
     log.info(fmt::format("the model runs on the CPU: {}", error.what()));
     model = Model();
     state.workspace.reset();
+    state.opening = {};
     state.libraries.reset();
     state.gpu.reset();
     return false;

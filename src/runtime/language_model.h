@@ -7,6 +7,7 @@
 #include "lowbit/generate.h"
 #include "model/model.h"
 
+#include <future>
 #include <optional>
 
 namespace lowbit {
@@ -14,6 +15,7 @@ namespace lowbit {
 struct LanguageModel::State {
   std::unique_ptr<GpuQueue> gpu;  // null: the CPU
   std::shared_ptr<GpuLibraries> libraries;
+  std::future<void> opening;  // of the libraries, which takes as long as loading; ends before they do
   std::filesystem::path folder;
   Checkpoint checkpoint;
   std::unique_ptr<ThreadPool> threads;
