@@ -44,6 +44,9 @@ struct SequenceTokens {
   std::span<const int32_t> ids;
 };
 
+// Rows of prompts that are computed at once on a GPU, which has many units to keep busy.
+constexpr int64_t kGpuPrefillRows = 16384;
+
 // What a step's operators read beside weights, in one piece of memory for one copy to where they compute.
 class StepData {
  public:

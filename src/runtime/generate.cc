@@ -72,15 +72,16 @@ class Generation {
     return std::min(context_, static_cast<int64_t>(longest) + options_.max_new_tokens);
   }
 
-  // Chunks of at most kPrefillRows rows, taken from as many prompts as fit.
+  // Chunks of bounded rows, taken from as many prompts as fit.
   void prefill() {
-    const int64_t width = state_.model.config().hidden_size;
+    const int64_t width = state_.model.config().hidden_size, most = ops_.gpu ? kGpuPrefillRows : kPrefillRows;
+    const size_t row_bytes = static_cast<size_t>(width) * sizeof(float);
     std::vector<size_t> done(prompts_.size(), 0);
     for (size_t first = 0; first < prompts_.size();) {
       std::vector<SequenceTokens> batch;
       int64_t rows = 0;
-      for (size_t i = first; i < prompts_.size() && rows < kPrefillRows; ++i) {
-        const size_t count = std::min(prompts_[i].size() - done[i], static_cast<size_t>(kPrefillRows - rows));
+      for (size_t i = first; i < prompts_.size() && rows < most; ++i) {
+        const size_t count = std::min(prompts_[i].size() - done[i], static_cast<size_t>(most - rows));
         batch.push_back({static_cast<int64_t>(i), std::span(prompts_[i]).subspan(done[i], count)});
         rows += static_cast<int64_t>(count);
         done[i] += count;
@@ -88,14 +89,21 @@ class Generation {
       const GpuPhase phase(ops_.gpu, forward_purpose(rows));
       const Scratch hidden = ops_.workspace->take(static_cast<size_t>(rows * width) * sizeof(float));
       forward(state_.model, ops_, rope_, batch, MatmulMode::kPrefill, cache_, hidden.as<float>());
+      // The last rows of the prompts that end here, side by side.
+      const Scratch last = ops_.workspace->take(batch.size() * row_bytes);
+      std::vector<size_t> ended;
       int64_t row = 0;
       for (const SequenceTokens& tokens : batch) {
         row += static_cast<int64_t>(tokens.ids.size());
         const size_t i = static_cast<size_t>(tokens.sequence);
         if (done[i] < prompts_[i].size()) continue;
-        choose({i}, hidden.as<float>() + (row - 1) * width);
-        first = i + 1;
+        copy(ops_, last.as<float>() + static_cast<int64_t>(ended.size()) * width,
+             hidden.as<float>() + (row - 1) * width, row_bytes);
+        ended.push_back(i);
       }
+      if (ended.empty()) continue;
+      choose(ended, last.as<float>());
+      first = ended.back() + 1;
     }
   }
 

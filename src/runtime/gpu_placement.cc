@@ -15,7 +15,6 @@ namespace lowbit {
 namespace {
 
 constexpr size_t kAlignment = 256;
-constexpr int64_t kMostRows = 8192;  // that are computed at once, unless a batch is very large
 
 constexpr GpuPurpose kLoading = {
     .use = GpuUse::kWeights,
@@ -48,7 +47,7 @@ class Piece {
 // its stages, one weight unpacked for the library, logits, and what loading takes instead if that is more.
 uint64_t work_bytes(const Model& model, int64_t tokens) {
   const ModelConfig& config = model.config();
-  const int64_t rows = std::min(tokens, kMostRows);
+  const int64_t rows = std::min(tokens, kGpuPrefillRows);
   const int64_t q = config.heads * config.head_dim, kv = config.kv_heads * config.head_dim;
   const int64_t row =
       config.hidden_size * 4 + 2 * (2 * config.hidden_size + 2 * std::max(q, config.intermediate_size) +
