@@ -63,58 +63,112 @@ __device__ inline Eight read_eight(const float* from, const GpuDecodeArgs& args,
   return eight;
 }
 
-// x of all rows to shared memory, BF16, zeros behind column `in`, with its sums over groups; normed or in
-// another order where that is asked for. What it does to a row is the same for any number of rows. norm: of
-// this thread's first eight columns, which were fetched while the predecessor was at work.
+__device__ inline float factor_of(const GpuDecodeArgs& args, float squares) {
+  return rsqrtf(squares / static_cast<float>(args.in) + args.epsilon);
+}
+
+__device__ inline uint4 normed(const Eight& values, const Eight& weights, float factor) {
+  uint4 eight;
+  uint32_t* const pairs = &eight.x;
+#pragma unroll
+  for (int j = 0; j < 4; ++j)
+    pairs[j] = bf16_pair(values.values[2 * j] * factor * weights.values[2 * j],
+                         values.values[2 * j + 1] * factor * weights.values[2 * j + 1]);
+  return eight;
+}
+
+// Of a row of x that is not normed, in the weight's order.
+__device__ inline uint4 plain_eight(const GpuDecodeArgs& args, int64_t row, int i) {
+  const uint16_t* const from = args.x + row * args.in;
+  if (!args.column_order) return *reinterpret_cast<const uint4*>(from + i);
+  uint4 eight;
+  uint32_t* const pairs = &eight.x;
+#pragma unroll
+  for (int j = 0; j < 4; ++j)
+    pairs[j] = from[column_of(args, i + 2 * j)] | static_cast<uint32_t>(from[column_of(args, i + 2 * j + 1)])
+                                                      << 16;
+  return eight;
+}
+
+// To its place, with the sums over groups; by whole warps, whose lanes have neighbouring columns.
+template <class K>
+__device__ inline void keep_eight(const uint4& eight, int row, int i, int in, uint16_t* x, float* sums) {
+  const int padded = static_cast<int>(padded_inputs(in));
+  if (i < padded) *reinterpret_cast<uint4*>(x + row * shared_stride(in) + i) = eight;
+  if constexpr (K::kBits == 4) {
+    float sum = with_neighbour(with_neighbour(sum_of_eight(eight), 1), 2);
+    if constexpr (!K::kFine) sum = with_neighbour(with_neighbour(sum, 4), 8);
+    constexpr int kLanes = K::kFine ? 4 : 16;
+    if (i < padded && threadIdx.x % kLanes == 0) sums[row * sums_stride(in) + i / (kLanes * 8)] = sum;
+  }
+}
+
+// x of all rows to shared memory, BF16, with its sums over groups. What it does to a row is the same for any
+// number of rows: one is shared by all warps; of several each warp takes its own, and sums up as all of them
+// would, but waits for none. norm: of this thread's first eight columns, which were fetched while the
+// predecessor was at work.
 template <class K>
 __device__ inline void prepare_x(const GpuDecodeArgs& args, const Eight& norm, uint16_t* x, float* sums,
                                  float* room) {
   const int in = static_cast<int>(args.in), padded = static_cast<int>(padded_inputs(in));
-  const int mine = threadIdx.x * 8, stride = blockDim.x * 8;
-#pragma unroll 1
-  for (int row = 0; row < args.rows; ++row) {
-    const float* const hidden = args.hidden ? args.hidden + row * args.in : nullptr;
-    float factor = 1;
+  const int mine = threadIdx.x * 8, stride = blockDim.x * 8, lane = threadIdx.x % 32;
+  if (args.rows == 1) {
+    // Its first columns are read once and kept, as their weights of the norm are.
     Eight kept = {};
-    if (hidden) {
+    float factor = 1;
+    if (args.hidden) {
       float sum = 0;
 #pragma unroll 1
       for (int i = mine; i < in; i += stride) {
-        const Eight eight = read_eight(hidden, args, i);
+        const Eight eight = read_eight(args.hidden, args, i);
 #pragma unroll
-        for (int j = 0; j < 8; ++j) sum += eight.values[j] * eight.values[j];
+        for (int j = 0; j < 8; ++j) sum = fmaf(eight.values[j], eight.values[j], sum);
         if (i == mine) kept = eight;
       }
-      factor = rsqrtf(block_sum(sum, room) / static_cast<float>(in) + args.epsilon);
+      factor = factor_of(args, block_sum(sum, room));
     }
 #pragma unroll 1
-    for (int i = mine; i - static_cast<int>(threadIdx.x % 32) * 8 < padded; i += stride) {  // whole warps
+    for (int i = mine; i - lane * 8 < padded; i += stride) {  // whole warps
       uint4 eight = {};
-      if (i < in && hidden) {
-        const Eight values = i == mine ? kept : read_eight(hidden, args, i);
-        const Eight weights = i == mine ? norm : read_eight(args.norm_weight, args, i);
-        uint32_t* const pairs = &eight.x;
-#pragma unroll
-        for (int j = 0; j < 4; ++j)
-          pairs[j] = bf16_pair(values.values[2 * j] * factor * weights.values[2 * j],
-                               values.values[2 * j + 1] * factor * weights.values[2 * j + 1]);
-      } else if (i < in && args.column_order) {
-        uint32_t* const pairs = &eight.x;
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const uint16_t* const from = args.x + row * args.in;
-          pairs[j] = from[column_of(args, i + 2 * j)] |
-                     static_cast<uint32_t>(from[column_of(args, i + 2 * j + 1)]) << 16;
-        }
+      if (i < in && args.hidden) {
+        eight = i == mine
+                    ? normed(kept, norm, factor)
+                    : normed(read_eight(args.hidden, args, i), read_eight(args.norm_weight, args, i), factor);
       } else if (i < in) {
-        eight = *reinterpret_cast<const uint4*>(args.x + row * args.in + i);
+        eight = plain_eight(args, 0, i);
       }
-      if (i < padded) *reinterpret_cast<uint4*>(x + row * shared_stride(in) + i) = eight;
-      if constexpr (K::kBits == 4) {
-        float sum = with_neighbour(with_neighbour(sum_of_eight(eight), 1), 2);
-        if constexpr (!K::kFine) sum = with_neighbour(with_neighbour(sum, 4), 8);
-        constexpr int kLanes = K::kFine ? 4 : 16;
-        if (i < padded && threadIdx.x % kLanes == 0) sums[row * sums_stride(in) + i / (kLanes * 8)] = sum;
+      keep_eight<K>(eight, 0, i, in, x, sums);
+    }
+  } else {
+    const int warps = blockDim.x / 32;
+#pragma unroll 1
+    for (int row = threadIdx.x / 32; row < args.rows; row += warps) {
+      const float* const hidden = args.hidden ? args.hidden + row * args.in : nullptr;
+      float factor = 1;
+      if (hidden) {
+        float total = 0;
+#pragma unroll 4
+        for (int warp = 0; warp < warps; ++warp) {
+          float sum = 0;
+#pragma unroll 1
+          for (int i = (warp * 32 + lane) * 8; i < in; i += stride) {
+            const Eight eight = read_eight(hidden, args, i);
+#pragma unroll
+            for (int j = 0; j < 8; ++j) sum = fmaf(eight.values[j], eight.values[j], sum);
+          }
+          total += warp_sum(sum);
+        }
+        factor = factor_of(args, total);
+      }
+#pragma unroll 2
+      for (int i = lane * 8; i - lane * 8 < padded; i += 256) {
+        uint4 eight = {};
+        if (i < in && hidden) {
+          eight = normed(read_eight(hidden, args, i), read_eight(args.norm_weight, args, i), factor);
+        } else if (i < in) {
+          eight = plain_eight(args, row, i);
+        }
+        keep_eight<K>(eight, row, i, in, x, sums);
       }
     }
   }
