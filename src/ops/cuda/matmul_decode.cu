@@ -112,7 +112,7 @@ __device__ inline void prepare_x(const GpuDecodeArgs& args, const Eight& norm, u
                                  float* room) {
   const int in = static_cast<int>(args.in), padded = static_cast<int>(padded_inputs(in));
   const int mine = threadIdx.x * 8, stride = blockDim.x * 8, lane = threadIdx.x % 32;
-  if (args.rows == 1) {
+  if constexpr (K::kOneRow) {
     // Its first columns are read once and kept, as their weights of the norm are.
     Eight kept = {};
     float factor = 1;
@@ -300,7 +300,7 @@ __global__ void __launch_bounds__(kBound<K>, 1)
     decode_kernel(const __grid_constant__ GpuDecodeArgs args, const __grid_constant__ Plan plan) {
   extern __shared__ __align__(16) char shared[];
   const int warps = blockDim.x / 32, warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
-  const int in = static_cast<int>(args.in), rows = static_cast<int>(args.rows);
+  const int in = static_cast<int>(args.in), rows = K::kOneRow ? 1 : static_cast<int>(args.rows);
   const Room room = room_of<K>(warps, plan.slots, rows, 0);
 
   Fetcher<K> fetcher{args,
@@ -499,8 +499,9 @@ void launch_for_rows(const GpuDecodeArgs& args, void* stream) {
   if (args.rows > 8) return launch_kind<Kind<kBits, kFine, 2, 2, false>>(args, stream);
   if (!has_room_for_x<kBits, kFine>(args.rows, args.in))
     return launch_kind<Kind<kBits, kFine, 2, 1, false>>(args, stream);
-  if (args.rows > 1 || args.swiglu) return launch_kind<Kind<kBits, kFine, 2, 1, true>>(args, stream);
-  return launch_kind<Kind<kBits, kFine, 1, 1, true>>(args, stream);
+  if (args.rows > 1) return launch_kind<Kind<kBits, kFine, 2, 1, true>>(args, stream);
+  if (args.swiglu) return launch_kind<Kind<kBits, kFine, 2, 1, true, true>>(args, stream);
+  return launch_kind<Kind<kBits, kFine, 1, 1, true, true>>(args, stream);
 }
 
 constexpr bool is_fine(int64_t group_size) { return group_size == kBlockInputs; }

@@ -14,11 +14,12 @@ constexpr int kMostWarps = 16;
 constexpr int unit_inputs(int bits) { return bits == 16 ? 64 : 128; }
 
 // How the kernels differ. kFine: groups of 32 inputs instead of 128. kRowBlocks: of eight rows of x. kShared:
-// x comes through shared memory (prepare_x), otherwise straight from where it is.
-template <int kBits_, bool kFine_, int kTiles_, int kRowBlocks_, bool kShared_>
+// x comes through shared memory (prepare_x), otherwise straight from where it is. kOneRow: there is only one
+// row.
+template <int kBits_, bool kFine_, int kTiles_, int kRowBlocks_, bool kShared_, bool kOneRow_ = false>
 struct Kind {
   static constexpr int kBits = kBits_, kTiles = kTiles_, kRowBlocks = kRowBlocks_;
-  static constexpr bool kFine = kFine_, kShared = kShared_;
+  static constexpr bool kFine = kFine_, kShared = kShared_, kOneRow = kOneRow_;
 
   static constexpr int kInputs = unit_inputs(kBits), kBlocks = kInputs / kBlockInputs;
   static constexpr int kLoads = kBlocks * kBits / 8;  // of 16 bytes that a thread does for a tile's unit
