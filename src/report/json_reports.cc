@@ -134,6 +134,7 @@ std::string plan_text(std::string_view plan_json) {
   std::string out = plan_modules(json);
   out += section("Bytes of the result", bytes_table(json, "bytes_by_component"));
   out += section("Memory by phase", bytes_table(json, "memory_by_phase"));
+  out += section("GPU memory (bytes)", members_text(json, "gpu_memory"));
   out += section("What it takes", remaining_text(json, {"feasible", "estimated_seconds"}));
   if (const double seconds = number_of(json, "estimated_seconds", -1); seconds >= 0) {
     out += fmt::format("time, estimated from one layer and small matrices run here: {}\n",
