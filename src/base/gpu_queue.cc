@@ -90,8 +90,7 @@ void GpuQueue::copy_out(void* to, const void* from_gpu, size_t bytes) {
 }
 
 void GpuQueue::copy_within(void* to, const void* from, size_t bytes) {
-  make_current();
-  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, of(stream_)), "copying on the GPU");
+  queue_copy(*this, to, from, bytes, cudaMemcpyDeviceToDevice);
 }
 
 void GpuQueue::copy_rows_within(Rows to, const void* from, size_t row_bytes, size_t rows) {

@@ -78,11 +78,6 @@ void Model::move_frame(const MoveWeight& move) {
   head_ = {head_.module, is_tied_ ? embedding_ : move(head_.weight), moved(head_.bias, move)};
 }
 
-void Model::move(const MoveWeight& move) {
-  move_frame(move);
-  for (std::unique_ptr<Block>& block : blocks_) block = block->moved(move);
-}
-
 RopeTable Model::rope_table(const OpContext& ops, int64_t positions) const {
   const RopeFrequencies frequencies = rope_frequencies(config_);
   const int64_t pairs = static_cast<int64_t>(frequencies.inverse.size());

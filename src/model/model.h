@@ -41,7 +41,6 @@ class Model {
 
   // What stands around the blocks (embedding, final norm, head) goes elsewhere; tied matrices stay one.
   void move_frame(const MoveWeight& move);
-  void move(const MoveWeight& move);  // all of it
   // The final norm alone: what collecting the inputs of the head needs.
   void move_final_norm(const MoveWeight& move);
 

@@ -62,7 +62,7 @@ CalibrationBatches::CalibrationBatches(const Model& model, std::span<const std::
     : batches(cut(sequences, std::numeric_limits<int64_t>::max(), kGpuBatchTokens)) {
   most_tokens_at_once = most_tokens(batches);
   scratch_bytes = most_tokens_at_once * scratch_per_token(model) / 2;  // BF16
-  round_tokens = most_tokens_at_once;
+  round_tokens = 0;  // a batch is a round, so that sums do not depend on whether carries are kept
 }
 
 CalibrationStates::CalibrationStates(const Model& model, const OpContext& ops,
@@ -146,45 +146,39 @@ bool CalibrationStates::keeps_carry(const Stage& stage, int64_t tokens, int64_t 
   return bytes <= std::max(carry_budget, static_cast<size_t>(tokens * hidden_size) * sizeof(float));
 }
 
-void CalibrationStates::run(const OpContext& ops, const Batch& batch, const Body& body) const {
+void CalibrationStates::run(const OpContext& ops, const Batch& batch, Hidden use, const Body& body) {
   const ModelConfig& config = model_.config();
+  std::optional<ActivationScratch> own_cache;
+  if (!ops.gpu) own_cache.emplace(ops_, batch.tokens * 2 * config.kv_heads * config.head_dim);
+  const std::vector<AttentionSequence> sequences = attention_sequences(
+      batch, own_cache ? own_cache->rows() : Activations(cache_.mutable_bytes(), cache_.dtype()));
   StepInput step{.ops = &ops,
                  .tokens = batch.tokens,
                  .positions = positions_.data() + batch.row,
                  .rope = &rope_,
+                 .sequences = sequences,
                  .cache_dtype = ops.activations(),
                  .mode = MatmulMode::kPrefill};
   if (ops.gpu) {
-    const std::vector<AttentionSequence> sequences =
-        attention_sequences(batch, {const_cast<void*>(cache_.bytes()), cache_.dtype()});
     step.positions = positions_there_.data<int32_t>() + batch.row;
-    step.sequences = {sequences,
-                      static_cast<const AttentionSequence*>(sequences_there_.bytes()) + batch.first_sequence};
-    body(step, batch);
-  } else {
-    const ActivationScratch cache = take(batch, 2 * config.kv_heads * config.head_dim);
-    const std::vector<AttentionSequence> sequences = attention_sequences(batch, cache.rows());
-    step.sequences = sequences;
-    body(step, batch);
+    step.sequences.on_gpu =
+        static_cast<const AttentionSequence*>(sequences_there_.bytes()) + batch.first_sequence;
   }
-}
-
-void CalibrationStates::run_on_gpu(const Batch& batch, Hidden use, const Body& body) {
-  if (!hidden_here_) return run(ops_, batch, body);
+  if (!hidden_here_) return body(step, batch);
   const size_t bytes = static_cast<size_t>(batch.tokens * width_) * sizeof(float);
   float* const here = hidden_here_->as<float>() + batch.row * width_;
-  const Scratch there = ops_.workspace->take(bytes);
-  ops_.gpu->queue_copy_in(there.as<void>(), here, bytes);
+  const Scratch there = ops.workspace->take(bytes);
+  ops.gpu->queue_copy_in(there.as<void>(), here, bytes);
   moving_ = there.as<float>();
-  run(ops_, batch, body);
+  body(step, batch);
   moving_ = nullptr;
-  if (use == Hidden::kChanged) ops_.gpu->queue_copy_out(here, there.as<void>(), bytes);
+  if (use == Hidden::kChanged) ops.gpu->queue_copy_out(here, there.as<void>(), bytes);
 }
 
 // Batches [first, last) of plan_.
 void CalibrationStates::for_each_batch(size_t first, size_t last, Hidden use, const Body& body) {
   if (ops_.gpu) {
-    for (size_t i = first; i < last; ++i) run_on_gpu(plan_.batches[i], use, body);
+    for (size_t i = first; i < last; ++i) run(ops_, plan_.batches[i], use, body);
     return;
   }
   const ThreadPool one_thread(1);
@@ -194,7 +188,7 @@ void CalibrationStates::for_each_batch(size_t first, size_t last, Hidden use, co
   ops_.threads->parallel_for(
       count, plan_.on_own_threads ? 1 : count, [&](int64_t begin, int64_t end, int worker) {
         for (size_t i = first + static_cast<size_t>(begin); i < first + static_cast<size_t>(end); ++i) {
-          run(plan_.on_own_threads ? own : ops_, plan_.batches[i], body);
+          run(plan_.on_own_threads ? own : ops_, plan_.batches[i], use, body);
           if (worker == 0) meter_.sample();
         }
       });
@@ -236,7 +230,11 @@ Hessian CalibrationStates::collect(const Block& block, int index) {
   const Stage& maker = block.stages()[static_cast<size_t>(index - 1)];
   if (keeps_carry(maker)) {
     HessianAccumulator accumulator(ops_, stage.input_width);
-    for (const Batch& batch : plan_.batches) accumulator.add(kept_carry(maker, batch), batch.tokens);
+    if (ops_.gpu) {  // which sums what it is given at a time, here as where carries are made anew
+      for (const Batch& batch : plan_.batches) accumulator.add(kept_carry(maker, batch), batch.tokens);
+    } else {
+      accumulator.add(carry_.data<float>(), tokens_);
+    }
     return accumulator.finish();
   }
   return collect_rows(stage.input_width, [&](const StepInput& step, const Batch& batch, Activations rows) {
@@ -269,11 +267,7 @@ std::vector<Hessian> CalibrationStates::collect_all(const Block& block) {
   };
   // One batch after the other, since all Hessians grow at once.
   for (const Batch& batch : plan_.batches) {
-    if (ops_.gpu) {
-      run_on_gpu(batch, Hidden::kRead, visit);
-    } else {
-      run(ops_, batch, visit);
-    }
+    run(ops_, batch, Hidden::kRead, visit);
     meter_.sample();
   }
   std::vector<Hessian> result;

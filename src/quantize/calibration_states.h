@@ -83,9 +83,8 @@ class CalibrationStates {
   using Fill = std::function<void(const StepInput& step, const Batch& batch, Activations rows)>;
 
   enum class Hidden { kRead, kChanged };  // by the body
-  void run(const OpContext& ops, const Batch& batch, const Body& body) const;
-  void run_on_gpu(const Batch& batch, Hidden hidden, const Body& body);
-  void for_each_batch(size_t first, size_t last, Hidden hidden, const Body& body);
+  void run(const OpContext& ops, const Batch& batch, Hidden use, const Body& body);
+  void for_each_batch(size_t first, size_t last, Hidden use, const Body& body);
   Hessian collect_rows(int64_t width, const Fill& fill);
   // On a GPU all are kept, or with a budget of 0 none.
   bool keeps_carry(const Stage& stage) const {

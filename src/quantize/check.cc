@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 
 namespace lowbit {
 namespace {
@@ -54,7 +55,7 @@ void compare(const OpContext& ops, const Model& source, const Model& result, con
 }
 
 // Each in half of what is free, its layers streamed where need be. False: even that is too little.
-bool move_to_gpu(std::initializer_list<Model*> models, const OpContext& context,
+bool move_to_gpu(std::span<Model* const> models, const OpContext& context,
                  const std::vector<std::vector<int32_t>>& samples, const Log& log) {
   int64_t longest = 1;
   for (const auto& ids : samples)
@@ -66,11 +67,8 @@ bool move_to_gpu(std::initializer_list<Model*> models, const OpContext& context,
     plans.emplace_back(sizes, plan_layers(sizes, each));
     if (!plans.back().second.fits) return false;
   }
-  size_t i = 0;
-  for (Model* model : models) {
-    place_on_gpu(*model, context, plans[i].first, plans[i].second, log);
-    ++i;
-  }
+  for (size_t i = 0; i < models.size(); ++i)
+    place_on_gpu(*models[i], context, plans[i].first, plans[i].second, log);
   return true;
 }
 
@@ -98,7 +96,8 @@ CheckResult check_result(const std::filesystem::path& source_folder,
   Model result = Model::create(checkpoint.config, checkpoint.weights);
   Workspace cpu_workspace;
   const OpContext cpu{given.threads, &cpu_workspace, given.kernels};
-  const bool is_there = given.gpu && move_to_gpu({&source.model, &result}, given, samples, log);
+  Model* const models[] = {&source.model, &result};
+  const bool is_there = given.gpu && move_to_gpu(models, given, samples, log);
   if (given.gpu && !is_there)
     log.info("both models do not fit into what may be taken of the GPU's memory: the check runs on the CPU");
   const OpContext& ops = given.gpu && !is_there ? cpu : given;

@@ -217,8 +217,8 @@ class Slab {
 
 std::vector<int32_t> steps_of_positions(const ColumnOrder& order) {
   std::vector<int32_t> steps(order.columns.size());
-  for (size_t step = 0; step < steps.size(); ++step)
-    steps[static_cast<size_t>(order.columns[step])] = static_cast<int32_t>(step);
+  for (int32_t step = 0; step < static_cast<int32_t>(steps.size()); ++step)
+    steps[static_cast<size_t>(order.position(step))] = step;
   return steps;
 }
 

@@ -1,8 +1,8 @@
 #include "quantize/gpu_budget.h"
 
 #include "lowbit/bytes.h"
+#include "ops/cuda/gram_gpu.h"
 #include "ops/cuda/libraries.h"
-#include "ops/gram.h"
 
 #include <algorithm>
 #include <fmt/format.h>
@@ -14,7 +14,6 @@ uint64_t bytes(int64_t elements, int64_t size) { return static_cast<uint64_t>(el
 
 // Orders, grids, positions, what the factorization works in.
 constexpr uint64_t kSmallThings = uint64_t{16} << 20;
-constexpr int64_t kPackedRows = 1024;  // of the panel from which a Hessian is packed
 
 // Of choosing the codes of one matrix, at the three moments that take most: its Hessian, the factor and the
 // matrix turned about that this is made of; Hessian, factor and what refinement reads (three BF16 numbers an
@@ -23,7 +22,7 @@ constexpr int64_t kPackedRows = 1024;  // of the panel from which a Hessian is p
 uint64_t codes_bytes(int64_t out, int64_t in, bool is_last) {
   const int64_t square = in * in, slab = out * in;
   const uint64_t band = bytes(in * kGramBand, 4);
-  return std::max({bytes(square, 12), bytes(square, 14) + band + bytes(std::min(in, kPackedRows) * in, 4),
+  return std::max({bytes(square, 12), bytes(square, 14) + band + bytes(std::min(in, kPackedGramRows) * in, 4),
                    bytes(square, is_last ? 10 : 14) + band + bytes(slab, 23)});
 }
 
@@ -83,10 +82,8 @@ StatesPlacement place_states(const GpuBudget& budget, uint64_t available) {
 std::string shortage_text(const GpuBudget& budget, uint64_t available) {
   return fmt::format(
       "quantizing this model takes {} of GPU memory ({} for two layers, {} for a forward pass, {} for a "
-      "Hessian, "
-      "{} for choosing the codes of the largest matrix), and {} may be taken: give more with "
-      "--max-gpu-memory, "
-      "end other programs on the GPU, or use --device cpu",
+      "Hessian, {} for choosing the codes of the largest matrix), and {} may be taken: give more with "
+      "--max-gpu-memory, end other programs on the GPU, or use --device cpu",
       bytes_text(budget.least()), bytes_text(budget.weights), bytes_text(budget.forward),
       bytes_text(budget.hessians), bytes_text(budget.codes), bytes_text(available));
 }

@@ -25,9 +25,8 @@ std::string report_line(const ModuleReport& report) {
 }
 
 constexpr std::string_view kHelps =
-    "give more with --max-gpu-memory, end other programs on the GPU, or use --device cpu; finished layers "
-    "are "
-    "kept, and the same command goes on behind them";
+    "give more with --max-gpu-memory, end other programs on the GPU, or use --device cpu; finished "
+    "layers are kept, and the same command goes on behind them";
 constexpr std::pair<std::string_view, GpuPurpose> kPurposes[] = {
     {"weights to the device", {.use = GpuUse::kWeights, .what = "the weights of a layer", .helps = kHelps}},
     {"hessians", {.what = "the Hessian of a layer's inputs", .helps = kHelps}},

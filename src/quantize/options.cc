@@ -83,9 +83,8 @@ Fields option_fields(QuantizeOptions& options) {
       {"device", &options.device,
        "auto (a GPU where there is one), cpu, cuda or cuda:N; rtn chooses its codes on the CPU"},
       {"max_gpu_memory", &options.max_gpu_memory,
-       "of a GPU's memory that may be taken, such as 6GB; what does not fit stays in this machine's memory; "
-       "0: "
-       "all that is free"}};
+       "of a GPU's memory that may be taken, such as 6GB; what does not fit stays in this machine's "
+       "memory; 0: all that is free"}};
 }
 
 void validate(const QuantizeOptions& options) {

@@ -184,10 +184,13 @@ class Run {
     }
     LayerQuantizer quantizer(model, context, options_, settings_, states.get(), meter_, phases_, log_);
     const int64_t parts = model.layer_count() + (settings_.head.is_quantized ? 1 : 0);
-    auto keep = [&](int64_t part, FinishedLayer finished) {
-      quantizer.adopt(part, finished);
+    auto record = [&](FinishedLayer finished) {
       for (FinishedModule& module : finished.modules) modules_[module.module] = std::move(module.weight);
       for (ModuleReport& report : finished.reports) result_.modules.push_back(std::move(report));
+    };
+    auto keep = [&](int64_t part, FinishedLayer finished) {
+      quantizer.adopt(part, finished);
+      record(std::move(finished));
     };
     // While a GPU works on a part, the one before it is written. Left early, it is still waited for.
     std::future<FinishedLayer> saving;
@@ -197,16 +200,19 @@ class Run {
         quantizer.adopt(part, *finished);
         quantizer.replay(part);
         quantizer.count_finished(*finished);
-        keep(part, std::move(*finished));
+        record(std::move(*finished));
       } else {
         FinishedLayer made =
             part < model.layer_count() ? quantizer.quantize_layer(part) : quantizer.quantize_head();
         if (gpu_) gpu_->wait("quantizing");
         phases_.enter("layer files");
         if (saving.valid()) keep(part - 1, saving.get());
-        saving = std::async(gpu_ ? std::launch::async : std::launch::deferred,
-                            [&work, part, made = std::move(made)] { return work.save(part, made); });
-        if (!gpu_) keep(part, saving.get());
+        if (gpu_) {
+          saving = std::async(std::launch::async,
+                              [&work, part, made = std::move(made)] { return work.save(part, made); });
+        } else {
+          keep(part, work.save(part, made));
+        }
       }
       meter_.sample();
     }

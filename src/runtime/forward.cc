@@ -9,9 +9,8 @@ namespace lowbit {
 namespace {
 
 constexpr std::string_view kCacheHelps =
-    "use a smaller --batch-size or --context, or fewer --max-new-tokens; or more --kv-cache-tokens, for "
-    "which "
-    "layers are streamed";
+    "use a smaller --batch-size or --context, or fewer --max-new-tokens; or more --kv-cache-tokens, "
+    "for which layers are streamed";
 constexpr std::string_view kForwardHelps =
     "use a smaller --batch-size or --context, or more --kv-cache-tokens, for which layers are streamed";
 

@@ -14,11 +14,6 @@ struct Grid {
   float scale, zero_point;
 };
 
-__device__ inline float f16_scale(float scale) {
-  if (!(scale > 0x1p-24f)) return 0x1p-24f;
-  return __half2float(__float2half_rn(fminf(scale, 65504.0f)));
-}
-
 // affine_grid of format/affine.h, bit by bit.
 __device__ inline Grid grid_of(float low, float high, int max_code, bool sym) {
   if (sym) {

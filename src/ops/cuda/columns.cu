@@ -107,11 +107,6 @@ __global__ void pack_columns_kernel(PackColumnsArgs args) {
   if (filled > 0) *to = static_cast<uint32_t>(bits);
 }
 
-__device__ inline float round_scale_on_device(float scale) {
-  if (!(scale > 0x1p-24f)) return 0x1p-24f;
-  return __half2float(__float2half_rn(fminf(scale, 65504.0f)));
-}
-
 constexpr int kFitWarps = 8;
 constexpr int kFitAtOnce = 4;  // columns of a warp in one pass over the group
 constexpr int kFitPitch = int{kFitScalesColumns};
@@ -175,7 +170,7 @@ __global__ void __launch_bounds__(32 * kFitWarps) fit_scales_kernel(FitScalesArg
   for (int w = 0; w < kFitWarps; ++w) slope += room.slopes[w][lane], curvature += room.curvatures[w][lane];
   const float better = before + slope / curvature;
   const bool is_sane = curvature > 0 && better > 0.5f * before && better < 2.0f * before;
-  const float scale = is_sane ? round_scale_on_device(better) : before, change = scale - before;
+  const float scale = is_sane ? f16_scale(better) : before, change = scale - before;
   if (!is_row) return;
   if (warp == 0) args.scales[row] = scale;
   for (int j = warp; j < columns; j += kFitWarps) {

@@ -41,6 +41,12 @@ __device__ inline uint32_t bf16_pair(float low, float high) {
   return bits;
 }
 
+// round_scale of format/affine.h.
+__device__ inline float f16_scale(float scale) {
+  if (!(scale > 0x1p-24f)) return 0x1p-24f;
+  return __half2float(__float2half_rn(fminf(scale, 65504.0f)));
+}
+
 template <class T>
 __device__ inline T warp_sum(T value) {
 #pragma unroll

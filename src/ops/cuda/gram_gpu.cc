@@ -117,14 +117,14 @@ Tensor pack_factor_on_gpu(const OpContext& context, const float* a, int64_t stri
 }
 
 Tensor pack_permuted_gram_on_gpu(const OpContext& context, const PermuteGramArgs& gram) {
-  constexpr int64_t kRows = 1024;
   const int64_t width = gram.width, stride = split_stride(width);
   Tensor packed = allocate(context, DType::kBF16, {3 * width, stride});
-  const OpScratch panel(context, static_cast<size_t>(std::min(kRows, width) * width) * sizeof(float));
+  const OpScratch panel(context,
+                        static_cast<size_t>(std::min(kPackedGramRows, width) * width) * sizeof(float));
   PermuteGramArgs part = gram;
   part.to = panel.as<float>();
-  for (part.first = 0; part.first < width; part.first += kRows) {
-    part.rows = std::min(kRows, width - part.first);
+  for (part.first = 0; part.first < width; part.first += kPackedGramRows) {
+    part.rows = std::min(kPackedGramRows, width - part.first);
     permute_gram(context, part);
     pack_rows(context, part.to, width, width, part.rows,
               packed.mutable_data<uint16_t>() + 3 * part.first * stride);

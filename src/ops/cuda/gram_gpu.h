@@ -14,6 +14,7 @@ void gram_accumulate_on_gpu(const OpContext& context, ConstActivations x, int64_
 // PackedFactor. `operands` without a: that is what was packed, from its row `begin` on.
 Tensor pack_factor_on_gpu(const OpContext& context, const float* a, int64_t stride, int64_t rows,
                           int64_t depth);
+constexpr int64_t kPackedGramRows = 1024;  // of the panel through which a permuted H is packed
 Tensor pack_permuted_gram_on_gpu(const OpContext& context, const PermuteGramArgs& gram);
 void subtract_product_on_gpu(const OpContext& context, const Tensor& packed, const GemmOperands& operands,
                              int64_t begin);

@@ -63,6 +63,13 @@ __device__ inline Eight read_eight(const float* from, const GpuDecodeArgs& args,
   return eight;
 }
 
+// Fused, so that a row's sum is the same wherever it is taken.
+__device__ inline float with_squares(float sum, const Eight& eight) {
+#pragma unroll
+  for (int j = 0; j < 8; ++j) sum = fmaf(eight.values[j], eight.values[j], sum);
+  return sum;
+}
+
 __device__ inline float factor_of(const GpuDecodeArgs& args, float squares) {
   return rsqrtf(squares / static_cast<float>(args.in) + args.epsilon);
 }
@@ -121,8 +128,7 @@ __device__ inline void prepare_x(const GpuDecodeArgs& args, const Eight& norm, u
 #pragma unroll 1
       for (int i = mine; i < in; i += stride) {
         const Eight eight = read_eight(args.hidden, args, i);
-#pragma unroll
-        for (int j = 0; j < 8; ++j) sum = fmaf(eight.values[j], eight.values[j], sum);
+        sum = with_squares(sum, eight);
         if (i == mine) kept = eight;
       }
       factor = factor_of(args, block_sum(sum, room));
@@ -151,11 +157,8 @@ __device__ inline void prepare_x(const GpuDecodeArgs& args, const Eight& norm, u
         for (int warp = 0; warp < warps; ++warp) {
           float sum = 0;
 #pragma unroll 1
-          for (int i = (warp * 32 + lane) * 8; i < in; i += stride) {
-            const Eight eight = read_eight(hidden, args, i);
-#pragma unroll
-            for (int j = 0; j < 8; ++j) sum = fmaf(eight.values[j], eight.values[j], sum);
-          }
+          for (int i = (warp * 32 + lane) * 8; i < in; i += stride)
+            sum = with_squares(sum, read_eight(hidden, args, i));
           total += warp_sum(sum);
         }
         factor = factor_of(args, total);
