@@ -1,11 +1,12 @@
 // GPU kernels beside the GPU's limits:
 //
-//   gpu_bench            decode products at large shapes and at those of Qwen2-1.5B; sampling at its
-//   vocabulary
+//   gpu_bench [products|layers|sampling]   decode products at large shapes and at those of Qwen2-1.5B; its
+//                                          layers one after the other; sampling at its vocabulary
 //
 // Matrices rotate over at least four times the second-level cache; launches are captured in a graph, as
 // decoding does it; medians of nine passes.
 #include "base/gpu.h"
+#include "ops/cuda/attention_gpu.h"
 #include "ops/cuda/fragments.h"
 #include "ops/cuda/limits.h"
 #include "ops/cuda/matmul_decode.h"
@@ -17,6 +18,7 @@
 #include <cstdlib>
 #include <cuda_runtime_api.h>
 #include <random>
+#include <string_view>
 #include <vector>
 
 namespace lowbit {
@@ -84,6 +86,26 @@ double time_decode(const Shape& shape, int bits, int64_t rows, uint64_t l2_bytes
   return ms * 1e3 / kLaunches;
 }
 
+void print_products(const Gpu& gpu, const GpuLimits& limits) {
+  std::printf("\n%-22s %5s %4s %10s %10s %10s %10s\n", "decode product", "bits", "rows", "MB", "us", "GB/s",
+              "of copy");
+  const Shape shapes[] = {{"16384 x 8192", 16384, 8192},    {"qkv 2048 x 1536", 2048, 1536},
+                          {"o 1536 x 1536", 1536, 1536},    {"gate_up 17920 x 1536", 17920, 1536},
+                          {"down 1536 x 8960", 1536, 8960}, {"head 151936 x 1536", 151936, 1536}};
+  for (const Shape& shape : shapes) {
+    for (int bits : {16, 8, 4}) {
+      for (int64_t rows : {1, 8}) {
+        const double us = time_decode(shape, bits, rows, gpu.l2_bytes);
+        const double bytes =
+            weight_bytes(shape, bits) + (bits == 16 ? 0 : static_cast<double>(scale_bytes(shape)));
+        const double rate = bytes / us * 1e-3;
+        std::printf("%-22s %5d %4lld %10.2f %10.2f %10.0f %9.0f%%\n", shape.name, bits,
+                    static_cast<long long>(rows), bytes / 1e6, us, rate, 100 * rate / limits.copy_gb_per_s);
+      }
+    }
+  }
+}
+
 // Microseconds from logits to the next step's ids, of normal numbers that deviate by 3.
 double time_sampling(GpuQueue& queue, const SamplingRule& rule, int64_t rows) {
   constexpr int64_t kVocab = 151936, kLaunches = 100;
@@ -144,38 +166,134 @@ void print_sampling() {
   }
 }
 
-int run() {
+// Qwen2-1.5B's layers, one after the other as decoding queues them.
+struct Layers {
+  static constexpr int64_t kHidden = 1536, kHeads = 12, kKvHeads = 2, kHeadDim = 128, kInner = 8960,
+                           kCount = 28;
+  static constexpr int64_t kContext = 4096;
+
+  int bits;
+  int64_t position;
+  std::vector<GpuDecodeArgs> products;  // qkv, o, gate and up, down of each layer
+  GpuDecodeAttentionArgs attention;
+  std::vector<void*> memory;
+
+  void* take(int64_t bytes) {
+    memory.push_back(allocate(bytes));
+    return memory.back();
+  }
+  GpuMatrix matrix(int64_t out, int64_t in) {
+    const Shape shape{"", out, in};
+    GpuMatrix result{.out = out, .weight = take(static_cast<int64_t>(weight_bytes(shape, bits)))};
+    result.scales = take(scale_bytes(shape));
+    result.y = {take(out * 2), DType::kBF16};
+    return result;
+  }
+
+  Layers(int bits_, int64_t position_) : bits(bits_), position(position_) {
+    float* const hidden = static_cast<float*>(take(kHidden * 4));
+    float* const norm = static_cast<float*>(take(kHidden * 4));
+    auto* const inner = static_cast<uint16_t*>(take(kInner * 2));
+    AttentionSequence sequence;
+    sequence.row = 0, sequence.count = 1, sequence.position = position, sequence.capacity = kContext;
+    const int64_t cache_bytes = kKvHeads * kContext * kHeadDim * 2;
+    sequence.keys = take(cache_bytes * kCount);
+    sequence.values = take(cache_bytes * kCount);
+    void* const there = take(sizeof sequence);
+    check(cudaMemcpy(there, &sequence, sizeof sequence, cudaMemcpyHostToDevice));
+    attention = {.sequences = static_cast<const AttentionSequence*>(there),
+                 .count = 1,
+                 .most_chunks = position / kGpuDecodeKeys + 1,
+                 .heads = kHeads,
+                 .kv_heads = kKvHeads,
+                 .head_dim = kHeadDim,
+                 .half = kHeadDim / 2,
+                 .scale = 0.088f};
+    attention.cosines = static_cast<const float*>(take(kContext * kHeadDim / 2 * 4));
+    attention.sines = static_cast<const float*>(take(kContext * kHeadDim / 2 * 4));
+    attention.partial = static_cast<float*>(take(decode_partial_floats(attention) * 4));
+    attention.arrivals = static_cast<int32_t*>(take(kKvHeads * 4));
+    check(cudaMemset(attention.arrivals, 0, kKvHeads * 4));
+    for (int64_t layer = 0; layer < kCount; ++layer) {
+      const GpuDecodeArgs normed{.rows = 1,
+                                 .in = kHidden,
+                                 .bits = bits,
+                                 .group_size = kGroup,
+                                 .hidden = hidden,
+                                 .norm_weight = norm,
+                                 .epsilon = 1e-6f};
+      GpuDecodeArgs qkv = normed, gated = normed;
+      qkv.matrices = 3;
+      for (int i = 0; i < 3; ++i) qkv.matrix[i] = matrix((i == 0 ? kHeads : kKvHeads) * kHeadDim, kHidden);
+      gated.matrices = 2;
+      gated.swiglu = true;
+      for (int i = 0; i < 2; ++i) gated.matrix[i] = matrix(kInner, kHidden);
+      gated.matrix[0].y = {inner, DType::kBF16};
+      GpuDecodeArgs o{.rows = 1, .in = kHidden, .bits = bits, .group_size = kGroup, .matrices = 1};
+      GpuDecodeArgs down{.rows = 1, .in = kInner, .bits = bits, .group_size = kGroup, .matrices = 1};
+      o.matrix[0] = matrix(kHidden, kHidden);
+      o.matrix[0].add_to = hidden;
+      o.x = static_cast<const uint16_t*>(take(kHidden * 2));
+      down.matrix[0] = matrix(kHidden, kInner);
+      down.matrix[0].add_to = hidden;
+      down.x = inner;
+      products.insert(products.end(), {qkv, o, gated, down});
+    }
+  }
+  Layers(const Layers&) = delete;
+  Layers& operator=(const Layers&) = delete;
+  ~Layers() {
+    for (void* data : memory) check(cudaFree(data));
+  }
+
+  void queue(void* stream) {
+    for (int64_t layer = 0; layer < kCount; ++layer) {
+      const GpuDecodeArgs* const product = &products[static_cast<size_t>(4 * layer)];
+      gpu_matmul_decode(product[0], stream);
+      attention.layer_offset = layer * kKvHeads * kContext * kHeadDim * 2;
+      attention.q = static_cast<const uint16_t*>(product[0].matrix[0].y.data);
+      attention.k = static_cast<const uint16_t*>(product[0].matrix[1].y.data);
+      attention.v = static_cast<const uint16_t*>(product[0].matrix[2].y.data);
+      attention.out = const_cast<uint16_t*>(product[1].x);
+      gpu_decode_attention(attention, stream);
+      for (int i = 1; i < 4; ++i) gpu_matmul_decode(product[i], stream);
+    }
+  }
+};
+
+void print_layers() {
+  std::printf("\n%-40s %10s %10s %10s\n", "a layer of Qwen2-1.5B: us, bits", "16", "8", "4");
+  for (int64_t position : {100, 260, 3900}) {
+    std::printf("position %-31lld", static_cast<long long>(position));
+    for (int bits : {16, 8, 4}) {
+      Layers layers(bits, position);
+      GpuQueue queue(0);
+      GpuGraph graph(queue, [&] { layers.queue(queue.stream()); });
+      const double ms = gpu_median_ms([&] { graph.launch(); }, queue.stream());
+      queue.wait("layers");
+      std::printf(" %10.2f", ms * 1e3 / Layers::kCount);
+    }
+    std::printf("\n");
+  }
+}
+
+int run(std::string_view part) {
   if (!gpu_support().problem.empty()) {
     std::fprintf(stderr, "gpu_bench: %s\n", gpu_support().problem.c_str());
     return 1;
   }
   const Gpu& gpu = gpu_support().gpus[0];
   const GpuLimits limits = measure_gpu_limits();
-  std::printf("%s, %d multiprocessors, L2 %.0f MB; copy %.0f GB/s, read %.0f GB/s\n\n", gpu.name.c_str(),
+  std::printf("%s, %d multiprocessors, L2 %.0f MB; copy %.0f GB/s, read %.0f GB/s\n", gpu.name.c_str(),
               gpu.multiprocessors, static_cast<double>(gpu.l2_bytes) / 1e6, limits.copy_gb_per_s,
               limits.read_gb_per_s);
-  std::printf("%-22s %5s %4s %10s %10s %10s %10s\n", "decode product", "bits", "rows", "MB", "us", "GB/s",
-              "of copy");
-  const Shape shapes[] = {{"16384 x 8192", 16384, 8192},    {"qkv 2048 x 1536", 2048, 1536},
-                          {"o 1536 x 1536", 1536, 1536},    {"gate_up 17920 x 1536", 17920, 1536},
-                          {"down 1536 x 8960", 1536, 8960}, {"head 151936 x 1536", 151936, 1536}};
-  for (const Shape& shape : shapes) {
-    for (int bits : {16, 8, 4}) {
-      for (int64_t rows : {1, 8}) {
-        const double us = time_decode(shape, bits, rows, gpu.l2_bytes);
-        const double bytes =
-            weight_bytes(shape, bits) + (bits == 16 ? 0 : static_cast<double>(scale_bytes(shape)));
-        const double rate = bytes / us * 1e-3;
-        std::printf("%-22s %5d %4lld %10.2f %10.2f %10.0f %9.0f%%\n", shape.name, bits,
-                    static_cast<long long>(rows), bytes / 1e6, us, rate, 100 * rate / limits.copy_gb_per_s);
-      }
-    }
-  }
-  print_sampling();
+  if (part.empty() || part == "products") print_products(gpu, limits);
+  if (part.empty() || part == "layers") print_layers();
+  if (part.empty() || part == "sampling") print_sampling();
   return 0;
 }
 
 }  // namespace
 }  // namespace lowbit
 
-int main() { return lowbit::run(); }
+int main(int count, char** arguments) { return lowbit::run(count > 1 ? arguments[1] : ""); }

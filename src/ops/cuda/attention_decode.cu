@@ -1,6 +1,11 @@
-// Attention of one new token per sequence, with its RoPE and its place in the cache: a block for each KV head
-// and each kGpuDecodeKeys keys; the block that ends last merges what the others have found, in the order of
-// the keys.
+// Attention of one new token per sequence, with its RoPE and its place in the cache. The keys that a KV head
+// sees are shared by the blocks of a cluster, in chunks of kKeys, and what is on its way from memory then has
+// been there before the kernel's predecessor ends. A warp finds the scores of 16 keys of a chunk, for all
+// heads; then it sums up a few columns of the values, over all keys of the chunk. The blocks' sums meet in
+// shared memory, each column in one block; where a head's keys are too many for one cluster, the clusters'
+// sums are merged by the block that ends last, in the order of the keys.
+//
+// Where there are no clusters (before compute capability 9.0) each block is one, of a single chunk.
 #include "ops/cuda/attention.cuh"
 
 #include <algorithm>
@@ -9,167 +14,78 @@ namespace lowbit {
 namespace {
 
 constexpr int kKeys = kGpuDecodeKeys;
-constexpr int kTiles = kKeys / kTileKeys;  // of a block; all are fetched at once
-constexpr int kDecodeWarps = kKeys / 16, kDecodeThreads = kDecodeWarps * 32;  // 16 keys each
+constexpr int kDecodeWarps = kKeys / 16, kDecodeThreads = kDecodeWarps * 32;
+constexpr int kMostBlocks = 8, kMostChunks = 64;  // of a cluster
+constexpr int kRows = 16;                         // of an operand: the heads
+
+// The sums depend on it, but not on the capacity of the cache.
+struct Split {
+  int blocks, chunks;  // of a cluster
+  int slots;           // of a block: chunks that are on their way
+};
 
 template <int kHeadDim>
-__global__ void __launch_bounds__(kDecodeThreads) decode_kernel(const GpuDecodeAttentionArgs args) {
-  constexpr int kTileBytes = tile_bytes(kHeadDim), kWidth = gpu_attention_state(kHeadDim),
-                kQStride = kHeadDim + 8;
-  extern __shared__ __align__(128) char shared[];
-  __shared__ uint16_t q_shared[16 * kQStride], k_shared[kHeadDim];
-  __shared__ int is_last;
-  follow_predecessor();
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
-  const int heads = static_cast<int>(args.heads), kv_heads = static_cast<int>(args.kv_heads),
-            group = heads / kv_heads;
-  const AttentionSequence sequence = args.sequences[blockIdx.z];
-  const int kv_head = blockIdx.y, position = static_cast<int>(sequence.position);
-  const int begin = static_cast<int>(blockIdx.x) * kKeys, end = min(position + 1, begin + kKeys);
-  if (sequence.count == 0 || begin > position) return;
-  const int oldest = args.window > 0 ? max(0, position + 1 - static_cast<int>(args.window)) : 0;
-  const int chunks = position / kKeys + 1;
+constexpr int kChunkBytes = kKeys / kTileKeys* tile_bytes(kHeadDim);
+template <int kHeadDim>
+constexpr int kDimTiles = (kHeadDim / 8 + kDecodeWarps - 1) / kDecodeWarps;  // of a warp, of 8 columns
 
-  uint16_t* const keys = cached_head(sequence.keys, sequence, args.layer_offset, kv_head, kHeadDim);
-  uint16_t* const values = cached_head(sequence.values, sequence, args.layer_offset, kv_head, kHeadDim);
-  const uint32_t base = shared_address(shared);
-#pragma unroll
-  for (int t = 0; t < kTiles; ++t) {
-    const int first = begin + t * kTileKeys;
-    if (first >= end || first + kTileKeys <= oldest) continue;
-    fetch_tile<kHeadDim>(base + 2 * t * kTileBytes, keys, first, min(end, position));
-    fetch_tile<kHeadDim>(base + (2 * t + 1) * kTileBytes, values, first, min(end, position));
-  }
-  commit_copies();
+template <int kHeadDim>
+struct Room {
+  static constexpr int kQStride = kHeadDim + 8, kWeightStride = kKeys + 8;  // rows begin in different banks
+  alignas(16) uint16_t q[kRows * kQStride];
+  alignas(16) uint16_t weights[kRows * kWeightStride];
+  alignas(16) float maxima[kRows][kDecodeWarps];
+  alignas(16) float totals[kRows][kDecodeWarps];
+  float cosines[kHeadDim / 2], sines[kHeadDim / 2];
+  // Written by the blocks of the cluster. sums: of each block, the columns that are merged here.
+  float2 states[kMostBlocks][kRows];  // maximum, total
+  float2 sums[kMostBlocks + kDecodeWarps - 1][kRows][kDimTiles<kHeadDim> * 4];
+  float peaks[kRows], merged_totals[kRows];
+  int is_last;
+};
 
-  // The query heads, and where the new key is among this block's, it too: all that is read is asked for at
-  // once.
-  const int half = static_cast<int>(args.half);
-  const int64_t angles = static_cast<int64_t>(position) * half;
-  const float *const cosines = args.cosines + angles, *const sines = args.sines + angles;
-  const int64_t row = sequence.row;
-  const bool has_new = end == position + 1;
-  const uint16_t* const new_key = args.k + (row * kv_heads + kv_head) * kHeadDim;
-  const uint16_t* const new_value = args.v + (row * kv_heads + kv_head) * kHeadDim;
-  static_assert(kHeadDim <= kDecodeThreads);
-  const uint16_t value = has_new && threadIdx.x < kHeadDim ? __ldcg(new_value + threadIdx.x) : uint16_t{0};
-  const int vectors = group + (has_new ? 1 : 0);
-#pragma unroll 4
-  for (int i = threadIdx.x; i < vectors * half; i += kDecodeThreads) {
-    const int head = i / half, d = i % half;
-    const uint16_t* const from =
-        head < group ? args.q + (row * heads + kv_head * group + head) * kHeadDim : new_key;
-    uint16_t* const to = head < group ? q_shared + head * kQStride : k_shared;
-    const Pair pair = rotated(bf16_to_f32(__ldcg(from + d)), bf16_to_f32(__ldcg(from + d + half)),
-                              __ldg(cosines + d), __ldg(sines + d));
-    to[d] = f32_to_bf16(pair.first);
-    to[d + half] = f32_to_bf16(pair.second);
-  }
-  for (int i = threadIdx.x; i < vectors * (kHeadDim - 2 * half); i += kDecodeThreads) {
-    const int head = i / (kHeadDim - 2 * half), d = 2 * half + i % (kHeadDim - 2 * half);
-    const uint16_t* const from =
-        head < group ? args.q + (row * heads + kv_head * group + head) * kHeadDim : new_key;
-    (head < group ? q_shared + head * kQStride : k_shared)[d] = __ldcg(from + d);
-  }
-  for (int i = group * kQStride + threadIdx.x; i < 16 * kQStride; i += kDecodeThreads)
-    q_shared[i] = 0;  // no heads
-  wait_for_copies<0>();
-  __syncthreads();
-  if (has_new) {
-    if (threadIdx.x < kHeadDim) {
-      const int t = (position - begin) / kTileKeys, key = (position - begin) % kTileKeys, d = threadIdx.x;
-      keys[static_cast<int64_t>(position) * kHeadDim + d] = k_shared[d];
-      values[static_cast<int64_t>(position) * kHeadDim + d] = value;
-      const uint32_t in_tile = place<kHeadDim>(key, d) + d % 8 * 2;
-      *reinterpret_cast<uint16_t*>(shared + 2 * t * kTileBytes + in_tile) = k_shared[d];
-      *reinterpret_cast<uint16_t*>(shared + (2 * t + 1) * kTileBytes + in_tile) = value;
-    }
-    __syncthreads();
-  }
+__device__ inline void arrive_in_cluster() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+}
+__device__ inline void wait_for_cluster() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+// To the same place in another block of the cluster.
+__device__ inline void send(float2* to, int block, float2 value) {
+#if __CUDA_ARCH__ >= 900
+  uint32_t there;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(to)), "r"(block));
+  asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(there), "f"(value.x), "f"(value.y)
+               : "memory");
+#endif
+}
 
-  // The warps have the same 16 rows, the heads, and 16 keys each.
-  Rows<kHeadDim, 2> rows;
-  rows.seen[0] = rows.seen[1] = position + 1;
-  rows.oldest[0] = rows.oldest[1] = oldest;
-#pragma unroll
-  for (int s = 0; s < kHeadDim / 16; ++s) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      rows.q[s].pair[i] = *reinterpret_cast<const uint32_t*>(q_shared + (g + i % 2 * 8) * kQStride + s * 16 +
-                                                             i / 2 * 8 + 2 * c);
-    }
-  }
-  const int t = warp / 4, first = begin + t * kTileKeys;
-  if (first < end && first + kTileKeys > oldest)
-    rows.attend(base + 2 * t * kTileBytes, base + (2 * t + 1) * kTileBytes, first, warp % 4 * 16,
-                args.scale * kLog2E);
-  rows.finish();
+__device__ inline float weight_of(float maximum, float peak) {
+  return maximum == -INFINITY ? 0 : exp2f(maximum - peak);
+}
 
-  __syncthreads();
-  float* const states =
-      reinterpret_cast<float*>(shared);  // [kDecodeWarps][group][kWidth]: values, maximum, total
-#pragma unroll
-  for (int upper = 0; upper < 2; ++upper) {
-    if (g + upper * 8 >= group) continue;
-    float* const state = states + (warp * group + g + upper * 8) * kWidth;
-#pragma unroll
-    for (int d = 0; d < kHeadDim / 8; ++d)
-      *reinterpret_cast<float2*>(state + d * 8 + 2 * c) =
-          make_float2(rows.out[d][2 * upper], rows.out[d][2 * upper + 1]);
-    if (c == 0)
-      *reinterpret_cast<float2*>(state + kHeadDim) = make_float2(rows.maximum[upper], rows.total[upper]);
-  }
-  __syncthreads();
-  auto weight_of = [](float maximum, float peak) { return maximum == -INFINITY ? 0 : exp2f(maximum - peak); };
-  // Of each head: its values and its total over the warps, and the maximum that they are relative to.
-  uint16_t* const out = args.out + (row * heads + kv_head * group) * kHeadDim;
-  float* const partial = args.partial + ((row * kv_heads + kv_head) * args.most_chunks) * group * kWidth;
-  for (int i = threadIdx.x; i < group * kHeadDim; i += kDecodeThreads) {
-    const int head = i / kHeadDim, d = i % kHeadDim;
-    float peak = -INFINITY, value = 0, total = 0;
-#pragma unroll
-    for (int w = 0; w < kDecodeWarps; ++w) peak = fmaxf(peak, states[(w * group + head) * kWidth + kHeadDim]);
-#pragma unroll
-    for (int w = 0; w < kDecodeWarps; ++w) {
-      const float* const state = states + (w * group + head) * kWidth;
-      const float weight = weight_of(state[kHeadDim], peak);
-      value += weight * state[d];
-      total += weight * state[kHeadDim + 1];
-    }
-    if (chunks == 1) {
-      out[i] = f32_to_bf16(value / total);
-      continue;
-    }
-    float* const to = partial + (static_cast<int>(blockIdx.x) * group + head) * kWidth;
-    to[d] = value;
-    if (d == 0) to[kHeadDim] = peak, to[kHeadDim + 1] = total;
-  }
-  if (chunks == 1) return;
-
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    int32_t* const arrivals = args.arrivals + row * kv_heads + kv_head;
-    is_last = atomicAdd(arrivals, 1) == chunks - 1;
-    if (is_last) *arrivals = 0;  // for the next layer
-  }
-  __syncthreads();
-  if (!is_last) return;
-  __threadfence();
-  // A warp for each head finds what its chunks are relative to, and their total; then each thread sums four
-  // values over them. Loads do not wait for each other: there may be hundreds of chunks.
-  const int64_t step = static_cast<int64_t>(group) * kWidth;  // from chunk to chunk
-  float* const peaks = states;
-  float* const totals = states + 16;
+// What the clusters have found for a KV head of a sequence, merged: partial is [parts][group][kWidth],
+// values, maximum and total. A warp for each head finds what its parts are relative to, and their total; then
+// each thread sums four values over them. Loads do not wait for each other: there may be hundreds of parts.
+template <int kHeadDim>
+__device__ void merge_parts(const float* partial, int parts, int group, float* peaks, float* totals,
+                            uint16_t* out) {
+  constexpr int kWidth = gpu_attention_state(kHeadDim);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int64_t step = static_cast<int64_t>(group) * kWidth;
   for (int head = warp; head < group; head += kDecodeWarps) {
     const float* const from = partial + head * kWidth + kHeadDim;
     float peak = -INFINITY, total = 0;
-    for (int chunk = lane; chunk < chunks; chunk += 32) peak = fmaxf(peak, __ldcg(from + chunk * step));
+    for (int part = lane; part < parts; part += 32) peak = fmaxf(peak, __ldcg(from + part * step));
 #pragma unroll
     for (int distance = 16; distance > 0; distance /= 2)
       peak = fmaxf(peak, __shfl_xor_sync(0xffffffffu, peak, distance));
-    for (int chunk = lane; chunk < chunks; chunk += 32) {
-      const float2 state = __ldcg(reinterpret_cast<const float2*>(from + chunk * step));
+    for (int part = lane; part < parts; part += 32) {
+      const float2 state = __ldcg(reinterpret_cast<const float2*>(from + part * step));
       total += weight_of(state.x, peak) * state.y;
     }
     total = warp_sum(total);
@@ -182,9 +98,9 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_kernel(const GpuDecodeA
     const float peak = peaks[head];
     float4 sum = {};
 #pragma unroll 8
-    for (int chunk = 0; chunk < chunks; ++chunk) {
-      const float weight = weight_of(__ldcg(from + chunk * step + kHeadDim), peak);
-      const float4 value = __ldcg(reinterpret_cast<const float4*>(from + chunk * step + d));
+    for (int part = 0; part < parts; ++part) {
+      const float weight = weight_of(__ldcg(from + part * step + kHeadDim), peak);
+      const float4 value = __ldcg(reinterpret_cast<const float4*>(from + part * step + d));
       sum = {fmaf(weight, value.x, sum.x), fmaf(weight, value.y, sum.y), fmaf(weight, value.z, sum.z),
              fmaf(weight, value.w, sum.w)};
     }
@@ -194,17 +110,319 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_kernel(const GpuDecodeA
   }
 }
 
+template <int kHeadDim>
+__global__ void __launch_bounds__(kDecodeThreads)
+    decode_kernel(const __grid_constant__ GpuDecodeAttentionArgs args, const __grid_constant__ Split split) {
+  constexpr int kWidth = gpu_attention_state(kHeadDim), kSteps = kHeadDim / 16, kTiles = kDimTiles<kHeadDim>,
+                kBytes = kChunkBytes<kHeadDim>;
+  using Shared = Room<kHeadDim>;
+  extern __shared__ __align__(128) char shared[];  // of each slot: keys, values
+  __shared__ Shared room;
+  let_successor_begin();
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
+  const int heads = static_cast<int>(args.heads), kv_heads = static_cast<int>(args.kv_heads),
+            group = heads / kv_heads;
+  const AttentionSequence sequence = args.sequences[blockIdx.z];
+  const int kv_head = blockIdx.y, position = static_cast<int>(sequence.position);
+  const int oldest = args.window > 0 ? max(0, position + 1 - static_cast<int>(args.window)) : 0;
+  const int part = static_cast<int>(blockIdx.x) / split.blocks,
+            rank = static_cast<int>(blockIdx.x) % split.blocks;
+
+  // Chunks of a cluster, newest first, in turn to its blocks.
+  const int newest_chunk = position / kKeys, oldest_chunk = oldest / kKeys;
+  auto first_of = [&](int p) { return max(oldest_chunk, p * split.chunks); };
+  auto last_of = [&](int p) { return min(newest_chunk, p * split.chunks + split.chunks - 1); };
+  auto blocks_of = [&](int p) { return min(split.blocks, last_of(p) - first_of(p) + 1); };
+  const int first_part = oldest_chunk / split.chunks, last_part = newest_chunk / split.chunks;
+  const int first = first_of(part), last = last_of(part), blocks = blocks_of(part);
+  if (sequence.count == 0 || rank >= blocks) return wait_for_predecessor();
+
+  uint16_t* const keys = cached_head(sequence.keys, sequence, args.layer_offset, kv_head, kHeadDim);
+  uint16_t* const values = cached_head(sequence.values, sequence, args.layer_offset, kv_head, kHeadDim);
+  const uint32_t base = shared_address(shared);
+  auto fetch = [&](int chunk, int slot) {  // the new key is not there yet
+    const int begin = chunk * kKeys, end = min(position, begin + kKeys);
+#pragma unroll
+    for (int t = 0; t < kKeys / kTileKeys; ++t) {
+      const uint32_t to = base + 2 * slot * kBytes + t * tile_bytes(kHeadDim);
+      fetch_tile<kHeadDim>(to, keys, begin + t * kTileKeys, end);
+      fetch_tile<kHeadDim>(to + kBytes, values, begin + t * kTileKeys, end);
+    }
+  };
+  for (int i = 0; i < 2; ++i) {
+    if (i < split.slots && last - rank - i * blocks >= first) fetch(last - rank - i * blocks, i);
+    commit_copies();
+  }
+  const int half = static_cast<int>(args.half);
+  for (int d = threadIdx.x; d < half; d += kDecodeThreads) {
+    room.cosines[d] = args.cosines[static_cast<int64_t>(position) * half + d];
+    room.sines[d] = args.sines[static_cast<int64_t>(position) * half + d];
+  }
+  for (int i = group * Shared::kQStride + threadIdx.x; i < kRows * Shared::kQStride; i += kDecodeThreads)
+    room.q[i] = 0;  // no heads
+  if (blocks > 1) arrive_in_cluster();
+  wait_for_copies<1>();
+  __syncthreads();
+  wait_for_predecessor();
+
+  // The query heads, and in the block that has its chunk the new key and its value.
+  const int64_t row = sequence.row;
+  const bool has_new = last == newest_chunk && rank == 0;
+  const uint16_t* const new_key = args.k + (row * kv_heads + kv_head) * kHeadDim;
+  const uint16_t* const new_value = args.v + (row * kv_heads + kv_head) * kHeadDim;
+  const uint16_t* const q = args.q + (row * heads + kv_head * group) * kHeadDim;
+  const int64_t new_at = static_cast<int64_t>(position) * kHeadDim;
+  auto new_place = [&](int d) { return place<kHeadDim>(position % kKeys, d) + d % 8 * 2; };
+  auto put = [&](int head, int d, uint16_t value) {
+    if (head < group) {
+      room.q[head * Shared::kQStride + d] = value;
+    } else {
+      keys[new_at + d] = value;
+      *reinterpret_cast<uint16_t*>(shared + new_place(d)) = value;
+    }
+  };
+  static_assert(kHeadDim <= kDecodeThreads);
+  const bool brings_value = has_new && static_cast<int>(threadIdx.x) < kHeadDim;
+  const uint16_t value = brings_value ? __ldcg(new_value + threadIdx.x) : uint16_t{0};
+  const int vectors = group + (has_new ? 1 : 0);
+#pragma unroll 4
+  for (int i = threadIdx.x; i < vectors * half; i += kDecodeThreads) {
+    const int head = i / half, d = i % half;
+    const uint16_t* const from = head < group ? q + head * kHeadDim : new_key;
+    const Pair pair = rotated(bf16_to_f32(__ldcg(from + d)), bf16_to_f32(__ldcg(from + d + half)),
+                              room.cosines[d], room.sines[d]);
+    put(head, d, f32_to_bf16(pair.first));
+    put(head, d + half, f32_to_bf16(pair.second));
+  }
+  for (int i = threadIdx.x; i < vectors * (kHeadDim - 2 * half); i += kDecodeThreads) {
+    const int head = i / (kHeadDim - 2 * half), d = 2 * half + i % (kHeadDim - 2 * half);
+    put(head, d, __ldcg((head < group ? q + head * kHeadDim : new_key) + d));
+  }
+  if (brings_value) {
+    values[new_at + threadIdx.x] = value;
+    *reinterpret_cast<uint16_t*>(shared + kBytes + new_place(threadIdx.x)) = value;
+  }
+  __syncthreads();
+
+  Operand queries[kSteps];
+#pragma unroll
+  for (int s = 0; s < kSteps; ++s)
+    load_matrices(queries[s].pair,
+                  shared_address(room.q + lane % 16 * Shared::kQStride + s * 16 + lane / 16 * 8));
+  const float factor = args.scale * kLog2E;
+  float out[kTiles][4] = {}, maximum[2] = {-INFINITY, -INFINITY}, total[2] = {};  // of rows g, g + 8
+  int slot = 0;
+#pragma unroll 1
+  for (int chunk = last - rank; chunk >= first; chunk -= blocks) {
+    const uint32_t tile_keys = base + 2 * slot * kBytes, tile_values = tile_keys + kBytes;
+    if (chunk != last - rank) {
+      wait_for_copies<1>();
+      __syncthreads();
+    }
+    float scores[2][4] = {};
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s) {
+      uint32_t b[4];
+      load_matrices(
+          b, tile_keys + place<kHeadDim>(warp * 16 + lane / 16 * 8 + lane % 8, s * 16 + lane / 8 % 2 * 8));
+      multiply_add(scores[0], queries[s], b[0], b[1]);
+      multiply_add(scores[1], queries[s], b[2], b[3]);
+    }
+    float most[2] = {-INFINITY, -INFINITY};
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const int key = chunk * kKeys + warp * 16 + n * 8 + 2 * c + j % 2;
+        scores[n][j] = key <= position && key >= oldest ? scores[n][j] * factor : -INFINITY;
+        most[j / 2] = fmaxf(most[j / 2], scores[n][j]);
+      }
+    }
+#pragma unroll
+    for (int upper = 0; upper < 2; ++upper) {
+      most[upper] = fmaxf(most[upper], __shfl_xor_sync(0xffffffffu, most[upper], 1));
+      most[upper] = fmaxf(most[upper], __shfl_xor_sync(0xffffffffu, most[upper], 2));
+      if (c == 0) room.maxima[g + 8 * upper][warp] = most[upper];
+    }
+    __syncthreads();
+    float sums[2] = {}, rescale[2];
+#pragma unroll
+    for (int upper = 0; upper < 2; ++upper) {
+      float now = maximum[upper];
+#pragma unroll
+      for (int w = 0; w < kDecodeWarps; ++w) now = fmaxf(now, room.maxima[g + 8 * upper][w]);
+      rescale[upper] = weight_of(maximum[upper], now);
+      maximum[upper] = now;
+    }
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+#pragma unroll
+      for (int upper = 0; upper < 2; ++upper) {
+        const float first_weight = weight_of(scores[n][2 * upper], maximum[upper]),
+                    second_weight = weight_of(scores[n][2 * upper + 1], maximum[upper]);
+        sums[upper] += first_weight + second_weight;
+        *reinterpret_cast<uint32_t*>(room.weights + (g + 8 * upper) * Shared::kWeightStride + warp * 16 +
+                                     n * 8 + 2 * c) = bf16_pair(first_weight, second_weight);
+      }
+    }
+#pragma unroll
+    for (int upper = 0; upper < 2; ++upper) {
+      sums[upper] += __shfl_xor_sync(0xffffffffu, sums[upper], 1);
+      sums[upper] += __shfl_xor_sync(0xffffffffu, sums[upper], 2);
+      if (c == 0) room.totals[g + 8 * upper][warp] = sums[upper];
+    }
+    __syncthreads();
+#pragma unroll
+    for (int upper = 0; upper < 2; ++upper) {
+      total[upper] *= rescale[upper];
+#pragma unroll
+      for (int w = 0; w < kDecodeWarps; ++w) total[upper] += room.totals[g + 8 * upper][w];
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t)
+        out[t][2 * upper] *= rescale[upper], out[t][2 * upper + 1] *= rescale[upper];
+    }
+    if (warp * kTiles * 8 < kHeadDim) {
+#pragma unroll
+      for (int k = 0; k < kKeys; k += 32) {
+        Operand weights[2];
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+          load_matrices(weights[i].pair, shared_address(room.weights + lane % 16 * Shared::kWeightStride + k +
+                                                        i * 16 + lane / 16 * 8));
+#pragma unroll
+        for (int t = 0; t < kTiles; ++t) {
+          uint32_t b[4];
+          load_transposed(b, tile_values + place<kHeadDim>(k + lane, (warp * kTiles + t) * 8));
+          multiply_add(out[t], weights[0], b[0], b[1]);
+          multiply_add(out[t], weights[1], b[2], b[3]);
+        }
+      }
+    }
+    if (const int next = chunk - 2 * blocks; next >= first) {
+      __syncthreads();
+      fetch(next, slot);
+    }
+    commit_copies();
+    slot ^= 1;
+  }
+
+  // Warp w's columns of all blocks meet in block w % blocks.
+  if (blocks > 1) {
+    wait_for_cluster();  // all have begun
+    if (warp < blocks && c == 0) {
+#pragma unroll
+      for (int upper = 0; upper < 2; ++upper)
+        send(&room.states[rank][g + 8 * upper], warp, {maximum[upper], total[upper]});
+    }
+    const int to = warp % blocks, most = (kDecodeWarps + blocks - 1) / blocks;  // warps that send to a block
+#pragma unroll
+    for (int upper = 0; upper < 2; ++upper) {
+      if (g + 8 * upper >= group) continue;
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t)
+        send(&room.sums[rank * most + warp / blocks][g + 8 * upper][t * 4 + c], to,
+             {out[t][2 * upper], out[t][2 * upper + 1]});
+    }
+    arrive_in_cluster();
+    wait_for_cluster();
+    if (to == rank) {
+#pragma unroll
+      for (int upper = 0; upper < 2; ++upper) {
+        const int head = g + 8 * upper;
+        if (head >= group) continue;
+        float peak = -INFINITY;
+        for (int block = 0; block < blocks; ++block) peak = fmaxf(peak, room.states[block][head].x);
+        total[upper] = 0;
+#pragma unroll
+        for (int t = 0; t < kTiles; ++t) out[t][2 * upper] = out[t][2 * upper + 1] = 0;
+        for (int block = 0; block < blocks; ++block) {
+          const float2 state = room.states[block][head];
+          const float weight = weight_of(state.x, peak);
+          total[upper] = fmaf(weight, state.y, total[upper]);
+#pragma unroll
+          for (int t = 0; t < kTiles; ++t) {
+            const float2 sum = room.sums[block * most + warp / blocks][head][t * 4 + c];
+            out[t][2 * upper] = fmaf(weight, sum.x, out[t][2 * upper]);
+            out[t][2 * upper + 1] = fmaf(weight, sum.y, out[t][2 * upper + 1]);
+          }
+        }
+        maximum[upper] = peak;
+      }
+    }
+  }
+
+  const bool is_mine = warp % blocks == rank && warp * kTiles * 8 < kHeadDim,
+             is_whole = first_part == last_part;
+  uint16_t* const to = args.out + (row * heads + kv_head * group) * kHeadDim;
+  const int parts = last_part - first_part + 1;
+  float* const partial = args.partial + ((row * kv_heads + kv_head) * args.most_chunks) * group * kWidth;
+  if (is_mine) {
+#pragma unroll
+    for (int upper = 0; upper < 2; ++upper) {
+      const int head = g + 8 * upper;
+      if (head >= group) continue;
+      float* const state = partial + ((part - first_part) * group + head) * kWidth;
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) {
+        const int d = (warp * kTiles + t) * 8 + 2 * c;
+        const float first_value = out[t][2 * upper], second_value = out[t][2 * upper + 1];
+        if (is_whole) {
+          *reinterpret_cast<uint32_t*>(to + head * kHeadDim + d) =
+              bf16_pair(first_value / total[upper], second_value / total[upper]);
+        } else {
+          *reinterpret_cast<float2*>(state + d) = make_float2(first_value, second_value);
+        }
+      }
+      if (!is_whole && warp == 0 && c == 0)
+        *reinterpret_cast<float2*>(state + kHeadDim) = make_float2(maximum[upper], total[upper]);
+    }
+  }
+  if (is_whole) return;
+
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    int all = 0;
+    for (int p = first_part; p <= last_part; ++p) all += blocks_of(p);
+    int32_t* const arrivals = args.arrivals + row * kv_heads + kv_head;
+    room.is_last = atomicAdd(arrivals, 1) == all - 1;
+    if (room.is_last) *arrivals = 0;  // for the next layer
+  }
+  __syncthreads();
+  if (!room.is_last) return;
+  __threadfence();
+  merge_parts<kHeadDim>(partial, parts, group, room.peaks, room.merged_totals, to);
+}
+
+bool has_clusters() {
+  static const bool has = [] {
+    int device = 0, value = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&value, cudaDevAttrClusterLaunch, device);
+    return value != 0;
+  }();
+  return has;
+}
+
 }  // namespace
 
 void gpu_decode_attention(const GpuDecodeAttentionArgs& args, void* stream) {
   with_head_dim(args.head_dim, [&]<int kHeadDim>() {
-    constexpr int kShared =
-        std::max(kTiles * 2 * tile_bytes(kHeadDim), kDecodeWarps * 16 * gpu_attention_state(kHeadDim) * 4);
-    allow_shared_memory<decode_kernel<kHeadDim>>(kShared);
+    const int most_chunks = static_cast<int>(args.most_chunks);
+    Split split{1, 1, 1};
+    if (has_clusters()) {
+      split.chunks = kMostChunks;
+      while (split.blocks < kMostBlocks && split.blocks < most_chunks) split.blocks *= 2;
+      split.slots = most_chunks > split.blocks ? 2 : 1;
+    }
+    const int slot_bytes = 2 * kChunkBytes<kHeadDim>,
+              clusters = (most_chunks + split.chunks - 1) / split.chunks;
+    allow_shared_memory<decode_kernel<kHeadDim>>(2 * slot_bytes);
     prefer_shared_memory<decode_kernel<kHeadDim>>();
-    const dim3 grid(static_cast<unsigned>(args.most_chunks), static_cast<unsigned>(args.kv_heads),
+    const dim3 grid(static_cast<unsigned>(clusters * split.blocks), static_cast<unsigned>(args.kv_heads),
                     static_cast<unsigned>(args.count));
-    launch(decode_kernel<kHeadDim>, grid, dim3(kDecodeThreads), kShared, stream, args);
+    launch_clusters(decode_kernel<kHeadDim>, grid, static_cast<unsigned>(split.blocks), dim3(kDecodeThreads),
+                    static_cast<size_t>(split.slots * slot_bytes), stream, args, split);
   });
 }
 

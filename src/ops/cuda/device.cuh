@@ -109,8 +109,10 @@ __device__ inline float weight_at(const GpuMatrix& matrix, int bits, int64_t gro
 }
 
 // A launch may begin before what comes before it on the stream has ended (programmatic dependent launch):
-// only what no kernel writes may be read until this returns. Every kernel calls it, and launch() is how they
-// are launched.
+// only what no kernel writes may be read until wait_for_predecessor returns. Every kernel calls it, and
+// launch() is how they are launched. A kernel lets its successor begin when it has waited itself; then all
+// that was queued before it has ended, and the successor may read that too. A kernel whose successor reads
+// nothing of the kind may let it begin at once.
 __device__ inline void wait_for_predecessor() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -122,8 +124,8 @@ __device__ inline void let_successor_begin() {
 #endif
 }
 __device__ inline void follow_predecessor() {
-  let_successor_begin();
   wait_for_predecessor();
+  let_successor_begin();
 }
 
 // Both act once for a kernel. A launch with more shared memory than was allowed fails itself.
@@ -143,19 +145,26 @@ void prefer_shared_memory() {
 }
 
 template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, void* stream,
-            Arguments... arguments) {
-  cudaLaunchAttribute overlap;
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
+void launch_clusters(void (*kernel)(Parameters...), dim3 grid, unsigned cluster, dim3 block,
+                     size_t shared_bytes, void* stream, Arguments... arguments) {
+  cudaLaunchAttribute attributes[2];
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {cluster, 1, 1};
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = static_cast<cudaStream_t>(stream);
-  config.attrs = &overlap;
-  config.numAttrs = 1;
+  config.attrs = attributes;
+  config.numAttrs = cluster > 1 ? 2 : 1;
   cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+}
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, void* stream,
+            Arguments... arguments) {
+  launch_clusters(kernel, grid, 1, block, shared_bytes, stream, arguments...);
 }
 
 // value + bias to where the matrix's output goes.

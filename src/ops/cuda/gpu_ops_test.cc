@@ -223,11 +223,16 @@ TEST_F(GpuOps, RopeAttentionOfRaggedSequences) {
     }
   }
   cases.push_back({20, 1, 64, 0, {{300, 1}}, AttentionMode::kDecode});  // more heads than a tile has rows
+  // Keys enough for several passes of a cluster's blocks, and for several clusters.
+  cases.push_back({12, 2, 128, 0, {{1000, 1}, {1023, 1}, {1024, 1}, {2500, 1}}, AttentionMode::kDecode});
+  for (int64_t window : {0, 1500, 9000})
+    cases.push_back({4, 2, 64, window, {{17000, 1}, {8191, 1}, {8192, 1}, {900, 1}}, AttentionMode::kDecode});
   for (const Case& c : cases) {
-    const int64_t half = c.head_dim / 2, length = 700;
+    const int64_t half = c.head_dim / 2;
     int64_t tokens = 0, capacity = 0;
     for (auto [position, count] : c.lengths)
       tokens += count, capacity = std::max(capacity, position + count + 3);
+    const int64_t length = capacity;
     std::vector<float> cosines, sines;
     for (int64_t i = 0; i < length * half; ++i) {
       const float angle = numbers.normal(3);

@@ -319,7 +319,11 @@ __global__ void __launch_bounds__(kBound<K>, 1)
   Eight norm = {};
   if (K::kShared && args.hidden && static_cast<int>(threadIdx.x) * 8 < in)
     norm = read_eight(args.norm_weight, args, threadIdx.x * 8);
-  follow_predecessor();
+  // Behind q, k and v comes attention, which reads what is older than they are.
+  const bool is_early = args.swiglu || args.matrix[0].add_to;
+  if (is_early) let_successor_begin();
+  wait_for_predecessor();
+  if (!is_early) let_successor_begin();
 
   uint16_t* const x_shared = reinterpret_cast<uint16_t*>(shared + room.x);
   float* const sums_shared = reinterpret_cast<float*>(x_shared + rows * shared_stride(in));
