@@ -15,8 +15,8 @@ namespace {
 
 constexpr int kKeys = kGpuDecodeKeys;
 constexpr int kDecodeWarps = kKeys / 16, kDecodeThreads = kDecodeWarps * 32;
-constexpr int kMostBlocks = 8, kMostChunks = 64;  // of a cluster
-constexpr int kRows = 16;                         // of an operand: the heads
+constexpr int kMostBlocks = 16, kMostChunks = 128;  // of a cluster
+constexpr int kRows = 16;                           // of an operand: the heads
 
 // The sums depend on it, but not on the capacity of the cache.
 struct Split {
@@ -36,10 +36,10 @@ struct Room {
   alignas(16) uint16_t weights[kRows * kWeightStride];
   alignas(16) float maxima[kRows][kDecodeWarps];
   alignas(16) float totals[kRows][kDecodeWarps];
-  float cosines[kHeadDim / 2], sines[kHeadDim / 2];
-  // Written by the blocks of the cluster. sums: of each block, the columns that are merged here.
+  // Written by the blocks of the cluster. sums: of each block, the columns that are merged here, of as many
+  // warps as send them.
   float2 states[kMostBlocks][kRows];  // maximum, total
-  float2 sums[kMostBlocks + kDecodeWarps - 1][kRows][kDimTiles<kHeadDim> * 4];
+  float2 sums[kMostBlocks][kRows][kDimTiles<kHeadDim> * 4];
   float peaks[kRows], merged_totals[kRows];
   int is_last;
 };
@@ -153,51 +153,50 @@ __global__ void __launch_bounds__(kDecodeThreads)
     if (i < split.slots && last - rank - i * blocks >= first) fetch(last - rank - i * blocks, i);
     commit_copies();
   }
-  const int half = static_cast<int>(args.half);
-  for (int d = threadIdx.x; d < half; d += kDecodeThreads) {
-    room.cosines[d] = args.cosines[static_cast<int64_t>(position) * half + d];
-    room.sines[d] = args.sines[static_cast<int64_t>(position) * half + d];
-  }
+  // Each thread turns one pair of columns, of every so manieth vector; behind the columns that RoPE turns,
+  // neighbours are pairs that stay as they are.
+  constexpr int kPairs = kHeadDim / 2, kVectorsAtOnce = kDecodeThreads / kPairs;
+  const int pair = static_cast<int>(threadIdx.x) % kPairs, half = static_cast<int>(args.half);
+  const bool turns = pair < half;
+  const int d = turns ? pair : 2 * pair, e = turns ? pair + half : 2 * pair + 1;
+  const int64_t angle = static_cast<int64_t>(position) * half + pair;
+  const float cosine = turns ? args.cosines[angle] : 1, sine = turns ? args.sines[angle] : 0;
   for (int i = group * Shared::kQStride + threadIdx.x; i < kRows * Shared::kQStride; i += kDecodeThreads)
     room.q[i] = 0;  // no heads
+  const int64_t row = sequence.row;
+  const bool has_new = last == newest_chunk && rank == 0;
+  const uint16_t* const new_key = args.k + (row * kv_heads + kv_head) * kHeadDim;
+  const uint16_t* const new_value = args.v + (row * kv_heads + kv_head) * kHeadDim;
+  const uint16_t* const q = args.q + (row * heads + kv_head * group) * kHeadDim;
+  uint16_t* const to = args.out + (row * heads + kv_head * group) * kHeadDim;
+  const int64_t new_at = static_cast<int64_t>(position) * kHeadDim;
+  auto new_place = [&](int column) { return place<kHeadDim>(position % kKeys, column) + column % 8 * 2; };
   if (blocks > 1) arrive_in_cluster();
   wait_for_copies<1>();
   __syncthreads();
   wait_for_predecessor();
 
   // The query heads, and in the block that has its chunk the new key and its value.
-  const int64_t row = sequence.row;
-  const bool has_new = last == newest_chunk && rank == 0;
-  const uint16_t* const new_key = args.k + (row * kv_heads + kv_head) * kHeadDim;
-  const uint16_t* const new_value = args.v + (row * kv_heads + kv_head) * kHeadDim;
-  const uint16_t* const q = args.q + (row * heads + kv_head * group) * kHeadDim;
-  const int64_t new_at = static_cast<int64_t>(position) * kHeadDim;
-  auto new_place = [&](int d) { return place<kHeadDim>(position % kKeys, d) + d % 8 * 2; };
-  auto put = [&](int head, int d, uint16_t value) {
-    if (head < group) {
-      room.q[head * Shared::kQStride + d] = value;
-    } else {
-      keys[new_at + d] = value;
-      *reinterpret_cast<uint16_t*>(shared + new_place(d)) = value;
-    }
-  };
-  static_assert(kHeadDim <= kDecodeThreads);
   const bool brings_value = has_new && static_cast<int>(threadIdx.x) < kHeadDim;
   const uint16_t value = brings_value ? __ldcg(new_value + threadIdx.x) : uint16_t{0};
   const int vectors = group + (has_new ? 1 : 0);
 #pragma unroll 4
-  for (int i = threadIdx.x; i < vectors * half; i += kDecodeThreads) {
-    const int head = i / half, d = i % half;
+  for (int head = static_cast<int>(threadIdx.x) / kPairs; head < vectors; head += kVectorsAtOnce) {
+    if (static_cast<int>(threadIdx.x) >= kVectorsAtOnce * kPairs) break;
     const uint16_t* const from = head < group ? q + head * kHeadDim : new_key;
-    const Pair pair = rotated(bf16_to_f32(__ldcg(from + d)), bf16_to_f32(__ldcg(from + d + half)),
-                              room.cosines[d], room.sines[d]);
-    put(head, d, f32_to_bf16(pair.first));
-    put(head, d + half, f32_to_bf16(pair.second));
+    const Pair turned = rotated(bf16_to_f32(__ldcg(from + d)), bf16_to_f32(__ldcg(from + e)), cosine, sine);
+    const uint16_t first_value = f32_to_bf16(turned.first), second_value = f32_to_bf16(turned.second);
+    if (head < group) {
+      room.q[head * Shared::kQStride + d] = first_value;
+      room.q[head * Shared::kQStride + e] = second_value;
+    } else {
+      keys[new_at + d] = first_value;
+      keys[new_at + e] = second_value;
+      *reinterpret_cast<uint16_t*>(shared + new_place(d)) = first_value;
+      *reinterpret_cast<uint16_t*>(shared + new_place(e)) = second_value;
+    }
   }
-  for (int i = threadIdx.x; i < vectors * (kHeadDim - 2 * half); i += kDecodeThreads) {
-    const int head = i / (kHeadDim - 2 * half), d = 2 * half + i % (kHeadDim - 2 * half);
-    put(head, d, __ldcg((head < group ? q + head * kHeadDim : new_key) + d));
-  }
+  static_assert(kHeadDim <= kDecodeThreads);
   if (brings_value) {
     values[new_at + threadIdx.x] = value;
     *reinterpret_cast<uint16_t*>(shared + kBytes + new_place(threadIdx.x)) = value;
@@ -314,18 +313,19 @@ __global__ void __launch_bounds__(kDecodeThreads)
       for (int upper = 0; upper < 2; ++upper)
         send(&room.states[rank][g + 8 * upper], warp, {maximum[upper], total[upper]});
     }
-    const int to = warp % blocks, most = (kDecodeWarps + blocks - 1) / blocks;  // warps that send to a block
+    const int receiver = warp % blocks,
+              most = (kDecodeWarps + blocks - 1) / blocks;  // warps that send to a block
 #pragma unroll
     for (int upper = 0; upper < 2; ++upper) {
       if (g + 8 * upper >= group) continue;
 #pragma unroll
       for (int t = 0; t < kTiles; ++t)
-        send(&room.sums[rank * most + warp / blocks][g + 8 * upper][t * 4 + c], to,
+        send(&room.sums[rank * most + warp / blocks][g + 8 * upper][t * 4 + c], receiver,
              {out[t][2 * upper], out[t][2 * upper + 1]});
     }
     arrive_in_cluster();
     wait_for_cluster();
-    if (to == rank) {
+    if (receiver == rank) {
 #pragma unroll
       for (int upper = 0; upper < 2; ++upper) {
         const int head = g + 8 * upper;
@@ -353,7 +353,6 @@ __global__ void __launch_bounds__(kDecodeThreads)
 
   const bool is_mine = warp % blocks == rank && warp * kTiles * 8 < kHeadDim,
              is_whole = first_part == last_part;
-  uint16_t* const to = args.out + (row * heads + kv_head * group) * kHeadDim;
   const int parts = last_part - first_part + 1;
   float* const partial = args.partial + ((row * kv_heads + kv_head) * args.most_chunks) * group * kWidth;
   if (is_mine) {
@@ -394,35 +393,43 @@ __global__ void __launch_bounds__(kDecodeThreads)
   merge_parts<kHeadDim>(partial, parts, group, room.peaks, room.merged_totals, to);
 }
 
-bool has_clusters() {
-  static const bool has = [] {
-    int device = 0, value = 0;
+// 1 where there are no clusters.
+template <int kHeadDim>
+int most_blocks(size_t shared_bytes) {
+  static const int found = [&] {
+    int device = 0, has_clusters = 0, blocks = 1;
     cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&value, cudaDevAttrClusterLaunch, device);
-    return value != 0;
+    cudaDeviceGetAttribute(&has_clusters, cudaDevAttrClusterLaunch, device);
+    if (!has_clusters) return 1;
+    // More than 8 are for a GPU to allow.
+    cudaFuncSetAttribute(decode_kernel<kHeadDim>, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(kMostBlocks);
+    config.blockDim = dim3(kDecodeThreads);
+    config.dynamicSmemBytes = shared_bytes;
+    if (cudaOccupancyMaxPotentialClusterSize(&blocks, decode_kernel<kHeadDim>, &config) != cudaSuccess)
+      return 1;
+    return blocks >= kMostBlocks ? kMostBlocks : std::min(blocks, 8);
   }();
-  return has;
+  return found;
 }
 
 }  // namespace
 
 void gpu_decode_attention(const GpuDecodeAttentionArgs& args, void* stream) {
   with_head_dim(args.head_dim, [&]<int kHeadDim>() {
-    const int most_chunks = static_cast<int>(args.most_chunks);
-    Split split{1, 1, 1};
-    if (has_clusters()) {
-      split.chunks = kMostChunks;
-      while (split.blocks < kMostBlocks && split.blocks < most_chunks) split.blocks *= 2;
-      split.slots = most_chunks > split.blocks ? 2 : 1;
-    }
-    const int slot_bytes = 2 * kChunkBytes<kHeadDim>,
-              clusters = (most_chunks + split.chunks - 1) / split.chunks;
-    allow_shared_memory<decode_kernel<kHeadDim>>(2 * slot_bytes);
+    constexpr int kSlotBytes = 2 * kChunkBytes<kHeadDim>;
+    allow_shared_memory<decode_kernel<kHeadDim>>(2 * kSlotBytes);
     prefer_shared_memory<decode_kernel<kHeadDim>>();
+    const int most = most_blocks<kHeadDim>(2 * kSlotBytes), most_chunks = static_cast<int>(args.most_chunks);
+    Split split{1, most > 1 ? kMostChunks : 1, 1};
+    while (split.blocks < most && split.blocks < most_chunks) split.blocks *= 2;
+    if (most > 1 && most_chunks > split.blocks) split.slots = 2;
+    const int clusters = (most_chunks + split.chunks - 1) / split.chunks;
     const dim3 grid(static_cast<unsigned>(clusters * split.blocks), static_cast<unsigned>(args.kv_heads),
                     static_cast<unsigned>(args.count));
     launch_clusters(decode_kernel<kHeadDim>, grid, static_cast<unsigned>(split.blocks), dim3(kDecodeThreads),
-                    static_cast<size_t>(split.slots * slot_bytes), stream, args, split);
+                    static_cast<size_t>(split.slots * kSlotBytes), stream, args, split);
   });
 }
 

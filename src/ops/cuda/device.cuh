@@ -66,6 +66,24 @@ __device__ inline T block_sum(T value, T* room) {
   return value;
 }
 
+// RMSNorm's factor of a row. The squares are summed in this order wherever they are: eight neighbours of each
+// lane, a warp's lanes, then the sums of kSquaresInputs inputs one after the other.
+constexpr int kSquaresInputs = 256;
+__device__ inline float sum_of_squares(const float (&values)[8]) {
+  float sum = 0;
+#pragma unroll
+  for (int j = 0; j < 8; ++j) sum = fmaf(values[j], values[j], sum);
+  return warp_sum(sum);
+}
+__device__ inline float norm_factor(const float* squares, int in, float epsilon) {
+  float sum = 0;
+#pragma unroll 4
+  for (int i = 0; i * kSquaresInputs < in; ++i) sum += squares[i];
+  return rsqrtf(sum / static_cast<float>(in) + epsilon);
+}
+
+__device__ inline float silu_times(float x, float y) { return x / (1 + __expf(-x)) * y; }
+
 // The pair x[d], x[d + half] of a head, rotated.
 struct Pair {
   float first, second;
@@ -167,13 +185,8 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_
   launch_clusters(kernel, grid, 1, block, shared_bytes, stream, arguments...);
 }
 
-// value + bias to where the matrix's output goes.
-__device__ inline void write_output(const GpuMatrix& matrix, int64_t row, int64_t n, float value) {
-  if (matrix.bias) value += matrix.bias[n];
-  const int64_t at = row * matrix.out + n;
-  if (matrix.add_to) {
-    matrix.add_to[at] += value;
-  } else if (matrix.y.dtype == DType::kF32) {
+__device__ inline void store_output(const GpuMatrix& matrix, int64_t at, float value) {
+  if (matrix.y.dtype == DType::kF32) {
     static_cast<float*>(matrix.y.data)[at] = value;
   } else {
     static_cast<uint16_t*>(matrix.y.data)[at] = f32_to_bf16(value);

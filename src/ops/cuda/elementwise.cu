@@ -29,6 +29,34 @@ __global__ void rms_norm_kernel(const From* x, To* y, const float* weight, int64
   for (int64_t i = threadIdx.x; i < width; i += blockDim.x) store(out, i, load(row, i) * factor * weight[i]);
 }
 
+// A block for each row. The squares are summed in the order of the columns as read here.
+__global__ void norm_rows_kernel(const GpuNormRowsArgs args) {
+  follow_predecessor();
+  extern __shared__ float squares[];
+  const int width = static_cast<int>(args.width), lane = threadIdx.x % 32;
+  const float* const x = args.x + blockIdx.x * args.width;
+  uint16_t* const to = args.to + blockIdx.x * args.width;
+  for (int i = static_cast<int>(threadIdx.x) * 8; i - lane * 8 < width; i += kThreads * 8) {
+    float values[8] = {};
+    if (i < width) {
+      float products[8];
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        const int from = args.order ? args.order[i + j] : i + j;
+        values[j] = x[from];
+        products[j] = values[j] * args.weight[from];
+      }
+#pragma unroll
+      for (int j = 0; j < 8; j += 2)
+        *reinterpret_cast<uint32_t*>(to + i + j) = bf16_pair(products[j], products[j + 1]);
+    }
+    const float sum = sum_of_squares(values);
+    if (lane == 0) squares[i / kSquaresInputs] = sum;
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) args.factors[blockIdx.x] = norm_factor(squares, width, args.epsilon);
+}
+
 __global__ void rope_kernel(const GpuRopeArgs args) {
   follow_predecessor();
   const int64_t pairs = args.heads * args.half, count = args.tokens * pairs;
@@ -43,8 +71,6 @@ __global__ void rope_kernel(const GpuRopeArgs args) {
     x[args.half] = f32_to_bf16(pair.second);
   }
 }
-
-__device__ inline float silu_times(float x, float y) { return x / (1 + __expf(-x)) * y; }
 
 // Eight elements at a time, then the rest.
 __global__ void swiglu_kernel(const uint16_t* gate, const uint16_t* up, uint16_t* out, int64_t count) {
@@ -176,6 +202,12 @@ void gpu_rms_norm(const GpuRmsNormArgs& args, void* stream) {
   } else {
     run_to(static_cast<const uint16_t*>(args.x.data));
   }
+}
+
+void gpu_norm_rows(const GpuNormRowsArgs& args, void* stream) {
+  const size_t squares =
+      static_cast<size_t>((args.width + kSquaresInputs - 1) / kSquaresInputs) * sizeof(float);
+  launch(norm_rows_kernel, dim3(static_cast<unsigned>(args.rows)), dim3(kThreads), squares, stream, args);
 }
 
 void gpu_rope(const GpuRopeArgs& args, void* stream) {

@@ -18,6 +18,20 @@ struct GpuRmsNormArgs {
 };
 void gpu_rms_norm(const GpuRmsNormArgs& args, void* stream);
 
+// The norm as decode products do it, for rows that they do not prepare themselves: to[r][i] = BF16 of x[r][j]
+// * weight[j] for j = order[i] (order null: i), and the factors that go to the products. width: a multiple
+// of 8.
+struct GpuNormRowsArgs {
+  const float* x = nullptr;  // [rows, width]
+  const float* weight = nullptr;
+  const int32_t* order = nullptr;
+  int64_t rows = 0, width = 0;
+  float epsilon = 0;
+  uint16_t* to = nullptr;    // BF16 [rows, width]
+  float* factors = nullptr;  // [rows]
+};
+void gpu_norm_rows(const GpuNormRowsArgs& args, void* stream);
+
 struct GpuRopeArgs {
   uint16_t* x = nullptr;  // BF16 [tokens, heads * head_dim]
   const int32_t* positions = nullptr;

@@ -17,7 +17,13 @@ __global__ void plain_kernel(const GpuDecodeArgs args) {
     for (int64_t k = 0; k < args.in; ++k)
       sum += weight_at(matrix, args.bits, args.group_size, args.in, n, k) *
              bf16_to_f32(args.x[row * args.in + k]);
-    write_output(matrix, row, n, sum);
+    if (matrix.bias) sum += matrix.bias[n];
+    const int64_t at = row * matrix.out + n;
+    if (matrix.add_to) {
+      matrix.add_to[at] += sum;
+    } else {
+      store_output(matrix, at, sum);
+    }
   }
 }
 

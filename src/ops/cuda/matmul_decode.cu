@@ -31,15 +31,19 @@ struct Plan {
   int slots;                          // of a warp's ring
 };
 
-// Elements from row to row of x in shared memory: rows begin in different banks. Sums: F32 [rows][stride of
-// sums].
+// Elements from row to row of x in shared memory: rows begin in different banks. Sums over groups, and sums
+// of squares: F32 [rows][stride].
 __host__ __device__ constexpr int shared_stride(int in) { return static_cast<int>(padded_inputs(in)) + 8; }
 __host__ __device__ constexpr int sums_stride(int in) {
   return static_cast<int>(padded_inputs(in)) / kBlockInputs;
 }
+__host__ __device__ constexpr int squares_stride(int in) {
+  return (static_cast<int>(padded_inputs(in)) + kSquaresInputs - 1) / kSquaresInputs;
+}
 constexpr int shared_x_bytes(int64_t rows, int64_t in) {
+  const int width = static_cast<int>(in);
   return static_cast<int>(rows) *
-         (shared_stride(static_cast<int>(in)) * 2 + sums_stride(static_cast<int>(in)) * 4);
+         (shared_stride(width) * 2 + (sums_stride(width) + squares_stride(width)) * 4);
 }
 
 // Eight columns of x from `i` on, in the weight's order: of the hidden state (with the norm's weight), or of
@@ -63,24 +67,14 @@ __device__ inline Eight read_eight(const float* from, const GpuDecodeArgs& args,
   return eight;
 }
 
-// Fused, so that a row's sum is the same wherever it is taken.
-__device__ inline float with_squares(float sum, const Eight& eight) {
-#pragma unroll
-  for (int j = 0; j < 8; ++j) sum = fmaf(eight.values[j], eight.values[j], sum);
-  return sum;
-}
-
-__device__ inline float factor_of(const GpuDecodeArgs& args, float squares) {
-  return rsqrtf(squares / static_cast<float>(args.in) + args.epsilon);
-}
-
-__device__ inline uint4 normed(const Eight& values, const Eight& weights, float factor) {
+// Times the norm's weights. The norm's factor comes last of all, to the products.
+__device__ inline uint4 weighted(const Eight& values, const Eight& weights) {
   uint4 eight;
   uint32_t* const pairs = &eight.x;
 #pragma unroll
   for (int j = 0; j < 4; ++j)
-    pairs[j] = bf16_pair(values.values[2 * j] * factor * weights.values[2 * j],
-                         values.values[2 * j + 1] * factor * weights.values[2 * j + 1]);
+    pairs[j] = bf16_pair(values.values[2 * j] * weights.values[2 * j],
+                         values.values[2 * j + 1] * weights.values[2 * j + 1]);
   return eight;
 }
 
@@ -110,84 +104,105 @@ __device__ inline void keep_eight(const uint4& eight, int row, int i, int in, ui
   }
 }
 
-// x of all rows to shared memory, BF16, with its sums over groups. What it does to a row is the same for any
-// number of rows: one is shared by all warps; of several each warp takes its own, and sums up as all of them
-// would, but waits for none. norm: of this thread's first eight columns, which were fetched while the
-// predecessor was at work.
+// x of a block in shared memory.
+struct SharedX {
+  uint16_t* x;
+  float *sums, *squares;
+};
+
+// The norm's weights for this thread's first columns are fetched while the predecessor is at work.
+constexpr int kNormPieces = 2, kPieces = 4;  // of eight columns, that a thread asks for at once
+struct NormPieces {
+  Eight piece[kNormPieces];
+};
+__device__ inline NormPieces read_norm(const GpuDecodeArgs& args) {
+  NormPieces norm = {};
+#pragma unroll
+  for (int p = 0; p < kNormPieces; ++p) {
+    const int i = (threadIdx.x + p * blockDim.x) * 8;
+    if (i < args.in) norm.piece[p] = read_eight(args.norm_weight, args, i);
+  }
+  return norm;
+}
+
+// The one row, by all warps.
 template <class K>
-__device__ inline void prepare_x(const GpuDecodeArgs& args, const Eight& norm, uint16_t* x, float* sums,
-                                 float* room) {
+__device__ inline void prepare_row(const GpuDecodeArgs& args, const NormPieces& norm, const SharedX& to) {
   const int in = static_cast<int>(args.in), padded = static_cast<int>(padded_inputs(in));
-  const int mine = threadIdx.x * 8, stride = blockDim.x * 8, lane = threadIdx.x % 32;
-  if constexpr (K::kOneRow) {
-    // Its first columns are read once and kept, as their weights of the norm are.
-    Eight kept = {};
-    float factor = 1;
-    if (args.hidden) {
-      float sum = 0;
+  const int lane = threadIdx.x % 32, mine = threadIdx.x * 8, stride = blockDim.x * 8;
+  if (args.hidden) {
 #pragma unroll 1
-      for (int i = mine; i < in; i += stride) {
-        const Eight eight = read_eight(args.hidden, args, i);
-        sum = with_squares(sum, eight);
-        if (i == mine) kept = eight;
+    for (int first = mine; first - lane * 8 < padded; first += kNormPieces * stride) {
+      Eight values[kNormPieces] = {};
+#pragma unroll
+      for (int p = 0; p < kNormPieces; ++p)
+        if (first + p * stride < in) values[p] = read_eight(args.hidden, args, first + p * stride);
+#pragma unroll
+      for (int p = 0; p < kNormPieces; ++p) {
+        const int i = first + p * stride;
+        if (i - lane * 8 >= padded) break;  // whole warps
+        Eight weights = norm.piece[p];
+        if (first != mine && i < in) weights = read_eight(args.norm_weight, args, i);
+        keep_eight<K>(weighted(values[p], weights), 0, i, in, to.x, to.sums);
+        const float squares = sum_of_squares(values[p].values);
+        if (lane == 0) to.squares[i / kSquaresInputs] = squares;
       }
-      factor = factor_of(args, block_sum(sum, room));
-    }
-#pragma unroll 1
-    for (int i = mine; i - lane * 8 < padded; i += stride) {  // whole warps
-      uint4 eight = {};
-      if (i < in && args.hidden) {
-        eight = i == mine
-                    ? normed(kept, norm, factor)
-                    : normed(read_eight(args.hidden, args, i), read_eight(args.norm_weight, args, i), factor);
-      } else if (i < in) {
-        eight = plain_eight(args, 0, i);
-      }
-      keep_eight<K>(eight, 0, i, in, x, sums);
     }
   } else {
-    const int warps = blockDim.x / 32;
 #pragma unroll 1
-    for (int row = threadIdx.x / 32; row < args.rows; row += warps) {
-      const float* const hidden = args.hidden ? args.hidden + row * args.in : nullptr;
-      float factor = 1;
-      if (hidden) {
-        float total = 0;
-#pragma unroll 4
-        for (int warp = 0; warp < warps; ++warp) {
-          float sum = 0;
-#pragma unroll 1
-          for (int i = (warp * 32 + lane) * 8; i < in; i += stride)
-            sum = with_squares(sum, read_eight(hidden, args, i));
-          total += warp_sum(sum);
-        }
-        factor = factor_of(args, total);
-      }
-#pragma unroll 2
-      for (int i = lane * 8; i - lane * 8 < padded; i += 256) {
-        uint4 eight = {};
-        if (i < in && hidden) {
-          eight = normed(read_eight(hidden, args, i), read_eight(args.norm_weight, args, i), factor);
-        } else if (i < in) {
-          eight = plain_eight(args, row, i);
-        }
-        keep_eight<K>(eight, row, i, in, x, sums);
+    for (int first = mine; first - lane * 8 < padded; first += kPieces * stride) {
+      uint4 values[kPieces] = {};
+#pragma unroll
+      for (int p = 0; p < kPieces; ++p)
+        if (first + p * stride < in) values[p] = plain_eight(args, 0, first + p * stride);
+#pragma unroll
+      for (int p = 0; p < kPieces; ++p) {
+        const int i = first + p * stride;
+        if (i - lane * 8 >= padded) break;
+        keep_eight<K>(values[p], 0, i, in, to.x, to.sums);
       }
     }
   }
   __syncthreads();
 }
 
-// Where things lie in shared memory: floats for prepare_x, the rings, sums of two groups of tiles, x and its
-// sums.
+// Several rows, each by a warp. What it does to a row is what prepare_row does.
+template <class K>
+__device__ inline void prepare_rows(const GpuDecodeArgs& args, const SharedX& to) {
+  const int in = static_cast<int>(args.in), padded = static_cast<int>(padded_inputs(in));
+  const int lane = threadIdx.x % 32, warps = blockDim.x / 32;
+#pragma unroll 1
+  for (int row = threadIdx.x / 32; row < args.rows; row += warps) {
+    const float* const hidden = args.hidden ? args.hidden + row * args.in : nullptr;
+#pragma unroll 2
+    for (int i = lane * 8; i - lane * 8 < padded; i += 256) {
+      uint4 eight = {};
+      if (hidden) {
+        Eight values = {};
+        if (i < in) {
+          values = read_eight(hidden, args, i);
+          eight = weighted(values, read_eight(args.norm_weight, args, i));
+        }
+        const float squares = sum_of_squares(values.values);
+        if (lane == 0) to.squares[row * squares_stride(in) + i / kSquaresInputs] = squares;
+      } else if (i < in) {
+        eight = plain_eight(args, row, i);
+      }
+      keep_eight<K>(eight, row, i, in, to.x, to.sums);
+    }
+  }
+  __syncthreads();
+}
+
+// Where things lie in shared memory: the rings, sums of two groups of tiles, x and its sums.
 struct Room {
-  int ring, partial, x, total;
+  int partial, x, total;
 };
 template <class K>
 __host__ __device__ constexpr Room room_of(int warps, int slots, int rows, int x_bytes) {
-  const int ring = kMostWarps * 4, partial = ring + warps * slots * K::kTiles * K::kUnitBytes;
+  const int partial = warps * slots * K::kTiles * K::kUnitBytes;
   const int x = partial + 2 * warps * K::kTiles * kTileOutputs * rows * 4;
-  return {ring, partial, x, x + x_bytes};
+  return {partial, x, x + x_bytes};
 }
 
 // Which matrix a group of tiles belongs to, and its first tile there.
@@ -310,24 +325,48 @@ __global__ void __launch_bounds__(kBound<K>, 1)
                      plan,
                      warp,
                      warps,
-                     shared + room.ring + warp * plan.slots * K::kTiles * K::kUnitBytes,
+                     shared + warp * plan.slots * K::kTiles * K::kUnitBytes,
                      warp < plan.units ? static_cast<int>(blockIdx.x) : plan.groups,
                      warp};
   if (fetcher.group < plan.groups) fetcher.begin_group();
 #pragma unroll 1
   for (int i = 0; i < K::kAhead; ++i) fetcher.next();
-  Eight norm = {};
-  if (K::kShared && args.hidden && static_cast<int>(threadIdx.x) * 8 < in)
-    norm = read_eight(args.norm_weight, args, threadIdx.x * 8);
+  NormPieces norm;
+  if constexpr (K::kOneRow) {
+    if (args.hidden) norm = read_norm(args);
+  }
+  // What is added to an output.
+  struct Addends {
+    float bias, old;
+  };
+  const int outputs = (args.swiglu ? K::kPairs : K::kTiles) * kTileOutputs;  // of a group
+  auto addends_of = [&](int group, int output, int row) {
+    const Place place = place_of<K>(args, plan, group);
+    const GpuMatrix& matrix = args.matrix[place.matrix];
+    const int64_t n = place.first_tile * kTileOutputs + output;
+    Addends addends = {};
+    if (n >= matrix.out || output >= outputs) return addends;
+    if (matrix.bias) addends.bias = matrix.bias[n];
+    if (matrix.add_to) addends.old = matrix.add_to[row * matrix.out + n];
+    return addends;
+  };
+
   // Behind q, k and v comes attention, which reads what is older than they are.
   const bool is_early = args.swiglu || args.matrix[0].add_to;
   if (is_early) let_successor_begin();
   wait_for_predecessor();
   if (!is_early) let_successor_begin();
 
-  uint16_t* const x_shared = reinterpret_cast<uint16_t*>(shared + room.x);
-  float* const sums_shared = reinterpret_cast<float*>(x_shared + rows * shared_stride(in));
-  if constexpr (K::kShared) prepare_x<K>(args, norm, x_shared, sums_shared, reinterpret_cast<float*>(shared));
+  SharedX in_shared{reinterpret_cast<uint16_t*>(shared + room.x)};
+  in_shared.sums = reinterpret_cast<float*>(in_shared.x + rows * shared_stride(in));
+  in_shared.squares = in_shared.sums + rows * sums_stride(in);
+  [[maybe_unused]] Addends addends = {};  // of this thread's output of the one row
+  if constexpr (K::kOneRow) {
+    addends = addends_of(blockIdx.x, threadIdx.x, 0);
+    prepare_row<K>(args, norm, in_shared);
+  } else if constexpr (K::kShared) {
+    prepare_rows<K>(args, in_shared);
+  }
 
   int slot = 0, turn = 0;
 #pragma unroll 1
@@ -338,9 +377,9 @@ __global__ void __launch_bounds__(kBound<K>, 1)
     const uint32_t middle = 0x10001u << (args.bits - 1);
     float total[K::kTiles][K::kRowBlocks][4] = {};
     const uint4* x_at =
-        reinterpret_cast<const uint4*>(x_shared + min(g, rows - 1) * shared_stride(in) + 8 * c) +
+        reinterpret_cast<const uint4*>(in_shared.x + min(g, rows - 1) * shared_stride(in) + 8 * c) +
         warp * (K::kInputs / 8);
-    const float* sums_at = sums_shared + min(2 * c, rows - 1) * sums_stride(in) + warp * K::kGroups;
+    const float* sums_at = in_shared.sums + min(2 * c, rows - 1) * sums_stride(in) + warp * K::kGroups;
     const int next_row = 2 * c + 1 < rows ? sums_stride(in) : 0;
 #pragma unroll 1
     for (int unit = warp; unit < plan.units; unit += warps) {
@@ -389,24 +428,36 @@ __global__ void __launch_bounds__(kBound<K>, 1)
       for (int w = 0; w < warps; ++w) value += partial[(w * kOutputs + output) * rows + row];
       return value;
     };
-#pragma unroll 1
-    for (int i = threadIdx.x; i < kOutputs * rows; i += blockDim.x) {
-      const int output = i % kOutputs, row = i / kOutputs;
+    auto finish = [&](int output, int row, const Addends& addends) {
       const int64_t n = place.first_tile * kTileOutputs + output;
-      if (n >= matrix.out || (args.swiglu && output >= K::kPairs * kTileOutputs)) continue;
-      float value = sum_of(output, row);
+      if (n >= matrix.out || output >= outputs) return;
+      float factor = 1;
+      if (args.factors) {
+        factor = args.factors[row];
+      } else if (args.hidden) {
+        factor = norm_factor(in_shared.squares + row * squares_stride(in), in, args.epsilon);
+      }
+      float value = sum_of(output, row) * factor + addends.bias;
       if (args.swiglu) {
         // As rounded as if both had been written.
-        const float up = sum_of(output + K::kPairs * kTileOutputs, row);
         const float* const bias = args.matrix[1].bias;
-        const float x = bf16_to_f32(f32_to_bf16(matrix.bias ? value + matrix.bias[n] : value));
-        value = x / (1 + expf(-x)) * bf16_to_f32(f32_to_bf16(bias ? up + bias[n] : up));
-        GpuMatrix unbiased = matrix;
-        unbiased.bias = nullptr;
-        write_output(unbiased, row, n, value);
-      } else {
-        write_output(matrix, row, n, value);
+        const float up = sum_of(output + K::kPairs * kTileOutputs, row) * factor + (bias ? bias[n] : 0.0f);
+        value = silu_times(bf16_to_f32(f32_to_bf16(value)), bf16_to_f32(f32_to_bf16(up)));
       }
+      const int64_t at = row * matrix.out + n;
+      if (matrix.add_to) {
+        matrix.add_to[at] = addends.old + value;
+      } else {
+        store_output(matrix, at, value);
+      }
+    };
+    if constexpr (K::kOneRow) {
+      if (static_cast<int>(threadIdx.x) < outputs) finish(threadIdx.x, 0, addends);
+      if (group + gridDim.x < plan.groups) addends = addends_of(group + gridDim.x, threadIdx.x, 0);
+    } else {
+#pragma unroll 1
+      for (int i = threadIdx.x; i < kOutputs * rows; i += blockDim.x)
+        finish(i % kOutputs, i / kOutputs, addends_of(group, i % kOutputs, i / kOutputs));
     }
   }
 }

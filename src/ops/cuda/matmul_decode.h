@@ -30,19 +30,22 @@ struct GpuDecodeArgs {
   const float* hidden = nullptr;          // F32 [rows, in]: instead of x, whose place rms_norm of it takes
   const float* norm_weight = nullptr;     // [in]
   float epsilon = 0;
-  bool swiglu = false;  // of two matrices of one size: y of the first is silu(first) * second
+  const float* factors = nullptr;  // [rows], of the products, or null: what gpu_norm_rows made of x
+  bool swiglu =
+      false;  // of two matrices of one size: y of the first, without add_to, is silu(first) * second
   int matrices = 0;
   GpuMatrix matrix[kMostMatrices];
 };
 
-constexpr int64_t kDecodeRows = 32;  // most rows of a call
+constexpr int64_t kDecodeRows = 32;       // most rows of a call
+constexpr int64_t kDecodeGatedRows = 16;  // with swiglu
 
 // Whether the kernel reads such a weight: 16-byte pieces of rows, groups of 32 or 128.
 constexpr bool fits_gpu_decode(int64_t in, int bits, int64_t group_size) {
   return in % 8 == 0 && (bits == 16 || group_size == 32 || group_size == 128);
 }
 
-// Whether x is prepared in the kernel: then column_order, hidden and swiglu are possible.
+// Whether x is prepared in the kernel: then column_order and hidden are possible.
 bool prepares_in_decode(int64_t rows, int64_t in, int bits, int64_t group_size);
 
 // Queued on `stream` (a cudaStream_t). The sums are taken in an order that depends on `in`, bits and

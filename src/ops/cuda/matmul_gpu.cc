@@ -45,7 +45,14 @@ GpuMatrix matrix_of(const MatmulOutput& output) {
 
 namespace {
 
-float* rows_from(float* values, int64_t elements) { return values ? values + elements : nullptr; }
+// From `row` of them on.
+void set_outputs(GpuDecodeArgs& args, std::span<const MatmulOutput> outputs, int64_t row) {
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    GpuMatrix& matrix = args.matrix[i] = matrix_of(outputs[i]);
+    if (matrix.add_to) matrix.add_to += row * matrix.out;
+    if (matrix.y.data) matrix.y = matrix.y.from(row * matrix.out);
+  }
+}
 
 // Few rows: outputs of one kind share a launch.
 void multiply_few(const OpContext& context, const uint16_t* x, int64_t tokens, int64_t in,
@@ -66,11 +73,7 @@ void multiply_few(const OpContext& context, const uint16_t* x, int64_t tokens, i
                        .x = x + row * in,
                        .column_order = prepares ? kind.column_order : nullptr,
                        .matrices = static_cast<int>(outputs.size())};
-    for (size_t i = 0; i < outputs.size(); ++i) {
-      GpuMatrix& matrix = args.matrix[i] = matrix_of(outputs[i]);
-      matrix.add_to = rows_from(matrix.add_to, row * matrix.out);
-      if (matrix.y.data) matrix.y = matrix.y.from(row * matrix.out);
-    }
+    set_outputs(args, outputs, row);
     (fits ? gpu_matmul_decode : gpu_matmul_plain)(args, context.gpu->stream());
   }
 }
@@ -134,49 +137,70 @@ void matmul_on_gpu(const OpContext& context, ConstActivations given, int64_t tok
 
 namespace {
 
-// The arguments of one launch for outputs of one kind, or nothing when they are of several, or too many.
-std::optional<GpuDecodeArgs> fused_args(const NormedRows& x, int64_t tokens,
-                                        std::span<const MatmulOutput> outputs, MatmulMode mode) {
+// The products of outputs of one kind with normed rows; false where they are of several, or too many.
+// swiglu_to: of two outputs, see GpuDecodeArgs.
+bool multiply_normed(const OpContext& context, const NormedRows& x, int64_t tokens,
+                     std::span<const MatmulOutput> outputs, MatmulMode mode, Activations swiglu_to = {}) {
   const GpuWeightKind kind = kind_of(*outputs[0].weight);
   const int64_t in = in_features(*outputs[0].weight);
   if (mode != MatmulMode::kDecode || outputs.size() > static_cast<size_t>(kMostMatrices) ||
-      !prepares_in_decode(tokens, in, kind.bits, kind.group_size)) {
-    return {};
+      !fits_gpu_decode(in, kind.bits, kind.group_size) || (swiglu_to.data && tokens > kDecodeGatedRows)) {
+    return false;
   }
-  GpuDecodeArgs args{.rows = tokens,
-                     .in = in,
-                     .bits = kind.bits,
-                     .group_size = kind.group_size,
-                     .column_order = kind.column_order,
-                     .hidden = x.hidden,
-                     .norm_weight = x.weight->data<float>(),
+  for (const MatmulOutput& output : outputs)
+    if (!(kind_of(*output.weight) == kind)) return false;
+
+  const int64_t most = std::min(kDecodeRows, tokens);
+  const bool prepares = prepares_in_decode(most, in, kind.bits, kind.group_size);
+  std::optional<Scratch> normed, factors;
+  if (!prepares) {
+    normed.emplace(context.workspace->take(static_cast<size_t>(most * in) * sizeof(uint16_t)));
+    factors.emplace(context.workspace->take(static_cast<size_t>(most) * sizeof(float)));
+  }
+  for (int64_t row = 0; row < tokens; row += kDecodeRows) {
+    GpuDecodeArgs args{.rows = std::min(kDecodeRows, tokens - row),
+                       .in = in,
+                       .bits = kind.bits,
+                       .group_size = kind.group_size,
+                       .epsilon = x.epsilon,
+                       .swiglu = swiglu_to.data != nullptr,
+                       .matrices = static_cast<int>(outputs.size())};
+    const float *const hidden = x.hidden + row * in, *const weight = x.weight->data<float>();
+    if (prepares) {
+      args.column_order = kind.column_order;
+      args.hidden = hidden;
+      args.norm_weight = weight;
+    } else {
+      args.x = normed->as<uint16_t>();
+      args.factors = factors->as<float>();
+      gpu_norm_rows({.x = hidden,
+                     .weight = weight,
+                     .order = kind.column_order,
+                     .rows = args.rows,
+                     .width = in,
                      .epsilon = x.epsilon,
-                     .matrices = static_cast<int>(outputs.size())};
-  for (size_t i = 0; i < outputs.size(); ++i) {
-    if (!(kind_of(*outputs[i].weight) == kind)) return {};
-    args.matrix[i] = matrix_of(outputs[i]);
+                     .to = normed->as<uint16_t>(),
+                     .factors = factors->as<float>()},
+                    context.gpu->stream());
+    }
+    set_outputs(args, outputs, row);
+    if (swiglu_to.data) args.matrix[0].y = swiglu_to.from(row * args.matrix[0].out);
+    gpu_matmul_decode(args, context.gpu->stream());
   }
-  return args;
+  return true;
 }
 
 }  // namespace
 
 bool matmul_normed_on_gpu(const OpContext& context, const NormedRows& x, int64_t tokens,
                           std::span<const MatmulOutput> outputs, MatmulMode mode) {
-  const std::optional<GpuDecodeArgs> args = fused_args(x, tokens, outputs, mode);
-  if (args) gpu_matmul_decode(*args, context.gpu->stream());
-  return args.has_value();
+  return multiply_normed(context, x, tokens, outputs, mode);
 }
 
 bool matmul_gated_on_gpu(const OpContext& context, const NormedRows& x, int64_t tokens,
                          const MatmulOutput& gate, const MatmulOutput& up, Activations out, MatmulMode mode) {
   const MatmulOutput outputs[] = {gate, up};
-  std::optional<GpuDecodeArgs> args = fused_args(x, tokens, outputs, mode);
-  if (!args) return false;
-  args->swiglu = true;
-  args->matrix[0].y = out;
-  gpu_matmul_decode(*args, context.gpu->stream());
-  return true;
+  return multiply_normed(context, x, tokens, outputs, mode, out);
 }
 
 }  // namespace lowbit
