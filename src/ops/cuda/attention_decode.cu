@@ -110,7 +110,8 @@ __device__ void merge_parts(const float* partial, int parts, int group, float* p
   }
 }
 
-template <int kHeadDim>
+// kHalves: of eight heads that share a KV head.
+template <int kHeadDim, int kHalves>
 __global__ void __launch_bounds__(kDecodeThreads)
     decode_kernel(const __grid_constant__ GpuDecodeAttentionArgs args, const __grid_constant__ Split split) {
   constexpr int kWidth = gpu_attention_state(kHeadDim), kSteps = kHeadDim / 16, kTiles = kDimTiles<kHeadDim>,
@@ -142,13 +143,18 @@ __global__ void __launch_bounds__(kDecodeThreads)
   const uint32_t base = shared_address(shared);
   auto fetch = [&](int chunk, int slot) {  // the new key is not there yet
     const int begin = chunk * kKeys, end = min(position, begin + kKeys);
-#pragma unroll
-    for (int t = 0; t < kKeys / kTileKeys; ++t) {
-      const uint32_t to = base + 2 * slot * kBytes + t * tile_bytes(kHeadDim);
-      fetch_tile<kHeadDim>(to, keys, begin + t * kTileKeys, end);
-      fetch_tile<kHeadDim>(to + kBytes, values, begin + t * kTileKeys, end);
+    constexpr int kPieces = kHeadDim / 8;
+    const uint32_t to = base + 2 * slot * kBytes;
+#pragma unroll 2
+    for (int i = threadIdx.x; i < kKeys * kPieces; i += kDecodeThreads) {
+      const int key = i / kPieces, dim = i % kPieces * 8;
+      const bool is_there = begin + key < end;
+      const int64_t from = is_there ? static_cast<int64_t>(begin + key) * kHeadDim + dim : 0;
+      copy_16(to + place<kHeadDim>(key, dim), keys + from, is_there);
+      copy_16(to + kBytes + place<kHeadDim>(key, dim), values + from, is_there);
     }
   };
+#pragma unroll 1
   for (int i = 0; i < 2; ++i) {
     if (i < split.slots && last - rank - i * blocks >= first) fetch(last - rank - i * blocks, i);
     commit_copies();
@@ -161,6 +167,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
   const int d = turns ? pair : 2 * pair, e = turns ? pair + half : 2 * pair + 1;
   const int64_t angle = static_cast<int64_t>(position) * half + pair;
   const float cosine = turns ? args.cosines[angle] : 1, sine = turns ? args.sines[angle] : 0;
+#pragma unroll 1
   for (int i = group * Shared::kQStride + threadIdx.x; i < kRows * Shared::kQStride; i += kDecodeThreads)
     room.q[i] = 0;  // no heads
   const int64_t row = sequence.row;
@@ -180,7 +187,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
   const bool brings_value = has_new && static_cast<int>(threadIdx.x) < kHeadDim;
   const uint16_t value = brings_value ? __ldcg(new_value + threadIdx.x) : uint16_t{0};
   const int vectors = group + (has_new ? 1 : 0);
-#pragma unroll 4
+#pragma unroll 2
   for (int head = static_cast<int>(threadIdx.x) / kPairs; head < vectors; head += kVectorsAtOnce) {
     if (static_cast<int>(threadIdx.x) >= kVectorsAtOnce * kPairs) break;
     const uint16_t* const from = head < group ? q + head * kHeadDim : new_key;
@@ -209,7 +216,9 @@ __global__ void __launch_bounds__(kDecodeThreads)
     load_matrices(queries[s].pair,
                   shared_address(room.q + lane % 16 * Shared::kQStride + s * 16 + lane / 16 * 8));
   const float factor = args.scale * kLog2E;
-  float out[kTiles][4] = {}, maximum[2] = {-INFINITY, -INFINITY}, total[2] = {};  // of rows g, g + 8
+  float out[kTiles][4] = {}, maximum[kHalves], total[kHalves] = {};  // of rows g, g + 8
+#pragma unroll
+  for (float& most : maximum) most = -INFINITY;
   int slot = 0;
 #pragma unroll 1
   for (int chunk = last - rank; chunk >= first; chunk -= blocks) {
@@ -227,26 +236,31 @@ __global__ void __launch_bounds__(kDecodeThreads)
       multiply_add(scores[0], queries[s], b[0], b[1]);
       multiply_add(scores[1], queries[s], b[2], b[3]);
     }
-    float most[2] = {-INFINITY, -INFINITY};
+    float most[kHalves];
 #pragma unroll
-    for (int n = 0; n < 2; ++n) {
+    for (int upper = 0; upper < kHalves; ++upper) {
+      most[upper] = -INFINITY;
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const int key = chunk * kKeys + warp * 16 + n * 8 + 2 * c + j % 2;
-        scores[n][j] = key <= position && key >= oldest ? scores[n][j] * factor : -INFINITY;
-        most[j / 2] = fmaxf(most[j / 2], scores[n][j]);
+      for (int n = 0; n < 2; ++n) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          const int key = chunk * kKeys + warp * 16 + n * 8 + 2 * c + j;
+          float& score = scores[n][2 * upper + j];
+          score = key <= position && key >= oldest ? score * factor : -INFINITY;
+          most[upper] = fmaxf(most[upper], score);
+        }
       }
     }
 #pragma unroll
-    for (int upper = 0; upper < 2; ++upper) {
+    for (int upper = 0; upper < kHalves; ++upper) {
       most[upper] = fmaxf(most[upper], __shfl_xor_sync(0xffffffffu, most[upper], 1));
       most[upper] = fmaxf(most[upper], __shfl_xor_sync(0xffffffffu, most[upper], 2));
       if (c == 0) room.maxima[g + 8 * upper][warp] = most[upper];
     }
     __syncthreads();
-    float sums[2] = {}, rescale[2];
+    float sums[kHalves] = {}, rescale[kHalves];
 #pragma unroll
-    for (int upper = 0; upper < 2; ++upper) {
+    for (int upper = 0; upper < kHalves; ++upper) {
       float now = maximum[upper];
 #pragma unroll
       for (int w = 0; w < kDecodeWarps; ++w) now = fmaxf(now, room.maxima[g + 8 * upper][w]);
@@ -256,7 +270,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
 #pragma unroll
-      for (int upper = 0; upper < 2; ++upper) {
+      for (int upper = 0; upper < kHalves; ++upper) {
         const float first_weight = weight_of(scores[n][2 * upper], maximum[upper]),
                     second_weight = weight_of(scores[n][2 * upper + 1], maximum[upper]);
         sums[upper] += first_weight + second_weight;
@@ -265,14 +279,14 @@ __global__ void __launch_bounds__(kDecodeThreads)
       }
     }
 #pragma unroll
-    for (int upper = 0; upper < 2; ++upper) {
+    for (int upper = 0; upper < kHalves; ++upper) {
       sums[upper] += __shfl_xor_sync(0xffffffffu, sums[upper], 1);
       sums[upper] += __shfl_xor_sync(0xffffffffu, sums[upper], 2);
       if (c == 0) room.totals[g + 8 * upper][warp] = sums[upper];
     }
     __syncthreads();
 #pragma unroll
-    for (int upper = 0; upper < 2; ++upper) {
+    for (int upper = 0; upper < kHalves; ++upper) {
       total[upper] *= rescale[upper];
 #pragma unroll
       for (int w = 0; w < kDecodeWarps; ++w) total[upper] += room.totals[g + 8 * upper][w];
@@ -310,13 +324,13 @@ __global__ void __launch_bounds__(kDecodeThreads)
     wait_for_cluster();  // all have begun
     if (warp < blocks && c == 0) {
 #pragma unroll
-      for (int upper = 0; upper < 2; ++upper)
+      for (int upper = 0; upper < kHalves; ++upper)
         send(&room.states[rank][g + 8 * upper], warp, {maximum[upper], total[upper]});
     }
     const int receiver = warp % blocks,
               most = (kDecodeWarps + blocks - 1) / blocks;  // warps that send to a block
 #pragma unroll
-    for (int upper = 0; upper < 2; ++upper) {
+    for (int upper = 0; upper < kHalves; ++upper) {
       if (g + 8 * upper >= group) continue;
 #pragma unroll
       for (int t = 0; t < kTiles; ++t)
@@ -327,7 +341,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
     wait_for_cluster();
     if (receiver == rank) {
 #pragma unroll
-      for (int upper = 0; upper < 2; ++upper) {
+      for (int upper = 0; upper < kHalves; ++upper) {
         const int head = g + 8 * upper;
         if (head >= group) continue;
         float peak = -INFINITY;
@@ -357,9 +371,10 @@ __global__ void __launch_bounds__(kDecodeThreads)
   float* const partial = args.partial + ((row * kv_heads + kv_head) * args.most_chunks) * group * kWidth;
   if (is_mine) {
 #pragma unroll
-    for (int upper = 0; upper < 2; ++upper) {
+    for (int upper = 0; upper < kHalves; ++upper) {
       const int head = g + 8 * upper;
       if (head >= group) continue;
+      const float inverse = 1 / total[upper];
       float* const state = partial + ((part - first_part) * group + head) * kWidth;
 #pragma unroll
       for (int t = 0; t < kTiles; ++t) {
@@ -367,7 +382,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
         const float first_value = out[t][2 * upper], second_value = out[t][2 * upper + 1];
         if (is_whole) {
           *reinterpret_cast<uint32_t*>(to + head * kHeadDim + d) =
-              bf16_pair(first_value / total[upper], second_value / total[upper]);
+              bf16_pair(first_value * inverse, second_value * inverse);
         } else {
           *reinterpret_cast<float2*>(state + d) = make_float2(first_value, second_value);
         }
@@ -394,7 +409,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
 }
 
 // 1 where there are no clusters.
-template <int kHeadDim>
+template <int kHeadDim, int kHalves>
 int most_blocks(size_t shared_bytes) {
   static const int found = [&] {
     int device = 0, has_clusters = 0, blocks = 1;
@@ -402,34 +417,46 @@ int most_blocks(size_t shared_bytes) {
     cudaDeviceGetAttribute(&has_clusters, cudaDevAttrClusterLaunch, device);
     if (!has_clusters) return 1;
     // More than 8 are for a GPU to allow.
-    cudaFuncSetAttribute(decode_kernel<kHeadDim>, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    cudaFuncSetAttribute(decode_kernel<kHeadDim, kHalves>, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3(kMostBlocks);
     config.blockDim = dim3(kDecodeThreads);
     config.dynamicSmemBytes = shared_bytes;
-    if (cudaOccupancyMaxPotentialClusterSize(&blocks, decode_kernel<kHeadDim>, &config) != cudaSuccess)
+    if (cudaOccupancyMaxPotentialClusterSize(&blocks, decode_kernel<kHeadDim, kHalves>, &config) !=
+        cudaSuccess)
       return 1;
     return blocks >= kMostBlocks ? kMostBlocks : std::min(blocks, 8);
   }();
   return found;
 }
 
+template <int kHeadDim, int kHalves>
+void launch_kind(const GpuDecodeAttentionArgs& args, void* stream) {
+  constexpr int kSlotBytes = 2 * kChunkBytes<kHeadDim>;
+  constexpr auto kKernel = decode_kernel<kHeadDim, kHalves>;
+  allow_shared_memory<kKernel>(2 * kSlotBytes);
+  prefer_shared_memory<kKernel>();
+  const int most = most_blocks<kHeadDim, kHalves>(2 * kSlotBytes),
+            most_chunks = static_cast<int>(args.most_chunks);
+  Split split{1, most > 1 ? kMostChunks : 1, 1};
+  while (split.blocks < most && split.blocks < most_chunks) split.blocks *= 2;
+  if (most > 1 && most_chunks > split.blocks) split.slots = 2;
+  const int clusters = (most_chunks + split.chunks - 1) / split.chunks;
+  const dim3 grid(static_cast<unsigned>(clusters * split.blocks), static_cast<unsigned>(args.kv_heads),
+                  static_cast<unsigned>(args.count));
+  launch_clusters(kKernel, grid, static_cast<unsigned>(split.blocks), dim3(kDecodeThreads),
+                  static_cast<size_t>(split.slots * kSlotBytes), stream, args, split);
+}
+
 }  // namespace
 
 void gpu_decode_attention(const GpuDecodeAttentionArgs& args, void* stream) {
   with_head_dim(args.head_dim, [&]<int kHeadDim>() {
-    constexpr int kSlotBytes = 2 * kChunkBytes<kHeadDim>;
-    allow_shared_memory<decode_kernel<kHeadDim>>(2 * kSlotBytes);
-    prefer_shared_memory<decode_kernel<kHeadDim>>();
-    const int most = most_blocks<kHeadDim>(2 * kSlotBytes), most_chunks = static_cast<int>(args.most_chunks);
-    Split split{1, most > 1 ? kMostChunks : 1, 1};
-    while (split.blocks < most && split.blocks < most_chunks) split.blocks *= 2;
-    if (most > 1 && most_chunks > split.blocks) split.slots = 2;
-    const int clusters = (most_chunks + split.chunks - 1) / split.chunks;
-    const dim3 grid(static_cast<unsigned>(clusters * split.blocks), static_cast<unsigned>(args.kv_heads),
-                    static_cast<unsigned>(args.count));
-    launch_clusters(decode_kernel<kHeadDim>, grid, static_cast<unsigned>(split.blocks), dim3(kDecodeThreads),
-                    static_cast<size_t>(split.slots * kSlotBytes), stream, args, split);
+    if (args.heads / args.kv_heads <= 8) {
+      launch_kind<kHeadDim, 1>(args, stream);
+    } else {
+      launch_kind<kHeadDim, 2>(args, stream);
+    }
   });
 }
 

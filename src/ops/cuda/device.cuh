@@ -82,7 +82,11 @@ __device__ inline float norm_factor(const float* squares, int in, float epsilon)
   return rsqrtf(sum / static_cast<float>(in) + epsilon);
 }
 
-__device__ inline float silu_times(float x, float y) { return x / (1 + __expf(-x)) * y; }
+// Below -80 the result is next to nothing, and e^-x becomes more than can be divided by.
+__device__ inline float silu_times(float x, float y) {
+  if (x < -80.0f) x = -80.0f;
+  return __fdividef(x, 1 + __expf(-x)) * y;
+}
 
 // The pair x[d], x[d + half] of a head, rotated.
 struct Pair {
@@ -110,6 +114,11 @@ __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;");
 template <int kLeft>
 __device__ inline void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
+}
+
+// To the second-level cache: the 128 bytes that it lies in.
+__device__ inline void ask_for_line(const void* data) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(data));
 }
 
 // Element [n, k] of a weight that lies as matmul_decode.h says.

@@ -255,6 +255,29 @@ struct Fetcher {
     }
   }
 
+  // What is left of the group comes closer while the predecessor is at work.
+  __device__ void ask_for_rest() const {
+    if (group >= plan.groups) return;
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int t = 0; t < K::kTiles; ++t) {
+      const char *codes = tiles[t].codes, *codes8 = tiles[t].codes8;
+#pragma unroll 1
+      for (int u = unit; u < plan.units; u += warps) {
+        if constexpr (K::kBits == 16) {
+          if (lane % 4 == 0) ask_for_line(codes), ask_for_line(codes8);
+          codes += warps * K::kInputs * 2, codes8 += warps * K::kInputs * 2;
+        } else {
+          if (lane % 8 == 0) {
+#pragma unroll
+            for (int i = 0; i < K::kLoads; ++i) ask_for_line(codes + i * kPieceBytes);
+          }
+          codes += warps * K::kLoads * kPieceBytes;
+        }
+      }
+    }
+  }
+
   __device__ void next() {
     if (group < plan.groups) {
 #pragma unroll
@@ -309,9 +332,12 @@ __device__ inline void read_x_from_memory(const GpuDecodeArgs& args, int unit, X
   }
 }
 
-// For gate and up of few rows five blocks of four warps are to fit a multiprocessor: 96 registers.
+// More threads than a block has, where kernels that follow each other are to share a multiprocessor's
+// registers: five blocks of gate and up; the products of one row, of which the next waits beside the last.
 template <class K>
-constexpr int kBound = K::kTiles == 2 && K::kRowBlocks == 1 && K::kShared ? 640 : kMostWarps * 32;
+constexpr int kBound = K::kTiles == 2 && K::kRowBlocks == 1 && K::kShared ? 640
+                       : K::kOneRow && !K::kFine                          ? 896
+                                                                          : kMostWarps * 32;
 
 template <class K>
 __global__ void __launch_bounds__(kBound<K>, 1)
@@ -335,17 +361,20 @@ __global__ void __launch_bounds__(kBound<K>, 1)
   if constexpr (K::kOneRow) {
     if (args.hidden) norm = read_norm(args);
   }
+  fetcher.ask_for_rest();
+
   // What is added to an output.
   struct Addends {
     float bias, old;
   };
   const int outputs = (args.swiglu ? K::kPairs : K::kTiles) * kTileOutputs;  // of a group
   auto addends_of = [&](int group, int output, int row) {
+    Addends addends = {};
+    if (output >= outputs) return addends;
     const Place place = place_of<K>(args, plan, group);
     const GpuMatrix& matrix = args.matrix[place.matrix];
     const int64_t n = place.first_tile * kTileOutputs + output;
-    Addends addends = {};
-    if (n >= matrix.out || output >= outputs) return addends;
+    if (n >= matrix.out) return addends;
     if (matrix.bias) addends.bias = matrix.bias[n];
     if (matrix.add_to) addends.old = matrix.add_to[row * matrix.out + n];
     return addends;
@@ -404,7 +433,7 @@ __global__ void __launch_bounds__(kBound<K>, 1)
         read_unit<K>(fetcher.ring + (slot * K::kTiles + t) * K::kUnitBytes, has_zeros, middle, now[t]);
       multiply_unit<K>(now, x, total);
       fetcher.next();
-      slot = fetcher.slot;
+      slot = slot + 1 == plan.slots ? 0 : slot + 1;
     }
 
     float* const partial =  // [warps][kTiles * 16][rows]
@@ -420,6 +449,14 @@ __global__ void __launch_bounds__(kBound<K>, 1)
         }
       }
     }
+    auto factor_of = [&](int row) {
+      if (args.factors) return args.factors[row];
+      return args.hidden ? norm_factor(in_shared.squares + row * squares_stride(in), in, args.epsilon) : 1.0f;
+    };
+    [[maybe_unused]] float factor = 1;
+    if constexpr (K::kOneRow) {
+      if (static_cast<int>(threadIdx.x) < outputs) factor = factor_of(0);
+    }
     __syncthreads();  // the next group's sums go to the other half
     constexpr int kOutputs = K::kTiles * kTileOutputs;
     auto sum_of = [&](int output, int row) {
@@ -428,15 +465,9 @@ __global__ void __launch_bounds__(kBound<K>, 1)
       for (int w = 0; w < warps; ++w) value += partial[(w * kOutputs + output) * rows + row];
       return value;
     };
-    auto finish = [&](int output, int row, const Addends& addends) {
+    auto finish = [&](int output, int row, float factor, const Addends& addends) {
       const int64_t n = place.first_tile * kTileOutputs + output;
       if (n >= matrix.out || output >= outputs) return;
-      float factor = 1;
-      if (args.factors) {
-        factor = args.factors[row];
-      } else if (args.hidden) {
-        factor = norm_factor(in_shared.squares + row * squares_stride(in), in, args.epsilon);
-      }
       float value = sum_of(output, row) * factor + addends.bias;
       if (args.swiglu) {
         // As rounded as if both had been written.
@@ -452,12 +483,13 @@ __global__ void __launch_bounds__(kBound<K>, 1)
       }
     };
     if constexpr (K::kOneRow) {
-      if (static_cast<int>(threadIdx.x) < outputs) finish(threadIdx.x, 0, addends);
+      if (static_cast<int>(threadIdx.x) < outputs) finish(threadIdx.x, 0, factor, addends);
       if (group + gridDim.x < plan.groups) addends = addends_of(group + gridDim.x, threadIdx.x, 0);
     } else {
 #pragma unroll 1
       for (int i = threadIdx.x; i < kOutputs * rows; i += blockDim.x)
-        finish(i % kOutputs, i / kOutputs, addends_of(group, i % kOutputs, i / kOutputs));
+        finish(i % kOutputs, i / kOutputs, factor_of(i / kOutputs),
+               addends_of(group, i % kOutputs, i / kOutputs));
     }
   }
 }
