@@ -66,20 +66,31 @@ __device__ inline T block_sum(T value, T* room) {
   return value;
 }
 
-// RMSNorm's factor of a row. The squares are summed in this order wherever they are: eight neighbours of each
-// lane, a warp's lanes, then the sums of kSquaresInputs inputs one after the other.
-constexpr int kSquaresInputs = 256;
-__device__ inline float sum_of_squares(const float (&values)[8]) {
-  float sum = 0;
-#pragma unroll
-  for (int j = 0; j < 8; ++j) sum = fmaf(values[j], values[j], sum);
-  return warp_sum(sum);
+// Times the norm's weights, BF16. The norm's factor comes last of all, to the products.
+__device__ inline uint2 weighted(const float4& values, const float4& weights) {
+  return {bf16_pair(values.x * weights.x, values.y * weights.y),
+          bf16_pair(values.z * weights.z, values.w * weights.w)};
 }
+// The squares are summed in this order wherever they are: four neighbours, a tree over kSquaresInputs, in
+// lane b % 32 those of columns [kSquaresInputs * b, ...) one after the other, a tree over a warp's lanes.
+constexpr int kSquaresInputs = 128;
+__device__ inline float squares_of_four(const float4& x) {
+  return fmaf(x.w, x.w, fmaf(x.z, x.z, fmaf(x.y, x.y, x.x * x.x)));
+}
+// RMSNorm's factor of a row, by a warp, from a lane's part of the sum.
+__device__ inline float factor_of_squares(float squares, int in, float epsilon) {
+  return rsqrtf(__fdividef(warp_sum(squares), static_cast<float>(in)) + epsilon);
+}
+// squares: of kSquaresInputs columns each.
 __device__ inline float norm_factor(const float* squares, int in, float epsilon) {
   float sum = 0;
-#pragma unroll 4
-  for (int i = 0; i * kSquaresInputs < in; ++i) sum += squares[i];
-  return rsqrtf(sum / static_cast<float>(in) + epsilon);
+  for (int b = static_cast<int>(threadIdx.x) % 32; b * kSquaresInputs < in; b += 32) sum += squares[b];
+  return factor_of_squares(sum, in, epsilon);
+}
+__device__ inline float4 read_four(const float* from, const int32_t* order, int i) {
+  if (!order) return *reinterpret_cast<const float4*>(from + i);
+  const int4 at = __ldg(reinterpret_cast<const int4*>(order + i));
+  return {from[at.x], from[at.y], from[at.z], from[at.w]};
 }
 
 // Below -80 the result is next to nothing, and e^-x becomes more than can be divided by.

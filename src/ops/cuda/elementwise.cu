@@ -29,32 +29,26 @@ __global__ void rms_norm_kernel(const From* x, To* y, const float* weight, int64
   for (int64_t i = threadIdx.x; i < width; i += blockDim.x) store(out, i, load(row, i) * factor * weight[i]);
 }
 
-// A block for each row. The squares are summed in the order of the columns as read here.
+// A block for each row.
 __global__ void norm_rows_kernel(const GpuNormRowsArgs args) {
   follow_predecessor();
   extern __shared__ float squares[];
   const int width = static_cast<int>(args.width), lane = threadIdx.x % 32;
   const float* const x = args.x + blockIdx.x * args.width;
   uint16_t* const to = args.to + blockIdx.x * args.width;
-  for (int i = static_cast<int>(threadIdx.x) * 8; i - lane * 8 < width; i += kThreads * 8) {
-    float values[8] = {};
+  for (int i = static_cast<int>(threadIdx.x) * 4; i - lane * 4 < width; i += kThreads * 4) {
+    float4 values = {};
     if (i < width) {
-      float products[8];
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        const int from = args.order ? args.order[i + j] : i + j;
-        values[j] = x[from];
-        products[j] = values[j] * args.weight[from];
-      }
-#pragma unroll
-      for (int j = 0; j < 8; j += 2)
-        *reinterpret_cast<uint32_t*>(to + i + j) = bf16_pair(products[j], products[j + 1]);
+      values = read_four(x, args.order, i);
+      *reinterpret_cast<uint2*>(to + i) = weighted(values, read_four(args.weight, args.order, i));
     }
-    const float sum = sum_of_squares(values);
+    const float sum = warp_sum(squares_of_four(values));
     if (lane == 0) squares[i / kSquaresInputs] = sum;
   }
   __syncthreads();
-  if (threadIdx.x == 0) args.factors[blockIdx.x] = norm_factor(squares, width, args.epsilon);
+  if (threadIdx.x >= 32) return;
+  const float factor = norm_factor(squares, width, args.epsilon);
+  if (threadIdx.x == 0) args.factors[blockIdx.x] = factor;
 }
 
 __global__ void rope_kernel(const GpuRopeArgs args) {

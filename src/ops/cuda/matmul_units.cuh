@@ -136,7 +136,7 @@ __device__ inline void fold(float (&total)[4], const float (&sum)[4], const floa
   const float scale = __half2float(__ushort_as_half(static_cast<uint16_t>(scale_bits)));
   const float scale8 = __half2float(__ushort_as_half(static_cast<uint16_t>(scale_bits >> 16)));
 #pragma unroll
-  for (int j = 0; j < 4; ++j) {
+  for (int j = 0; j < 4; j += K::kOneRow ? 2 : 1) {
     float value = sum[j];
     if constexpr (K::kBits == 4) {
       value = fmaf(-static_cast<float>(128 + (j < 2 ? zeros & 0xffffu : zeros >> 16)), x_sum[j % 2], value);
@@ -185,13 +185,12 @@ __device__ inline void multiply_unit(const Loaded<K> (&now)[K::kTiles], const X<
   }
 }
 
-// Sums of x are taken in this order wherever they are taken: eight neighbours, then pairs of such eights.
-__device__ inline float sum_of_eight(const uint4& x) {
-  float sum = low_bf16(x.x) + high_bf16(x.x);
-  sum = sum + low_bf16(x.y) + high_bf16(x.y);
-  sum = sum + low_bf16(x.z) + high_bf16(x.z);
-  return sum + low_bf16(x.w) + high_bf16(x.w);
+// Sums of x are taken in this order wherever they are taken: four neighbours, then pairs of such fours, and
+// pairs of those.
+__device__ inline float sum_of_four(uint32_t first, uint32_t second) {
+  return low_bf16(first) + high_bf16(first) + low_bf16(second) + high_bf16(second);
 }
+__device__ inline float sum_of_eight(const uint4& x) { return sum_of_four(x.x, x.y) + sum_of_four(x.z, x.w); }
 __device__ inline float with_neighbour(float sum, int distance) {
   return sum + __shfl_xor_sync(0xffffffffu, sum, distance);
 }

@@ -1,0 +1,227 @@
+// What the kernels for one row and for several share: how a launch is planned, and how a warp's weights come
+// to shared memory ahead of the arithmetic.
+#pragma once
+
+#include "ops/cuda/matmul_units.cuh"
+
+#include <algorithm>
+#include <climits>
+#include <map>
+#include <mutex>
+#include <utility>
+
+namespace lowbit {
+namespace {
+
+// A block makes one group of kTiles tiles of 16 outputs after the other; its warps take the units of the
+// inputs in turn.
+
+// By the weights' sizes alone, so that the order of the sums is the same for any rows. Where there are few
+// tiles, many warps share one.
+int warps_of(int64_t in, int64_t tiles, int bits) {
+  const int64_t units = (in + unit_inputs(bits) - 1) / unit_inputs(bits);
+  int warps = 4;
+  while (warps < kMostWarps && warps < units && warps * tiles < 2048) warps *= 2;
+  return static_cast<int>(std::min<int64_t>(warps, units));
+}
+
+// What is the same for all blocks of a launch, worked out once.
+struct Plan {
+  int units, groups;               // of inputs; of tiles, of all matrices
+  int first_group[kMostMatrices];  // of each matrix
+  int last_tile[kMostMatrices];
+  int tile_bytes, tile_groups_bytes;  // from tile to tile: codes; scales or zero points
+  int slots;                          // of a warp's ring
+};
+
+// Which matrix a group of tiles belongs to, and its first tile there.
+struct Place {
+  int matrix, first_tile;
+};
+template <class K>
+__device__ inline Place place_of(const GpuDecodeArgs& args, const Plan& plan, int group) {
+  if (args.swiglu) return {0, group * K::kPairs};
+  const int matrix = (group >= plan.first_group[1]) + (group >= plan.first_group[2]);
+  return {matrix, (group - plan.first_group[matrix]) * K::kTiles};
+}
+
+// What a warp fetches, unit by unit, through all groups of its block.
+template <class K>
+struct Fetcher {
+  const GpuDecodeArgs& args;
+  const Plan& plan;
+  const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  char* const ring;
+  int group, unit, slot = 0;
+  bool has_zeros = false;
+  Tile tiles[K::kTiles];
+
+  __device__ Fetcher(const GpuDecodeArgs& args_, const Plan& plan_, char* rings)
+      : args(args_),
+        plan(plan_),
+        ring(rings + warp * plan.slots * K::kTiles * K::kUnitBytes),
+        group(warp < plan.units ? static_cast<int>(blockIdx.x) : plan.groups),
+        unit(warp) {
+    if (group < plan.groups) begin_group();
+#pragma unroll 1
+    for (int i = 0; i < K::kAhead; ++i) next();
+  }
+
+  __device__ void begin_group() {
+    const int g = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
+    const Place place = place_of<K>(args, plan, group);
+    has_zeros = args.matrix[place.matrix].zero_points != nullptr;
+#pragma unroll
+    for (int t = 0; t < K::kTiles; ++t) {
+      const GpuMatrix& matrix = args.matrix[args.swiglu ? t / K::kPairs : place.matrix];
+      // A tile behind the last one repeats it; its outputs are not written.
+      const int tile =
+          min(place.first_tile + (args.swiglu ? t % K::kPairs : t), plan.last_tile[place.matrix]);
+      const char* const weight = static_cast<const char*>(matrix.weight);
+      if constexpr (K::kBits == 16) {
+        const int last = static_cast<int>(matrix.out) - 1, in = static_cast<int>(args.in);
+        const int64_t row = min(tile * 16 + g, last), row8 = min(tile * 16 + g + 8, last);
+        const int first = unit * K::kInputs + 8 * c;
+        tiles[t].codes = weight + (row * in + first) * 2;
+        tiles[t].codes8 = weight + (row8 * in + first) * 2;
+      } else {
+        tiles[t].codes = weight + static_cast<int64_t>(tile) * plan.tile_bytes +
+                         unit * (K::kLoads * kPieceBytes) + threadIdx.x % 32 * 16;
+        const int64_t first =
+            static_cast<int64_t>(tile) * plan.tile_groups_bytes + unit * (K::kGroups * 32) + g * 4;
+        tiles[t].scales = static_cast<const char*>(matrix.scales) + first;
+        if (has_zeros) tiles[t].zeros = static_cast<const char*>(matrix.zero_points) + first;
+      }
+    }
+  }
+
+  // What is left of the group comes closer while the predecessor is at work.
+  __device__ void ask_for_rest() const {
+    if (group >= plan.groups) return;
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int t = 0; t < K::kTiles; ++t) {
+      const char *codes = tiles[t].codes, *codes8 = tiles[t].codes8;
+#pragma unroll 1
+      for (int u = unit; u < plan.units; u += warps) {
+        if constexpr (K::kBits == 16) {
+          if (lane % 4 == 0) ask_for_line(codes), ask_for_line(codes8);
+          codes += warps * K::kInputs * 2, codes8 += warps * K::kInputs * 2;
+        } else {
+          if (lane % 8 == 0) {
+#pragma unroll
+            for (int i = 0; i < K::kLoads; ++i) ask_for_line(codes + i * kPieceBytes);
+          }
+          codes += warps * K::kLoads * kPieceBytes;
+        }
+      }
+    }
+  }
+
+  __device__ void next() {
+    if (group < plan.groups) {
+#pragma unroll
+      for (int t = 0; t < K::kTiles; ++t) {
+        fetch_unit<K>(tiles[t], ring + (slot * K::kTiles + t) * K::kUnitBytes, has_zeros, unit,
+                      static_cast<int>(args.in));
+        const int step = K::kBits == 16 ? warps * K::kInputs * 2 : warps * K::kLoads * kPieceBytes;
+        tiles[t].codes += step;
+        if constexpr (K::kBits == 16) {
+          tiles[t].codes8 += step;
+        } else {
+          tiles[t].scales += warps * K::kGroups * 32;
+          if (has_zeros) tiles[t].zeros += warps * K::kGroups * 32;
+        }
+      }
+      unit += warps;
+      if (unit >= plan.units) {
+        unit = warp;
+        group += gridDim.x;
+        if (group < plan.groups) begin_group();
+      }
+    }
+    commit_copies();
+    slot = slot + 1 == plan.slots ? 0 : slot + 1;
+  }
+};
+
+// The element of x, or of the norm's weights, that meets position i of the weight.
+__device__ inline int column_of(const GpuDecodeArgs& args, int i) {
+  return args.column_order ? __ldg(args.column_order + i) : i;
+}
+// Of the device that is current at the first launch: all are used as it is.
+struct Device {
+  int multiprocessors = 0, shared_per_block = 0;
+};
+const Device& device() {
+  static const Device found = [] {
+    Device device;
+    int index = 0;
+    cudaGetDevice(&index);
+    cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, index);
+    cudaDeviceGetAttribute(&device.shared_per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
+    return device;
+  }();
+  return found;
+}
+
+int64_t tiles_of(const GpuDecodeArgs& args) {
+  int64_t tiles = 0;
+  for (int i = 0; i < args.matrices; ++i) tiles += tile_count(args.matrix[i].out);
+  return tiles;
+}
+
+template <class K>
+Plan plan_of(const GpuDecodeArgs& args) {
+  Plan plan{};
+  plan.units = static_cast<int>((args.in + K::kInputs - 1) / K::kInputs);
+  for (int i = 0; i < kMostMatrices; ++i) {
+    plan.first_group[i] = i < args.matrices || i == 0 ? plan.groups : INT_MAX;
+    if (i >= args.matrices) continue;
+    const int tiles = static_cast<int>(tile_count(args.matrix[i].out));
+    const int together = args.swiglu ? K::kPairs : K::kTiles;
+    plan.last_tile[i] = tiles - 1;
+    if (!args.swiglu || i == 0) plan.groups += (tiles + together - 1) / together;
+  }
+  if (K::kBits != 16) {
+    plan.tile_bytes = static_cast<int>(piece_count(args.in, K::kBits) * kPieceBytes);
+    plan.tile_groups_bytes =
+        static_cast<int>(kept_groups(args.in, K::kFine ? kBlockInputs : kUnitInputs) * 32);
+  }
+  return plan;
+}
+
+// Blocks that a multiprocessor runs at once. The driver takes longer to say it than a launch takes.
+template <auto kKernel>
+int blocks_at_once(int warps, int shared_bytes) {
+  static std::mutex mutex;
+  static std::map<std::pair<int, int>, int> known;
+  const std::lock_guard lock(mutex);
+  int& blocks = known[{warps, shared_bytes}];
+  if (blocks == 0) {
+    cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kKernel, warps * 32,
+                                                  static_cast<size_t>(shared_bytes));
+    blocks = std::max(1, blocks);
+  }
+  return blocks;
+}
+
+// `plan` gets slots. shared_bytes_of(warps, slots): what a block takes.
+template <class K, auto kKernel, class SharedBytes>
+void launch_product(const GpuDecodeArgs& args, const SharedBytes& shared_bytes_of, void* stream) {
+  Plan plan = plan_of<K>(args);
+  int warps = warps_of(args.in, tiles_of(args), K::kBits);
+  plan.slots = K::kAhead;
+  while (warps > 1 && shared_bytes_of(warps, plan.slots) > device().shared_per_block) warps /= 2;
+  allow_shared_memory<kKernel>(device().shared_per_block);
+  prefer_shared_memory<kKernel>();
+  const int at_once = blocks_at_once<kKernel>(warps, shared_bytes_of(warps, plan.slots)),
+            blocks = std::min(plan.groups, device().multiprocessors * at_once);
+  if (blocks == plan.groups)
+    plan.slots = std::min(K::kAhead, (plan.units + warps - 1) / warps);  // never used again
+  launch(kKernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(warps * 32)),
+         static_cast<size_t>(shared_bytes_of(warps, plan.slots)), stream, args, plan);
+}
+
+}  // namespace
+}  // namespace lowbit
