@@ -215,13 +215,13 @@ struct Layers {
     attention.arrivals = static_cast<int32_t*>(take(kKvHeads * 4));
     check(cudaMemset(attention.arrivals, 0, kKvHeads * 4));
     for (int64_t layer = 0; layer < kCount; ++layer) {
-      const GpuDecodeArgs normed{.rows = 1,
-                                 .in = kHidden,
-                                 .bits = bits,
-                                 .group_size = kGroup,
-                                 .hidden = hidden,
-                                 .norm_weight = norm,
-                                 .epsilon = 1e-6f};
+      GpuDecodeArgs normed{.rows = 1,
+                           .in = kHidden,
+                           .bits = bits,
+                           .group_size = kGroup,
+                           .hidden = hidden,
+                           .norm_weight = norm,
+                           .epsilon = 1e-6f};
       GpuDecodeArgs qkv = normed, gated = normed;
       qkv.matrices = 3;
       for (int i = 0; i < 3; ++i) qkv.matrix[i] = matrix((i == 0 ? kHeads : kKvHeads) * kHeadDim, kHidden);

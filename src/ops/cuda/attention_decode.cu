@@ -172,10 +172,11 @@ __global__ void __launch_bounds__(kDecodeThreads)
     room.q[i] = 0;  // no heads
   const int64_t row = sequence.row;
   const bool has_new = last == newest_chunk && rank == 0;
-  const uint16_t* const new_key = args.k + (row * kv_heads + kv_head) * kHeadDim;
-  const uint16_t* const new_value = args.v + (row * kv_heads + kv_head) * kHeadDim;
-  const uint16_t* const q = args.q + (row * heads + kv_head * group) * kHeadDim;
-  uint16_t* const to = args.out + (row * heads + kv_head * group) * kHeadDim;
+  const uint16_t* const new_key = kept(args.k + (row * kv_heads + kv_head) * kHeadDim);
+  const uint16_t* const new_value = kept(args.v + (row * kv_heads + kv_head) * kHeadDim);
+  const uint16_t* const q = kept(args.q + (row * heads + kv_head * group) * kHeadDim);
+  uint16_t* const to = kept(args.out + (row * heads + kv_head * group) * kHeadDim);
+  const float factor = kept(args.scale) * kLog2E;
   const int64_t new_at = static_cast<int64_t>(position) * kHeadDim;
   auto new_place = [&](int column) { return place<kHeadDim>(position % kKeys, column) + column % 8 * 2; };
   if (blocks > 1) arrive_in_cluster();
@@ -215,7 +216,6 @@ __global__ void __launch_bounds__(kDecodeThreads)
   for (int s = 0; s < kSteps; ++s)
     load_matrices(queries[s].pair,
                   shared_address(room.q + lane % 16 * Shared::kQStride + s * 16 + lane / 16 * 8));
-  const float factor = args.scale * kLog2E;
   float out[kTiles][4] = {}, maximum[kHalves], total[kHalves] = {};  // of rows g, g + 8
 #pragma unroll
   for (float& most : maximum) most = -INFINITY;
@@ -227,14 +227,15 @@ __global__ void __launch_bounds__(kDecodeThreads)
       wait_for_copies<1>();
       __syncthreads();
     }
-    float scores[2][4] = {};
+    float scores[2][4] = {}, odd_scores[2][4] = {};  // two chains of sums
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
       uint32_t b[4];
       load_matrices(
           b, tile_keys + place<kHeadDim>(warp * 16 + lane / 16 * 8 + lane % 8, s * 16 + lane / 8 % 2 * 8));
-      multiply_add(scores[0], queries[s], b[0], b[1]);
-      multiply_add(scores[1], queries[s], b[2], b[3]);
+      auto& chain = s % 2 ? odd_scores : scores;
+      multiply_add(chain[0], queries[s], b[0], b[1]);
+      multiply_add(chain[1], queries[s], b[2], b[3]);
     }
     float most[kHalves];
 #pragma unroll
@@ -246,6 +247,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
         for (int j = 0; j < 2; ++j) {
           const int key = chunk * kKeys + warp * 16 + n * 8 + 2 * c + j;
           float& score = scores[n][2 * upper + j];
+          score += odd_scores[n][2 * upper + j];
           score = key <= position && key >= oldest ? score * factor : -INFINITY;
           most[upper] = fmaxf(most[upper], score);
         }
@@ -295,6 +297,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
         out[t][2 * upper] *= rescale[upper], out[t][2 * upper + 1] *= rescale[upper];
     }
     if (warp * kTiles * 8 < kHeadDim) {
+      float odd_out[kTiles][4] = {};
 #pragma unroll
       for (int k = 0; k < kKeys; k += 32) {
         Operand weights[2];
@@ -307,8 +310,13 @@ __global__ void __launch_bounds__(kDecodeThreads)
           uint32_t b[4];
           load_transposed(b, tile_values + place<kHeadDim>(k + lane, (warp * kTiles + t) * 8));
           multiply_add(out[t], weights[0], b[0], b[1]);
-          multiply_add(out[t], weights[1], b[2], b[3]);
+          multiply_add(odd_out[t], weights[1], b[2], b[3]);
         }
+      }
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) out[t][j] += odd_out[t][j];
       }
     }
     if (const int next = chunk - 2 * blocks; next >= first) {

@@ -166,6 +166,18 @@ __device__ inline void follow_predecessor() {
   let_successor_begin();
 }
 
+// Keeps a parameter in a register: its first use costs hundreds of cycles, which pass unseen while a kernel
+// waits for its predecessor.
+template <class T>
+__device__ inline T* kept(T* pointer) {
+  asm volatile("" : "+l"(pointer));
+  return pointer;
+}
+__device__ inline float kept(float value) {
+  asm volatile("" : "+f"(value));
+  return value;
+}
+
 // Both act once for a kernel. A launch with more shared memory than was allowed fails itself.
 template <auto kKernel>
 void allow_shared_memory(int bytes) {

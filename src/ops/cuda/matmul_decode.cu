@@ -237,12 +237,10 @@ __global__ void __launch_bounds__(kBound<K>, 1)
 template <class K>
 void launch_kind(const GpuDecodeArgs& args, void* stream) {
   const int rows = static_cast<int>(args.rows);
-  launch_product<K, decode_kernel<K>>(
-      args,
-      [&](int warps, int slots) {
-        return room_of<K>(warps, slots, rows, K::kShared ? shared_x_bytes(rows, args.in) : 0).total;
-      },
-      stream);
+  auto bytes = [&](int warps, int slots) {
+    return room_of<K>(warps, slots, rows, K::kShared ? shared_x_bytes(rows, args.in) : 0).total;
+  };
+  queue_launch<decode_kernel<K>>(launch_of<K, decode_kernel<K>>(args, bytes), args, stream);
 }
 
 // Whether x of so many rows has room beside the rings, whatever kernel of up to eight rows takes it.

@@ -45,8 +45,8 @@ __device__ inline Place place_of(const GpuDecodeArgs& args, const Plan& plan, in
   return {matrix, (group - plan.first_group[matrix]) * K::kTiles};
 }
 
-// What a warp fetches, unit by unit, through all groups of its block.
-template <class K>
+// What a warp fetches, unit by unit, through all groups of its block. kOneGroup: a block has no more.
+template <class K, bool kOneGroup = false>
 struct Fetcher {
   const GpuDecodeArgs& args;
   const Plan& plan;
@@ -135,9 +135,11 @@ struct Fetcher {
       }
       unit += warps;
       if (unit >= plan.units) {
-        unit = warp;
         group += gridDim.x;
-        if (group < plan.groups) begin_group();
+        if constexpr (!kOneGroup) {
+          unit = warp;
+          if (group < plan.groups) begin_group();
+        }
       }
     }
     commit_copies();
@@ -206,21 +208,31 @@ int blocks_at_once(int warps, int shared_bytes) {
   return blocks;
 }
 
-// `plan` gets slots. shared_bytes_of(warps, slots): what a block takes.
+struct Launch {
+  Plan plan;
+  int warps, blocks, shared_bytes;
+};
+// shared_bytes_of(warps, slots): what a block takes.
 template <class K, auto kKernel, class SharedBytes>
-void launch_product(const GpuDecodeArgs& args, const SharedBytes& shared_bytes_of, void* stream) {
-  Plan plan = plan_of<K>(args);
-  int warps = warps_of(args.in, tiles_of(args), K::kBits);
+Launch launch_of(const GpuDecodeArgs& args, const SharedBytes& shared_bytes_of) {
+  Launch launch{plan_of<K>(args), warps_of(args.in, tiles_of(args), K::kBits), 0, 0};
+  Plan& plan = launch.plan;
   plan.slots = K::kAhead;
-  while (warps > 1 && shared_bytes_of(warps, plan.slots) > device().shared_per_block) warps /= 2;
+  while (launch.warps > 1 && shared_bytes_of(launch.warps, plan.slots) > device().shared_per_block)
+    launch.warps /= 2;
   allow_shared_memory<kKernel>(device().shared_per_block);
   prefer_shared_memory<kKernel>();
-  const int at_once = blocks_at_once<kKernel>(warps, shared_bytes_of(warps, plan.slots)),
-            blocks = std::min(plan.groups, device().multiprocessors * at_once);
-  if (blocks == plan.groups)
-    plan.slots = std::min(K::kAhead, (plan.units + warps - 1) / warps);  // never used again
-  launch(kKernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(warps * 32)),
-         static_cast<size_t>(shared_bytes_of(warps, plan.slots)), stream, args, plan);
+  const int at_once = blocks_at_once<kKernel>(launch.warps, shared_bytes_of(launch.warps, plan.slots));
+  launch.blocks = std::min(plan.groups, device().multiprocessors * at_once);
+  if (launch.blocks == plan.groups)
+    plan.slots = std::min(K::kAhead, (plan.units + launch.warps - 1) / launch.warps);  // never used again
+  launch.shared_bytes = shared_bytes_of(launch.warps, plan.slots);
+  return launch;
+}
+template <auto kKernel>
+void queue_launch(const Launch& what, const GpuDecodeArgs& args, void* stream) {
+  launch(kKernel, dim3(static_cast<unsigned>(what.blocks)), dim3(static_cast<unsigned>(what.warps * 32)),
+         static_cast<size_t>(what.shared_bytes), stream, args, what.plan);
 }
 
 }  // namespace

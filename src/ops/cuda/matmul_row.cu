@@ -23,10 +23,6 @@ __host__ __device__ constexpr Room room_of(int in, int warps, int slots) {
   return {partial, x, sums, squares, squares + sums_of_row(in, kSquaresInputs) * 4};
 }
 
-// Of four columns, that a thread asks for at once: of the hidden state (and the norm's weights for the first,
-// while the predecessor is at work), of x.
-constexpr int kNormPieces = 3, kPieces = 6;
-
 __device__ inline uint2 read_four(const uint16_t* from, const int32_t* order, int i) {
   if (!order) return *reinterpret_cast<const uint2*>(from + i);
   const int4 at = __ldg(reinterpret_cast<const int4*>(order + i));
@@ -34,16 +30,58 @@ __device__ inline uint2 read_four(const uint16_t* from, const int32_t* order, in
                                                                                  << 16};
 }
 
-// To its place, with the sums over groups; by a warp, whose lanes have neighbouring columns.
-template <class K>
-__device__ inline void keep_four(const uint2& four, int i, uint16_t* x, float* sums) {
-  *reinterpret_cast<uint2*>(x + i) = four;
-  if constexpr (K::kBits == 4) {
-    constexpr int kLanes = K::kFine ? 8 : 32;
-    float sum = sum_of_four(four.x, four.y);
+// The trees of several sums at once, over so many lanes.
+template <int kLanes, int kCount>
+__device__ inline void add_up(float (&sums)[kCount]) {
 #pragma unroll
-    for (int distance = 1; distance < kLanes; distance *= 2) sum = with_neighbour(sum, distance);
-    if (threadIdx.x % kLanes == 0) sums[i / (4 * kLanes)] = sum;
+  for (int distance = 1; distance < kLanes; distance *= 2) {
+#pragma unroll
+    for (int p = 0; p < kCount; ++p) sums[p] = with_neighbour(sums[p], distance);
+  }
+}
+
+// What is made of x: BF16, sums over groups, sums of squares.
+struct SharedX {
+  uint16_t* x;
+  float *sums, *squares;
+};
+
+// Pieces of kWidth columns that each thread asks for at once, by all warps, one pass over x. fours: of a
+// piece. squares: null where x is not normed.
+template <class K, int kPieces, int kWidth>
+__device__ inline void keep_pieces(const uint2 (&fours)[kPieces][kWidth / 4], const float* squares, int first,
+                                   int stride, int padded, const SharedX& to) {
+  const int lane = threadIdx.x % 32;
+  constexpr int kLanes = (K::kFine ? kBlockInputs : kUnitInputs) / kWidth;  // of a group
+  float sums[kPieces];
+#pragma unroll
+  for (int p = 0; p < kPieces; ++p) {
+    const int i = first + p * stride;
+    if (i < padded) {
+#pragma unroll
+      for (int j = 0; j < kWidth / 4; ++j) *reinterpret_cast<uint2*>(to.x + i + 4 * j) = fours[p][j];
+    }
+    sums[p] = sum_of_four(fours[p][0].x, fours[p][0].y);
+    if constexpr (kWidth == 8) sums[p] += sum_of_four(fours[p][1].x, fours[p][1].y);
+  }
+  if constexpr (K::kBits == 4) {
+    add_up<kLanes>(sums);
+#pragma unroll
+    for (int p = 0; p < kPieces; ++p) {
+      const int i = first + p * stride;
+      if (i < padded && lane % kLanes == 0) to.sums[i / (kWidth * kLanes)] = sums[p];
+    }
+  }
+  if (squares) {
+    float added[kPieces];
+#pragma unroll
+    for (int p = 0; p < kPieces; ++p) added[p] = squares[p];
+    add_up<32>(added);
+#pragma unroll
+    for (int p = 0; p < kPieces; ++p) {
+      const int i = first + p * stride;
+      if (i < padded && lane == 0) to.squares[i / kSquaresInputs] = added[p];
+    }
   }
 }
 
@@ -70,17 +108,6 @@ __device__ inline Output output_of(const GpuDecodeArgs& args, const Plan& plan, 
   return output;
 }
 
-// A parameter's first use costs hundreds of cycles.
-template <class T>
-__device__ inline T* kept(T* pointer) {
-  asm volatile("" : "+l"(pointer));
-  return pointer;
-}
-__device__ inline float kept(float value) {
-  asm volatile("" : "+f"(value));
-  return value;
-}
-
 // More threads than a block has, where kernels that follow each other are to share a multiprocessor's
 // registers: five blocks of gate and up; q, k and v, which wait beside the layer before.
 template <class K>
@@ -88,29 +115,36 @@ constexpr int kBound = K::kTiles == 2 ? 640
                        : K::kFine     ? kMostWarps * 32
                                       : 896;
 
-template <class K>
+// kPlain: a group for each block, and no order of columns.
+template <class K, bool kPlain>
 __global__ void __launch_bounds__(kBound<K>, 1)
     row_kernel(const __grid_constant__ GpuDecodeArgs args, const __grid_constant__ Plan plan) {
+  // Of four columns, that a thread asks for at once: of the hidden state.
+  constexpr int kPieces = K::kTiles == 2 ? 3 : 1;
   extern __shared__ __align__(16) char shared[];
   const int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4,
             c = lane % 4;
   const int in = static_cast<int>(args.in), padded = static_cast<int>(padded_inputs(in));
   const int mine = threadIdx.x * 4, stride = blockDim.x * 4;
-  Fetcher<K> fetcher(args, plan, shared);
+  Fetcher<K, kPlain> fetcher(args, plan, shared);
   Output output = output_of<K>(args, plan, blockIdx.x);
 
-  const float *const hidden = kept(args.hidden), *const norm_weight = kept(args.norm_weight);
+  const float *const hidden = kept(args.hidden), *norm_weight = kept(args.norm_weight);
   const uint16_t* const x = kept(args.x);
-  const int32_t* const order = kept(args.column_order);
+  const int32_t* const order = kPlain ? nullptr : kept(args.column_order);
   const float epsilon = kept(args.epsilon);
   const Room room = room_of<K>(in, warps, plan.slots);
-  uint16_t* const x_shared = reinterpret_cast<uint16_t*>(shared + room.x);
-  float* const sums_shared = reinterpret_cast<float*>(shared + room.sums);
-  float* const squares_shared = reinterpret_cast<float*>(shared + room.squares);
-  float4 norm[kNormPieces] = {};
+  const SharedX to{reinterpret_cast<uint16_t*>(shared + room.x), reinterpret_cast<float*>(shared + room.sums),
+                   reinterpret_cast<float*>(shared + room.squares)};
+  auto read_pieces = [&](const float* from, int first, float4(&pieces)[kPieces]) {
 #pragma unroll
-  for (int p = 0; p < kNormPieces; ++p)
-    if (hidden && mine + p * stride < in) norm[p] = read_four(norm_weight, order, mine + p * stride);
+    for (int p = 0; p < kPieces; ++p) {
+      const int i = first + p * stride;
+      pieces[p] = from && i < in ? read_four(from, order, i) : float4{};
+    }
+  };
+  float4 norm[kPieces];
+  read_pieces(hidden ? norm_weight : nullptr, mine, norm);
   fetcher.ask_for_rest();
 
   // Behind q, k and v comes attention, which reads what is older than they are.
@@ -122,35 +156,43 @@ __global__ void __launch_bounds__(kBound<K>, 1)
   float old = output.adds ? *reinterpret_cast<const float*>(output.to) : 0;
   if (hidden) {
 #pragma unroll 1
-    for (int first = mine; first - lane * 4 < padded; first += kNormPieces * stride) {
-      float4 values[kNormPieces] = {};
-#pragma unroll
-      for (int p = 0; p < kNormPieces; ++p)
-        if (first + p * stride < in) values[p] = read_four(hidden, order, first + p * stride);
-#pragma unroll
-      for (int p = 0; p < kNormPieces; ++p) {
-        const int i = first + p * stride;
-        if (i - lane * 4 >= padded) break;  // whole warps
-        float4 weights = norm[p];
-        if (first != mine && i < in) weights = read_four(norm_weight, order, i);
-        keep_four<K>(weighted(values[p], weights), i, x_shared, sums_shared);
-        const float squares = warp_sum(squares_of_four(values[p]));
-        if (lane == 0) squares_shared[i / kSquaresInputs] = squares;
-      }
-    }
-  } else {
-#pragma unroll 1
-    for (int first = mine; first - lane * 4 < padded; first += kPieces * stride) {
-      uint2 values[kPieces] = {};
-#pragma unroll
-      for (int p = 0; p < kPieces; ++p)
-        if (first + p * stride < in) values[p] = read_four(x, order, first + p * stride);
+    for (int first = mine; first - lane * 4 < padded; first += kPieces * stride) {  // whole warps
+      float4 values[kPieces];
+      read_pieces(hidden, first, values);
+      if (first != mine) read_pieces(norm_weight, first, norm);
+      uint2 fours[kPieces][1];
+      float squares[kPieces];
 #pragma unroll
       for (int p = 0; p < kPieces; ++p) {
-        const int i = first + p * stride;
-        if (i - lane * 4 >= padded) break;
-        keep_four<K>(values[p], i, x_shared, sums_shared);
+        fours[p][0] = weighted(values[p], norm[p]);
+        squares[p] = squares_of_four(values[p]);
       }
+      keep_pieces<K, kPieces, 4>(fours, squares, first, stride, padded, to);
+    }
+  } else if (padded <= stride) {
+    if (mine - lane * 4 < padded) {
+      const uint2 fours[1][1] = {{mine < in ? read_four(x, order, mine) : uint2{}}};
+      keep_pieces<K, 1, 4>(fours, nullptr, mine, stride, padded, to);
+    }
+  } else {
+    constexpr int kEights = 3;
+#pragma unroll 1
+    for (int first = 2 * mine; first - lane * 8 < padded; first += kEights * 2 * stride) {
+      uint2 fours[kEights][2] = {};
+#pragma unroll
+      for (int p = 0; p < kEights; ++p) {
+        const int i = first + p * 2 * stride;
+        if (i >= in) continue;
+        if (order) {
+          fours[p][0] = read_four(x, order, i);
+          fours[p][1] = read_four(x, order, i + 4);
+        } else {
+          const uint4 eight = *reinterpret_cast<const uint4*>(x + i);
+          fours[p][0] = {eight.x, eight.y};
+          fours[p][1] = {eight.z, eight.w};
+        }
+      }
+      keep_pieces<K, kEights, 8>(fours, nullptr, first, 2 * stride, padded, to);
     }
   }
   __syncthreads();
@@ -158,11 +200,12 @@ __global__ void __launch_bounds__(kBound<K>, 1)
   int slot = 0, turn = 0;
   const uint32_t middle = 0x10001u << (args.bits - 1);
 #pragma unroll 1
-  for (int group = blockIdx.x; group < plan.groups; group += gridDim.x, turn ^= 1) {
-    const bool has_zeros = args.matrix[place_of<K>(args, plan, group).matrix].zero_points != nullptr;
+  for (int group = blockIdx.x; kPlain || group < plan.groups; group += gridDim.x, turn ^= 1) {
+    const bool has_zeros = kPlain ? fetcher.has_zeros
+                                  : args.matrix[place_of<K>(args, plan, group).matrix].zero_points != nullptr;
     float total[K::kTiles][1][4] = {};
-    const uint4* x_at = reinterpret_cast<const uint4*>(x_shared + warp * K::kInputs + 8 * c);
-    const float* sums_at = sums_shared + warp * K::kGroups;
+    const uint4* x_at = reinterpret_cast<const uint4*>(to.x + warp * K::kInputs + 8 * c);
+    const float* sums_at = to.sums + warp * K::kGroups;
 #pragma unroll 1
     for (int unit = warp; unit < plan.units; unit += warps) {
       X<K> now_x;
@@ -195,7 +238,7 @@ __global__ void __launch_bounds__(kBound<K>, 1)
       }
     }
     float factor = 1;
-    if (hidden && warp == 0) factor = norm_factor(squares_shared, in, epsilon);
+    if (hidden && warp == 0) factor = norm_factor(to.squares, in, epsilon);
     __syncthreads();  // the next group's sums go to the other half
     if (output.to) {
       auto sum_of = [&](int index) {
@@ -217,6 +260,7 @@ __global__ void __launch_bounds__(kBound<K>, 1)
         *reinterpret_cast<uint16_t*>(output.to) = f32_to_bf16(value);
       }
     }
+    if constexpr (kPlain) return;
     if (group + gridDim.x < plan.groups) {
       output = output_of<K>(args, plan, group + gridDim.x);
       old = output.adds ? *reinterpret_cast<const float*>(output.to) : 0;
@@ -231,7 +275,12 @@ bool launch_for(const GpuDecodeArgs& args, void* stream) {
     using K = Kind<kBits, kFine, kTiles, 1, true, true>;
     auto bytes = [in](int warps, int slots) { return room_of<K>(in, warps, slots).total; };
     if (bytes(1, K::kAhead) > device().shared_per_block) return false;
-    launch_product<K, row_kernel<K>>(args, bytes, stream);
+    const Launch plain = launch_of<K, row_kernel<K, true>>(args, bytes);
+    if (!args.column_order && plain.blocks == plain.plan.groups) {
+      queue_launch<row_kernel<K, true>>(plain, args, stream);
+    } else {
+      queue_launch<row_kernel<K, false>>(launch_of<K, row_kernel<K, false>>(args, bytes), args, stream);
+    }
     return true;
   };
   return args.swiglu ? launch_kind.template operator()<2>() : launch_kind.template operator()<1>();
