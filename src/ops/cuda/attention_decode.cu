@@ -64,8 +64,11 @@ __device__ inline void send(float2* to, int block, float2 value) {
 #endif
 }
 
-__device__ inline float weight_of(float maximum, float peak) {
-  return maximum == -INFINITY ? 0 : exp2f(maximum - peak);
+constexpr float kUnseen = -1e30f;  // a score below all others, whose weight beside any of them is 0
+__device__ inline float weight_of(float score, float peak) {
+  float weight;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(weight) : "f"(score - peak));
+  return weight;
 }
 
 // What the clusters have found for a KV head of a sequence, merged: partial is [parts][group][kWidth],
@@ -79,7 +82,7 @@ __device__ void merge_parts(const float* partial, int parts, int group, float* p
   const int64_t step = static_cast<int64_t>(group) * kWidth;
   for (int head = warp; head < group; head += kDecodeWarps) {
     const float* const from = partial + head * kWidth + kHeadDim;
-    float peak = -INFINITY, total = 0;
+    float peak = kUnseen, total = 0;
     for (int part = lane; part < parts; part += 32) peak = fmaxf(peak, __ldcg(from + part * step));
 #pragma unroll
     for (int distance = 16; distance > 0; distance /= 2)
@@ -218,7 +221,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
                   shared_address(room.q + lane % 16 * Shared::kQStride + s * 16 + lane / 16 * 8));
   float out[kTiles][4] = {}, maximum[kHalves], total[kHalves] = {};  // of rows g, g + 8
 #pragma unroll
-  for (float& most : maximum) most = -INFINITY;
+  for (float& most : maximum) most = kUnseen;
   int slot = 0;
 #pragma unroll 1
   for (int chunk = last - rank; chunk >= first; chunk -= blocks) {
@@ -240,7 +243,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
     float most[kHalves];
 #pragma unroll
     for (int upper = 0; upper < kHalves; ++upper) {
-      most[upper] = -INFINITY;
+      most[upper] = kUnseen;
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
 #pragma unroll
@@ -248,7 +251,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
           const int key = chunk * kKeys + warp * 16 + n * 8 + 2 * c + j;
           float& score = scores[n][2 * upper + j];
           score += odd_scores[n][2 * upper + j];
-          score = key <= position && key >= oldest ? score * factor : -INFINITY;
+          score = key <= position && key >= oldest ? score * factor : kUnseen;
           most[upper] = fmaxf(most[upper], score);
         }
       }
@@ -352,7 +355,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
       for (int upper = 0; upper < kHalves; ++upper) {
         const int head = g + 8 * upper;
         if (head >= group) continue;
-        float peak = -INFINITY;
+        float peak = kUnseen;
         for (int block = 0; block < blocks; ++block) peak = fmaxf(peak, room.states[block][head].x);
         total[upper] = 0;
 #pragma unroll

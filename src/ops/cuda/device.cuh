@@ -127,11 +127,6 @@ __device__ inline void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
 }
 
-// To the second-level cache: the 128 bytes that it lies in.
-__device__ inline void ask_for_line(const void* data) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(data));
-}
-
 // Element [n, k] of a weight that lies as matmul_decode.h says.
 __device__ inline float weight_at(const GpuMatrix& matrix, int bits, int64_t group_size, int64_t in,
                                   int64_t n, int64_t k) {

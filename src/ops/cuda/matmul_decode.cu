@@ -134,7 +134,6 @@ __global__ void __launch_bounds__(kBound<K>, 1)
   const int in = static_cast<int>(args.in), rows = static_cast<int>(args.rows);
   const Room room = room_of<K>(warps, plan.slots, rows, 0);
   Fetcher<K> fetcher(args, plan, shared);
-  fetcher.ask_for_rest();
 
   // Behind q, k and v comes attention, which reads what is older than they are.
   const bool is_early = args.swiglu || args.matrix[0].add_to;

@@ -95,29 +95,6 @@ struct Fetcher {
     }
   }
 
-  // What is left of the group comes closer while the predecessor is at work.
-  __device__ void ask_for_rest() const {
-    if (group >= plan.groups) return;
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int t = 0; t < K::kTiles; ++t) {
-      const char *codes = tiles[t].codes, *codes8 = tiles[t].codes8;
-#pragma unroll 1
-      for (int u = unit; u < plan.units; u += warps) {
-        if constexpr (K::kBits == 16) {
-          if (lane % 4 == 0) ask_for_line(codes), ask_for_line(codes8);
-          codes += warps * K::kInputs * 2, codes8 += warps * K::kInputs * 2;
-        } else {
-          if (lane % 8 == 0) {
-#pragma unroll
-            for (int i = 0; i < K::kLoads; ++i) ask_for_line(codes + i * kPieceBytes);
-          }
-          codes += warps * K::kLoads * kPieceBytes;
-        }
-      }
-    }
-  }
-
   __device__ void next() {
     if (group < plan.groups) {
 #pragma unroll
@@ -153,7 +130,8 @@ __device__ inline int column_of(const GpuDecodeArgs& args, int i) {
 }
 // Of the device that is current at the first launch: all are used as it is.
 struct Device {
-  int multiprocessors = 0, shared_per_block = 0;
+  int multiprocessors = 0, shared_per_block = 0, shared_per_multiprocessor = 0;
+  int reserved_shared = 0;  // of a block, beside its own
 };
 const Device& device() {
   static const Device found = [] {
@@ -162,6 +140,9 @@ const Device& device() {
     cudaGetDevice(&index);
     cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, index);
     cudaDeviceGetAttribute(&device.shared_per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
+    cudaDeviceGetAttribute(&device.shared_per_multiprocessor, cudaDevAttrMaxSharedMemoryPerMultiprocessor,
+                           index);
+    cudaDeviceGetAttribute(&device.reserved_shared, cudaDevAttrReservedSharedMemoryPerBlock, index);
     return device;
   }();
   return found;

@@ -145,7 +145,6 @@ __global__ void __launch_bounds__(kBound<K>, 1)
   };
   float4 norm[kPieces];
   read_pieces(hidden ? norm_weight : nullptr, mine, norm);
-  fetcher.ask_for_rest();
 
   // Behind q, k and v comes attention, which reads what is older than they are.
   const bool is_early = args.swiglu || args.matrix[0].add_to;
@@ -268,6 +267,15 @@ __global__ void __launch_bounds__(kBound<K>, 1)
   }
 }
 
+// Takes so much shared memory that no multiprocessor gets more of a launch's many blocks than its share,
+// while others that are busy with what comes before get fewer.
+void spread(Launch& launch) {
+  const int share = (launch.blocks + device().multiprocessors - 1) / device().multiprocessors;
+  if (share > 2)
+    launch.shared_bytes = std::max(launch.shared_bytes, device().shared_per_multiprocessor / (share + 1) -
+                                                            device().reserved_shared + 16);
+}
+
 template <int kBits, bool kFine>
 bool launch_for(const GpuDecodeArgs& args, void* stream) {
   const int in = static_cast<int>(args.in);
@@ -275,7 +283,8 @@ bool launch_for(const GpuDecodeArgs& args, void* stream) {
     using K = Kind<kBits, kFine, kTiles, 1, true, true>;
     auto bytes = [in](int warps, int slots) { return room_of<K>(in, warps, slots).total; };
     if (bytes(1, K::kAhead) > device().shared_per_block) return false;
-    const Launch plain = launch_of<K, row_kernel<K, true>>(args, bytes);
+    Launch plain = launch_of<K, row_kernel<K, true>>(args, bytes);
+    spread(plain);
     if (!args.column_order && plain.blocks == plain.plan.groups) {
       queue_launch<row_kernel<K, true>>(plain, args, stream);
     } else {

@@ -27,9 +27,10 @@ struct Kind {
   static constexpr int kUnitBytes =
       (kLoads * 16 + kGroups * 8) * 32;  // of a tile: pieces; scales and zeros by group
   // Units that are on their way while one is worked on, about 5 KB for each warp.
-  static constexpr int kAhead = kOneRow && kTiles == 1 ? (kBits == 4 ? 6 : 4)
-                                : kBits == 8           ? (kTiles > 1 ? 2 : 3)
-                                                       : 4 / kTiles;
+  static constexpr int kAhead = kOneRow && kBits == 4    ? 6 / kTiles
+                                : kOneRow && kTiles == 1 ? 4
+                                : kBits == 8             ? (kTiles > 1 ? 2 : 3)
+                                                         : 4 / kTiles;
   static constexpr int kPairs =
       kTiles > 1 ? kTiles / 2 : 1;  // with SwiGLU a block has the same tiles of two matrices
 };
