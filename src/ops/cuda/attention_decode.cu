@@ -40,6 +40,7 @@ struct Room {
   // warps as send them.
   float2 states[kMostBlocks][kRows];  // maximum, total
   float2 sums[kMostBlocks][kRows][kDimTiles<kHeadDim> * 4];
+  uint64_t received;
   float peaks[kRows], merged_totals[kRows];
   int is_last;
 };
@@ -54,13 +55,40 @@ __device__ inline void wait_for_cluster() {
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #endif
 }
-// To the same place in another block of the cluster.
-__device__ inline void send(float2* to, int block, float2 value) {
+// An mbarrier in shared memory counts the bytes that other blocks of the cluster send.
+__device__ inline void expect_bytes(uint64_t* barrier, int bytes) {
 #if __CUDA_ARCH__ >= 900
-  uint32_t there;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(to)), "r"(block));
-  asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(there), "f"(value.x), "f"(value.y)
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+               "r"(bytes)
                : "memory");
+#endif
+}
+__device__ inline void wait_for_bytes(uint64_t* barrier) {
+#if __CUDA_ARCH__ >= 900
+  uint32_t is_done = 0;
+  while (!is_done)
+    asm volatile(
+        "{ .reg .pred done; mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%1], 0; "
+        "selp.u32 %0, 1, 0, done; }"
+        : "=r"(is_done)
+        : "r"(shared_address(barrier))
+        : "memory");
+#endif
+}
+// To the same place in another block of the cluster, whose barrier counts it.
+__device__ inline void send(float2* to, int block, float2 value, uint64_t* barrier) {
+#if __CUDA_ARCH__ >= 900
+  uint32_t there, counter;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(to)), "r"(block));
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
+               : "=r"(counter)
+               : "r"(shared_address(barrier)), "r"(block));
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(there),
+      "f"(value.x), "f"(value.y), "r"(counter)
+      : "memory");
 #endif
 }
 
@@ -182,7 +210,14 @@ __global__ void __launch_bounds__(kDecodeThreads)
   const float factor = kept(args.scale) * kLog2E;
   const int64_t new_at = static_cast<int64_t>(position) * kHeadDim;
   auto new_place = [&](int column) { return place<kHeadDim>(position % kKeys, column) + column % 8 * 2; };
-  if (blocks > 1) arrive_in_cluster();
+  // Warp w's columns of all blocks meet in block w % blocks: so many warps send to a block, and to this one.
+  const int senders = (kDecodeWarps + blocks - 1) / blocks,
+            own_senders = (kDecodeWarps - 1 - rank + blocks) / blocks;
+  if (blocks > 1) {
+    if (threadIdx.x == 0 && rank < kDecodeWarps)
+      expect_bytes(&room.received, blocks * (kHalves * 64 + own_senders * group * kTiles * 32));
+    arrive_in_cluster();
+  }
   wait_for_copies<1>();
   __syncthreads();
   wait_for_predecessor();
@@ -330,27 +365,24 @@ __global__ void __launch_bounds__(kDecodeThreads)
     slot ^= 1;
   }
 
-  // Warp w's columns of all blocks meet in block w % blocks.
   if (blocks > 1) {
     wait_for_cluster();  // all have begun
     if (warp < blocks && c == 0) {
 #pragma unroll
       for (int upper = 0; upper < kHalves; ++upper)
-        send(&room.states[rank][g + 8 * upper], warp, {maximum[upper], total[upper]});
+        send(&room.states[rank][g + 8 * upper], warp, {maximum[upper], total[upper]}, &room.received);
     }
-    const int receiver = warp % blocks,
-              most = (kDecodeWarps + blocks - 1) / blocks;  // warps that send to a block
+    const int receiver = warp % blocks;
 #pragma unroll
     for (int upper = 0; upper < kHalves; ++upper) {
       if (g + 8 * upper >= group) continue;
 #pragma unroll
       for (int t = 0; t < kTiles; ++t)
-        send(&room.sums[rank * most + warp / blocks][g + 8 * upper][t * 4 + c], receiver,
-             {out[t][2 * upper], out[t][2 * upper + 1]});
+        send(&room.sums[rank * senders + warp / blocks][g + 8 * upper][t * 4 + c], receiver,
+             {out[t][2 * upper], out[t][2 * upper + 1]}, &room.received);
     }
-    arrive_in_cluster();
-    wait_for_cluster();
     if (receiver == rank) {
+      wait_for_bytes(&room.received);
 #pragma unroll
       for (int upper = 0; upper < kHalves; ++upper) {
         const int head = g + 8 * upper;
@@ -366,7 +398,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
           total[upper] = fmaf(weight, state.y, total[upper]);
 #pragma unroll
           for (int t = 0; t < kTiles; ++t) {
-            const float2 sum = room.sums[block * most + warp / blocks][head][t * 4 + c];
+            const float2 sum = room.sums[block * senders + warp / blocks][head][t * 4 + c];
             out[t][2 * upper] = fmaf(weight, sum.x, out[t][2 * upper]);
             out[t][2 * upper + 1] = fmaf(weight, sum.y, out[t][2 * upper + 1]);
           }
