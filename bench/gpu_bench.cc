@@ -94,7 +94,7 @@ void print_products(const Gpu& gpu, const GpuLimits& limits) {
                           {"down 1536 x 8960", 1536, 8960}, {"head 151936 x 1536", 151936, 1536}};
   for (const Shape& shape : shapes) {
     for (int bits : {16, 8, 4}) {
-      for (int64_t rows : {1, 8}) {
+      for (int64_t rows : {1, 8, 32}) {
         const double us = time_decode(shape, bits, rows, gpu.l2_bytes);
         const double bytes =
             weight_bytes(shape, bits) + (bits == 16 ? 0 : static_cast<double>(scale_bytes(shape)));

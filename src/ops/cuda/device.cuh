@@ -77,15 +77,11 @@ constexpr int kSquaresInputs = 128;
 __device__ inline float squares_of_four(const float4& x) {
   return fmaf(x.w, x.w, fmaf(x.z, x.z, fmaf(x.y, x.y, x.x * x.x)));
 }
-// RMSNorm's factor of a row, by a warp, from a lane's part of the sum.
-__device__ inline float factor_of_squares(float squares, int in, float epsilon) {
-  return rsqrtf(__fdividef(warp_sum(squares), static_cast<float>(in)) + epsilon);
-}
-// squares: of kSquaresInputs columns each.
+// RMSNorm's factor of a row, by a warp. squares: of kSquaresInputs columns each.
 __device__ inline float norm_factor(const float* squares, int in, float epsilon) {
   float sum = 0;
   for (int b = static_cast<int>(threadIdx.x) % 32; b * kSquaresInputs < in; b += 32) sum += squares[b];
-  return factor_of_squares(sum, in, epsilon);
+  return rsqrtf(__fdividef(warp_sum(sum), static_cast<float>(in)) + epsilon);
 }
 __device__ inline float4 read_four(const float* from, const int32_t* order, int i) {
   if (!order) return *reinterpret_cast<const float4*>(from + i);

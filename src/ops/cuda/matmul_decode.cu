@@ -12,10 +12,14 @@ __host__ __device__ constexpr int shared_stride(int in) { return static_cast<int
 __host__ __device__ constexpr int sums_stride(int in) {
   return static_cast<int>(padded_inputs(in)) / kBlockInputs;
 }
-// With a factor for each row.
+__host__ __device__ constexpr int squares_stride(int in) {
+  return static_cast<int>(padded_inputs(in)) / kSquaresInputs;
+}
+// With the squares' sums, and a factor for each row.
 constexpr int shared_x_bytes(int64_t rows, int64_t in) {
   const int width = static_cast<int>(in);
-  return static_cast<int>(rows) * (shared_stride(width) * 2 + sums_stride(width) * 4 + 4);
+  return static_cast<int>(rows) *
+         (shared_stride(width) * 2 + (sums_stride(width) + squares_stride(width) + 1) * 4);
 }
 
 // Of a row of x that is not normed, in the weight's order.
@@ -31,55 +35,64 @@ __device__ inline uint4 plain_eight(const GpuDecodeArgs& args, int64_t row, int 
   return eight;
 }
 
-// To its place, with the sums over groups; by whole warps, whose lanes have neighbouring columns.
+// x of all rows to shared memory, as the kernel for one row has it: 256 columns of a row for a warp, kItems
+// of them at once.
 template <class K>
-__device__ inline void keep_eight(const uint4& eight, int row, int i, int in, uint16_t* x, float* sums) {
-  const int padded = static_cast<int>(padded_inputs(in));
-  if (i < padded) *reinterpret_cast<uint4*>(x + row * shared_stride(in) + i) = eight;
-  if constexpr (K::kBits == 4) {
-    float sum = with_neighbour(with_neighbour(sum_of_eight(eight), 1), 2);
-    if constexpr (!K::kFine) sum = with_neighbour(with_neighbour(sum, 4), 8);
-    constexpr int kLanes = K::kFine ? 4 : 16;
-    if (i < padded && threadIdx.x % kLanes == 0) sums[row * sums_stride(in) + i / (kLanes * 8)] = sum;
-  }
-}
-
-// x of all rows to shared memory, each row by a warp, as the kernel for one row has it.
-template <class K>
-__device__ inline void prepare_x(const GpuDecodeArgs& args, uint16_t* x, float* sums, float* factors) {
+__device__ inline void prepare_x(const GpuDecodeArgs& args, uint16_t* x, float* sums, float* squares) {
+  constexpr int kItems = 4, kColumns = 256;
+  constexpr int kLanes = (K::kFine ? kBlockInputs : kUnitInputs) / 8;  // of a group
   const int in = static_cast<int>(args.in), padded = static_cast<int>(padded_inputs(in));
-  const int lane = threadIdx.x % 32, warps = blockDim.x / 32;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  const int pieces = (padded + kColumns - 1) / kColumns, items = static_cast<int>(args.rows) * pieces;
 #pragma unroll 1
-  for (int row = threadIdx.x / 32; row < args.rows; row += warps) {
-    const float* const hidden = args.hidden ? args.hidden + row * args.in : nullptr;
-    float squares = 0;  // of columns [kSquaresInputs * b, ...) in lane b % 32
-#pragma unroll 2
-    for (int i = lane * 8; i - lane * 8 < padded; i += 256) {
-      uint4 eight = {};
-      if (hidden) {
+  for (int first = warp; first < items; first += kItems * warps) {
+    int row[kItems], column[kItems];
+    uint4 eights[kItems];
+    float squared[kItems], added[kItems];
+#pragma unroll
+    for (int p = 0; p < kItems; ++p) {
+      const int item = first + p * warps;
+      row[p] = item / pieces;
+      column[p] = (item - row[p] * pieces) * kColumns + lane * 8;
+      if (item >= items || column[p] >= padded) column[p] = -1;
+      const bool is_there = column[p] >= 0 && column[p] < in;
+      eights[p] = {};
+      squared[p] = 0;
+      if (args.hidden) {
         float4 values[2] = {}, weights[2] = {};
-        if (i < in) {
+        if (is_there) {
 #pragma unroll
           for (int j = 0; j < 2; ++j) {
-            values[j] = read_four(hidden, args.column_order, i + 4 * j);
-            weights[j] = read_four(args.norm_weight, args.column_order, i + 4 * j);
+            values[j] = read_four(args.hidden + row[p] * args.in, args.column_order, column[p] + 4 * j);
+            weights[j] = read_four(args.norm_weight, args.column_order, column[p] + 4 * j);
           }
         }
-        const uint2 first = weighted(values[0], weights[0]), second = weighted(values[1], weights[1]);
-        eight = {first.x, first.y, second.x, second.y};
-        float sum = squares_of_four(values[0]) + squares_of_four(values[1]);
-#pragma unroll
-        for (int distance = 1; distance < 16; distance *= 2) sum = with_neighbour(sum, distance);
-        const int b = i / 256 * 2 % 32;
-        const float half = __shfl_sync(0xffffffffu, sum, lane == b + 1 ? 16 : 0);
-        if (lane == b || lane == b + 1) squares += half;
-      } else if (i < in) {
-        eight = plain_eight(args, row, i);
+        const uint2 low = weighted(values[0], weights[0]), high = weighted(values[1], weights[1]);
+        eights[p] = {low.x, low.y, high.x, high.y};
+        squared[p] = squares_of_four(values[0]) + squares_of_four(values[1]);
+      } else if (is_there) {
+        eights[p] = plain_eight(args, row[p], column[p]);
       }
-      keep_eight<K>(eight, row, i, in, x, sums);
     }
-    const float factor = hidden ? factor_of_squares(squares, in, args.epsilon) : 1;
-    if (lane == 0) factors[row] = factor;
+#pragma unroll
+    for (int p = 0; p < kItems; ++p) {
+      if (column[p] >= 0) *reinterpret_cast<uint4*>(x + row[p] * shared_stride(in) + column[p]) = eights[p];
+      added[p] = sum_of_eight(eights[p]);
+    }
+    if constexpr (K::kBits == 4) {
+      add_up<kLanes>(added);
+#pragma unroll
+      for (int p = 0; p < kItems; ++p)
+        if (column[p] >= 0 && lane % kLanes == 0)
+          sums[row[p] * sums_stride(in) + column[p] / (8 * kLanes)] = added[p];
+    }
+    if (args.hidden) {
+      add_up<kSquaresInputs / 8>(squared);
+#pragma unroll
+      for (int p = 0; p < kItems; ++p)
+        if (column[p] >= 0 && lane % (kSquaresInputs / 8) == 0)
+          squares[row[p] * squares_stride(in) + column[p] / kSquaresInputs] = squared[p];
+    }
   }
   __syncthreads();
 }
@@ -145,9 +158,16 @@ __global__ void __launch_bounds__(kBound<K>, 1)
   float* const sums_shared = reinterpret_cast<float*>(x_shared + rows * shared_stride(in));
   const float* factors = args.factors;
   if constexpr (K::kShared) {
-    float* const own_factors = sums_shared + rows * sums_stride(in);
-    prepare_x<K>(args, x_shared, sums_shared, own_factors);
-    if (args.hidden) factors = own_factors;
+    float* const squares = sums_shared + rows * sums_stride(in);
+    prepare_x<K>(args, x_shared, sums_shared, squares);
+    if (args.hidden) {
+      float* const own_factors = squares + rows * squares_stride(in);
+      for (int row = warp; row < rows; row += warps) {
+        const float factor = norm_factor(squares + row * squares_stride(in), in, args.epsilon);
+        if (threadIdx.x % 32 == 0) own_factors[row] = factor;  // read behind the next barrier
+      }
+      factors = own_factors;
+    }
   }
 
   int slot = 0, turn = 0;
@@ -242,23 +262,32 @@ void launch_kind(const GpuDecodeArgs& args, void* stream) {
   queue_launch<decode_kernel<K>>(launch_of<K, decode_kernel<K>>(args, bytes), args, stream);
 }
 
-// Whether x of so many rows has room beside the rings, whatever kernel of up to eight rows takes it.
-template <int kBits, bool kFine>
+// Whether x of so many rows has room beside the rings.
+template <class K>
 bool has_room_for_x(int64_t rows, int64_t in) {
-  return rows <= 8 && room_of<Kind<kBits, kFine, 2, 1, true>>(
-                          warps_of(in, 1, kBits), Kind<kBits, kFine, 2, 1, true>::kAhead,
-                          static_cast<int>(rows), shared_x_bytes(rows, in))
-                              .total <= device().shared_per_block;
+  return rows <= 8 &&
+         room_of<K>(warps_of(in, 1, K::kBits), K::kAhead, static_cast<int>(rows), shared_x_bytes(rows, in))
+                 .total <= device().shared_per_block;
 }
 
 // More tiles in a block read x less often; but all processors of the GPU are to have a block.
 template <int kBits, bool kFine>
 void launch_for_rows(const GpuDecodeArgs& args, void* stream) {
+  using One = Kind<kBits, kFine, 1, 1, true>;
+  using Two = Kind<kBits, kFine, 2, 1, true>;
+  if (!args.swiglu && tiles_of(args) < 2 * device().multiprocessors &&
+      has_room_for_x<One>(args.rows, args.in))
+    return launch_kind<One>(args, stream);
+  if (has_room_for_x<Two>(args.rows, args.in)) return launch_kind<Two>(args, stream);
   if (args.rows > 16) return launch_kind<Kind<kBits, kFine, 1, 4, false>>(args, stream);
   if (args.rows > 8) return launch_kind<Kind<kBits, kFine, 2, 2, false>>(args, stream);
-  if (!has_room_for_x<kBits, kFine>(args.rows, args.in))
-    return launch_kind<Kind<kBits, kFine, 2, 1, false>>(args, stream);
-  launch_kind<Kind<kBits, kFine, 2, 1, true>>(args, stream);
+  launch_kind<Kind<kBits, kFine, 2, 1, false>>(args, stream);
+}
+// Whatever kernel of up to eight rows takes it.
+template <int kBits, bool kFine>
+bool prepares(int64_t rows, int64_t in) {
+  return has_room_for_x<Kind<kBits, kFine, 1, 1, true>>(rows, in) &&
+         has_room_for_x<Kind<kBits, kFine, 2, 1, true>>(rows, in);
 }
 
 constexpr bool is_fine(int64_t group_size) { return group_size == kBlockInputs; }
@@ -267,10 +296,9 @@ constexpr bool is_fine(int64_t group_size) { return group_size == kBlockInputs; 
 
 bool prepares_in_decode(int64_t rows, int64_t in, int bits, int64_t group_size) {
   if (!fits_gpu_decode(in, bits, group_size)) return false;
-  if (bits == 16) return has_room_for_x<16, false>(rows, in);
-  if (bits == 8)
-    return is_fine(group_size) ? has_room_for_x<8, true>(rows, in) : has_room_for_x<8, false>(rows, in);
-  return is_fine(group_size) ? has_room_for_x<4, true>(rows, in) : has_room_for_x<4, false>(rows, in);
+  if (bits == 16) return prepares<16, false>(rows, in);
+  if (bits == 8) return is_fine(group_size) ? prepares<8, true>(rows, in) : prepares<8, false>(rows, in);
+  return is_fine(group_size) ? prepares<4, true>(rows, in) : prepares<4, false>(rows, in);
 }
 
 void gpu_matmul_decode(const GpuDecodeArgs& args, void* stream) {

@@ -280,7 +280,7 @@ TEST(GpuMatmulDecode, AgreesWithTheExactProductAndIsTheSameInAnyBatch) {
     const OnGpu<float> bias_there(product.bias);
 
     std::vector<float> whole;
-    for (int64_t rows : {kRows, int64_t{1}, int64_t{3}, int64_t{8}, int64_t{13}}) {
+    for (int64_t rows : {kRows, int64_t{1}, int64_t{3}, int64_t{8}, int64_t{13}, int64_t{20}}) {
       const OnGpu<float> sums(before);
       const OnGpu<float> floats_there(std::vector<float>(before.size()));
       const OnGpu<uint16_t> halves_there(std::vector<uint16_t>(before.size()));

@@ -30,16 +30,6 @@ __device__ inline uint2 read_four(const uint16_t* from, const int32_t* order, in
                                                                                  << 16};
 }
 
-// The trees of several sums at once, over so many lanes.
-template <int kLanes, int kCount>
-__device__ inline void add_up(float (&sums)[kCount]) {
-#pragma unroll
-  for (int distance = 1; distance < kLanes; distance *= 2) {
-#pragma unroll
-    for (int p = 0; p < kCount; ++p) sums[p] = with_neighbour(sums[p], distance);
-  }
-}
-
 // What is made of x: BF16, sums over groups, sums of squares.
 struct SharedX {
   uint16_t* x;

@@ -27,10 +27,9 @@ struct Kind {
   static constexpr int kUnitBytes =
       (kLoads * 16 + kGroups * 8) * 32;  // of a tile: pieces; scales and zeros by group
   // Units that are on their way while one is worked on, about 5 KB for each warp.
-  static constexpr int kAhead = kOneRow && kBits == 4    ? 6 / kTiles
-                                : kOneRow && kTiles == 1 ? 4
-                                : kBits == 8             ? (kTiles > 1 ? 2 : 3)
-                                                         : 4 / kTiles;
+  static constexpr int kAhead = kOneRow      ? (kBits == 4 ? 6 : 4) / kTiles
+                                : kBits == 8 ? (kTiles > 1 ? 2 : 3)
+                                             : 4 / kTiles;
   static constexpr int kPairs =
       kTiles > 1 ? kTiles / 2 : 1;  // with SwiGLU a block has the same tiles of two matrices
 };
@@ -194,6 +193,16 @@ __device__ inline float sum_of_four(uint32_t first, uint32_t second) {
 __device__ inline float sum_of_eight(const uint4& x) { return sum_of_four(x.x, x.y) + sum_of_four(x.z, x.w); }
 __device__ inline float with_neighbour(float sum, int distance) {
   return sum + __shfl_xor_sync(0xffffffffu, sum, distance);
+}
+
+// The trees of several sums at once, over so many lanes.
+template <int kLanes, int kCount>
+__device__ inline void add_up(float (&sums)[kCount]) {
+#pragma unroll
+  for (int distance = 1; distance < kLanes; distance *= 2) {
+#pragma unroll
+    for (int p = 0; p < kCount; ++p) sums[p] = with_neighbour(sums[p], distance);
+  }
 }
 
 }  // namespace
