@@ -9,7 +9,7 @@ namespace lowbit {
 void matmul_on_gpu(const OpContext& context, ConstActivations x, int64_t tokens,
                    std::span<const MatmulOutput> outputs, MatmulMode mode);
 
-// ops/fused.h in one kernel; false where there is none for these weights or so many tokens.
+// ops/fused.h in one kernel, or two where the rows are many; false where there is none for these weights.
 bool matmul_normed_on_gpu(const OpContext& context, const NormedRows& x, int64_t tokens,
                           std::span<const MatmulOutput> outputs, MatmulMode mode);
 bool matmul_gated_on_gpu(const OpContext& context, const NormedRows& x, int64_t tokens,

@@ -109,8 +109,7 @@ constexpr int kBound = K::kTiles == 2 ? 640
 template <class K, bool kPlain>
 __global__ void __launch_bounds__(kBound<K>, 1)
     row_kernel(const __grid_constant__ GpuDecodeArgs args, const __grid_constant__ Plan plan) {
-  // Of four columns, that a thread asks for at once: of the hidden state.
-  constexpr int kPieces = K::kTiles == 2 ? 3 : 1;
+  constexpr int kPieces = K::kTiles == 2 ? 3 : 1;  // of four columns of the hidden state, asked for at once
   extern __shared__ __align__(16) char shared[];
   const int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4,
             c = lane % 4;
