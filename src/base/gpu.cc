@@ -1,5 +1,7 @@
 #include "base/gpu.h"
 
+#include "base/fail.h"
+
 #include <fmt/format.h>
 
 #if LOWBIT_CUDA
@@ -93,6 +95,18 @@ std::string cuda_version_text(int version) {
 const GpuSupport& gpu_support() {
   static const GpuSupport support = find_gpus();
   return support;
+}
+
+void require_gpu(int index) {
+  const GpuSupport& support = gpu_support();
+  if (support.gpus.empty()) fail(ErrorCode::kDevice, "no GPU can be used: {}", support.problem);
+  const int count = static_cast<int>(support.gpus.size());
+  if (index < 0 || index >= count) {
+    fail(ErrorCode::kDevice, "there is no GPU cuda:{}, this machine has {} (see: lowbit doctor)", index,
+         count);
+  }
+  const std::string& problem = support.gpus[static_cast<size_t>(index)].problem;
+  if (!problem.empty()) fail(ErrorCode::kDevice, "GPU cuda:{} cannot be used: {}", index, problem);
 }
 
 }  // namespace lowbit

@@ -27,6 +27,9 @@ struct GpuSupport {
 // Asked once.
 const GpuSupport& gpu_support();
 
+// Throws Error(kDevice), which says what to do, where GPU `index` is not there or cannot be used.
+void require_gpu(int index);
+
 // "13.0"
 std::string cuda_version_text(int version);
 

@@ -31,14 +31,7 @@ cudaStream_t of(void* stream) { return static_cast<cudaStream_t>(stream); }
 }  // namespace
 
 GpuQueue::GpuQueue(int gpu, uint64_t limit) : gpu_(gpu), memory_(std::make_shared<GpuMemory>(gpu, limit)) {
-  const GpuSupport& support = gpu_support();
-  if (support.gpus.empty()) fail(ErrorCode::kDevice, "no GPU can be used: {}", support.problem);
-  const int count = static_cast<int>(support.gpus.size());
-  if (gpu < 0 || gpu >= count) {
-    fail(ErrorCode::kDevice, "there is no GPU cuda:{}, this machine has {} (see: lowbit doctor)", gpu, count);
-  }
-  const std::string& problem = support.gpus[static_cast<size_t>(gpu)].problem;
-  if (!problem.empty()) fail(ErrorCode::kDevice, "GPU cuda:{} cannot be used: {}", gpu, problem);
+  require_gpu(gpu);
   open();
 }
 
@@ -189,9 +182,7 @@ void GpuEvent::hold(GpuQueue&) {}
 PinnedMemory::PinnedMemory(size_t) {}
 PinnedMemory::~PinnedMemory() = default;
 
-GpuQueue::GpuQueue(int gpu, uint64_t) : gpu_(gpu) {
-  fail(ErrorCode::kDevice, "no GPU can be used: {}", gpu_support().problem);
-}
+GpuQueue::GpuQueue(int gpu, uint64_t) : gpu_(gpu) { require_gpu(gpu); }
 GpuQueue::~GpuQueue() = default;
 GpuQueue::GpuQueue(const GpuQueue& other, Beside) : gpu_(other.gpu_), memory_(other.memory_) {}
 void GpuQueue::open() {}

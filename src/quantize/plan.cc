@@ -187,7 +187,8 @@ std::string plan_json(const fs::path& model, const fs::path& out, const Quantize
         fmt::format("about {} MB of memory are needed, {} MB are available: use fewer or shorter samples",
                     peak >> 20, available >> 20));
   }
-  int device = choose_device(options.device, cpu_only_option(options), {});
+  int device = kHost;
+  collect_reason([&] { device = choose_device(options.device, cpu_only_option(options), {}); });
   std::optional<GpuQueue> gpu;
   if (device != kHost && is_gptq) {
     const CalibrationBatches on_gpu(source.model, calibration.samples);

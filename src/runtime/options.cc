@@ -101,6 +101,7 @@ int choose_device(std::string_view name, std::string_view cpu_only, const Log& l
     fail(ErrorCode::kUnsupported, "{} is what only the CPU can do: leave it out, or set device to cpu",
          cpu_only);
   }
+  if (asked >= 0) require_gpu(asked);
   if (asked != kAnyDevice) return asked;
   if (!gpu_support().problem.empty()) return kHost;
   if (!cpu_only.empty()) {

@@ -146,6 +146,24 @@ TEST(Errors, OptionValuesThatCannotBeRightAreUsageErrors) {
                1, "/nowhere");
 }
 
+TEST(Errors, AGpuThatIsNotThereIsSaidBeforeTheDataIsRead) {
+  const TemporaryFolder folder;
+  const fs::path data = folder.path() / "broken.jsonl";
+  std::ofstream(data) << "{\"messages\"";
+  std::vector<std::string> command = {"quantize", LOWBIT_SOURCE_DIR "/demo/model", "-o",
+                                      folder.path() / "out"};
+  command.insert(command.end(), {"--device", "cuda:99", "--calibration", data});
+  const Outcome outcome = run(command);
+  EXPECT_NE(outcome.code, 0);
+  EXPECT_TRUE(holds(outcome.err, "GPU")) << outcome.err;
+  EXPECT_FALSE(holds(outcome.err, "broken.jsonl")) << outcome.err;
+
+  command.push_back("--plan");  // which gives all reasons
+  const Outcome plan = run(command);
+  EXPECT_EQ(plan.code, 4) << plan.err;
+  EXPECT_TRUE(holds(plan.out, "GPU") && holds(plan.out, "broken.jsonl")) << plan.out;
+}
+
 TEST(Tokenize, GoesThereAndBack) {
   LOWBIT_SKIP_WITHOUT_MATERIAL(material);
   const std::string text = "Once upon a time, there was a cat.\nÄ 猫 \"x\"";
