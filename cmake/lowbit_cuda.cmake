@@ -35,8 +35,8 @@ if(NOT CMAKE_CUDA_COMPILER)
   return()
 endif()
 enable_language(CUDA)
-if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.0)
-  lowbit_without_cuda("nvcc is of CUDA ${CMAKE_CUDA_COMPILER_VERSION}; C++20 needs 12.0 or later")
+if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.1)  # C++20: 12.0; st.async of PTX 8.1
+  lowbit_without_cuda("nvcc is of CUDA ${CMAKE_CUDA_COMPILER_VERSION}; the kernels need 12.1 or later")
   return()
 endif()
 if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know yet that CUDA has it
