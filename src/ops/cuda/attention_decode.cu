@@ -405,24 +405,31 @@ __global__ void __launch_bounds__(kDecodeThreads)
   merge_parts<kHeadDim>(partial, parts, group, room.peaks, room.merged_totals, to);
 }
 
-// 1 where there are no clusters.
-template <int kHeadDim, int kHalves>
-int most_blocks(size_t shared_bytes) {
+// Of a cluster, whose blocks have room for two chunks. 1 where there are no clusters, or not so much room.
+template <auto kKernel>
+int most_blocks(int slot_bytes) {
   static const int found = [&] {
-    int device = 0, has_clusters = 0, blocks = 1;
+    int device = 0, has_clusters = 0, shared_bytes = 0, blocks = 1;
     cudaGetDevice(&device);
     cudaDeviceGetAttribute(&has_clusters, cudaDevAttrClusterLaunch, device);
-    if (!has_clusters) return 1;
+    cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    cudaFuncAttributes attributes = {};
+    cudaFuncGetAttributes(&attributes, kKernel);
+    const bool is_wide =
+        has_clusters && static_cast<int>(attributes.sharedSizeBytes) + 2 * slot_bytes <= shared_bytes;
+    allow_shared_memory<kKernel>(is_wide ? 2 * slot_bytes : slot_bytes);
+    prefer_shared_memory<kKernel>();
+    if (!is_wide) return 1;
     // More than 8 are for a GPU to allow.
-    cudaFuncSetAttribute(decode_kernel<kHeadDim, kHalves>, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    cudaFuncSetAttribute(kKernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3(kMostBlocks);
     config.blockDim = dim3(kDecodeThreads);
-    config.dynamicSmemBytes = shared_bytes;
-    if (cudaOccupancyMaxPotentialClusterSize(&blocks, decode_kernel<kHeadDim, kHalves>, &config) !=
-        cudaSuccess)
-      return 1;
-    return blocks >= kMostBlocks ? kMostBlocks : std::min(blocks, 8);
+    config.dynamicSmemBytes = static_cast<size_t>(2 * slot_bytes);
+    if (cudaOccupancyMaxPotentialClusterSize(&blocks, kKernel, &config) != cudaSuccess) return 1;
+    int most = 1;
+    while (2 * most <= std::min(blocks, kMostBlocks)) most *= 2;
+    return most;
   }();
   return found;
 }
@@ -431,10 +438,7 @@ template <int kHeadDim, int kHalves>
 void launch_kind(const GpuDecodeAttentionArgs& args, void* stream) {
   constexpr int kSlotBytes = 2 * kChunkBytes<kHeadDim>;
   constexpr auto kKernel = decode_kernel<kHeadDim, kHalves>;
-  allow_shared_memory<kKernel>(2 * kSlotBytes);
-  prefer_shared_memory<kKernel>();
-  const int most = most_blocks<kHeadDim, kHalves>(2 * kSlotBytes),
-            most_chunks = static_cast<int>(args.most_chunks);
+  const int most = most_blocks<kKernel>(kSlotBytes), most_chunks = static_cast<int>(args.most_chunks);
   Split split{1, most > 1 ? kMostChunks : 1, 1};
   while (split.blocks < most && split.blocks < most_chunks) split.blocks *= 2;
   if (most > 1 && most_chunks > split.blocks) split.slots = 2;
