@@ -52,9 +52,8 @@ std::string shortage_text(const GpuSizes& sizes, uint64_t available, uint64_t li
       sizes.layers.empty() ? 0 : *std::max_element(sizes.layers.begin(), sizes.layers.end());
   return fmt::format(
       "the model does not fit into {}, even when its layers are streamed: embedding and head take {}, "
-      "keys and values of {} tokens {} (--kv-cache-tokens), computing {}, two layers at a time {}; use a "
-      "smaller "
-      "--kv-cache-tokens, or --device cpu",
+      "keys and values of {} tokens {} (--kv-cache-tokens), computing {}, two layers at a time {}; "
+      "use a smaller --kv-cache-tokens, or --device cpu",
       have, bytes_text(sizes.frame), sizes.tokens, bytes_text(sizes.cache), bytes_text(sizes.work),
       bytes_text(2 * largest));
 }

@@ -144,8 +144,8 @@ __global__ void __launch_bounds__(kDecodeThreads)
     if (i < split.slots && last - rank - i * blocks >= first) fetch(last - rank - i * blocks, i);
     commit_copies();
   }
-  // Each thread turns one pair of columns, of every so manieth vector; behind the columns that RoPE turns,
-  // neighbours are pairs that stay as they are.
+  // Each thread turns one pair of columns, of every kVectorsAtOnce-th vector; behind the columns that RoPE
+  // turns, neighbours are pairs that stay as they are.
   constexpr int kPairs = kHeadDim / 2, kVectorsAtOnce = kDecodeThreads / kPairs;
   const int pair = static_cast<int>(threadIdx.x) % kPairs, half = static_cast<int>(args.half);
   const bool turns = pair < half;

@@ -83,10 +83,18 @@ __device__ inline float norm_factor(const float* squares, int in, float epsilon)
   for (int b = static_cast<int>(threadIdx.x) % 32; b * kSquaresInputs < in; b += 32) sum += squares[b];
   return rsqrtf(__fdividef(warp_sum(sum), static_cast<float>(in)) + epsilon);
 }
+// Neighbours from element i of a row on, in the order of the weight's columns where there is one.
 __device__ inline float4 read_four(const float* from, const int32_t* order, int i) {
   if (!order) return *reinterpret_cast<const float4*>(from + i);
   const int4 at = __ldg(reinterpret_cast<const int4*>(order + i));
   return {from[at.x], from[at.y], from[at.z], from[at.w]};
+}
+
+__device__ inline uint2 read_four(const uint16_t* from, const int32_t* order, int i) {
+  if (!order) return *reinterpret_cast<const uint2*>(from + i);
+  const int4 at = __ldg(reinterpret_cast<const int4*>(order + i));
+  return {from[at.x] | static_cast<uint32_t>(from[at.y]) << 16, from[at.z] | static_cast<uint32_t>(from[at.w])
+                                                                                 << 16};
 }
 
 // Below -80 the result is next to nothing, and e^-x becomes more than can be divided by.

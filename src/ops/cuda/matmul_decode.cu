@@ -26,13 +26,8 @@ constexpr int shared_x_bytes(int64_t rows, int64_t in) {
 __device__ inline uint4 plain_eight(const GpuDecodeArgs& args, int64_t row, int i) {
   const uint16_t* const from = args.x + row * args.in;
   if (!args.column_order) return *reinterpret_cast<const uint4*>(from + i);
-  uint4 eight;
-  uint32_t* const pairs = &eight.x;
-#pragma unroll
-  for (int j = 0; j < 4; ++j)
-    pairs[j] = from[column_of(args, i + 2 * j)] | static_cast<uint32_t>(from[column_of(args, i + 2 * j + 1)])
-                                                      << 16;
-  return eight;
+  const uint2 low = read_four(from, args.column_order, i), high = read_four(from, args.column_order, i + 4);
+  return {low.x, low.y, high.x, high.y};
 }
 
 // x of all rows to shared memory, as the kernel for one row has it: 256 columns of a row for a warp, kItems
@@ -148,11 +143,7 @@ __global__ void __launch_bounds__(kBound<K>, 1)
   const Room room = room_of<K>(warps, plan.slots, rows, 0);
   Fetcher<K> fetcher(args, plan, shared);
 
-  // Behind q, k and v comes attention, which reads what is older than they are.
-  const bool is_early = args.swiglu || args.matrix[0].add_to;
-  if (is_early) let_successor_begin();
-  wait_for_predecessor();
-  if (!is_early) let_successor_begin();
+  follow_predecessor(args);
 
   uint16_t* const x_shared = reinterpret_cast<uint16_t*>(shared + room.x);
   float* const sums_shared = reinterpret_cast<float*>(x_shared + rows * shared_stride(in));
@@ -238,10 +229,9 @@ __global__ void __launch_bounds__(kBound<K>, 1)
       const float factor = factors ? factors[row] : 1;
       float value = sum_of(output, row) * factor + (matrix.bias ? matrix.bias[n] : 0.0f);
       if (args.swiglu) {
-        // As rounded as if both had been written.
         const float* const bias = args.matrix[1].bias;
         const float up = sum_of(output + K::kPairs * kTileOutputs, row) * factor + (bias ? bias[n] : 0.0f);
-        value = silu_times(bf16_to_f32(f32_to_bf16(value)), bf16_to_f32(f32_to_bf16(up)));
+        value = gated(value, up);
       }
       const int64_t at = row * matrix.out + n;
       if (matrix.add_to) {
@@ -290,26 +280,18 @@ bool prepares(int64_t rows, int64_t in) {
          has_room_for_x<Kind<kBits, kFine, 2, 1, true>>(rows, in);
 }
 
-constexpr bool is_fine(int64_t group_size) { return group_size == kBlockInputs; }
-
 }  // namespace
 
 bool prepares_in_decode(int64_t rows, int64_t in, int bits, int64_t group_size) {
   if (!fits_gpu_decode(in, bits, group_size)) return false;
-  if (bits == 16) return prepares<16, false>(rows, in);
-  if (bits == 8) return is_fine(group_size) ? prepares<8, true>(rows, in) : prepares<8, false>(rows, in);
-  return is_fine(group_size) ? prepares<4, true>(rows, in) : prepares<4, false>(rows, in);
+  return with_kind(bits, group_size,
+                   [&]<int kBits, bool kFine>() { return prepares<kBits, kFine>(rows, in); });
 }
 
 void gpu_matmul_decode(const GpuDecodeArgs& args, void* stream) {
   if (args.rows == 1 && !args.factors && gpu_matmul_row(args, stream)) return;
-  if (args.bits == 16) return launch_for_rows<16, false>(args, stream);
-  if (args.bits == 8) {
-    return is_fine(args.group_size) ? launch_for_rows<8, true>(args, stream)
-                                    : launch_for_rows<8, false>(args, stream);
-  }
-  return is_fine(args.group_size) ? launch_for_rows<4, true>(args, stream)
-                                  : launch_for_rows<4, false>(args, stream);
+  with_kind(args.bits, args.group_size,
+            [&]<int kBits, bool kFine>() { launch_for_rows<kBits, kFine>(args, stream); });
 }
 
 }  // namespace lowbit

@@ -31,8 +31,7 @@ struct GpuDecodeArgs {
   const float* norm_weight = nullptr;     // [in]
   float epsilon = 0;
   const float* factors = nullptr;  // [rows], of the products, or null: what gpu_norm_rows made of x
-  bool swiglu =
-      false;  // of two matrices of one size: y of the first, without add_to, is silu(first) * second
+  bool swiglu = false;  // of two matrices of one size: y of the first (no add_to) is silu(first) * second
   int matrices = 0;
   GpuMatrix matrix[kMostMatrices];
 };

@@ -124,10 +124,29 @@ struct Fetcher {
   }
 };
 
-// The element of x, or of the norm's weights, that meets position i of the weight.
-__device__ inline int column_of(const GpuDecodeArgs& args, int i) {
-  return args.column_order ? __ldg(args.column_order + i) : i;
+// Behind q, k and v comes attention, which reads what is older than they are; behind others nothing does.
+__device__ inline void follow_predecessor(const GpuDecodeArgs& args) {
+  const bool is_early = args.swiglu || args.matrix[0].add_to;
+  if (is_early) let_successor_begin();
+  wait_for_predecessor();
+  if (!is_early) let_successor_begin();
 }
+
+// SwiGLU, as rounded as if gate and up had been written.
+__device__ inline float gated(float gate, float up) {
+  return silu_times(bf16_to_f32(f32_to_bf16(gate)), bf16_to_f32(f32_to_bf16(up)));
+}
+
+// visit<kBits, kFine>() for weights that a kernel reads (fits_gpu_decode).
+template <class Visit>
+auto with_kind(int bits, int64_t group_size, const Visit& visit) {
+  const bool is_fine = group_size == kBlockInputs;
+  if (bits == 16) return visit.template operator()<16, false>();
+  if (bits == 8)
+    return is_fine ? visit.template operator()<8, true>() : visit.template operator()<8, false>();
+  return is_fine ? visit.template operator()<4, true>() : visit.template operator()<4, false>();
+}
+
 // Of the device that is current at the first launch: all are used as it is.
 struct Device {
   int multiprocessors = 0, shared_per_block = 0, shared_per_multiprocessor = 0;

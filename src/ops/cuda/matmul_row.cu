@@ -23,13 +23,6 @@ __host__ __device__ constexpr Room room_of(int in, int warps, int slots) {
   return {partial, x, sums, squares, squares + sums_of_row(in, kSquaresInputs) * 4};
 }
 
-__device__ inline uint2 read_four(const uint16_t* from, const int32_t* order, int i) {
-  if (!order) return *reinterpret_cast<const uint2*>(from + i);
-  const int4 at = __ldg(reinterpret_cast<const int4*>(order + i));
-  return {from[at.x] | static_cast<uint32_t>(from[at.y]) << 16, from[at.z] | static_cast<uint32_t>(from[at.w])
-                                                                                 << 16};
-}
-
 // What is made of x: BF16, sums over groups, sums of squares.
 struct SharedX {
   uint16_t* x;
@@ -135,11 +128,7 @@ __global__ void __launch_bounds__(kBound<K>, 1)
   float4 norm[kPieces];
   read_pieces(hidden ? norm_weight : nullptr, mine, norm);
 
-  // Behind q, k and v comes attention, which reads what is older than they are.
-  const bool is_early = args.swiglu || args.matrix[0].add_to;
-  if (is_early) let_successor_begin();
-  wait_for_predecessor();
-  if (!is_early) let_successor_begin();
+  follow_predecessor(args);
 
   float old = output.adds ? *reinterpret_cast<const float*>(output.to) : 0;
   if (hidden) {
@@ -237,9 +226,8 @@ __global__ void __launch_bounds__(kBound<K>, 1)
       };
       float value = sum_of(threadIdx.x) * factor + output.bias;
       if (args.swiglu) {
-        // As rounded as if both had been written.
         const float up = sum_of(threadIdx.x + K::kPairs * kTileOutputs) * factor + output.second_bias;
-        value = silu_times(bf16_to_f32(f32_to_bf16(value)), bf16_to_f32(f32_to_bf16(up)));
+        value = gated(value, up);
       }
       if (output.adds) value += old;
       if (output.is_f32) {
@@ -272,13 +260,15 @@ bool launch_for(const GpuDecodeArgs& args, void* stream) {
     using K = Kind<kBits, kFine, kTiles, 1, true, true>;
     auto bytes = [in](int warps, int slots) { return room_of<K>(in, warps, slots).total; };
     if (bytes(1, K::kAhead) > device().shared_per_block) return false;
-    Launch plain = launch_of<K, row_kernel<K, true>>(args, bytes);
-    spread(plain);
-    if (!args.column_order && plain.blocks == plain.plan.groups) {
-      queue_launch<row_kernel<K, true>>(plain, args, stream);
-    } else {
-      queue_launch<row_kernel<K, false>>(launch_of<K, row_kernel<K, false>>(args, bytes), args, stream);
+    if (!args.column_order) {
+      Launch plain = launch_of<K, row_kernel<K, true>>(args, bytes);
+      if (plain.blocks == plain.plan.groups) {
+        spread(plain);
+        queue_launch<row_kernel<K, true>>(plain, args, stream);
+        return true;
+      }
     }
+    queue_launch<row_kernel<K, false>>(launch_of<K, row_kernel<K, false>>(args, bytes), args, stream);
     return true;
   };
   return args.swiglu ? launch_kind.template operator()<2>() : launch_kind.template operator()<1>();
@@ -287,10 +277,8 @@ bool launch_for(const GpuDecodeArgs& args, void* stream) {
 }  // namespace
 
 bool gpu_matmul_row(const GpuDecodeArgs& args, void* stream) {
-  const bool is_fine = args.group_size == kBlockInputs;
-  if (args.bits == 16) return launch_for<16, false>(args, stream);
-  if (args.bits == 8) return is_fine ? launch_for<8, true>(args, stream) : launch_for<8, false>(args, stream);
-  return is_fine ? launch_for<4, true>(args, stream) : launch_for<4, false>(args, stream);
+  return with_kind(args.bits, args.group_size,
+                   [&]<int kBits, bool kFine>() { return launch_for<kBits, kFine>(args, stream); });
 }
 
 }  // namespace lowbit
