@@ -7,6 +7,7 @@
 // decoding does it; medians of nine passes.
 #include "base/gpu.h"
 #include "ops/cuda/attention_gpu.h"
+#include "ops/cuda/elementwise_gpu.h"
 #include "ops/cuda/fragments.h"
 #include "ops/cuda/limits.h"
 #include "ops/cuda/matmul_decode.h"
@@ -166,15 +167,17 @@ void print_sampling() {
   }
 }
 
-// Qwen2-1.5B's layers, one after the other as decoding queues them.
+// Qwen2-1.5B's layers, one after the other as decoding queues them, for one new token of each of some
+// sequences.
 struct Layers {
   static constexpr int64_t kHidden = 1536, kHeads = 12, kKvHeads = 2, kHeadDim = 128, kInner = 8960,
                            kCount = 28;
   static constexpr int64_t kContext = 4096;
 
   int bits;
-  int64_t position;
+  int64_t rows;
   std::vector<GpuDecodeArgs> products;  // qkv, o, gate and up, down of each layer
+  GpuNormRowsArgs norm_rows;            // where the products do not norm
   GpuDecodeAttentionArgs attention;
   std::vector<void*> memory;
 
@@ -186,23 +189,27 @@ struct Layers {
     const Shape shape{"", out, in};
     GpuMatrix result{.out = out, .weight = take(static_cast<int64_t>(weight_bytes(shape, bits)))};
     result.scales = take(scale_bytes(shape));
-    result.y = {take(out * 2), DType::kBF16};
+    result.y = {take(rows * out * 2), DType::kBF16};
     return result;
   }
 
-  Layers(int bits_, int64_t position_) : bits(bits_), position(position_) {
-    float* const hidden = static_cast<float*>(take(kHidden * 4));
+  Layers(int bits_, int64_t rows_, int64_t position) : bits(bits_), rows(rows_) {
+    float* const hidden = static_cast<float*>(take(rows * kHidden * 4));
     float* const norm = static_cast<float*>(take(kHidden * 4));
-    auto* const inner = static_cast<uint16_t*>(take(kInner * 2));
-    AttentionSequence sequence;
-    sequence.row = 0, sequence.count = 1, sequence.position = position, sequence.capacity = kContext;
+    auto* const inner = static_cast<uint16_t*>(take(rows * kInner * 2));
     const int64_t cache_bytes = kKvHeads * kContext * kHeadDim * 2;
-    sequence.keys = take(cache_bytes * kCount);
-    sequence.values = take(cache_bytes * kCount);
-    void* const there = take(sizeof sequence);
-    check(cudaMemcpy(there, &sequence, sizeof sequence, cudaMemcpyHostToDevice));
+    std::vector<AttentionSequence> sequences(static_cast<size_t>(rows));
+    for (AttentionSequence& sequence : sequences) {
+      sequence.row = &sequence - sequences.data();
+      sequence.count = 1, sequence.position = position, sequence.capacity = kContext;
+      sequence.keys = take(cache_bytes * kCount);
+      sequence.values = take(cache_bytes * kCount);
+    }
+    const size_t bytes = sequences.size() * sizeof sequences[0];
+    void* const there = take(static_cast<int64_t>(bytes));
+    check(cudaMemcpy(there, sequences.data(), bytes, cudaMemcpyHostToDevice));
     attention = {.sequences = static_cast<const AttentionSequence*>(there),
-                 .count = 1,
+                 .count = rows,
                  .most_chunks = position / kGpuDecodeKeys + 1,
                  .heads = kHeads,
                  .kv_heads = kKvHeads,
@@ -212,16 +219,26 @@ struct Layers {
     attention.cosines = static_cast<const float*>(take(kContext * kHeadDim / 2 * 4));
     attention.sines = static_cast<const float*>(take(kContext * kHeadDim / 2 * 4));
     attention.partial = static_cast<float*>(take(decode_partial_floats(attention) * 4));
-    attention.arrivals = static_cast<int32_t*>(take(kKvHeads * 4));
-    check(cudaMemset(attention.arrivals, 0, kKvHeads * 4));
+    attention.arrivals = static_cast<int32_t*>(take(rows * kKvHeads * 4));
+    check(cudaMemset(attention.arrivals, 0, static_cast<size_t>(rows * kKvHeads * 4)));
+    if (!prepares_in_decode(rows, kHidden, bits, kGroup)) {
+      norm_rows = {.x = hidden, .weight = norm, .rows = rows, .width = kHidden, .epsilon = 1e-6f};
+      norm_rows.to = static_cast<uint16_t*>(take(rows * kHidden * 2));
+      norm_rows.factors = static_cast<float*>(take(rows * 4));
+    }
     for (int64_t layer = 0; layer < kCount; ++layer) {
-      GpuDecodeArgs normed{.rows = 1,
+      GpuDecodeArgs normed{.rows = rows,
                            .in = kHidden,
                            .bits = bits,
                            .group_size = kGroup,
                            .hidden = hidden,
                            .norm_weight = norm,
                            .epsilon = 1e-6f};
+      if (norm_rows.x) {
+        normed.x = norm_rows.to;
+        normed.factors = norm_rows.factors;
+        normed.hidden = normed.norm_weight = nullptr;
+      }
       GpuDecodeArgs qkv = normed, gated = normed;
       qkv.matrices = 3;
       for (int i = 0; i < 3; ++i) qkv.matrix[i] = matrix((i == 0 ? kHeads : kKvHeads) * kHeadDim, kHidden);
@@ -229,11 +246,11 @@ struct Layers {
       gated.swiglu = true;
       for (int i = 0; i < 2; ++i) gated.matrix[i] = matrix(kInner, kHidden);
       gated.matrix[0].y = {inner, DType::kBF16};
-      GpuDecodeArgs o{.rows = 1, .in = kHidden, .bits = bits, .group_size = kGroup, .matrices = 1};
-      GpuDecodeArgs down{.rows = 1, .in = kInner, .bits = bits, .group_size = kGroup, .matrices = 1};
+      GpuDecodeArgs o{.rows = rows, .in = kHidden, .bits = bits, .group_size = kGroup, .matrices = 1};
+      GpuDecodeArgs down{.rows = rows, .in = kInner, .bits = bits, .group_size = kGroup, .matrices = 1};
       o.matrix[0] = matrix(kHidden, kHidden);
       o.matrix[0].add_to = hidden;
-      o.x = static_cast<const uint16_t*>(take(kHidden * 2));
+      o.x = static_cast<const uint16_t*>(take(rows * kHidden * 2));
       down.matrix[0] = matrix(kHidden, kInner);
       down.matrix[0].add_to = hidden;
       down.x = inner;
@@ -249,6 +266,7 @@ struct Layers {
   void queue(void* stream) {
     for (int64_t layer = 0; layer < kCount; ++layer) {
       const GpuDecodeArgs* const product = &products[static_cast<size_t>(4 * layer)];
+      if (norm_rows.x) gpu_norm_rows(norm_rows, stream);
       gpu_matmul_decode(product[0], stream);
       attention.layer_offset = layer * kKvHeads * kContext * kHeadDim * 2;
       attention.q = static_cast<const uint16_t*>(product[0].matrix[0].y.data);
@@ -256,17 +274,22 @@ struct Layers {
       attention.v = static_cast<const uint16_t*>(product[0].matrix[2].y.data);
       attention.out = const_cast<uint16_t*>(product[1].x);
       gpu_decode_attention(attention, stream);
-      for (int i = 1; i < 4; ++i) gpu_matmul_decode(product[i], stream);
+      gpu_matmul_decode(product[1], stream);
+      if (norm_rows.x) gpu_norm_rows(norm_rows, stream);
+      for (int i = 2; i < 4; ++i) gpu_matmul_decode(product[i], stream);
     }
   }
 };
 
 void print_layers() {
   std::printf("\n%-40s %10s %10s %10s\n", "a layer of Qwen2-1.5B: us, bits", "16", "8", "4");
-  for (int64_t position : {100, 260, 3900}) {
-    std::printf("position %-31lld", static_cast<long long>(position));
+  constexpr std::pair<int64_t, int64_t> kCases[] = {{1, 100}, {1, 260},  {1, 3900}, {4, 260},
+                                                    {8, 260}, {16, 260}, {32, 260}};
+  for (const auto [rows, position] : kCases) {
+    std::printf("%2lld sequences at position %-14lld", static_cast<long long>(rows),
+                static_cast<long long>(position));
     for (int bits : {16, 8, 4}) {
-      Layers layers(bits, position);
+      Layers layers(bits, rows, position);
       GpuQueue queue(0);
       GpuGraph graph(queue, [&] { layers.queue(queue.stream()); });
       const double ms = gpu_median_ms([&] { graph.launch(); }, queue.stream());

@@ -77,10 +77,11 @@ constexpr int kSquaresInputs = 128;
 __device__ inline float squares_of_four(const float4& x) {
   return fmaf(x.w, x.w, fmaf(x.z, x.z, fmaf(x.y, x.y, x.x * x.x)));
 }
-// RMSNorm's factor of a row, by a warp. squares: of kSquaresInputs columns each.
-__device__ inline float norm_factor(const float* squares, int in, float epsilon) {
+// RMSNorm's factor of a row, by a warp. squares: of kSquaresInputs columns each, `stride` apart.
+__device__ inline float norm_factor(const float* squares, int in, float epsilon, int stride = 1) {
   float sum = 0;
-  for (int b = static_cast<int>(threadIdx.x) % 32; b * kSquaresInputs < in; b += 32) sum += squares[b];
+  for (int b = static_cast<int>(threadIdx.x) % 32; b * kSquaresInputs < in; b += 32)
+    sum += squares[b * stride];
   return rsqrtf(__fdividef(warp_sum(sum), static_cast<float>(in)) + epsilon);
 }
 // Neighbours from element i of a row on, in the order of the weight's columns where there is one.

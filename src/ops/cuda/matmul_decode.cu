@@ -1,4 +1,5 @@
-// The products of 1 to 32 rows, but for what matmul_row.cu does.
+// The products of 1 to 32 rows, but for what matmul_row.cu and matmul_batch.cu do.
+#include "ops/cuda/matmul_batch.h"
 #include "ops/cuda/matmul_decode.h"
 #include "ops/cuda/matmul_fetch.cuh"
 #include "ops/cuda/matmul_row.h"
@@ -20,14 +21,6 @@ constexpr int shared_x_bytes(int64_t rows, int64_t in) {
   const int width = static_cast<int>(in);
   return static_cast<int>(rows) *
          (shared_stride(width) * 2 + (sums_stride(width) + squares_stride(width) + 1) * 4);
-}
-
-// Of a row of x that is not normed, in the weight's order.
-__device__ inline uint4 plain_eight(const GpuDecodeArgs& args, int64_t row, int i) {
-  const uint16_t* const from = args.x + row * args.in;
-  if (!args.column_order) return *reinterpret_cast<const uint4*>(from + i);
-  const uint2 low = read_four(from, args.column_order, i), high = read_four(from, args.column_order, i + 4);
-  return {low.x, low.y, high.x, high.y};
 }
 
 // x of all rows to shared memory, as the kernel for one row has it: 256 columns of a row for a warp, kItems
@@ -141,7 +134,8 @@ __global__ void __launch_bounds__(kBound<K>, 1)
   const int warps = blockDim.x / 32, warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
   const int in = static_cast<int>(args.in), rows = static_cast<int>(args.rows);
   const Room room = room_of<K>(warps, plan.slots, rows, 0);
-  Fetcher<K> fetcher(args, plan, shared);
+  const Share share = share_of_span<K>(in);
+  Fetcher<K> fetcher(args, plan, share, shared);
 
   follow_predecessor(args);
 
@@ -171,21 +165,21 @@ __global__ void __launch_bounds__(kBound<K>, 1)
     float total[K::kTiles][K::kRowBlocks][4] = {};
     const uint4* x_at =
         reinterpret_cast<const uint4*>(x_shared + min(g, rows - 1) * shared_stride(in) + 8 * c) +
-        warp * (K::kInputs / 8);
-    const float* sums_at = sums_shared + min(2 * c, rows - 1) * sums_stride(in) + warp * K::kGroups;
+        share.begin * (K::kInputs / 8);
+    const float* sums_at = sums_shared + min(2 * c, rows - 1) * sums_stride(in) + share.begin * K::kGroups;
     const int next_row = 2 * c + 1 < rows ? sums_stride(in) : 0;
 #pragma unroll 1
-    for (int unit = warp; unit < plan.units; unit += warps) {
+    for (int unit = share.begin; unit < share.end; ++unit) {
       X<K> x;
       if constexpr (K::kShared) {
 #pragma unroll
         for (int block = 0; block < K::kBlocks; ++block) x.data[0][block] = x_at[block * (kBlockInputs / 8)];
-        x_at += warps * (K::kInputs / 8);
+        x_at += K::kInputs / 8;
         if constexpr (K::kBits == 4) {
 #pragma unroll
           for (int i = 0; i < K::kGroups; ++i)
             x.sums[0][i][0] = sums_at[i], x.sums[0][i][1] = sums_at[i + next_row];
-          sums_at += warps * K::kGroups;
+          sums_at += K::kGroups;
         }
       } else {
         read_x_from_memory<K>(args, unit, x);
@@ -216,21 +210,19 @@ __global__ void __launch_bounds__(kBound<K>, 1)
     __syncthreads();  // the next group's sums go to the other half
     constexpr int kOutputs = K::kTiles * kTileOutputs;
     auto sum_of = [&](int output, int row) {
-      float value = 0;
-#pragma unroll 4
-      for (int w = 0; w < warps; ++w) value += partial[(w * kOutputs + output) * rows + row];
-      return value;
+      return sum_over_spans(warps, plan.split.parts,
+                            [&](int span) { return partial[(span * kOutputs + output) * rows + row]; });
     };
 #pragma unroll 1
     for (int i = threadIdx.x; i < kOutputs * rows; i += blockDim.x) {
       const int output = i % kOutputs, row = i / kOutputs;
       const int64_t n = place.first_tile * kTileOutputs + output;
-      if (n >= matrix.out || (args.swiglu && output >= K::kPairs * kTileOutputs)) continue;
+      if (n >= matrix.out || (args.swiglu && output >= kPairs<K> * kTileOutputs)) continue;
       const float factor = factors ? factors[row] : 1;
       float value = sum_of(output, row) * factor + (matrix.bias ? matrix.bias[n] : 0.0f);
       if (args.swiglu) {
         const float* const bias = args.matrix[1].bias;
-        const float up = sum_of(output + K::kPairs * kTileOutputs, row) * factor + (bias ? bias[n] : 0.0f);
+        const float up = sum_of(output + kPairs<K> * kTileOutputs, row) * factor + (bias ? bias[n] : 0.0f);
         value = gated(value, up);
       }
       const int64_t at = row * matrix.out + n;
@@ -256,7 +248,7 @@ void launch_kind(const GpuDecodeArgs& args, void* stream) {
 template <class K>
 bool has_room_for_x(int64_t rows, int64_t in) {
   return rows <= 8 &&
-         room_of<K>(warps_of(in, 1, K::kBits), K::kAhead, static_cast<int>(rows), shared_x_bytes(rows, in))
+         room_of<K>(split_of(in, 1).spans(), K::kAhead, static_cast<int>(rows), shared_x_bytes(rows, in))
                  .total <= device().shared_per_block;
 }
 
@@ -282,14 +274,20 @@ bool prepares(int64_t rows, int64_t in) {
 
 }  // namespace
 
+int64_t gated_decode_rows(int64_t in, int bits, int64_t group_size) {
+  return fits_gpu_batch(in, bits, group_size) ? kDecodeRows : 16;
+}
+
 bool prepares_in_decode(int64_t rows, int64_t in, int bits, int64_t group_size) {
   if (!fits_gpu_decode(in, bits, group_size)) return false;
+  if (rows <= 8 && fits_gpu_batch(in, bits, group_size)) return true;
   return with_kind(bits, group_size,
                    [&]<int kBits, bool kFine>() { return prepares<kBits, kFine>(rows, in); });
 }
 
 void gpu_matmul_decode(const GpuDecodeArgs& args, void* stream) {
   if (args.rows == 1 && !args.factors && gpu_matmul_row(args, stream)) return;
+  if (gpu_matmul_batch(args, stream)) return;
   with_kind(args.bits, args.group_size,
             [&]<int kBits, bool kFine>() { launch_for_rows<kBits, kFine>(args, stream); });
 }

@@ -36,8 +36,7 @@ struct GpuDecodeArgs {
   GpuMatrix matrix[kMostMatrices];
 };
 
-constexpr int64_t kDecodeRows = 32;       // most rows of a call
-constexpr int64_t kDecodeGatedRows = 16;  // with swiglu
+constexpr int64_t kDecodeRows = 32;  // most rows of a call
 
 // Whether the kernel reads such a weight: 16-byte pieces of rows, groups of 32 or 128.
 constexpr bool fits_gpu_decode(int64_t in, int bits, int64_t group_size) {
@@ -46,6 +45,9 @@ constexpr bool fits_gpu_decode(int64_t in, int bits, int64_t group_size) {
 
 // Whether x is prepared in the kernel: then column_order and hidden are possible.
 bool prepares_in_decode(int64_t rows, int64_t in, int bits, int64_t group_size);
+
+// Most rows of a call with swiglu.
+int64_t gated_decode_rows(int64_t in, int bits, int64_t group_size);
 
 // Queued on `stream` (a cudaStream_t). The sums are taken in an order that depends on `in`, bits and
 // group_size alone, not on rows: the same bytes for a row in any batch. (GPUs with little shared memory may

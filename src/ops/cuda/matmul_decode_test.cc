@@ -2,6 +2,7 @@
 
 #include "base/gpu.h"
 #include "format/bits.h"
+#include "ops/cuda/elementwise_gpu.h"
 #include "ops/cuda/fragments.h"
 #include "ops/cuda/fragments_gpu.h"
 #include "tensor/half.h"
@@ -51,14 +52,34 @@ struct Problem {
   bool has_zeros;
 };
 
-const Problem kProblems[] = {{16, 64, 4, 64, false},   {48, 1536, 4, 128, false}, {40, 1536, 4, 128, true},
-                             {17, 96, 4, 32, true},    {1, 16, 4, 16, false},     {256, 8960, 4, 128, true},
-                             {33, 48, 4, 48, false},   {70, 576, 4, 64, true},    {48, 1536, 8, 128, false},
-                             {40, 8960, 8, 128, true}, {5, 80, 8, 16, true},      {64, 1536, 8, 1536, true},
-                             {31, 320, 8, 96, true},   {48, 1536, 3, 128, true},  {33, 200, 3, 100, false},
-                             {64, 1536, 2, 128, true}, {20, 72, 2, 24, true},     {16, 16, 16, 0, false},
-                             {50, 1536, 16, 0, false}, {7, 8960, 16, 0, false},   {100, 200, 16, 0, false},
-                             {9, 100, 16, 0, false},   {20, 6144, 4, 128, true},  {20, 3072, 8, 128, false}};
+const Problem kProblems[] = {{16, 64, 4, 64, false},
+                             {48, 1536, 4, 128, false},
+                             {40, 1536, 4, 128, true},
+                             {17, 96, 4, 32, true},
+                             {1, 16, 4, 16, false},
+                             {256, 8960, 4, 128, true},
+                             {33, 48, 4, 48, false},
+                             {70, 576, 4, 64, true},
+                             {48, 1536, 8, 128, false},
+                             {40, 8960, 8, 128, true},
+                             {5, 80, 8, 16, true},
+                             {64, 1536, 8, 1536, true},
+                             {31, 320, 8, 96, true},
+                             {48, 1536, 3, 128, true},
+                             {33, 200, 3, 100, false},
+                             {64, 1536, 2, 128, true},
+                             {20, 72, 2, 24, true},
+                             {16, 16, 16, 0, false},
+                             {50, 1536, 16, 0, false},
+                             {7, 8960, 16, 0, false},
+                             {100, 200, 16, 0, false},
+                             {9, 100, 16, 0, false},
+                             {20, 6144, 4, 128, true},
+                             {20, 3072, 8, 128, false},
+                             // So many outputs that blocks go from group to group.
+                             {8500, 256, 4, 128, true},
+                             {8500, 160, 8, 32, false},
+                             {8500, 320, 16, 0, false}};
 
 // A matrix as files have it, and its values.
 struct Matrix {
@@ -331,8 +352,8 @@ TEST(GpuMatmulDecode, NormsGathersAndGates) {
     std::vector<int32_t> order(static_cast<size_t>(p.in));
     for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
     if (p.bits != 16) std::shuffle(order.begin(), order.end(), random);
-    for (int64_t rows : {1, 3}) {
-      if (!prepares_in_decode(rows, p.in, p.bits, kept_size(p))) continue;
+    for (int64_t rows : {1, 3, 8, 12, 32}) {
+      const bool prepares = prepares_in_decode(rows, p.in, p.bits, kept_size(p));
       std::vector<float> hidden, norm;
       for (int64_t i = 0; i < rows * p.in; ++i) hidden.push_back(3 * normal(random));
       for (int64_t i = 0; i < p.in; ++i) norm.push_back(normal(random));
@@ -361,9 +382,27 @@ TEST(GpuMatmulDecode, NormsGathersAndGates) {
                          .norm_weight = norm_there.get(),
                          .epsilon = 1e-6f,
                          .matrices = 1};
+      const OnGpu<uint16_t> normed(std::vector<uint16_t>(hidden.size()));
+      const OnGpu<float> row_factors(std::vector<float>(static_cast<size_t>(rows)));
+      if (!prepares) {
+        gpu_norm_rows({.x = args.hidden,
+                       .weight = args.norm_weight,
+                       .order = args.column_order,
+                       .rows = rows,
+                       .width = p.in,
+                       .epsilon = args.epsilon,
+                       .to = normed.get(),
+                       .factors = row_factors.get()},
+                      nullptr);
+        args.x = normed.get();
+        args.factors = row_factors.get();
+        args.hidden = args.norm_weight = nullptr;
+        args.column_order = nullptr;
+      }
       args.matrix[0] = gate_there.matrix(p);
       args.matrix[0].y = Activations(y.get());
       gpu_matmul_decode(args, nullptr);
+      if (rows > gated_decode_rows(p.in, p.bits, kept_size(p))) continue;
       args.swiglu = true;
       args.matrices = 2;
       args.matrix[0].y = Activations(gated.get());

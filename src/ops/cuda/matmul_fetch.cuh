@@ -13,21 +13,49 @@
 namespace lowbit {
 namespace {
 
-// A block makes one group of kTiles tiles of 16 outputs after the other; its warps take the units of the
-// inputs in turn.
+// A block makes one group of kGroupTiles tiles of 16 outputs after the other.
 
-// By the weights' sizes alone, so that the order of the sums is the same for any rows. Where there are few
-// tiles, many warps share one.
-int warps_of(int64_t in, int64_t tiles, int bits) {
-  const int64_t units = (in + unit_inputs(bits) - 1) / unit_inputs(bits);
-  int warps = 4;
-  while (warps < kMostWarps && warps < units && warps * tiles < 2048) warps *= 2;
-  return static_cast<int>(std::min<int64_t>(warps, units));
+// How the inputs are divided, so that many warps can share an output: into `blocks` x `parts` spans of whole
+// 128 inputs, one after the other. Each is summed up from its beginning to its end, then a block's parts in
+// order, then the blocks. By the weights' sizes alone: that is the order of the sums whatever the kernel, and
+// for any rows.
+struct Split {
+  int blocks = 1, parts = 1;
+  constexpr int spans() const { return blocks * parts; }
+};
+constexpr int kMostParts = 4, kWideTiles = 1056;
+Split split_of(int64_t in, int64_t tiles) {
+  constexpr int64_t kBlocksWanted = 132;  // of four tiles each
+  const int64_t units = (in + kUnitInputs - 1) / kUnitInputs;
+  Split split;
+  split.parts = static_cast<int>(std::min<int64_t>(kMostParts, units));
+  if (tiles < kWideTiles) {
+    const int64_t blocks = std::min(units / kMostParts, kBlocksWanted / ((tiles + 3) / 4));
+    split.blocks = static_cast<int>(std::clamp<int64_t>(blocks, 1, kMostWarps / kMostParts));
+  }
+  return split;
+}
+
+// Units of 128 inputs (64 where the weight is BF16: two for each) that a span begins with.
+template <class K>
+__host__ __device__ constexpr int first_unit(int in, int span, int spans) {
+  const int units = (in + kUnitInputs - 1) / kUnitInputs;
+  const int first = span * units / spans * (kUnitInputs / K::kInputs);
+  const int end = (in + K::kInputs - 1) / K::kInputs;
+  return first < end ? first : end;
+}
+
+// Of a span.
+template <class K>
+constexpr int most_units(int64_t in, int spans) {
+  const int units = static_cast<int>((in + kUnitInputs - 1) / kUnitInputs);
+  return (units + spans - 1) / spans * (kUnitInputs / K::kInputs);
 }
 
 // What is the same for all blocks of a launch, worked out once.
 struct Plan {
-  int units, groups;               // of inputs; of tiles, of all matrices
+  Split split;
+  int groups;                      // of tiles, of all matrices
   int first_group[kMostMatrices];  // of each matrix
   int last_tile[kMostMatrices];
   int tile_bytes, tile_groups_bytes;  // from tile to tile: codes; scales or zero points
@@ -40,9 +68,36 @@ struct Place {
 };
 template <class K>
 __device__ inline Place place_of(const GpuDecodeArgs& args, const Plan& plan, int group) {
-  if (args.swiglu) return {0, group * K::kPairs};
+  if (args.swiglu) return {0, group * kPairs<K>};
   const int matrix = (group >= plan.first_group[1]) + (group >= plan.first_group[2]);
-  return {matrix, (group - plan.first_group[matrix]) * K::kTiles};
+  return {matrix, (group - plan.first_group[matrix]) * K::kGroupTiles};
+}
+
+// What a warp of a block does: of each group from `group` on, the tiles from `tile` on over the units
+// [begin, end).
+struct Share {
+  int group, stride, tile, begin, end;
+};
+// Where each warp has a span, and each block the whole of a group.
+template <class K>
+__device__ inline Share share_of_span(int in) {
+  const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  return {static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x), 0, first_unit<K>(in, warp, warps),
+          first_unit<K>(in, warp + 1, warps)};
+}
+// The sum over spans of what read(span) gives.
+template <class Read>
+__device__ inline float sum_over_spans(int spans, int parts, const Read& read) {
+  float sum = 0;
+#pragma unroll 1
+  for (int first = 0; first < spans; first += parts) {
+    float of_block = 0;
+#pragma unroll
+    for (int part = 0; part < kMostParts; ++part)
+      if (part < parts) of_block += read(first + part);
+    sum += of_block;
+  }
+  return sum;
 }
 
 // What a warp fetches, unit by unit, through all groups of its block. kOneGroup: a block has no more.
@@ -50,18 +105,19 @@ template <class K, bool kOneGroup = false>
 struct Fetcher {
   const GpuDecodeArgs& args;
   const Plan& plan;
-  const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  const Share share;
   char* const ring;
   int group, unit, slot = 0;
   bool has_zeros = false;
   Tile tiles[K::kTiles];
 
-  __device__ Fetcher(const GpuDecodeArgs& args_, const Plan& plan_, char* rings)
+  __device__ Fetcher(const GpuDecodeArgs& args_, const Plan& plan_, const Share& share_, char* rings)
       : args(args_),
         plan(plan_),
-        ring(rings + warp * plan.slots * K::kTiles * K::kUnitBytes),
-        group(warp < plan.units ? static_cast<int>(blockIdx.x) : plan.groups),
-        unit(warp) {
+        share(share_),
+        ring(rings + static_cast<int>(threadIdx.x / 32) * plan.slots * K::kTiles * K::kUnitBytes),
+        group(share.begin < share.end ? share.group : plan.groups),
+        unit(share.begin) {
     if (group < plan.groups) begin_group();
 #pragma unroll 1
     for (int i = 0; i < K::kAhead; ++i) next();
@@ -73,10 +129,11 @@ struct Fetcher {
     has_zeros = args.matrix[place.matrix].zero_points != nullptr;
 #pragma unroll
     for (int t = 0; t < K::kTiles; ++t) {
-      const GpuMatrix& matrix = args.matrix[args.swiglu ? t / K::kPairs : place.matrix];
+      const int index = share.tile + t;
+      const GpuMatrix& matrix = args.matrix[args.swiglu ? index / kPairs<K> : place.matrix];
       // A tile behind the last one repeats it; its outputs are not written.
       const int tile =
-          min(place.first_tile + (args.swiglu ? t % K::kPairs : t), plan.last_tile[place.matrix]);
+          min(place.first_tile + (args.swiglu ? index % kPairs<K> : index), plan.last_tile[place.matrix]);
       const char* const weight = static_cast<const char*>(matrix.weight);
       if constexpr (K::kBits == 16) {
         const int last = static_cast<int>(matrix.out) - 1, in = static_cast<int>(args.in);
@@ -101,20 +158,19 @@ struct Fetcher {
       for (int t = 0; t < K::kTiles; ++t) {
         fetch_unit<K>(tiles[t], ring + (slot * K::kTiles + t) * K::kUnitBytes, has_zeros, unit,
                       static_cast<int>(args.in));
-        const int step = K::kBits == 16 ? warps * K::kInputs * 2 : warps * K::kLoads * kPieceBytes;
+        constexpr int step = K::kBits == 16 ? K::kInputs * 2 : K::kLoads * kPieceBytes;
         tiles[t].codes += step;
         if constexpr (K::kBits == 16) {
           tiles[t].codes8 += step;
         } else {
-          tiles[t].scales += warps * K::kGroups * 32;
-          if (has_zeros) tiles[t].zeros += warps * K::kGroups * 32;
+          tiles[t].scales += K::kGroups * 32;
+          if (has_zeros) tiles[t].zeros += K::kGroups * 32;
         }
       }
-      unit += warps;
-      if (unit >= plan.units) {
-        group += gridDim.x;
+      if (++unit >= share.end) {
+        group += share.stride;
         if constexpr (!kOneGroup) {
-          unit = warp;
+          unit = share.begin;
           if (group < plan.groups) begin_group();
         }
       }
@@ -130,6 +186,14 @@ __device__ inline void follow_predecessor(const GpuDecodeArgs& args) {
   if (is_early) let_successor_begin();
   wait_for_predecessor();
   if (!is_early) let_successor_begin();
+}
+
+// Of a row of x that is not normed, in the weight's order.
+__device__ inline uint4 plain_eight(const GpuDecodeArgs& args, int64_t row, int i) {
+  const uint16_t* const from = args.x + row * args.in;
+  if (!args.column_order) return *reinterpret_cast<const uint4*>(from + i);
+  const uint2 low = read_four(from, args.column_order, i), high = read_four(from, args.column_order, i + 4);
+  return {low.x, low.y, high.x, high.y};
 }
 
 // SwiGLU, as rounded as if gate and up had been written.
@@ -151,6 +215,7 @@ auto with_kind(int bits, int64_t group_size, const Visit& visit) {
 struct Device {
   int multiprocessors = 0, shared_per_block = 0, shared_per_multiprocessor = 0;
   int reserved_shared = 0;  // of a block, beside its own
+  bool has_wgmma = false;
 };
 const Device& device() {
   static const Device found = [] {
@@ -162,6 +227,10 @@ const Device& device() {
     cudaDeviceGetAttribute(&device.shared_per_multiprocessor, cudaDevAttrMaxSharedMemoryPerMultiprocessor,
                            index);
     cudaDeviceGetAttribute(&device.reserved_shared, cudaDevAttrReservedSharedMemoryPerBlock, index);
+    int major = 0, minor = 0;
+    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index);
+    cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index);
+    device.has_wgmma = major == 9 && minor == 0;
     return device;
   }();
   return found;
@@ -176,12 +245,12 @@ int64_t tiles_of(const GpuDecodeArgs& args) {
 template <class K>
 Plan plan_of(const GpuDecodeArgs& args) {
   Plan plan{};
-  plan.units = static_cast<int>((args.in + K::kInputs - 1) / K::kInputs);
+  plan.split = split_of(args.in, tiles_of(args));
   for (int i = 0; i < kMostMatrices; ++i) {
     plan.first_group[i] = i < args.matrices || i == 0 ? plan.groups : INT_MAX;
     if (i >= args.matrices) continue;
     const int tiles = static_cast<int>(tile_count(args.matrix[i].out));
-    const int together = args.swiglu ? K::kPairs : K::kTiles;
+    const int together = args.swiglu ? kPairs<K> : K::kGroupTiles;
     plan.last_tile[i] = tiles - 1;
     if (!args.swiglu || i == 0) plan.groups += (tiles + together - 1) / together;
   }
@@ -212,20 +281,24 @@ struct Launch {
   Plan plan;
   int warps, blocks, shared_bytes;
 };
-// shared_bytes_of(warps, slots): what a block takes.
+// A warp for each span. shared_bytes_of(warps, slots): what a block takes.
 template <class K, auto kKernel, class SharedBytes>
 Launch launch_of(const GpuDecodeArgs& args, const SharedBytes& shared_bytes_of) {
-  Launch launch{plan_of<K>(args), warps_of(args.in, tiles_of(args), K::kBits), 0, 0};
+  Launch launch{plan_of<K>(args), 0, 0, 0};
   Plan& plan = launch.plan;
   plan.slots = K::kAhead;
-  while (launch.warps > 1 && shared_bytes_of(launch.warps, plan.slots) > device().shared_per_block)
-    launch.warps /= 2;
+  launch.warps = plan.split.spans();
+  if (shared_bytes_of(launch.warps, plan.slots) > device().shared_per_block) {
+    while (launch.warps > 1 && shared_bytes_of(launch.warps, plan.slots) > device().shared_per_block)
+      launch.warps /= 2;
+    plan.split = {launch.warps, 1};
+  }
   allow_shared_memory<kKernel>(device().shared_per_block);
   prefer_shared_memory<kKernel>();
   const int at_once = blocks_at_once<kKernel>(launch.warps, shared_bytes_of(launch.warps, plan.slots));
   launch.blocks = std::min(plan.groups, device().multiprocessors * at_once);
-  if (launch.blocks == plan.groups)
-    plan.slots = std::min(K::kAhead, (plan.units + launch.warps - 1) / launch.warps);  // never used again
+  if (launch.blocks == plan.groups)  // others would never be used
+    plan.slots = std::min(K::kAhead, most_units<K>(args.in, launch.warps));
   launch.shared_bytes = shared_bytes_of(launch.warps, plan.slots);
   return launch;
 }

@@ -14,7 +14,7 @@ namespace lowbit {
 
 GpuWeightKind kind_of(const Weight& weight) {
   if (const auto* quantized = std::get_if<QuantizedTensor>(&weight)) {
-    return {quantized->bits, quantized->group_size,
+    return {quantized->bits, quantized->group_size, !quantized->zero_points.empty(),
             quantized->column_order.empty() ? nullptr : quantized->column_order.data<int32_t>()};
   }
   const DType dtype = std::get<Tensor>(weight).dtype();
@@ -144,13 +144,14 @@ bool multiply_normed(const OpContext& context, const NormedRows& x, int64_t toke
   const GpuWeightKind kind = kind_of(*outputs[0].weight);
   const int64_t in = in_features(*outputs[0].weight);
   if (mode != MatmulMode::kDecode || outputs.size() > static_cast<size_t>(kMostMatrices) ||
-      !fits_gpu_decode(in, kind.bits, kind.group_size) || (swiglu_to.data && tokens > kDecodeGatedRows)) {
+      !fits_gpu_decode(in, kind.bits, kind.group_size)) {
     return false;
   }
   for (const MatmulOutput& output : outputs)
     if (!(kind_of(*output.weight) == kind)) return false;
 
   const int64_t most = std::min(kDecodeRows, tokens);
+  if (swiglu_to.data && most > gated_decode_rows(in, kind.bits, kind.group_size)) return false;
   const bool prepares = prepares_in_decode(most, in, kind.bits, kind.group_size);
   std::optional<Scratch> normed, factors;
   if (!prepares) {

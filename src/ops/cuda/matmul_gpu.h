@@ -19,6 +19,7 @@ bool matmul_gated_on_gpu(const OpContext& context, const NormedRows& x, int64_t 
 struct GpuWeightKind {
   int bits = 16;
   int64_t group_size = 0;
+  bool has_zero_points = false;
   const int32_t* column_order = nullptr;
   bool operator==(const GpuWeightKind&) const = default;
 };

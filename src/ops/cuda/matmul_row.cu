@@ -78,7 +78,7 @@ template <class K>
 __device__ inline Output output_of(const GpuDecodeArgs& args, const Plan& plan, int group) {
   Output output;
   const int index = threadIdx.x;
-  if (index >= (args.swiglu ? K::kPairs : K::kTiles) * kTileOutputs) return output;
+  if (index >= (args.swiglu ? kPairs<K> : K::kTiles) * kTileOutputs) return output;
   const Place place = place_of<K>(args, plan, group);
   const GpuMatrix& matrix = args.matrix[place.matrix];
   const int64_t n = place.first_tile * kTileOutputs + index;
@@ -108,7 +108,8 @@ __global__ void __launch_bounds__(kBound<K>, 1)
             c = lane % 4;
   const int in = static_cast<int>(args.in), padded = static_cast<int>(padded_inputs(in));
   const int mine = threadIdx.x * 4, stride = blockDim.x * 4;
-  Fetcher<K, kPlain> fetcher(args, plan, shared);
+  const Share share = share_of_span<K>(in);
+  Fetcher<K, kPlain> fetcher(args, plan, share, shared);
   Output output = output_of<K>(args, plan, blockIdx.x);
 
   const float *const hidden = kept(args.hidden), *norm_weight = kept(args.norm_weight);
@@ -181,10 +182,10 @@ __global__ void __launch_bounds__(kBound<K>, 1)
     const bool has_zeros = kPlain ? fetcher.has_zeros
                                   : args.matrix[place_of<K>(args, plan, group).matrix].zero_points != nullptr;
     float total[K::kTiles][1][4] = {};
-    const uint4* x_at = reinterpret_cast<const uint4*>(to.x + warp * K::kInputs + 8 * c);
-    const float* sums_at = to.sums + warp * K::kGroups;
+    const uint4* x_at = reinterpret_cast<const uint4*>(to.x + share.begin * K::kInputs + 8 * c);
+    const float* sums_at = to.sums + share.begin * K::kGroups;
 #pragma unroll 1
-    for (int unit = warp; unit < plan.units; unit += warps) {
+    for (int unit = share.begin; unit < share.end; ++unit) {
       X<K> now_x;
 #pragma unroll
       for (int block = 0; block < K::kBlocks; ++block)
@@ -193,8 +194,8 @@ __global__ void __launch_bounds__(kBound<K>, 1)
 #pragma unroll
         for (int i = 0; i < K::kGroups; ++i) now_x.sums[0][i][0] = now_x.sums[0][i][1] = sums_at[i];
       }
-      x_at += warps * (K::kInputs / 8);
-      sums_at += warps * K::kGroups;
+      x_at += K::kInputs / 8;
+      sums_at += K::kGroups;
       wait_for_copies<K::kAhead - 1>();
       Loaded<K> now[K::kTiles];
 #pragma unroll
@@ -219,14 +220,12 @@ __global__ void __launch_bounds__(kBound<K>, 1)
     __syncthreads();  // the next group's sums go to the other half
     if (output.to) {
       auto sum_of = [&](int index) {
-        float value = 0;
-#pragma unroll 4
-        for (int w = 0; w < warps; ++w) value += partial[w * kOutputs + index];
-        return value;
+        return sum_over_spans(warps, plan.split.parts,
+                              [&](int span) { return partial[span * kOutputs + index]; });
       };
       float value = sum_of(threadIdx.x) * factor + output.bias;
       if (args.swiglu) {
-        const float up = sum_of(threadIdx.x + K::kPairs * kTileOutputs) * factor + output.second_bias;
+        const float up = sum_of(threadIdx.x + kPairs<K> * kTileOutputs) * factor + output.second_bias;
         value = gated(value, up);
       }
       if (output.adds) value += old;

@@ -30,9 +30,12 @@ struct Kind {
   static constexpr int kAhead = kOneRow      ? (kBits == 4 ? 6 : 4) / kTiles
                                 : kBits == 8 ? (kTiles > 1 ? 2 : 3)
                                              : 4 / kTiles;
-  static constexpr int kPairs =
-      kTiles > 1 ? kTiles / 2 : 1;  // with SwiGLU a block has the same tiles of two matrices
+  static constexpr int kGroupTiles = kTiles;  // of a block, which makes them at once
 };
+
+// With SwiGLU a block has the same tiles of two matrices: so many of each.
+template <class K>
+constexpr int kPairs = K::kGroupTiles > 1 ? K::kGroupTiles / 2 : 1;
 
 // Where a thread reads what comes next of a tile.
 struct Tile {
