@@ -21,6 +21,7 @@ struct GpuAttentionArgs {
 };
 void gpu_attention(const GpuAttentionArgs& args, void* stream);
 // What it chooses from: where it fits, wgmma of compute capability 9.0; everywhere, mma.sync or plain loops.
+bool has_prompt_attention();  // this GPU can run it
 bool fits_prompt_attention(const GpuAttentionArgs& args);
 void gpu_prompt_attention(const GpuAttentionArgs& args, void* stream);
 void gpu_any_attention(const GpuAttentionArgs& args, void* stream);
