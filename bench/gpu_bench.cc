@@ -1,7 +1,8 @@
 // GPU kernels beside the GPU's limits:
 //
-//   gpu_bench [products|layers|sampling]   decode products at large shapes and at those of Qwen2-1.5B; its
-//                                          layers one after the other; sampling at its vocabulary
+//   gpu_bench [products|layers|attention|sampling]   decode products at large shapes and at those of
+//                                                    Qwen2-1.5B; its layers one after the other; attention
+//                                                    of prompts; sampling at its vocabulary
 //
 // Matrices rotate over at least four times the second-level cache; launches are captured in a graph, as
 // decoding does it; medians of nine passes.
@@ -9,6 +10,7 @@
 #include "ops/cuda/attention_gpu.h"
 #include "ops/cuda/elementwise_gpu.h"
 #include "ops/cuda/fragments.h"
+#include "ops/cuda/libraries.h"
 #include "ops/cuda/limits.h"
 #include "ops/cuda/matmul_decode.h"
 #include "ops/sampling.h"
@@ -300,6 +302,76 @@ void print_layers() {
   }
 }
 
+using AttentionKernel = void (*)(const GpuAttentionArgs&, void*);
+// Microseconds, of prompts of Qwen2-1.5B's heads; 0 where the kernel does not run here.
+double time_attention(GpuQueue& queue, int64_t count, int64_t tokens, AttentionKernel kernel) {
+  constexpr int64_t kHeads = Layers::kHeads, kKvHeads = Layers::kKvHeads, kHeadDim = Layers::kHeadDim;
+  const int64_t cache = kKvHeads * tokens * kHeadDim, width = kHeads * kHeadDim;
+  std::vector<void*> memory;
+  auto numbers = [&](int64_t size) {
+    memory.push_back(allocate(size * 2));
+    auto* const data = static_cast<uint16_t*>(memory.back());
+    gpu_fill_bf16(data, size, static_cast<uint32_t>(memory.size()), queue.stream());
+    return data;
+  };
+  std::vector<AttentionSequence> sequences;
+  for (int64_t i = 0; i < count; ++i)
+    sequences.push_back({i * tokens, tokens, 0, tokens, numbers(cache), numbers(cache)});
+  const size_t bytes = sequences.size() * sizeof sequences[0];
+  void* const there = memory.emplace_back(allocate(static_cast<int64_t>(bytes)));
+  check(cudaMemcpy(there, sequences.data(), bytes, cudaMemcpyHostToDevice));
+  void* const arrivals = memory.emplace_back(allocate(4));
+  check(cudaMemset(arrivals, 0, 4));
+  const GpuAttentionArgs args{.sequences = static_cast<const AttentionSequence*>(there),
+                              .count = count,
+                              .most_tokens = tokens,
+                              .heads = kHeads,
+                              .kv_heads = kKvHeads,
+                              .head_dim = kHeadDim,
+                              .scale = 0.088f,
+                              .q = numbers(count * tokens * width),
+                              .out = numbers(count * tokens * width),
+                              .arrivals = static_cast<int32_t*>(arrivals)};
+  double ms = 0;
+  if (kernel != gpu_prompt_attention || fits_prompt_attention(args)) {
+    constexpr int kLaunches = 10;
+    ms = gpu_median_ms(
+        [&] {
+          for (int i = 0; i < kLaunches; ++i) kernel(args, queue.stream());
+        },
+        queue.stream());
+    ms /= kLaunches;
+  }
+  queue.wait("attention");
+  for (void* data : memory) check(cudaFree(data));
+  return ms * 1e3;
+}
+
+void print_attention() {
+  GpuQueue queue(0);
+  GpuLibraries libraries(queue);
+  const double limit = measure_matrix_rate(queue, libraries);
+  std::printf(
+      "\nattention of prompts, 12 heads of 128 over 2; TFLOP/s of the keys that are seen; products %.0f\n",
+      limit);
+  std::printf("%-22s %-10s %10s %10s %10s\n", "sequences x tokens", "kernel", "us", "TFLOP/s", "of products");
+  for (auto [count, tokens] : {std::pair<int64_t, int64_t>{8, 2048}, {8, 700}, {1, 8192}}) {
+    const auto pairs = static_cast<double>(count * tokens) * static_cast<double>(tokens + 1) / 2;
+    const double flop = 4 * pairs * static_cast<double>(Layers::kHeads * Layers::kHeadDim);
+    for (int pass = 0; pass < 2; ++pass) {
+      for (const auto& [name, kernel] :
+           {std::pair<const char*, AttentionKernel>{"wgmma", gpu_prompt_attention},
+            {"mma.sync", gpu_any_attention}}) {
+        const double us = time_attention(queue, count, tokens, kernel);
+        if (us == 0) continue;
+        const double rate = flop / us * 1e-6;
+        std::printf("%lld x %-18lld %-10s %10.1f %10.0f %9.0f%%\n", static_cast<long long>(count),
+                    static_cast<long long>(tokens), name, us, rate, limit > 0 ? 100 * rate / limit : 0.0);
+      }
+    }
+  }
+}
+
 int run(std::string_view part) {
   if (!gpu_support().problem.empty()) {
     std::fprintf(stderr, "gpu_bench: %s\n", gpu_support().problem.c_str());
@@ -312,6 +384,7 @@ int run(std::string_view part) {
               limits.read_gb_per_s);
   if (part.empty() || part == "products") print_products(gpu, limits);
   if (part.empty() || part == "layers") print_layers();
+  if (part.empty() || part == "attention") print_attention();
   if (part.empty() || part == "sampling") print_sampling();
   return 0;
 }

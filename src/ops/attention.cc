@@ -126,7 +126,8 @@ void attend_on_gpu(const OpContext& context, const AttentionShape& shape, const 
                               .layer_offset = shape.layer_offset,
                               .scale = shape.scale,
                               .q = q,
-                              .out = out};
+                              .out = out,
+                              .arrivals = batch.arrivals};
   if constexpr (kHasCuda) {
     if (args.most_tokens > 0) gpu_attention(args, context.gpu->stream());
   }

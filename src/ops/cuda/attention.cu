@@ -147,6 +147,11 @@ __global__ void append_kernel(const GpuAppendArgs args) {
 }  // namespace
 
 void gpu_attention(const GpuAttentionArgs& args, void* stream) {
+  if (fits_prompt_attention(args)) return gpu_prompt_attention(args, stream);
+  gpu_any_attention(args, stream);
+}
+
+void gpu_any_attention(const GpuAttentionArgs& args, void* stream) {
   const bool is_launched = with_head_dim(args.head_dim, [&]<int kHeadDim>() {
     constexpr int kShared = 4 * tile_bytes(kHeadDim);
     allow_shared_memory<attention_kernel<kHeadDim>>(kShared);

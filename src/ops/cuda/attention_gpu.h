@@ -17,8 +17,14 @@ struct GpuAttentionArgs {
   float scale = 1;
   const uint16_t* q = nullptr;  // [tokens, heads * head_dim]
   uint16_t* out = nullptr;      // like q
+  int32_t* arrivals = nullptr;  // [1], zero before and after; without it gpu_prompt_attention cannot run
 };
 void gpu_attention(const GpuAttentionArgs& args, void* stream);
+// What it chooses from: where it fits, wgmma of compute capability 9.0; everywhere, mma.sync or plain loops.
+bool has_prompt_attention();  // this GPU can run it
+bool fits_prompt_attention(const GpuAttentionArgs& args);
+void gpu_prompt_attention(const GpuAttentionArgs& args, void* stream);
+void gpu_any_attention(const GpuAttentionArgs& args, void* stream);
 
 // One new token for each sequence (or none): rope of q and k, kv_append and attention.
 struct GpuDecodeAttentionArgs {

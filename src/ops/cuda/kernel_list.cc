@@ -1,5 +1,6 @@
 #include "ops/cuda/kernel_list.h"
 
+#include "ops/cuda/attention_gpu.h"
 #include "ops/cuda/matmul_decode.h"
 
 #include <fmt/format.h>
@@ -14,10 +15,13 @@ std::vector<GpuKernelListing> list_gpu_kernels(GpuLibraries& libraries) {
       {"matmul", "cublaslt", fmt::format("prompts of more than {} rows; codes become BF16 once", kDecodeRows),
        has_gemm},
       {"matmul", "plain", few + "; every other shape, slow"},
-      {"matmul_normed", "tensor-core decode", "norm and product in one, up to 8 rows; above, the norm before"},
+      {"matmul_normed", "tensor-core decode",
+       "norm and product in one, up to 8 rows; above, the norm before"},
       {"matmul_gated", "tensor-core decode", "norm, gate, up and SwiGLU in one, up to 16 rows"},
       {"rope_attention", "split keys",
        "decoding; heads of 32, 64, 96 or 128, at most 16 query heads to a key head"},
+      {"rope_attention", "wgmma", "prompts on compute capability 9.0; heads of 64 or 128",
+       has_prompt_attention()},
       {"rope_attention", "tensor-core blocks", "prompts, and other heads"},
       {"rms_norm", "gpu", "every width"},
       {"rope", "gpu", "apart from attention"},
