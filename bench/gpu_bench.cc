@@ -179,7 +179,7 @@ struct Layers {
   int bits;
   int64_t rows;
   std::vector<GpuDecodeArgs> products;  // qkv, o, gate and up, down of each layer
-  GpuNormRowsArgs norm_rows;            // where the products do not norm
+  GpuNormRowsArgs norm_rows;            // for products that do not norm
   GpuDecodeAttentionArgs attention;
   std::vector<void*> memory;
 
@@ -223,11 +223,17 @@ struct Layers {
     attention.partial = static_cast<float*>(take(decode_partial_floats(attention) * 4));
     attention.arrivals = static_cast<int32_t*>(take(rows * kKvHeads * 4));
     check(cudaMemset(attention.arrivals, 0, static_cast<size_t>(rows * kKvHeads * 4)));
-    if (!prepares_in_decode(rows, kHidden, bits, kGroup)) {
-      norm_rows = {.x = hidden, .weight = norm, .rows = rows, .width = kHidden, .epsilon = 1e-6f};
-      norm_rows.to = static_cast<uint16_t*>(take(rows * kHidden * 2));
-      norm_rows.factors = static_cast<float*>(take(rows * 4));
-    }
+    norm_rows = {.x = hidden, .weight = norm, .rows = rows, .width = kHidden, .epsilon = 1e-6f};
+    norm_rows.to = static_cast<uint16_t*>(take(rows * kHidden * 2));
+    norm_rows.factors = static_cast<float*>(take(rows * 4));
+    auto set_x = [&](GpuDecodeArgs& args) {
+      int64_t tiles = 0;
+      for (int i = 0; i < args.matrices; ++i) tiles += tile_count(args.matrix[i].out);
+      if (prepares_in_decode(rows, kHidden, tiles, bits, kGroup)) return;
+      args.x = norm_rows.to;
+      args.factors = norm_rows.factors;
+      args.hidden = args.norm_weight = nullptr;
+    };
     for (int64_t layer = 0; layer < kCount; ++layer) {
       GpuDecodeArgs normed{.rows = rows,
                            .in = kHidden,
@@ -236,11 +242,6 @@ struct Layers {
                            .hidden = hidden,
                            .norm_weight = norm,
                            .epsilon = 1e-6f};
-      if (norm_rows.x) {
-        normed.x = norm_rows.to;
-        normed.factors = norm_rows.factors;
-        normed.hidden = normed.norm_weight = nullptr;
-      }
       GpuDecodeArgs qkv = normed, gated = normed;
       qkv.matrices = 3;
       for (int i = 0; i < 3; ++i) qkv.matrix[i] = matrix((i == 0 ? kHeads : kKvHeads) * kHeadDim, kHidden);
@@ -248,6 +249,8 @@ struct Layers {
       gated.swiglu = true;
       for (int i = 0; i < 2; ++i) gated.matrix[i] = matrix(kInner, kHidden);
       gated.matrix[0].y = {inner, DType::kBF16};
+      set_x(qkv);
+      set_x(gated);
       GpuDecodeArgs o{.rows = rows, .in = kHidden, .bits = bits, .group_size = kGroup, .matrices = 1};
       GpuDecodeArgs down{.rows = rows, .in = kInner, .bits = bits, .group_size = kGroup, .matrices = 1};
       o.matrix[0] = matrix(kHidden, kHidden);
@@ -268,7 +271,7 @@ struct Layers {
   void queue(void* stream) {
     for (int64_t layer = 0; layer < kCount; ++layer) {
       const GpuDecodeArgs* const product = &products[static_cast<size_t>(4 * layer)];
-      if (norm_rows.x) gpu_norm_rows(norm_rows, stream);
+      if (!product[0].hidden) gpu_norm_rows(norm_rows, stream);
       gpu_matmul_decode(product[0], stream);
       attention.layer_offset = layer * kKvHeads * kContext * kHeadDim * 2;
       attention.q = static_cast<const uint16_t*>(product[0].matrix[0].y.data);
@@ -277,7 +280,7 @@ struct Layers {
       attention.out = const_cast<uint16_t*>(product[1].x);
       gpu_decode_attention(attention, stream);
       gpu_matmul_decode(product[1], stream);
-      if (norm_rows.x) gpu_norm_rows(norm_rows, stream);
+      if (!product[2].hidden) gpu_norm_rows(norm_rows, stream);
       for (int i = 2; i < 4; ++i) gpu_matmul_decode(product[i], stream);
     }
   }

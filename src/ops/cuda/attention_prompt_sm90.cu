@@ -176,7 +176,7 @@ __device__ __forceinline__ void multiply_items(const GpuAttentionArgs& args, int
 
     wait_for_phase(&control.q_filled, round % 2);
     int keys = wait_for_slot();
-    show_copies_to_products();
+    show_to_products();
     take_turn();
     pin(rows.scores);
     begin_products();
@@ -194,7 +194,7 @@ __device__ __forceinline__ void multiply_items(const GpuAttentionArgs& args, int
     for (int tile = item.first_tile + 1; tile < item.end_tile; ++tile) {
       keys = next;
       const int values = wait_for_slot();
-      show_copies_to_products();
+      show_to_products();
       take_turn();
       pin(rows.scores), pin(rows.out), pin(rows.weights);
       begin_products();
@@ -217,7 +217,7 @@ __device__ __forceinline__ void multiply_items(const GpuAttentionArgs& args, int
       rows.round_weights();
     }
 
-    show_copies_to_products();
+    show_to_products();
     pin(rows.out), pin(rows.weights);
     begin_products();
     rows.multiply_values(in_slot(next));

@@ -1,76 +1,92 @@
-// The product of two to 32 rows on Hopper: decoding several sequences. Codes become the first operand of
-// wgmma in registers, 16 outputs for each warp; the second one, x of all rows, lies in shared memory, where
-// the tensor cores read it themselves.
+// The product of two to 32 rows on Hopper: decoding several sequences. x of all rows lies in shared memory,
+// normed on the way where that is asked for. Up to eight rows are multiplied by mma.sync, more by wgmma,
+// whose second operand the tensor cores read there themselves; codes become the first operand in registers,
+// 16 outputs for a warp.
 //
-// Where outputs are few, a block has four tiles of them, and its four warpgroups a part of the inputs each;
-// the blocks of a cluster share the inputs once more (Split) and send each other their sums. Where they are
-// many (kWide), three warpgroups have four tiles each over all inputs, and a block goes from group to group.
+// Where outputs are few, a block has eight tiles of them and two warps share a tile's inputs; the blocks of a
+// cluster share the inputs once more (Split). Every warp sends its sums to the block whose outputs they are.
+// Where they are many (kMany), a block has all inputs, and goes from group to group of tiles.
 #include "ops/cuda/cluster.cuh"
-#include "ops/cuda/hopper.cuh"
 #include "ops/cuda/matmul_batch.h"
 #include "ops/cuda/matmul_fetch.cuh"
+#include "ops/cuda/wgmma.cuh"
 
 namespace lowbit {
 namespace {
 
-template <int kBits_, bool kFine_, int kRowBlocks_, bool kWide_>
-struct BatchKind : Kind<kBits_, kFine_, 1, kRowBlocks_, true> {
-  static constexpr bool kWide = kWide_;
+template <int kBits_, bool kFine_, int kRowBlocks_, bool kMany_>
+struct BatchKind : Kind<kBits_, kFine_, kMany_ && kRowBlocks_ == 1 ? 2 : 1, kRowBlocks_, true> {
+  static constexpr bool kMany = kMany_, kWgmma = kRowBlocks_ > 1;
   static constexpr int kRows = 8 * kRowBlocks_;  // with those that x is filled up with
-  static constexpr int kWarps = kWide ? 12 : 4 * kMostParts, kThreads = kWarps * 32;
-  static constexpr int kGroupTiles = kWide ? 12 : 4, kOutputs = kGroupTiles * kTileOutputs;
-  // Units on their way: as many as 32 rows of x leave room for.
-  static constexpr int kAhead = kWide             ? (kBits_ == 4   ? 4
-                                                     : kBits_ == 8 ? 2
-                                                                   : 3)
-                                : kRowBlocks_ < 4 ? (kBits_ == 4   ? 5
-                                                     : kBits_ == 8 ? 3
-                                                                   : 4)
-                                                  : (kBits_ == 4 ? 3 : 2);
+  static constexpr int kTiles = kMany && !kWgmma ? 2 : 1, kGroupTiles = !kMany ? kFewTiles : kWgmma ? 12 : 10;
+  static constexpr int kParts = kMany && kWgmma ? 1 : 2;  // warps that share a tile
+  static constexpr int kTileWarps = kGroupTiles / kTiles, kWarps = kTileWarps * kParts,
+                       kThreads = kWarps * 32;
+  static constexpr int kAhead = kBits_ == 4                       ? (kMany && kWgmma ? 4 : 3)
+                                : kBits_ == 8 || kRowBlocks_ == 4 ? 2
+                                                                  : 3;
   static constexpr int kSumsOfUnit = kBits_ != 4 ? 0 : kFine_ ? 4 : 1;  // of 128 inputs of x
-  // Floats from row to row of sums in shared memory: the lanes of a warp write to different banks.
-  static constexpr int kStride = kOutputs + 4;
+  // Two blocks of up to eight rows have room beside each other: one waits while the other computes.
+  static constexpr int kBlocksAtOnce = kWgmma ? 1 : 2;
 };
 
-// Bytes in shared memory. Where a block has one group, its sums take the rings' place.
+// Bytes in shared memory.
 struct Room {
-  int partial, x, sums, squares, factors, received, barrier, total;
+  int partial, x, sums, squares, factors, received, old, barrier, total;
 };
+// x of up to eight rows: [row][stride] BF16. Two rows are 64 bytes apart in the banks.
+__host__ __device__ constexpr int row_stride(int units) { return units * kUnitInputs + 32; }
+// The tiles that a block's sums are sent to it for: of each four, one of the first half of the group and one
+// of the second.
+constexpr int kUnitsOfOutput = kFewTiles / 2;
+__host__ __device__ constexpr int owned_units(int rank, int blocks) {
+  return (kUnitsOfOutput - rank + blocks - 1) / blocks;
+}
+template <class K>
+constexpr int kPairsOfUnit = K::kRowBlocks * 64;  // float2, of one of its two tiles
+
+// Many outputs: sums that warps give each other, a float for each lane. [tile warp][span][of a thread], or
+// with wgmma [two groups in turn][tile of the second half][of a thread].
+template <class K>
+constexpr int partial_floats = 32 * 4 *
+                               (K::kWgmma ? K::kGroupTiles * K::kRowBlocks
+                                          : K::kTileWarps * kMostParts * K::kTiles);
+
 template <class K>
 Room room_of(int64_t in, const Split& split, int slots, bool has_hidden) {
   const int units = static_cast<int>((in + kUnitInputs - 1) / kUnitInputs);
-  const int most = K::kWide ? units : (units + split.blocks - 1) / split.blocks;  // of a block
-  const int ring = K::kWarps * slots * K::kUnitBytes;
-  const int partial = (K::kWide ? 1 : kMostParts) * K::kRows * K::kStride * 4;
+  const int most = K::kMany ? units : (units + split.blocks - 1) / split.blocks;  // of a block
   Room room{};
-  room.partial = K::kWide ? ring : 0;
-  room.x = K::kWide ? ring + partial : std::max(ring, partial);
-  room.sums = room.x + most * kUnitInputs * K::kRows * 2;
+  room.partial = K::kWarps * slots * K::kTiles * K::kUnitBytes;
+  const int partial = K::kMany ? partial_floats<K> * 4 : 0;
+  room.x = room.partial + partial;
+  room.sums = room.x + (K::kWgmma ? most * kUnitInputs : row_stride(most)) * K::kRows * 2;
   room.squares = room.sums + most * K::kSumsOfUnit * K::kRows * 4;
   room.factors = room.squares + (has_hidden ? units * K::kRows * 4 : 0);
   room.received = room.factors + K::kRows * 4;
-  // A pair of sums of each block for each pair that is a block's own.
-  const int pairs = (K::kRows * K::kOutputs / 2 + split.blocks - 1) / split.blocks;
-  room.barrier = room.received + (split.blocks > 1 ? split.blocks * pairs * 8 : 0);
+  room.old = room.received;
+  if (!K::kMany) room.old += split.spans() * owned_units(0, split.blocks) * 2 * kPairsOfUnit<K> * 8;
+  room.barrier = room.old + (K::kMany ? 0 : K::kThreads * 16);
   room.total = room.barrier + 16;
   return room;
 }
 
-// x of all rows to shared memory, units [first, first + units) of 128 inputs, as wgmma wants it and in the
-// order of fragments.h: of 32 inputs four pieces of kRows x 16 bytes, for each half of each of the two steps;
-// a row's 16 bytes there are inputs 8 c + 2 i and 8 c + 2 i + 1, c = 0 ... 3, i the number of the piece.
-// A warp has eight rows and a unit at a time; lane 4 r + c reads of each 32 inputs the eight from 8 c on.
-template <class K>
+// x of all rows to shared memory, units [first, first + units) of 128 inputs. A warp has eight rows and a
+// unit at a time; lane 4 r + c reads of each 32 inputs the eight from 8 c on. Up to eight rows it leaves them
+// as they are. For wgmma, of 32 inputs there are four pieces of kRows x 16 bytes, for each half of each of
+// the two steps of fragments.h; a row's 16 bytes there are inputs 8 c + 2 i and 8 c + 2 i + 1, c = 0 ... 3, i
+// the number of the piece.
+template <class K, bool kHidden>
 __device__ inline void stage_x(const GpuDecodeArgs& args, int first, int units, char* x, float* sums,
                                float* squares) {
-  constexpr int kBlocks = 4, kItems = K::kRowBlocks == 1 ? 1 : 2;
+  constexpr int kBlocks = 4, kItems = kHidden || !K::kWgmma ? 1 : K::kMany ? 4 : 3;
   const int in = static_cast<int>(args.in), rows = static_cast<int>(args.rows);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, c = lane % 4;
   const int items = units * K::kRowBlocks;
 #pragma unroll 1
   for (int begin = warp; begin < items; begin += kItems * K::kWarps) {
     uint4 eights[kItems][kBlocks];
-    float squared[kItems][kBlocks];
+    float squared[kBlocks];
 #pragma unroll
     for (int p = 0; p < kItems; ++p) {
       const int item = begin + p * K::kWarps, row = item % K::kRowBlocks * 8 + lane / 4;
@@ -80,17 +96,17 @@ __device__ inline void stage_x(const GpuDecodeArgs& args, int first, int units, 
         const int i = column + b * kBlockInputs;
         const bool is_there = item < items && row < rows && i < in;
         eights[p][b] = {};
-        squared[p][b] = 0;
-        if (!is_there) continue;
-        if (args.hidden) {
-          const float* const from = args.hidden + static_cast<int64_t>(row) * in;
-          const float4 low = read_four(from, args.column_order, i),
-                       high = read_four(from, args.column_order, i + 4);
-          const uint2 low_pairs = weighted(low, read_four(args.norm_weight, args.column_order, i)),
-                      high_pairs = weighted(high, read_four(args.norm_weight, args.column_order, i + 4));
-          eights[p][b] = {low_pairs.x, low_pairs.y, high_pairs.x, high_pairs.y};
-          squared[p][b] = squares_of_four(low) + squares_of_four(high);
-        } else {
+        if constexpr (kHidden) {
+          float4 low = {}, high = {};
+          if (is_there) {
+            const float* const from = args.hidden + static_cast<int64_t>(row) * in;
+            low = read_four(from, args.column_order, i), high = read_four(from, args.column_order, i + 4);
+            const uint2 low_pairs = weighted(low, read_four(args.norm_weight, args.column_order, i)),
+                        high_pairs = weighted(high, read_four(args.norm_weight, args.column_order, i + 4));
+            eights[p][b] = {low_pairs.x, low_pairs.y, high_pairs.x, high_pairs.y};
+          }
+          squared[b] = squares_of_four(low) + squares_of_four(high);
+        } else if (is_there) {
           eights[p][b] = plain_eight(args, row, i);
         }
       }
@@ -103,10 +119,15 @@ __device__ inline void stage_x(const GpuDecodeArgs& args, int first, int units, 
       float added[kBlocks];
 #pragma unroll
       for (int b = 0; b < kBlocks; ++b) {
-        char* const to = x + (unit * kBlocks + b) * (4 * K::kRows * 16) + row * 16 + c * 4;
+        if constexpr (K::kWgmma) {
+          char* const to = x + (unit * kBlocks + b) * (4 * K::kRows * 16) + row * 16 + c * 4;
 #pragma unroll
-        for (int i = 0; i < 4; ++i)
-          *reinterpret_cast<uint32_t*>(to + i * (K::kRows * 16)) = word_of(eights[p][b], i);
+          for (int i = 0; i < 4; ++i)
+            *reinterpret_cast<uint32_t*>(to + i * (K::kRows * 16)) = word_of(eights[p][b], i);
+        } else {
+          *reinterpret_cast<uint4*>(
+              x + (row * row_stride(units) + (unit * kBlocks + b) * kBlockInputs + 8 * c) * 2) = eights[p][b];
+        }
         added[b] = sum_of_eight(eights[p][b]);
       }
       if constexpr (K::kBits == 4) {
@@ -120,11 +141,10 @@ __device__ inline void stage_x(const GpuDecodeArgs& args, int first, int units, 
           }
         }
       }
-      if (args.hidden) {
-        add_up<4>(squared[p]);
+      if constexpr (kHidden) {
+        add_up<4>(squared);
         if (c == 0)
-          squares[(first + unit) * K::kRows + row] =
-              (squared[p][0] + squared[p][1]) + (squared[p][2] + squared[p][3]);
+          squares[(first + unit) * K::kRows + row] = (squared[0] + squared[1]) + (squared[2] + squared[3]);
       }
     }
   }
@@ -150,11 +170,35 @@ __device__ inline void find_factors(const GpuDecodeArgs& args, const float* squa
   }
 }
 
-// total += the product of a warp's tile over a unit; x: the unit's operand. meanwhile() while the tensor
-// cores are at work.
+// A unit's x: where its first input of row 0 stands, and the sums over it.
+struct UnitOfX {
+  const char* at;
+  uint64_t operand;  // for wgmma
+  const float* sums;
+};
+
+// total += the product of a warp's tiles over a unit.
+template <class K>
+__device__ inline void multiply_by_mma(const Loaded<K> (&now)[K::kTiles], const UnitOfX& unit, int stride,
+                                       float (&total)[K::kTiles][1][4]) {
+  const int g = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
+  X<K> x;
+  const uint4* const from = reinterpret_cast<const uint4*>(unit.at + (g * stride + 8 * c) * 2);
+#pragma unroll
+  for (int block = 0; block < K::kBlocks; ++block) x.data[0][block] = from[block * (kBlockInputs / 8)];
+  if constexpr (K::kBits == 4) {
+#pragma unroll
+    for (int i = 0; i < K::kGroups; ++i) {
+      const float2 pair = *reinterpret_cast<const float2*>(unit.sums + i * K::kRows + 2 * c);
+      x.sums[0][i][0] = pair.x, x.sums[0][i][1] = pair.y;
+    }
+  }
+  multiply_unit<K>(now, x, total);
+}
+// meanwhile() while the tensor cores are at work.
 template <class K, class Meanwhile>
-__device__ inline void multiply_unit(const Loaded<K>& now, uint64_t x, const float* sums,
-                                     float (&total)[K::kRowBlocks][4], const Meanwhile& meanwhile) {
+__device__ inline void multiply_by_wgmma(const Loaded<K>& now, const UnitOfX& x,
+                                         float (&total)[K::kRowBlocks][4], const Meanwhile& meanwhile) {
   constexpr int kSteps = 2 * K::kBlocks, kGroupSteps = K::kGroups > 1 ? kSteps / K::kGroups : kSteps;
   const int c = threadIdx.x % 4;
 #pragma unroll
@@ -171,17 +215,18 @@ __device__ inline void multiply_unit(const Loaded<K>& now, uint64_t x, const flo
     begin_products();
 #pragma unroll
     for (int step = 0; step < kGroupSteps; ++step)
-      queue_product(sum, a[step], moved(x, (group * kGroupSteps + step) * (2 * K::kRows * 16)),
-                    K::kBits == 16 || step > 0);
+      multiply_few(sum, a[step], moved(x.operand, (group * kGroupSteps + step) * (2 * K::kRows * 16)),
+                   K::kBits == 16 || step > 0);
     commit_products();
     if (group == 0) meanwhile();
-    wait_for_products<0>(sum);
+    wait_for_products<0>();
+    pin(sum);
     if constexpr (K::kBits != 16) {
 #pragma unroll
       for (int b = 0; b < K::kRowBlocks; ++b) {
         float x_sums[2] = {};
         if constexpr (K::kBits == 4) {
-          const float2 pair = *reinterpret_cast<const float2*>(sums + group * K::kRows + b * 8 + 2 * c);
+          const float2 pair = *reinterpret_cast<const float2*>(x.sums + group * K::kRows + b * 8 + 2 * c);
           x_sums[0] = pair.x, x_sums[1] = pair.y;
         }
         fold<K>(total[b], sum[b], x_sums, now.scale[group], zeros);
@@ -190,213 +235,321 @@ __device__ inline void multiply_unit(const Loaded<K>& now, uint64_t x, const flo
   }
 }
 
-// Two neighbours of a row's outputs, or with SwiGLU the same of gate and up.
-struct Pair2 {
-  int row, first, second;  // within the group
-};
-template <class K>
-__device__ inline Pair2 pair_of(bool swiglu, int index) {
-  const int row = index / (K::kOutputs / 2), i = index % (K::kOutputs / 2);
-  if (swiglu) return {row, i, i + K::kOutputs / 2};
-  return {row, 2 * i, 2 * i + 1};
-}
+// Output n of a matrix for two rows, 2 c and 2 c + 1 of eight, as a thread has its sums.
+struct Output {
+  const GpuMatrix& matrix;
+  int64_t n;
+  int row;
 
-template <class K>
-__device__ inline void write_pair(const GpuDecodeArgs& args, const Place& place, int index, float2 sums,
-                                  const float* factors) {
-  const Pair2 pair = pair_of<K>(args.swiglu, index);
-  const GpuMatrix& matrix = args.matrix[place.matrix];
-  const int64_t n = place.first_tile * kTileOutputs + pair.first, at = pair.row * matrix.out + n;
-  if (n >= matrix.out) return;
-  const float factor = factors ? factors[pair.row] : 1;
-  auto finished = [&](const GpuMatrix& of, float sum, int64_t output) {
-    return sum * factor + (of.bias ? of.bias[output] : 0.0f);
-  };
-  auto write = [&](int64_t to, float value) {
+  __device__ bool is_there(int rows, int i) const { return n < matrix.out && row + i < rows; }
+  __device__ int64_t place(int i) const { return (row + i) * matrix.out + n; }
+  __device__ float biased(float sum, float factor) const {
+    return sum * factor + (matrix.bias && n < matrix.out ? matrix.bias[n] : 0.0f);
+  }
+  // What the product is added to, asked for early.
+  __device__ void fetch_old(int rows, float (&to)[2]) const {
+    if (!matrix.add_to) return;
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+      if (is_there(rows, i)) copy_4(&to[i], matrix.add_to + place(i));
+  }
+  // old: null where it was not fetched.
+  __device__ void write(int rows, int i, float value, const float (*old)[2]) const {
+    if (!is_there(rows, i)) return;
     if (matrix.add_to) {
-      matrix.add_to[to] += value;
+      matrix.add_to[place(i)] = (old ? (*old)[i] : matrix.add_to[place(i)]) + value;
     } else {
-      store_output(matrix, to, value);
+      store_output(matrix, place(i), value);
     }
-  };
-  const float first = finished(matrix, sums.x, n);
-  if (args.swiglu) return write(at, gated(first, finished(args.matrix[1], sums.y, n)));
-  if (n + 1 >= matrix.out) return write(at, first);
-  const float second = finished(matrix, sums.y, n + 1);
-  if (at % 2 != 0) {
-    write(at, first);
-    write(at + 1, second);
-  } else if (matrix.add_to || matrix.y.dtype == DType::kF32) {
-    float2* const to =
-        reinterpret_cast<float2*>((matrix.add_to ? matrix.add_to : static_cast<float*>(matrix.y.data)) + at);
-    const float2 old = matrix.add_to ? *to : float2{};
-    *to = matrix.add_to ? float2{old.x + first, old.y + second} : float2{first, second};
-  } else {
-    *reinterpret_cast<uint32_t*>(static_cast<uint16_t*>(matrix.y.data) + at) = bf16_pair(first, second);
   }
-}
+};
 
+// The outputs of tile `tile` of a group's first half and of its partner in the second half: with SwiGLU the
+// same of gate and up.
+struct OutputPair {
+  Output first, second;
+
+  template <class K>
+  __device__ static OutputPair of(const GpuDecodeArgs& args, const Place& place, int tile, int g, int row) {
+    const GpuMatrix& matrix = args.matrix[place.matrix];
+    const int64_t n = static_cast<int64_t>(place.first_tile + tile) * kTileOutputs + g;
+    if (args.swiglu) return {{matrix, n, row}, {args.matrix[1], n, row}};
+    return {{matrix, n, row}, {matrix, n + K::kGroupTiles / 2 * kTileOutputs, row}};
+  }
+  __device__ void write(const GpuDecodeArgs& args, const float* factors, float2 a, float2 b,
+                        const float (*old)[2] = nullptr) const {
+    const int rows = static_cast<int>(args.rows);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float factor = factors && first.row + i < rows ? factors[first.row + i] : 1;
+      const float x = first.biased(i ? a.y : a.x, factor), y = second.biased(i ? b.y : b.x, factor);
+      if (args.swiglu) {
+        first.write(rows, i, gated(x, y), old);
+      } else {
+        first.write(rows, i, x, old);
+        second.write(rows, i, y, old ? old + 1 : nullptr);
+      }
+    }
+  }
+};
+
+// Few outputs: what a block's warps have summed up goes to the blocks whose outputs it is, and what has come
+// becomes outputs. span: of the warp, or -1.
 template <class K>
-__global__ void __launch_bounds__(K::kThreads, 1)
-    batch_kernel(const __grid_constant__ GpuDecodeArgs args, const __grid_constant__ Plan plan,
-                 const __grid_constant__ Room room) {
-#if LOWBIT_HAS_WGMMA
-  extern __shared__ __align__(128) char shared[];
-  const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
-  const int in = static_cast<int>(args.in), rows = static_cast<int>(args.rows);
-  const int parts = plan.split.parts, spans = plan.split.spans();
-  const int blocks = K::kWide ? 1 : plan.split.blocks, rank = static_cast<int>(blockIdx.x) % blocks;
-  const int part = K::kWide ? 0 : warp / 4;
+struct Exchange {
+  const GpuDecodeArgs& args;
+  const Place place;
+  const int rank, blocks, spans;
+  float2* const received;  // [span][unit][half of the group][block of rows][half of the tile][lane]
+  uint64_t* const barrier;
 
-  // Spans of the block, and of them those of the warp.
-  const int block_span = rank * parts, first_span = block_span + part;
-  const int own_spans = K::kWide ? parts : part < parts ? 1 : 0;
-  const int block_begin = first_unit<K>(in, block_span, spans),
-            block_end = first_unit<K>(in, block_span + parts, spans);
-  const Share share{static_cast<int>(blockIdx.x) / blocks, static_cast<int>(gridDim.x) / blocks,
-                    K::kWide ? warp : warp % 4, own_spans ? first_unit<K>(in, first_span, spans) : 0,
-                    own_spans ? first_unit<K>(in, first_span + own_spans, spans) : 0};
+  static constexpr int kItems = K::kRowBlocks * 64;  // of a unit: a thread's outputs
 
-  float* const partial = reinterpret_cast<float*>(shared + room.partial);  // [part][row][kStride]
-  char* const x = shared + room.x;
-  float* const sums = reinterpret_cast<float*>(shared + room.sums);        // [unit or 32 inputs][row]
-  float* const squares = reinterpret_cast<float*>(shared + room.squares);  // [unit, of all][row]
-  float2* const received = reinterpret_cast<float2*>(shared + room.received);
-  uint64_t* const barrier = reinterpret_cast<uint64_t*>(shared + room.barrier);
-  const int pairs = rows * (K::kOutputs / 2), piece = (pairs + blocks - 1) / blocks;
-  const int mine = max(0, min(piece, pairs - rank * piece));
-  constexpr int kUnitsOf128 = kUnitInputs / K::kInputs;
-  const int first_of_x = block_begin / kUnitsOf128,
-            units_of_x = (block_end - block_begin + kUnitsOf128 - 1) / kUnitsOf128;
-  if (blocks > 1) {
-    const int others = (in + kUnitInputs - 1) / kUnitInputs - units_of_x;  // units that they have
-    if (threadIdx.x == 0)
-      expect_bytes(barrier, blocks * mine * 8 + (args.hidden ? others * K::kRows * 4 : 0));
-    arrive_in_cluster();
+  // Of the thread's item: unit, block of rows, half of the tile.
+  __device__ OutputPair outputs(int item) const {
+    const int unit = rank + item / kItems * blocks, b = item % kItems / 64, half = item % 64 / 32;
+    const int lane = threadIdx.x % 32;
+    return OutputPair::of<K>(args, place, unit, lane / 4 + half * 8, b * 8 + lane % 4 * 2);
   }
-  Fetcher<K, !K::kWide> fetcher(args, plan, share, shared);
-
-  follow_predecessor(args);
-
-  stage_x<K>(args, first_of_x, units_of_x, x, sums, squares);
-  publish_shared();
-  __syncthreads();
-  const float* factors = args.factors;
-  if (blocks > 1) wait_for_cluster();  // all have begun: they may be sent to
-  if (args.hidden) {
-    float* const own_factors = reinterpret_cast<float*>(shared + room.factors);
-    factors = own_factors;
-    if (blocks > 1) {
-      send_squares<K>(squares, first_of_x, units_of_x, rank, blocks, barrier);
-    } else {
-      find_factors<K>(args, squares, own_factors);
-    }
-  }
-
-  const uint64_t x_operand = plain_operand(shared_address(x), K::kRows * 16, 128);
-  const uint32_t middle = 0x10001u << (args.bits - 1);
-  int slot = 0;
-#pragma unroll 1
-  for (int group = share.group; group < plan.groups; group += share.stride) {
-    const Place place = place_of<K>(args, plan, group);
-    const bool has_zeros = args.matrix[place.matrix].zero_points != nullptr;
-    float sum[K::kRowBlocks][4] = {};
-#pragma unroll 1
-    for (int span = first_span; span < first_span + own_spans; ++span) {
-      float total[K::kRowBlocks][4] = {};
-#pragma unroll 1
-      for (int unit = first_unit<K>(in, span, spans); unit < first_unit<K>(in, span + 1, spans); ++unit) {
-        wait_for_copies<K::kAhead - 1>();
-        Loaded<K> now;
-        read_unit<K>(fetcher.ring + slot * K::kUnitBytes, has_zeros, middle, now);
-        const int unit_of_x = unit - block_begin;
-        multiply_unit<K>(now, moved(x_operand, unit_of_x * K::kInputs * (K::kRows * 2)),
-                         sums + unit_of_x * (K::kSumsOfUnit * K::kRows), total, [&] { fetcher.next(); });
-        slot = slot + 1 == plan.slots ? 0 : slot + 1;
-      }
-#pragma unroll
-      for (int b = 0; b < K::kRowBlocks; ++b) {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) sum[b][j] += total[b][j];
-      }
-    }
-
-    __syncthreads();  // the rings, or the group before, are done with
+  __device__ void send_sums(int span, int tile, const float (&sum)[K::kRowBlocks][4]) const {
+    const int unit = tile % kUnitsOfOutput, owner = unit % blocks;
+    float2* const to =
+        received +
+        ((span * owned_units(owner, blocks) + unit / blocks) * 2 + tile / kUnitsOfOutput) * kPairsOfUnit<K> +
+        threadIdx.x % 32;
 #pragma unroll
     for (int b = 0; b < K::kRowBlocks; ++b) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j)
-        partial[(part * K::kRows + b * 8 + 2 * c + j % 2) * K::kStride + share.tile * kTileOutputs + g +
-                j / 2 * 8] = sum[b][j];
+      for (int half = 0; half < 2; ++half) {
+        const float2 pair{sum[b][2 * half], sum[b][2 * half + 1]};
+        if (blocks > 1) {
+          send(to + (b * 2 + half) * 32, owner, pair, barrier);
+        } else {
+          to[(b * 2 + half) * 32] = pair;
+        }
+      }
     }
-    __syncthreads();
-    const int sharing = K::kWide ? 1 : parts;
-#pragma unroll 1
-    for (int i = threadIdx.x; i < pairs; i += K::kThreads) {
-      const Pair2 pair = pair_of<K>(args.swiglu, i);
-      const float* const of_row = partial + pair.row * K::kStride;
-      float2 both = {};
+  }
+  __device__ float2 sum_of(int item, int half_of_group, int parts) const {
+    const int owned = owned_units(rank, blocks);
+    const float2* const from =
+        received + (item / kItems * 2 + half_of_group) * kPairsOfUnit<K> + item % kItems;
+    float2 all = {};
+#pragma unroll 2
+    for (int span = 0; span < spans; span += parts) {
+      float2 of_block = {};
 #pragma unroll
-      for (int p = 0; p < kMostParts; ++p) {
-        if (p >= sharing) break;
-        both.x += of_row[p * K::kRows * K::kStride + pair.first];
-        both.y += of_row[p * K::kRows * K::kStride + pair.second];
+      for (int part = 0; part < kFewParts; ++part) {
+        if (part >= parts) break;
+        const float2 some = from[(span + part) * owned * 2 * kPairsOfUnit<K>];
+        of_block.x += some.x, of_block.y += some.y;
       }
-      if (blocks > 1) {
-        send(received + rank * piece + i % piece, i / piece, both, barrier);
-      } else {
-        write_pair<K>(args, place, i, both, factors);
+      all.x += of_block.x, all.y += of_block.y;
+    }
+    return all;
+  }
+};
+
+template <class K>
+__global__ void __launch_bounds__(K::kThreads, K::kBlocksAtOnce)
+    batch_kernel(const __grid_constant__ GpuDecodeArgs args, const __grid_constant__ Plan plan,
+                 const __grid_constant__ Room room) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  extern __shared__ __align__(128) char shared[];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
+  const int in = static_cast<int>(args.in), rows = static_cast<int>(args.rows);
+  const int parts = plan.split.parts, spans = plan.split.spans();
+  const int blocks = K::kMany ? 1 : plan.split.blocks, rank = static_cast<int>(blockIdx.x) % blocks;
+  const int part = warp / K::kTileWarps;
+
+  // Spans of the block, and of them those of the warp.
+  const int block_span = rank * parts, first_span = block_span + part * parts / K::kParts,
+            end_span = block_span + (part + 1) * parts / K::kParts;
+  const int block_begin = first_unit<K>(in, block_span, spans),
+            block_end = first_unit<K>(in, block_span + parts, spans);
+  const Share share{static_cast<int>(blockIdx.x) / blocks, static_cast<int>(gridDim.x) / blocks,
+                    warp % K::kTileWarps, first_unit<K>(in, first_span, spans),
+                    first_unit<K>(in, end_span, spans)};
+  constexpr int kUnitsOf128 = kUnitInputs / K::kInputs;
+  const int first_of_x = block_begin / kUnitsOf128,
+            units_of_x = (block_end - block_begin + kUnitsOf128 - 1) / kUnitsOf128;
+
+  char* const x = shared + room.x;
+  float* const sums = reinterpret_cast<float*>(shared + room.sums);        // [unit or 32 inputs][row]
+  float* const squares = reinterpret_cast<float*>(shared + room.squares);  // [unit, of all][row]
+  const Exchange<K> exchange{args,
+                             place_of<K>(args, plan, share.group),
+                             rank,
+                             blocks,
+                             spans,
+                             reinterpret_cast<float2*>(shared + room.received),
+                             reinterpret_cast<uint64_t*>(shared + room.barrier)};
+  const int items = K::kMany ? 0 : owned_units(rank, blocks) * Exchange<K>::kItems;
+  if (blocks > 1) {
+    if (threadIdx.x == 0) {
+      const int others = (in + kUnitInputs - 1) / kUnitInputs - units_of_x;  // units that they have
+      expect_bytes(exchange.barrier, spans * items * 2 * static_cast<int>(sizeof(float2)) +
+                                         (args.hidden ? others * K::kRows * 4 : 0));
+    }
+    arrive_in_cluster();
+  }
+  Fetcher<K, !K::kMany> fetcher(args, plan, share, shared);
+
+  follow_predecessor(args);
+
+  float(*const old)[2] = reinterpret_cast<float(*)[2]>(shared + room.old) + threadIdx.x * 2;
+  if constexpr (!K::kMany) {  // they come with the next unit's copies
+    if (static_cast<int>(threadIdx.x) < items) {
+      const OutputPair outputs = exchange.outputs(threadIdx.x);
+      outputs.first.fetch_old(rows, old[0]);
+      if (!args.swiglu) outputs.second.fetch_old(rows, old[1]);
+    }
+  }
+  if (args.hidden) {
+    stage_x<K, true>(args, first_of_x, units_of_x, x, sums, squares);
+  } else {
+    stage_x<K, false>(args, first_of_x, units_of_x, x, sums, squares);
+  }
+  if constexpr (K::kWgmma) show_to_products();
+  __syncthreads();
+  if (blocks > 1) wait_for_cluster();  // all have begun: they may be sent to
+  float* const own_factors = reinterpret_cast<float*>(shared + room.factors);
+  const float* const factors = args.hidden ? own_factors : args.factors;
+  if (args.hidden) {
+    if constexpr (K::kMany) {
+      find_factors<K>(args, squares, own_factors);
+    } else if (blocks > 1) {
+      send_squares<K>(squares, first_of_x, units_of_x, rank, blocks, exchange.barrier);
+    }
+  }
+
+  const uint64_t x_operand = piece_descriptor(shared_address(x), K::kRows * 16, 128);
+  const int stride = row_stride(units_of_x);
+  const uint32_t middle = 0x10001u << (args.bits - 1);
+  int slot = 0, turn = 0;
+#pragma unroll 1
+  for (int group = share.group; group < plan.groups; group += share.stride, turn ^= 1) {
+    const Place place = place_of<K>(args, plan, group);
+    const bool has_zeros = args.matrix[place.matrix].zero_points != nullptr;
+    float* const partial = reinterpret_cast<float*>(shared + room.partial) + lane +
+                           (K::kWgmma ? turn * (partial_floats<K> / 2) : 0);
+    float sum[K::kTiles][K::kRowBlocks][4] = {};
+#pragma unroll 1
+    for (int span = first_span; span < end_span; ++span) {
+      float total[K::kTiles][K::kRowBlocks][4] = {};
+#pragma unroll 1
+      for (int unit = first_unit<K>(in, span, spans); unit < first_unit<K>(in, span + 1, spans); ++unit) {
+        const int i = unit - block_begin;
+        const UnitOfX unit_of_x{x + i * K::kInputs * 2, moved(x_operand, i * K::kInputs * (K::kRows * 2)),
+                                sums + i * (K::kSumsOfUnit * K::kRows)};
+        wait_for_copies<K::kAhead - 1>();
+        Loaded<K> now[K::kTiles];
+#pragma unroll
+        for (int t = 0; t < K::kTiles; ++t)
+          read_unit<K>(fetcher.ring + (slot * K::kTiles + t) * K::kUnitBytes, has_zeros, middle, now[t]);
+        if constexpr (K::kWgmma) {
+          multiply_by_wgmma<K>(now[0], unit_of_x, total[0], [&] { fetcher.next(); });
+        } else {
+          multiply_by_mma<K>(now, unit_of_x, stride, total);
+          fetcher.next();
+        }
+        slot = slot + 1 == plan.slots ? 0 : slot + 1;
+      }
+#pragma unroll
+      for (int t = 0; t < K::kTiles; ++t) {
+#pragma unroll
+        for (int b = 0; b < K::kRowBlocks; ++b) {
+#pragma unroll
+          for (int j = 0; j < 4; ++j) {
+            if constexpr (K::kMany && !K::kWgmma) {
+              partial[(((share.tile * kMostParts + span) * K::kTiles + t) * 4 + j) * 32] = total[t][b][j];
+            } else {
+              sum[t][b][j] += total[t][b][j];
+            }
+          }
+        }
       }
     }
-    if (blocks > 1) {
-      wait_for_bytes(barrier);
-      if (args.hidden) {
-        find_factors<K>(args, squares, reinterpret_cast<float*>(shared + room.factors));
+
+    if constexpr (!K::kMany) {
+      if (first_span < end_span) exchange.send_sums(first_span, share.tile, sum[0]);
+      if (blocks > 1) {
+        wait_for_bytes(exchange.barrier);
+      } else {
         __syncthreads();
       }
-      for (int i = threadIdx.x; i < mine; i += K::kThreads) {
-        float2 all = {};
-        for (int block = 0; block < blocks; ++block) {
-          const float2 some = received[block * piece + i];
-          all.x += some.x, all.y += some.y;
-        }
-        write_pair<K>(args, place, rank * piece + i, all, factors);
+      if (args.hidden) {
+        find_factors<K>(args, squares, own_factors);
+        __syncthreads();
       }
+      wait_for_copies<0>();
+      for (int item = threadIdx.x; item < items; item += K::kThreads)
+        exchange.outputs(item).write(args, factors, exchange.sum_of(item, 0, parts),
+                                     exchange.sum_of(item, 1, parts), item < K::kThreads ? old : nullptr);
+    } else if constexpr (K::kWgmma) {
+      constexpr int kHalf = K::kGroupTiles / 2;
+      const bool is_second = share.tile >= kHalf;
+      if (is_second) {
+#pragma unroll
+        for (int b = 0; b < K::kRowBlocks; ++b) {
+#pragma unroll
+          for (int j = 0; j < 4; ++j)
+            partial[(((share.tile - kHalf) * K::kRowBlocks + b) * 4 + j) * 32] = sum[0][b][j];
+        }
+      }
+      __syncthreads();  // the next group's sums go to the other half
+      if (!is_second) {
+#pragma unroll
+        for (int b = 0; b < K::kRowBlocks; ++b) {
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            const float* const other = partial + ((share.tile * K::kRowBlocks + b) * 4 + 2 * half) * 32;
+            OutputPair::of<K>(args, place, share.tile, g + half * 8, b * 8 + 2 * c)
+                .write(args, factors, {sum[0][b][2 * half], sum[0][b][2 * half + 1]}, {other[0], other[32]});
+          }
+        }
+      }
+    } else {
+      __syncthreads();
+      float2 all[2] = {};  // each part writes eight outputs of each tile
+      for (int span = 0; span < parts; ++span) {
+#pragma unroll
+        for (int t = 0; t < 2; ++t) {
+          const float* const from =
+              partial + (((share.tile * kMostParts + span) * 2 + t) * 4 + 2 * part) * 32;
+          all[t].x += from[0], all[t].y += from[32];
+        }
+      }
+      OutputPair::of<K>(args, place, share.tile, g + part * 8, 2 * c).write(args, factors, all[0], all[1]);
+      if (group + share.stride < plan.groups) __syncthreads();  // before the next sums
     }
   }
 #endif
 }
 
 template <class K>
-Room room_for(const GpuDecodeArgs& args, const Plan& plan) {
-  return room_of<K>(args.in, plan.split, plan.slots, args.hidden != nullptr);
-}
-
-template <class K>
 void launch_kind(const GpuDecodeArgs& args, void* stream) {
   Plan plan = plan_of<K>(args);
-  plan.slots = K::kWide ? K::kAhead : std::min(K::kAhead, most_units<K>(args.in, plan.split.spans()));
-  const Room room = room_for<K>(args, plan);
+  plan.slots = K::kMany ? K::kAhead : std::min(K::kAhead, most_units<K>(args.in, plan.split.spans()));
+  const Room room = room_of<K>(args.in, plan.split, plan.slots, args.hidden != nullptr);
   constexpr auto kKernel = batch_kernel<K>;
   allow_shared_memory<kKernel>(device().shared_per_block);
   prefer_shared_memory<kKernel>();
   int blocks = plan.groups * plan.split.blocks;
-  if (K::kWide)
+  if (K::kMany)
     blocks = std::min(blocks, device().multiprocessors * blocks_at_once<kKernel>(K::kWarps, room.total));
   launch_clusters(kKernel, dim3(static_cast<unsigned>(blocks)), static_cast<unsigned>(plan.split.blocks),
                   dim3(K::kThreads), static_cast<size_t>(room.total), stream, args, plan, room);
 }
 
 template <int kBits, bool kFine, int kRowBlocks>
-bool has_room(int64_t in, const Split& split, bool is_wide, bool has_hidden) {
-  using Wide = BatchKind<kBits, kFine, kRowBlocks, true>;
-  using Narrow = BatchKind<kBits, kFine, kRowBlocks, false>;
-  const int bytes = is_wide ? room_of<Wide>(in, split, Wide::kAhead, has_hidden).total
-                            : room_of<Narrow>(in, split, Narrow::kAhead, has_hidden).total;
+bool has_room(int64_t in, const Split& split, bool is_many, bool has_hidden) {
+  using Many = BatchKind<kBits, kFine, kRowBlocks, true>;
+  using Few = BatchKind<kBits, kFine, kRowBlocks, false>;
+  const int bytes = is_many ? room_of<Many>(in, split, Many::kAhead, has_hidden).total
+                            : room_of<Few>(in, split, Few::kAhead, has_hidden).total;
   return bytes <= device().shared_per_block;
 }
-
-bool is_wide(int64_t tiles) { return tiles >= kWideTiles; }
 
 GpuDecodeArgs rows_of(GpuDecodeArgs args, int64_t first, int64_t count) {
   args.rows = count;
@@ -413,16 +566,17 @@ GpuDecodeArgs rows_of(GpuDecodeArgs args, int64_t first, int64_t count) {
 template <int kBits, bool kFine>
 bool launch_for(const GpuDecodeArgs& args, void* stream) {
   const int64_t tiles = tiles_of(args);
+  const bool is_many = has_many_tiles(tiles);
   const Split split = split_of(args.in, tiles);
   auto fits = [&]<int kRowBlocks>() {
-    return has_room<kBits, kFine, kRowBlocks>(args.in, split, is_wide(tiles), args.hidden != nullptr);
+    return has_room<kBits, kFine, kRowBlocks>(args.in, split, is_many, args.hidden != nullptr);
   };
   if (!fits.template operator()<1>()) return false;
   const int64_t most = fits.template operator()<4>() ? 32 : fits.template operator()<2>() ? 16 : 8;
   for (int64_t row = 0; row < args.rows; row += most) {
     const GpuDecodeArgs some = rows_of(args, row, std::min(most, args.rows - row));
     auto launch_rows = [&]<int kRowBlocks>() {
-      if (is_wide(tiles)) {
+      if (is_many) {
         launch_kind<BatchKind<kBits, kFine, kRowBlocks, true>>(some, stream);
       } else {
         launch_kind<BatchKind<kBits, kFine, kRowBlocks, false>>(some, stream);
@@ -447,13 +601,13 @@ bool gpu_matmul_batch(const GpuDecodeArgs& args, void* stream) {
                    [&]<int kBits, bool kFine>() { return launch_for<kBits, kFine>(args, stream); });
 }
 
-bool fits_gpu_batch(int64_t in, int bits, int64_t group_size) {
+bool fits_gpu_batch(int64_t in, int64_t tiles, int bits, int64_t group_size) {
   if (!device().has_wgmma || !fits_gpu_decode(in, bits, group_size)) return false;
   return with_kind(bits, group_size, [&]<int kBits, bool kFine>() {
-    const Split whole{1, kMostParts};
-    return has_room<kBits, kFine, 1>(in, whole, true, true) &&
-           has_room<kBits, kFine, 1>(in, whole, false, true);
+    return has_room<kBits, kFine, 1>(in, split_of(in, tiles), has_many_tiles(tiles), true);
   });
 }
+
+bool norms_in_batch(int64_t rows, int64_t tiles) { return rows <= 8 || !has_many_tiles(tiles); }
 
 }  // namespace lowbit

@@ -8,8 +8,9 @@ namespace lowbit {
 // False where there is none for these sizes, or on this GPU.
 bool gpu_matmul_batch(const GpuDecodeArgs& args, void* stream);
 
-// Whether it takes products of such weights for any number of outputs; then also with SwiGLU, and up to eight
-// rows of x may come with a column_order, or as hidden.
-bool fits_gpu_batch(int64_t in, int bits, int64_t group_size);
+// Whether it takes products of weights that have so many tiles of 16 outputs together; then with SwiGLU too.
+bool fits_gpu_batch(int64_t in, int64_t tiles, int bits, int64_t group_size);
+// Whether, if so, x may come with a column_order, or as hidden.
+bool norms_in_batch(int64_t rows, int64_t tiles);
 
 }  // namespace lowbit

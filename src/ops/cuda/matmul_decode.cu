@@ -274,13 +274,13 @@ bool prepares(int64_t rows, int64_t in) {
 
 }  // namespace
 
-int64_t gated_decode_rows(int64_t in, int bits, int64_t group_size) {
-  return fits_gpu_batch(in, bits, group_size) ? kDecodeRows : 16;
+int64_t gated_decode_rows(int64_t in, int64_t tiles, int bits, int64_t group_size) {
+  return fits_gpu_batch(in, tiles, bits, group_size) ? kDecodeRows : 16;
 }
 
-bool prepares_in_decode(int64_t rows, int64_t in, int bits, int64_t group_size) {
+bool prepares_in_decode(int64_t rows, int64_t in, int64_t tiles, int bits, int64_t group_size) {
   if (!fits_gpu_decode(in, bits, group_size)) return false;
-  if (rows <= 8 && fits_gpu_batch(in, bits, group_size)) return true;
+  if (fits_gpu_batch(in, tiles, bits, group_size)) return norms_in_batch(rows, tiles);
   return with_kind(bits, group_size,
                    [&]<int kBits, bool kFine>() { return prepares<kBits, kFine>(rows, in); });
 }

@@ -353,7 +353,9 @@ TEST(GpuMatmulDecode, NormsGathersAndGates) {
     for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
     if (p.bits != 16) std::shuffle(order.begin(), order.end(), random);
     for (int64_t rows : {1, 3, 8, 12, 32}) {
-      const bool prepares = prepares_in_decode(rows, p.in, p.bits, kept_size(p));
+      const int64_t tiles = tile_count(p.out);
+      const bool prepares = prepares_in_decode(rows, p.in, tiles, p.bits, kept_size(p)) &&
+                            prepares_in_decode(rows, p.in, 2 * tiles, p.bits, kept_size(p));
       std::vector<float> hidden, norm;
       for (int64_t i = 0; i < rows * p.in; ++i) hidden.push_back(3 * normal(random));
       for (int64_t i = 0; i < p.in; ++i) norm.push_back(normal(random));
@@ -402,7 +404,7 @@ TEST(GpuMatmulDecode, NormsGathersAndGates) {
       args.matrix[0] = gate_there.matrix(p);
       args.matrix[0].y = Activations(y.get());
       gpu_matmul_decode(args, nullptr);
-      if (rows > gated_decode_rows(p.in, p.bits, kept_size(p))) continue;
+      if (rows > gated_decode_rows(p.in, 2 * tiles, p.bits, kept_size(p))) continue;
       args.swiglu = true;
       args.matrices = 2;
       args.matrix[0].y = Activations(gated.get());

@@ -23,17 +23,16 @@ struct Split {
   int blocks = 1, parts = 1;
   constexpr int spans() const { return blocks * parts; }
 };
-constexpr int kMostParts = 4, kWideTiles = 1056;
+// Few outputs: a block has kFewTiles tiles, and up to eight share the inputs.
+constexpr int kMostParts = 4, kFewParts = 2, kFewTiles = 8, kMostBlocks = 8;
+constexpr bool has_many_tiles(int64_t tiles) { return tiles >= 1056; }
 Split split_of(int64_t in, int64_t tiles) {
-  constexpr int64_t kBlocksWanted = 132;  // of four tiles each
+  constexpr int64_t kBlocksWanted = 132;
   const int64_t units = (in + kUnitInputs - 1) / kUnitInputs;
-  Split split;
-  split.parts = static_cast<int>(std::min<int64_t>(kMostParts, units));
-  if (tiles < kWideTiles) {
-    const int64_t blocks = std::min(units / kMostParts, kBlocksWanted / ((tiles + 3) / 4));
-    split.blocks = static_cast<int>(std::clamp<int64_t>(blocks, 1, kMostWarps / kMostParts));
-  }
-  return split;
+  if (has_many_tiles(tiles)) return {1, static_cast<int>(std::min<int64_t>(kMostParts, units))};
+  const int64_t blocks = std::min(units / kFewParts, kBlocksWanted / ((tiles + kFewTiles - 1) / kFewTiles));
+  return {static_cast<int>(std::clamp<int64_t>(blocks, 1, kMostBlocks)),
+          static_cast<int>(std::min<int64_t>(kFewParts, units))};
 }
 
 // Units of 128 inputs (64 where the weight is BF16: two for each) that a span begins with.
@@ -73,8 +72,8 @@ __device__ inline Place place_of(const GpuDecodeArgs& args, const Plan& plan, in
   return {matrix, (group - plan.first_group[matrix]) * K::kGroupTiles};
 }
 
-// What a warp of a block does: of each group from `group` on, the tiles from `tile` on over the units
-// [begin, end).
+// What a warp of a block does: of each group from `group` on its tile number `tile`, and those a kTiles-th of
+// the group further, over the units [begin, end).
 struct Share {
   int group, stride, tile, begin, end;
 };
@@ -129,7 +128,7 @@ struct Fetcher {
     has_zeros = args.matrix[place.matrix].zero_points != nullptr;
 #pragma unroll
     for (int t = 0; t < K::kTiles; ++t) {
-      const int index = share.tile + t;
+      const int index = share.tile + t * (K::kGroupTiles / K::kTiles);
       const GpuMatrix& matrix = args.matrix[args.swiglu ? index / kPairs<K> : place.matrix];
       // A tile behind the last one repeats it; its outputs are not written.
       const int tile =

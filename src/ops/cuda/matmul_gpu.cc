@@ -54,12 +54,19 @@ void set_outputs(GpuDecodeArgs& args, std::span<const MatmulOutput> outputs, int
   }
 }
 
+int64_t tiles_of(std::span<const MatmulOutput> outputs) {
+  int64_t tiles = 0;
+  for (const MatmulOutput& output : outputs) tiles += tile_count(out_features(*output.weight));
+  return tiles;
+}
+
 // Few rows: outputs of one kind share a launch.
 void multiply_few(const OpContext& context, const uint16_t* x, int64_t tokens, int64_t in,
                   std::span<const MatmulOutput> outputs, const GpuWeightKind& kind) {
   std::optional<Scratch> gathered;
   const bool fits = fits_gpu_decode(in, kind.bits, kind.group_size);
-  const bool prepares = fits && prepares_in_decode(tokens, in, kind.bits, kind.group_size);
+  const bool prepares = fits && prepares_in_decode(std::min(kDecodeRows, tokens), in, tiles_of(outputs),
+                                                   kind.bits, kind.group_size);
   if (kind.column_order && !prepares) {
     gathered.emplace(context.workspace->take(static_cast<size_t>(tokens * in) * 2));
     gpu_gather_columns(x, kind.column_order, tokens, in, gathered->as<uint16_t>(), context.gpu->stream());
@@ -150,9 +157,9 @@ bool multiply_normed(const OpContext& context, const NormedRows& x, int64_t toke
   for (const MatmulOutput& output : outputs)
     if (!(kind_of(*output.weight) == kind)) return false;
 
-  const int64_t most = std::min(kDecodeRows, tokens);
-  if (swiglu_to.data && most > gated_decode_rows(in, kind.bits, kind.group_size)) return false;
-  const bool prepares = prepares_in_decode(most, in, kind.bits, kind.group_size);
+  const int64_t most = std::min(kDecodeRows, tokens), tiles = tiles_of(outputs);
+  if (swiglu_to.data && most > gated_decode_rows(in, tiles, kind.bits, kind.group_size)) return false;
+  const bool prepares = prepares_in_decode(most, in, tiles, kind.bits, kind.group_size);
   std::optional<Scratch> normed, factors;
   if (!prepares) {
     normed.emplace(context.workspace->take(static_cast<size_t>(most * in) * sizeof(uint16_t)));

@@ -15,6 +15,8 @@
 // `multiply`; 16 elements further is 32 bytes further, and the hardware swaps what it reads by the address),
 // or from row to row (the second operand of `multiply_rows`; 16 rows further is 2048 bytes further).
 //
+// Or they are pieces without swaps (`multiply_few`): of eight rows x 16 bytes, 128 bytes in a row.
+//
 // A thread's sums of a product 64 x N: with g = lane / 4, c = lane % 4, warp w of the group,
 //   sum[4 n + j]: row 16 w + g + (j / 2) * 8, column 8 n + 2 c + j % 2
 #pragma once
@@ -38,6 +40,11 @@ __device__ inline uint64_t panel_descriptor(uint32_t address, int panel_bytes) {
   return uint64_t{1} << 62 | uint64_t{1024 / 16} << 32 | static_cast<uint64_t>(panel_bytes / 16) << 16 |
          (address & 0x3ffff) / 16;
 }
+// next_k, next_rows: bytes from a piece to that of the next eight of what is summed over, of the next rows.
+__device__ inline uint64_t piece_descriptor(uint32_t address, int next_k, int next_rows) {
+  return static_cast<uint64_t>(next_rows / 16) << 32 | static_cast<uint64_t>(next_k / 16) << 16 |
+         (address & 0x3ffff) / 16;
+}
 __device__ inline uint64_t moved(uint64_t descriptor, int bytes) {
   return descriptor + static_cast<uint64_t>(bytes / 16);
 }
@@ -56,6 +63,11 @@ template <int kCount>
 __device__ inline void pin(float (&values)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(values[i])::"memory");
+}
+template <int kCount>
+__device__ inline void pin(float (&values)[kCount][4]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) pin(values[i]);
 }
 template <int kCount>
 __device__ inline void pin(Operand (&operands)[kCount]) {
@@ -109,16 +121,45 @@ __device__ inline void multiply_rows(float (&sum)[32], const Operand& a, uint64_
       : "r"(a.pair[0]), "r"(a.pair[1]), "r"(a.pair[2]), "r"(a.pair[3]), "l"(b));
 }
 
+// sum = a b, or plus sum where `adds` is 1 and not 0: 64 x kBlocks * 8, over 16 columns of the rows of b, in
+// pieces; a: as of mma.m16n8k16 for each warp. sum: [block of eight][j].
+template <int kBlocks>
+__device__ inline void multiply_few(float (&sum)[kBlocks][4], const Operand& a, uint64_t b, int adds) {
+  static_assert(kBlocks == 1 || kBlocks == 2 || kBlocks == 4);
+  float* const s = sum[0];
+  if constexpr (kBlocks == 1) {
+    asm volatile(
+        "{ .reg .pred adds; setp.ne.b32 adds, %9, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0,%1,%2,%3}, {%4,%5,%6,%7}, %8, adds, 1, 1, "
+        "0; }"
+        : "+f"(s[0]), "+f"(s[1]), "+f"(s[2]), "+f"(s[3])
+        : "r"(a.pair[0]), "r"(a.pair[1]), "r"(a.pair[2]), "r"(a.pair[3]), "l"(b), "r"(adds));
+  } else if constexpr (kBlocks == 2) {
+    asm volatile(
+        "{ .reg .pred adds; setp.ne.b32 adds, %13, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7}, {%8,%9,%10,%11}, "
+        "%12, "
+        "adds, 1, 1, 0; }"
+        : LOWBIT_8_SUMS(s, 0)
+        : "r"(a.pair[0]), "r"(a.pair[1]), "r"(a.pair[2]), "r"(a.pair[3]), "l"(b), "r"(adds));
+  } else {
+    asm volatile(
+        "{ .reg .pred adds; setp.ne.b32 adds, %21, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,"
+        "%14,%15}, {%16,%17,%18,%19}, %20, adds, 1, 1, 0; }"
+        : LOWBIT_8_SUMS(s, 0), LOWBIT_8_SUMS(s, 8)
+        : "r"(a.pair[0]), "r"(a.pair[1]), "r"(a.pair[2]), "r"(a.pair[3]), "l"(b), "r"(adds));
+  }
+}
+
 #undef LOWBIT_8_SUMS
 #undef LOWBIT_32_SUMS
 #undef LOWBIT_32_NAMES
 #undef LOWBIT_64_NAMES
 
-// What threads have copied to shared memory, products read by another way: between the wait for the copies
-// and the products.
-__device__ inline void show_copies_to_products() {
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
+// What threads have written or copied to shared memory, products read by another way: between the wait for
+// the copies and the products, or before the barrier behind which others' products read it.
+__device__ inline void show_to_products() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // Barriers in shared memory: a phase is over when so many have arrived, and the next begins. Waits are for
 // the phase of a parity: 0 for the first; of parity 1 the one before the first counts as over.
