@@ -229,7 +229,7 @@ struct Layers {
     auto set_x = [&](GpuDecodeArgs& args) {
       int64_t tiles = 0;
       for (int i = 0; i < args.matrices; ++i) tiles += tile_count(args.matrix[i].out);
-      if (prepares_in_decode(rows, kHidden, tiles, bits, kGroup)) return;
+      if (prepares_in_decode(rows, kHidden, tiles, bits, kGroup, false)) return;
       args.x = norm_rows.to;
       args.factors = norm_rows.factors;
       args.hidden = args.norm_weight = nullptr;

@@ -25,14 +25,12 @@ struct BatchKind : Kind<kBits_, kFine_, kMany_ && kRowBlocks_ == 1 ? 2 : 1, kRow
   static constexpr int kAhead = kBits_ == 4                       ? (kMany && kWgmma ? 4 : 3)
                                 : kBits_ == 8 || kRowBlocks_ == 4 ? 2
                                                                   : 3;
-  static constexpr int kSumsOfUnit = kBits_ != 4 ? 0 : kFine_ ? 4 : 1;  // of 128 inputs of x
-  // Two blocks of up to eight rows have room beside each other: one waits while the other computes.
-  static constexpr int kBlocksAtOnce = kWgmma ? 1 : 2;
+  static constexpr int kSumsOfUnit = kBits_ != 4 ? 0 : 1;  // of 128 inputs of x
 };
 
 // Bytes in shared memory.
 struct Room {
-  int partial, x, sums, squares, factors, received, old, barrier, total;
+  int partial, x, of_blocks, squares_of_blocks, sums, squares, factors, received, old, barrier, total;
 };
 // x of up to eight rows: [row][stride] BF16. Two rows are 64 bytes apart in the banks.
 __host__ __device__ constexpr int row_stride(int units) { return units * kUnitInputs + 32; }
@@ -60,7 +58,9 @@ Room room_of(int64_t in, const Split& split, int slots, bool has_hidden) {
   room.partial = K::kWarps * slots * K::kTiles * K::kUnitBytes;
   const int partial = K::kMany ? partial_floats<K> * 4 : 0;
   room.x = room.partial + partial;
-  room.sums = room.x + (K::kWgmma ? most * kUnitInputs : row_stride(most)) * K::kRows * 2;
+  room.of_blocks = room.x + (K::kWgmma ? most * kUnitInputs : row_stride(most)) * K::kRows * 2;
+  room.squares_of_blocks = room.of_blocks + (K::kBits == 4 ? most * K::kRows * 16 : 0);
+  room.sums = room.squares_of_blocks + (has_hidden ? most * K::kRows * 16 : 0);
   room.squares = room.sums + most * K::kSumsOfUnit * K::kRows * 4;
   room.factors = room.squares + (has_hidden ? units * K::kRows * 4 : 0);
   room.received = room.factors + K::kRows * 4;
@@ -71,82 +71,86 @@ Room room_of(int64_t in, const Split& split, int slots, bool has_hidden) {
   return room;
 }
 
-// x of all rows to shared memory, units [first, first + units) of 128 inputs. A warp has eight rows and a
-// unit at a time; lane 4 r + c reads of each 32 inputs the eight from 8 c on. Up to eight rows it leaves them
-// as they are. For wgmma, of 32 inputs there are four pieces of kRows x 16 bytes, for each half of each of
-// the two steps of fragments.h; a row's 16 bytes there are inputs 8 c + 2 i and 8 c + 2 i + 1, c = 0 ... 3, i
-// the number of the piece.
+// x of all rows to shared memory, units [first, first + units) of 128 inputs. A warp has eight rows and 32
+// inputs at a time; lane 4 r + c reads the eight from 8 c on. Up to eight rows they stay as they are. For
+// wgmma, of 32 inputs there are four pieces of kRows x 16 bytes, for each half of each of the two steps of
+// fragments.h; a row's 16 bytes there are inputs 8 c + 2 i and 8 c + 2 i + 1, c = 0 ... 3, i the number of
+// the piece. Sums go to sums_of_blocks and squares_of_blocks: [unit][row][4].
 template <class K, bool kHidden>
-__device__ inline void stage_x(const GpuDecodeArgs& args, int first, int units, char* x, float* sums,
-                               float* squares) {
-  constexpr int kBlocks = 4, kItems = kHidden || !K::kWgmma ? 1 : K::kMany ? 4 : 3;
+__device__ inline void stage_x(const GpuDecodeArgs& args, int first, int units, char* x,
+                               float* sums_of_blocks, float* squares_of_blocks) {
+  // Items that a warp asks for at once, of so many blocks of 32 inputs.
+  constexpr int kBlocks = kHidden || !K::kWgmma ? 1 : 4;
+  constexpr int kItems = kHidden ? (K::kMany ? 5 : 2) : !K::kWgmma || K::kMany ? 4 : 3;
   const int in = static_cast<int>(args.in), rows = static_cast<int>(args.rows);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, c = lane % 4;
-  const int items = units * K::kRowBlocks;
+  const int items = units * (4 / kBlocks) * K::kRowBlocks;
 #pragma unroll 1
   for (int begin = warp; begin < items; begin += kItems * K::kWarps) {
     uint4 eights[kItems][kBlocks];
-    float squared[kBlocks];
+    float squared[kItems][kBlocks];
 #pragma unroll
     for (int p = 0; p < kItems; ++p) {
       const int item = begin + p * K::kWarps, row = item % K::kRowBlocks * 8 + lane / 4;
-      const int column = (first + item / K::kRowBlocks) * kUnitInputs + 8 * c;
+      const int column = first * kUnitInputs + item / K::kRowBlocks * (kBlocks * kBlockInputs) + 8 * c;
 #pragma unroll
       for (int b = 0; b < kBlocks; ++b) {
         const int i = column + b * kBlockInputs;
         const bool is_there = item < items && row < rows && i < in;
-        eights[p][b] = {};
+        const int64_t from = is_there ? static_cast<int64_t>(row) * in + i : 0;  // no branch around a load
+        auto kept_if_there = [is_there](uint4 eight) { return is_there ? eight : uint4{}; };
         if constexpr (kHidden) {
-          float4 low = {}, high = {};
-          if (is_there) {
-            const float* const from = args.hidden + static_cast<int64_t>(row) * in;
-            low = read_four(from, args.column_order, i), high = read_four(from, args.column_order, i + 4);
-            const uint2 low_pairs = weighted(low, read_four(args.norm_weight, args.column_order, i)),
-                        high_pairs = weighted(high, read_four(args.norm_weight, args.column_order, i + 4));
-            eights[p][b] = {low_pairs.x, low_pairs.y, high_pairs.x, high_pairs.y};
-          }
-          squared[b] = squares_of_four(low) + squares_of_four(high);
-        } else if (is_there) {
-          eights[p][b] = plain_eight(args, row, i);
+          const float4* const values = reinterpret_cast<const float4*>(args.hidden + from);
+          const float4* const weights =
+              reinterpret_cast<const float4*>(args.norm_weight + (is_there ? i : 0));
+          const float4 low = values[0], high = values[1];
+          const uint2 low_pairs = weighted(low, weights[0]), high_pairs = weighted(high, weights[1]);
+          eights[p][b] = kept_if_there({low_pairs.x, low_pairs.y, high_pairs.x, high_pairs.y});
+          const float sum = squares_of_four(low) + squares_of_four(high);
+          squared[p][b] = is_there ? sum : 0;
+        } else {
+          eights[p][b] = kept_if_there(*reinterpret_cast<const uint4*>(args.x + from));
         }
       }
     }
 #pragma unroll
     for (int p = 0; p < kItems; ++p) {
-      const int item = begin + p * K::kWarps, unit = item / K::kRowBlocks,
-                row = item % K::kRowBlocks * 8 + lane / 4;
-      if (item >= items) break;
+      const int item = begin + p * K::kWarps, row = item % K::kRowBlocks * 8 + lane / 4;
+      if (item >= items) break;  // the whole warp
       float added[kBlocks];
+      const int first_block = item / K::kRowBlocks * kBlocks;
 #pragma unroll
       for (int b = 0; b < kBlocks; ++b) {
+        const int block = first_block + b;
         if constexpr (K::kWgmma) {
-          char* const to = x + (unit * kBlocks + b) * (4 * K::kRows * 16) + row * 16 + c * 4;
+          char* const to = x + block * (4 * K::kRows * 16) + row * 16 + c * 4;
 #pragma unroll
           for (int i = 0; i < 4; ++i)
             *reinterpret_cast<uint32_t*>(to + i * (K::kRows * 16)) = word_of(eights[p][b], i);
         } else {
-          *reinterpret_cast<uint4*>(
-              x + (row * row_stride(units) + (unit * kBlocks + b) * kBlockInputs + 8 * c) * 2) = eights[p][b];
+          *reinterpret_cast<uint4*>(x + (row * row_stride(units) + block * kBlockInputs + 8 * c) * 2) =
+              eights[p][b];
         }
         added[b] = sum_of_eight(eights[p][b]);
       }
-      if constexpr (K::kBits == 4) {
-        add_up<4>(added);
-        if (c == 0) {
-          if constexpr (K::kFine) {
+      auto keep_sums = [&](float(&of_eight)[kBlocks], float* to) {
+        add_up<4>(of_eight);
+        if (c != 0) return;
 #pragma unroll
-            for (int b = 0; b < kBlocks; ++b) sums[(unit * kBlocks + b) * K::kRows + row] = added[b];
-          } else {
-            sums[unit * K::kRows + row] = (added[0] + added[1]) + (added[2] + added[3]);
-          }
-        }
-      }
-      if constexpr (kHidden) {
-        add_up<4>(squared);
-        if (c == 0)
-          squares[(first + unit) * K::kRows + row] = (squared[0] + squared[1]) + (squared[2] + squared[3]);
-      }
+        for (int b = 0; b < kBlocks; ++b)
+          to[((first_block + b) / 4 * K::kRows + row) * 4 + (first_block + b) % 4] = of_eight[b];
+      };
+      if constexpr (K::kBits == 4) keep_sums(added, sums_of_blocks);
+      if constexpr (kHidden) keep_sums(squared[p], squares_of_blocks);
     }
+  }
+}
+// Of blocks to those of units.
+template <class K>
+__device__ inline void join_sums(const float* of_blocks, int units, float* to) {
+  for (int i = threadIdx.x; i < units * K::kRows; i += K::kThreads) {
+    const float4 four = reinterpret_cast<const float4*>(of_blocks)[i];
+    to[i] = (four.x + four.y) + (four.z + four.w);
   }
 }
 
@@ -173,9 +177,20 @@ __device__ inline void find_factors(const GpuDecodeArgs& args, const float* squa
 // A unit's x: where its first input of row 0 stands, and the sums over it.
 struct UnitOfX {
   const char* at;
-  uint64_t operand;  // for wgmma
+  uint32_t operand;  // for wgmma: the lower half of its descriptor
   const float* sums;
 };
+
+// Of rows `row` and `row` + 1 over a group of the unit.
+template <class K>
+__device__ inline void read_sums(const float* of_unit, int row, int group, float (&to)[2]) {
+  if constexpr (K::kFine) {
+    to[0] = of_unit[row * 4 + group], to[1] = of_unit[row * 4 + 4 + group];
+  } else {
+    const float2 pair = *reinterpret_cast<const float2*>(of_unit + row);
+    to[0] = pair.x, to[1] = pair.y;
+  }
+}
 
 // total += the product of a warp's tiles over a unit.
 template <class K>
@@ -189,77 +204,77 @@ __device__ inline void multiply_by_mma(const Loaded<K> (&now)[K::kTiles], const 
   if constexpr (K::kBits == 4) {
 #pragma unroll
     for (int i = 0; i < K::kGroups; ++i) {
-      const float2 pair = *reinterpret_cast<const float2*>(unit.sums + i * K::kRows + 2 * c);
-      x.sums[0][i][0] = pair.x, x.sums[0][i][1] = pair.y;
+      read_sums<K>(unit.sums, 2 * c, i, x.sums[0][i]);
     }
   }
   multiply_unit<K>(now, x, total);
 }
-// meanwhile() while the tensor cores are at work.
-template <class K, class Meanwhile>
-__device__ inline void multiply_by_wgmma(const Loaded<K>& now, const UnitOfX& x,
-                                         float (&total)[K::kRowBlocks][4], const Meanwhile& meanwhile) {
+// A unit is made operands of as a whole; until the products are done, nothing else may take their registers.
+template <class K>
+__device__ inline void multiply_by_wgmma(const Loaded<K>& unit, const UnitOfX& x,
+                                         float (&total)[K::kRowBlocks][4]) {
+  constexpr uint32_t upper = piece_upper(128);
   constexpr int kSteps = 2 * K::kBlocks, kGroupSteps = K::kGroups > 1 ? kSteps / K::kGroups : kSteps;
   const int c = threadIdx.x % 4;
 #pragma unroll
   for (int group = 0; group < kSteps / kGroupSteps; ++group) {
-    const uint32_t zeros = now.zeros[group];
+    const uint32_t zeros = unit.zeros[group];
     Operand a[kGroupSteps];
 #pragma unroll
-    for (int step = 0; step < kGroupSteps; ++step)
-      a[step] =
-          operand<K>(now.data, group * kGroupSteps + step, 8388608.0f + static_cast<float>(zeros & 0xffffu),
-                     8388608.0f + static_cast<float>(zeros >> 16));
+    for (int i = 0; i < kGroupSteps; ++i)
+      a[i] = operand<K>(unit.data, group * kGroupSteps + i, 8388608.0f + static_cast<float>(zeros & 0xffffu),
+                        8388608.0f + static_cast<float>(zeros >> 16));
     float own[K::kRowBlocks][4] = {};
     auto& sum = K::kBits == 16 ? total : own;
     begin_products();
 #pragma unroll
-    for (int step = 0; step < kGroupSteps; ++step)
-      multiply_few(sum, a[step], moved(x.operand, (group * kGroupSteps + step) * (2 * K::kRows * 16)),
-                   K::kBits == 16 || step > 0);
+    for (int i = 0; i < kGroupSteps; ++i)
+      multiply_few(sum, a[i], with_upper(x.operand + (group * kGroupSteps + i) * (2 * K::kRows), upper),
+                   K::kBits == 16 || i > 0);
     commit_products();
-    if (group == 0) meanwhile();
     wait_for_products<0>();
     pin(sum);
     if constexpr (K::kBits != 16) {
 #pragma unroll
       for (int b = 0; b < K::kRowBlocks; ++b) {
         float x_sums[2] = {};
-        if constexpr (K::kBits == 4) {
-          const float2 pair = *reinterpret_cast<const float2*>(x.sums + group * K::kRows + b * 8 + 2 * c);
-          x_sums[0] = pair.x, x_sums[1] = pair.y;
-        }
-        fold<K>(total[b], sum[b], x_sums, now.scale[group], zeros);
+        if constexpr (K::kBits == 4) read_sums<K>(x.sums, b * 8 + 2 * c, group, x_sums);
+        fold<K>(total[b], sum[b], x_sums, unit.scale[group], zeros);
       }
     }
   }
 }
 
-// Output n of a matrix for two rows, 2 c and 2 c + 1 of eight, as a thread has its sums.
+// Where a thread's outputs go: output n of a matrix, of rows `row` and `row` + 1 and those it adds to them.
 struct Output {
-  const GpuMatrix& matrix;
-  int64_t n;
-  int row;
+  float* add_to;  // or null, then y
+  Activations y;
+  int64_t out, n;
+  float bias;
 
-  __device__ bool is_there(int rows, int i) const { return n < matrix.out && row + i < rows; }
-  __device__ int64_t place(int i) const { return (row + i) * matrix.out + n; }
-  __device__ float biased(float sum, float factor) const {
-    return sum * factor + (matrix.bias && n < matrix.out ? matrix.bias[n] : 0.0f);
+  __device__ static Output of(const GpuMatrix& matrix, int64_t n) {
+    return {matrix.add_to, matrix.y, matrix.out, n, matrix.bias && n < matrix.out ? matrix.bias[n] : 0.0f};
   }
   // What the product is added to, asked for early.
-  __device__ void fetch_old(int rows, float (&to)[2]) const {
-    if (!matrix.add_to) return;
+  __device__ void fetch_old(int row, int rows, float (&to)[2]) const {
+    if (!add_to || n >= out) return;
 #pragma unroll
     for (int i = 0; i < 2; ++i)
-      if (is_there(rows, i)) copy_4(&to[i], matrix.add_to + place(i));
+      if (row + i < rows) copy_4(&to[i], add_to + (row + i) * out + n);
   }
-  // old: null where it was not fetched.
-  __device__ void write(int rows, int i, float value, const float (*old)[2]) const {
-    if (!is_there(rows, i)) return;
-    if (matrix.add_to) {
-      matrix.add_to[place(i)] = (old ? (*old)[i] : matrix.add_to[place(i)]) + value;
-    } else {
-      store_output(matrix, place(i), value);
+  __device__ void write(int row, int rows, const float (&values)[2], const float* old) const {
+    if (n >= out) return;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (row + i >= rows) break;
+      const int64_t at = (row + i) * out + n;
+      if (add_to) {
+        add_to[at] = (old ? old[i] : add_to[at]) + values[i];
+      } else if (y.dtype == DType::kF32) {
+        static_cast<float*>(y.data)[at] = values[i];
+      } else {
+        static_cast<uint16_t*>(y.data)[at] = f32_to_bf16(values[i]);
+      }
     }
   }
 };
@@ -270,28 +285,26 @@ struct OutputPair {
   Output first, second;
 
   template <class K>
-  __device__ static OutputPair of(const GpuDecodeArgs& args, const Place& place, int tile, int g, int row) {
+  __device__ static OutputPair of(const GpuDecodeArgs& args, const Place& place, int tile, int row_of_tile) {
     const GpuMatrix& matrix = args.matrix[place.matrix];
-    const int64_t n = static_cast<int64_t>(place.first_tile + tile) * kTileOutputs + g;
-    if (args.swiglu) return {{matrix, n, row}, {args.matrix[1], n, row}};
-    return {{matrix, n, row}, {matrix, n + K::kGroupTiles / 2 * kTileOutputs, row}};
+    const int64_t n = static_cast<int64_t>(place.first_tile + tile) * kTileOutputs + row_of_tile;
+    if (args.swiglu) return {Output::of(matrix, n), Output::of(args.matrix[1], n)};
+    return {Output::of(matrix, n), Output::of(matrix, n + K::kGroupTiles / 2 * kTileOutputs)};
   }
-  __device__ void write(const GpuDecodeArgs& args, const float* factors, float2 a, float2 b,
-                        const float (*old)[2] = nullptr) const {
-    const int rows = static_cast<int>(args.rows);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const float factor = factors && first.row + i < rows ? factors[first.row + i] : 1;
-      const float x = first.biased(i ? a.y : a.x, factor), y = second.biased(i ? b.y : b.x, factor);
-      if (args.swiglu) {
-        first.write(rows, i, gated(x, y), old);
-      } else {
-        first.write(rows, i, x, old);
-        second.write(rows, i, y, old ? old + 1 : nullptr);
-      }
-    }
+  __device__ void write(bool swiglu, int row, int rows, const float (&factor)[2], float2 a, float2 b,
+                        const float* old = nullptr) const {
+    float x[2] = {a.x * factor[0] + first.bias, a.y * factor[1] + first.bias};
+    const float y[2] = {b.x * factor[0] + second.bias, b.y * factor[1] + second.bias};
+    if (swiglu) x[0] = gated(x[0], y[0]), x[1] = gated(x[1], y[1]);
+    first.write(row, rows, x, old);
+    if (!swiglu) second.write(row, rows, y, old ? old + 2 : nullptr);
   }
 };
+// Of rows `row` and `row` + 1.
+__device__ inline void read_factors(const float* factors, int row, int rows, float (&to)[2]) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) to[i] = factors && row + i < rows ? factors[row + i] : 1;
+}
 
 // Few outputs: what a block's warps have summed up goes to the blocks whose outputs it is, and what has come
 // becomes outputs. span: of the warp, or -1.
@@ -305,12 +318,12 @@ struct Exchange {
 
   static constexpr int kItems = K::kRowBlocks * 64;  // of a unit: a thread's outputs
 
-  // Of the thread's item: unit, block of rows, half of the tile.
+  // An item: unit, block of rows, half of the tile.
   __device__ OutputPair outputs(int item) const {
-    const int unit = rank + item / kItems * blocks, b = item % kItems / 64, half = item % 64 / 32;
-    const int lane = threadIdx.x % 32;
-    return OutputPair::of<K>(args, place, unit, lane / 4 + half * 8, b * 8 + lane % 4 * 2);
+    const int unit = rank + item / kItems * blocks, half = item % 64 / 32;
+    return OutputPair::of<K>(args, place, unit, threadIdx.x % 32 / 4 + half * 8);
   }
+  __device__ static int row_of(int item) { return item % kItems / 64 * 8 + threadIdx.x % 4 * 2; }
   __device__ void send_sums(int span, int tile, const float (&sum)[K::kRowBlocks][4]) const {
     const int unit = tile % kUnitsOfOutput, owner = unit % blocks;
     float2* const to =
@@ -330,28 +343,32 @@ struct Exchange {
       }
     }
   }
-  __device__ float2 sum_of(int item, int half_of_group, int parts) const {
-    const int owned = owned_units(rank, blocks);
-    const float2* const from =
-        received + (item / kItems * 2 + half_of_group) * kPairsOfUnit<K> + item % kItems;
-    float2 all = {};
-#pragma unroll 2
-    for (int span = 0; span < spans; span += parts) {
-      float2 of_block = {};
+  // Of both halves of the group.
+  __device__ void add_up(int item, int parts, float2 (&sums)[2]) const {
+    const int step = owned_units(rank, blocks) * 2 * kPairsOfUnit<K>;
+    const float2* const from = received + item / kItems * 2 * kPairsOfUnit<K> + item % kItems;
+    sums[0] = sums[1] = {};
+#pragma unroll
+    for (int block = 0; block < kMostBlocks; ++block) {
+      if (block >= blocks) break;
+      float2 of_block[2] = {};
 #pragma unroll
       for (int part = 0; part < kFewParts; ++part) {
         if (part >= parts) break;
-        const float2 some = from[(span + part) * owned * 2 * kPairsOfUnit<K>];
-        of_block.x += some.x, of_block.y += some.y;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const float2 some = from[(block * parts + part) * step + half * kPairsOfUnit<K>];
+          of_block[half].x += some.x, of_block[half].y += some.y;
+        }
       }
-      all.x += of_block.x, all.y += of_block.y;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) sums[half].x += of_block[half].x, sums[half].y += of_block[half].y;
     }
-    return all;
   }
 };
 
 template <class K>
-__global__ void __launch_bounds__(K::kThreads, K::kBlocksAtOnce)
+__global__ void __launch_bounds__(K::kThreads, 1)
     batch_kernel(const __grid_constant__ GpuDecodeArgs args, const __grid_constant__ Plan plan,
                  const __grid_constant__ Room room) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -395,23 +412,29 @@ __global__ void __launch_bounds__(K::kThreads, K::kBlocksAtOnce)
   }
   Fetcher<K, !K::kMany> fetcher(args, plan, share, shared);
 
-  follow_predecessor(args);
+  wait_for_predecessor();
 
   float(*const old)[2] = reinterpret_cast<float(*)[2]>(shared + room.old) + threadIdx.x * 2;
   if constexpr (!K::kMany) {  // they come with the next unit's copies
     if (static_cast<int>(threadIdx.x) < items) {
       const OutputPair outputs = exchange.outputs(threadIdx.x);
-      outputs.first.fetch_old(rows, old[0]);
-      if (!args.swiglu) outputs.second.fetch_old(rows, old[1]);
+      outputs.first.fetch_old(exchange.row_of(threadIdx.x), rows, old[0]);
+      if (!args.swiglu) outputs.second.fetch_old(exchange.row_of(threadIdx.x), rows, old[1]);
     }
   }
+  float* const sums_of_blocks = reinterpret_cast<float*>(shared + room.of_blocks);
+  float* const squares_of_blocks = reinterpret_cast<float*>(shared + room.squares_of_blocks);
   if (args.hidden) {
-    stage_x<K, true>(args, first_of_x, units_of_x, x, sums, squares);
+    stage_x<K, true>(args, first_of_x, units_of_x, x, sums_of_blocks, squares_of_blocks);
   } else {
-    stage_x<K, false>(args, first_of_x, units_of_x, x, sums, squares);
+    stage_x<K, false>(args, first_of_x, units_of_x, x, sums_of_blocks, nullptr);
   }
   if constexpr (K::kWgmma) show_to_products();
   __syncthreads();
+  if (K::kBits == 4 && !K::kFine) join_sums<K>(sums_of_blocks, units_of_x, sums);
+  if (args.hidden) join_sums<K>(squares_of_blocks, units_of_x, squares + first_of_x * K::kRows);
+  if (K::kBits == 4 || args.hidden) __syncthreads();
+  let_successor_begin();
   if (blocks > 1) wait_for_cluster();  // all have begun: they may be sent to
   float* const own_factors = reinterpret_cast<float*>(shared + room.factors);
   const float* const factors = args.hidden ? own_factors : args.factors;
@@ -423,10 +446,11 @@ __global__ void __launch_bounds__(K::kThreads, K::kBlocksAtOnce)
     }
   }
 
-  const uint64_t x_operand = piece_descriptor(shared_address(x), K::kRows * 16, 128);
+  const uint32_t x_operand = piece_lower(shared_address(x), K::kRows * 16);
   const int stride = row_stride(units_of_x);
   const uint32_t middle = 0x10001u << (args.bits - 1);
-  int slot = 0, turn = 0;
+  char* slot = fetcher.ring;
+  int turn = 0;
 #pragma unroll 1
   for (int group = share.group; group < plan.groups; group += share.stride, turn ^= 1) {
     const Place place = place_of<K>(args, plan, group);
@@ -434,27 +458,29 @@ __global__ void __launch_bounds__(K::kThreads, K::kBlocksAtOnce)
     float* const partial = reinterpret_cast<float*>(shared + room.partial) + lane +
                            (K::kWgmma ? turn * (partial_floats<K> / 2) : 0);
     float sum[K::kTiles][K::kRowBlocks][4] = {};
-#pragma unroll 1
-    for (int span = first_span; span < end_span; ++span) {
-      float total[K::kTiles][K::kRowBlocks][4] = {};
-#pragma unroll 1
-      for (int unit = first_unit<K>(in, span, spans); unit < first_unit<K>(in, span + 1, spans); ++unit) {
-        const int i = unit - block_begin;
-        const UnitOfX unit_of_x{x + i * K::kInputs * 2, moved(x_operand, i * K::kInputs * (K::kRows * 2)),
-                                sums + i * (K::kSumsOfUnit * K::kRows)};
-        wait_for_copies<K::kAhead - 1>();
-        Loaded<K> now[K::kTiles];
+    float total[K::kTiles][K::kRowBlocks][4] = {};
+    auto read_next = [&](Loaded<K>(&next)[K::kTiles]) {
+      wait_for_copies<K::kAhead - 1>();
 #pragma unroll
-        for (int t = 0; t < K::kTiles; ++t)
-          read_unit<K>(fetcher.ring + (slot * K::kTiles + t) * K::kUnitBytes, has_zeros, middle, now[t]);
-        if constexpr (K::kWgmma) {
-          multiply_by_wgmma<K>(now[0], unit_of_x, total[0], [&] { fetcher.next(); });
-        } else {
-          multiply_by_mma<K>(now, unit_of_x, stride, total);
-          fetcher.next();
-        }
-        slot = slot + 1 == plan.slots ? 0 : slot + 1;
+      for (int t = 0; t < K::kTiles; ++t) read_unit<K>(slot + t * K::kUnitBytes, has_zeros, middle, next[t]);
+      slot = fetcher.following(slot);
+    };
+    int span = first_span, end_of_span = first_unit<K>(in, span + 1, spans);
+#pragma unroll 1
+    for (int unit = share.begin; unit < share.end; ++unit) {
+      const int i = unit - block_begin;
+      const UnitOfX unit_of_x{x + i * K::kInputs * 2, x_operand + i * (K::kInputs * K::kRows * 2 / 16),
+                              (K::kFine ? sums_of_blocks : sums) + i * K::kRows * (K::kFine ? 4 : 1)};
+      Loaded<K> now[K::kTiles];
+      read_next(now);
+      if constexpr (K::kWgmma) {
+        fetcher.next();
+        multiply_by_wgmma<K>(now[0], unit_of_x, total[0]);
+      } else {
+        multiply_by_mma<K>(now, unit_of_x, stride, total);
+        fetcher.next();
       }
+      if (unit + 1 < end_of_span) continue;
 #pragma unroll
       for (int t = 0; t < K::kTiles; ++t) {
 #pragma unroll
@@ -466,13 +492,17 @@ __global__ void __launch_bounds__(K::kThreads, K::kBlocksAtOnce)
             } else {
               sum[t][b][j] += total[t][b][j];
             }
+            total[t][b][j] = 0;
           }
         }
       }
+      end_of_span = first_unit<K>(in, ++span + 1, spans);
     }
 
     if constexpr (!K::kMany) {
       if (first_span < end_span) exchange.send_sums(first_span, share.tile, sum[0]);
+      const OutputPair first_outputs = exchange.outputs(threadIdx.x);
+      wait_for_copies<0>();
       if (blocks > 1) {
         wait_for_bytes(exchange.barrier);
       } else {
@@ -482,32 +512,51 @@ __global__ void __launch_bounds__(K::kThreads, K::kBlocksAtOnce)
         find_factors<K>(args, squares, own_factors);
         __syncthreads();
       }
-      wait_for_copies<0>();
-      for (int item = threadIdx.x; item < items; item += K::kThreads)
-        exchange.outputs(item).write(args, factors, exchange.sum_of(item, 0, parts),
-                                     exchange.sum_of(item, 1, parts), item < K::kThreads ? old : nullptr);
+#pragma unroll 1
+      for (int item = threadIdx.x; item < items; item += K::kThreads) {
+        const int row = exchange.row_of(item);
+        const bool is_first = item < K::kThreads;
+        float2 all[2];
+        float factor[2];
+        exchange.add_up(item, parts, all);
+        read_factors(factors, row, rows, factor);
+        (is_first ? first_outputs : exchange.outputs(item))
+            .write(args.swiglu, row, rows, factor, all[0], all[1], is_first ? old[0] : nullptr);
+      }
     } else if constexpr (K::kWgmma) {
-      constexpr int kHalf = K::kGroupTiles / 2;
+      // A warp and that of the tile's partner give each other the half of the rows that the other one writes.
+      constexpr int kHalf = K::kGroupTiles / 2, kBlocks = K::kRowBlocks / 2;
       const bool is_second = share.tile >= kHalf;
-      if (is_second) {
+      const int tile = is_second ? share.tile - kHalf : share.tile;
+      float* const given = partial + (tile * 2 + (is_second ? 0 : 1)) * (kBlocks * 4 * 32);
+      const float* const got = partial + (tile * 2 + (is_second ? 1 : 0)) * (kBlocks * 4 * 32);
 #pragma unroll
-        for (int b = 0; b < K::kRowBlocks; ++b) {
+      for (int b = 0; b < kBlocks; ++b) {
 #pragma unroll
-          for (int j = 0; j < 4; ++j)
-            partial[(((share.tile - kHalf) * K::kRowBlocks + b) * 4 + j) * 32] = sum[0][b][j];
-        }
+        for (int j = 0; j < 4; ++j)
+          given[(b * 4 + j) * 32] = is_second ? sum[0][b][j] : sum[0][kBlocks + b][j];
       }
       __syncthreads();  // the next group's sums go to the other half
-      if (!is_second) {
+      const int first_row = is_second ? 8 * kBlocks : 0;
+      float factor[kBlocks][2], first[kBlocks][4], second[kBlocks][4];
 #pragma unroll
-        for (int b = 0; b < K::kRowBlocks; ++b) {
+      for (int b = 0; b < kBlocks; ++b) {
+        read_factors(factors, first_row + b * 8 + 2 * c, rows, factor[b]);
 #pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            const float* const other = partial + ((share.tile * K::kRowBlocks + b) * 4 + 2 * half) * 32;
-            OutputPair::of<K>(args, place, share.tile, g + half * 8, b * 8 + 2 * c)
-                .write(args, factors, {sum[0][b][2 * half], sum[0][b][2 * half + 1]}, {other[0], other[32]});
-          }
+        for (int j = 0; j < 4; ++j) {
+          const float other = got[(b * 4 + j) * 32];
+          first[b][j] = is_second ? other : sum[0][b][j];
+          second[b][j] = is_second ? sum[0][kBlocks + b][j] : other;
         }
+      }
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const auto outputs = OutputPair::of<K>(args, place, tile, g + half * 8);
+#pragma unroll
+        for (int b = 0; b < kBlocks; ++b)
+          outputs.write(args.swiglu, first_row + b * 8 + 2 * c, rows, factor[b],
+                        {first[b][2 * half], first[b][2 * half + 1]},
+                        {second[b][2 * half], second[b][2 * half + 1]});
       }
     } else {
       __syncthreads();
@@ -520,7 +569,10 @@ __global__ void __launch_bounds__(K::kThreads, K::kBlocksAtOnce)
           all[t].x += from[0], all[t].y += from[32];
         }
       }
-      OutputPair::of<K>(args, place, share.tile, g + part * 8, 2 * c).write(args, factors, all[0], all[1]);
+      float factor[2];
+      read_factors(factors, 2 * c, rows, factor);
+      OutputPair::of<K>(args, place, share.tile, g + part * 8)
+          .write(args.swiglu, 2 * c, rows, factor, all[0], all[1]);
       if (group + share.stride < plan.groups) __syncthreads();  // before the next sums
     }
   }
@@ -535,11 +587,13 @@ void launch_kind(const GpuDecodeArgs& args, void* stream) {
   constexpr auto kKernel = batch_kernel<K>;
   allow_shared_memory<kKernel>(device().shared_per_block);
   prefer_shared_memory<kKernel>();
-  int blocks = plan.groups * plan.split.blocks;
+  int blocks = plan.groups * plan.split.blocks, bytes = room.total;
+  if (!K::kWgmma && blocks <= device().multiprocessors)  // none is to have two of them
+    bytes = std::max(bytes, device().shared_per_multiprocessor / 2 - device().reserved_shared + 16);
   if (K::kMany)
-    blocks = std::min(blocks, device().multiprocessors * blocks_at_once<kKernel>(K::kWarps, room.total));
+    blocks = std::min(blocks, device().multiprocessors * blocks_at_once<kKernel>(K::kWarps, bytes));
   launch_clusters(kKernel, dim3(static_cast<unsigned>(blocks)), static_cast<unsigned>(plan.split.blocks),
-                  dim3(K::kThreads), static_cast<size_t>(room.total), stream, args, plan, room);
+                  dim3(K::kThreads), static_cast<size_t>(bytes), stream, args, plan, room);
 }
 
 template <int kBits, bool kFine, int kRowBlocks>

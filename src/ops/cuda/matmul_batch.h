@@ -10,7 +10,7 @@ bool gpu_matmul_batch(const GpuDecodeArgs& args, void* stream);
 
 // Whether it takes products of weights that have so many tiles of 16 outputs together; then with SwiGLU too.
 bool fits_gpu_batch(int64_t in, int64_t tiles, int bits, int64_t group_size);
-// Whether, if so, x may come with a column_order, or as hidden.
+// Whether, if so, x may come as hidden. It has no column_order.
 bool norms_in_batch(int64_t rows, int64_t tiles);
 
 }  // namespace lowbit

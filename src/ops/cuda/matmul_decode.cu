@@ -155,7 +155,8 @@ __global__ void __launch_bounds__(kBound<K>, 1)
     }
   }
 
-  int slot = 0, turn = 0;
+  char* slot = fetcher.ring;
+  int turn = 0;
 #pragma unroll 1
   for (int group = blockIdx.x; group < plan.groups; group += gridDim.x, turn ^= 1) {
     const Place place = place_of<K>(args, plan, group);
@@ -187,11 +188,10 @@ __global__ void __launch_bounds__(kBound<K>, 1)
       wait_for_copies<K::kAhead - 1>();
       Loaded<K> now[K::kTiles];
 #pragma unroll
-      for (int t = 0; t < K::kTiles; ++t)
-        read_unit<K>(fetcher.ring + (slot * K::kTiles + t) * K::kUnitBytes, has_zeros, middle, now[t]);
+      for (int t = 0; t < K::kTiles; ++t) read_unit<K>(slot + t * K::kUnitBytes, has_zeros, middle, now[t]);
       multiply_unit<K>(now, x, total);
       fetcher.next();
-      slot = slot + 1 == plan.slots ? 0 : slot + 1;
+      slot = fetcher.following(slot);
     }
 
     float* const partial =  // [warps][kTiles * 16][rows]
@@ -278,9 +278,9 @@ int64_t gated_decode_rows(int64_t in, int64_t tiles, int bits, int64_t group_siz
   return fits_gpu_batch(in, tiles, bits, group_size) ? kDecodeRows : 16;
 }
 
-bool prepares_in_decode(int64_t rows, int64_t in, int64_t tiles, int bits, int64_t group_size) {
+bool prepares_in_decode(int64_t rows, int64_t in, int64_t tiles, int bits, int64_t group_size, bool ordered) {
   if (!fits_gpu_decode(in, bits, group_size)) return false;
-  if (fits_gpu_batch(in, tiles, bits, group_size)) return norms_in_batch(rows, tiles);
+  if (rows > 1 && fits_gpu_batch(in, tiles, bits, group_size)) return !ordered && norms_in_batch(rows, tiles);
   return with_kind(bits, group_size,
                    [&]<int kBits, bool kFine>() { return prepares<kBits, kFine>(rows, in); });
 }

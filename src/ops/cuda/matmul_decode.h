@@ -43,9 +43,9 @@ constexpr bool fits_gpu_decode(int64_t in, int bits, int64_t group_size) {
   return in % 8 == 0 && (bits == 16 || group_size == 32 || group_size == 128);
 }
 
-// Whether x is prepared in the kernel: then column_order and hidden are possible. tiles: of 16 outputs, of all
-// matrices of the call.
-bool prepares_in_decode(int64_t rows, int64_t in, int64_t tiles, int bits, int64_t group_size);
+// Whether x may come as hidden, and in a column_order where there is one (`ordered`). tiles: of 16 outputs,
+// of all matrices of the call.
+bool prepares_in_decode(int64_t rows, int64_t in, int64_t tiles, int bits, int64_t group_size, bool ordered);
 
 // Most rows of a call with swiglu.
 int64_t gated_decode_rows(int64_t in, int64_t tiles, int bits, int64_t group_size);

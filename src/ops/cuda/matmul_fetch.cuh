@@ -105,8 +105,9 @@ struct Fetcher {
   const GpuDecodeArgs& args;
   const Plan& plan;
   const Share share;
-  char* const ring;
-  int group, unit, slot = 0;
+  char *const ring, *const ring_end;
+  char* to;  // the slot that is filled next
+  int group, unit;
   bool has_zeros = false;
   Tile tiles[K::kTiles];
 
@@ -115,11 +116,19 @@ struct Fetcher {
         plan(plan_),
         share(share_),
         ring(rings + static_cast<int>(threadIdx.x / 32) * plan.slots * K::kTiles * K::kUnitBytes),
+        ring_end(ring + plan.slots * K::kTiles * K::kUnitBytes),
+        to(ring),
         group(share.begin < share.end ? share.group : plan.groups),
         unit(share.begin) {
     if (group < plan.groups) begin_group();
 #pragma unroll 1
     for (int i = 0; i < K::kAhead; ++i) next();
+  }
+
+  // The slot behind one.
+  __device__ char* following(char* slot) const {
+    slot += K::kTiles * K::kUnitBytes;
+    return slot == ring_end ? ring : slot;
   }
 
   __device__ void begin_group() {
@@ -152,11 +161,11 @@ struct Fetcher {
   }
 
   __device__ void next() {
+    asm volatile("" ::: "memory");  // what is read of the slot is read before
     if (group < plan.groups) {
 #pragma unroll
       for (int t = 0; t < K::kTiles; ++t) {
-        fetch_unit<K>(tiles[t], ring + (slot * K::kTiles + t) * K::kUnitBytes, has_zeros, unit,
-                      static_cast<int>(args.in));
+        fetch_unit<K>(tiles[t], to + t * K::kUnitBytes, has_zeros, unit, static_cast<int>(args.in));
         constexpr int step = K::kBits == 16 ? K::kInputs * 2 : K::kLoads * kPieceBytes;
         tiles[t].codes += step;
         if constexpr (K::kBits == 16) {
@@ -175,7 +184,7 @@ struct Fetcher {
       }
     }
     commit_copies();
-    slot = slot + 1 == plan.slots ? 0 : slot + 1;
+    to = following(to);
   }
 };
 

@@ -66,7 +66,7 @@ void multiply_few(const OpContext& context, const uint16_t* x, int64_t tokens, i
   std::optional<Scratch> gathered;
   const bool fits = fits_gpu_decode(in, kind.bits, kind.group_size);
   const bool prepares = fits && prepares_in_decode(std::min(kDecodeRows, tokens), in, tiles_of(outputs),
-                                                   kind.bits, kind.group_size);
+                                                   kind.bits, kind.group_size, kind.column_order != nullptr);
   if (kind.column_order && !prepares) {
     gathered.emplace(context.workspace->take(static_cast<size_t>(tokens * in) * 2));
     gpu_gather_columns(x, kind.column_order, tokens, in, gathered->as<uint16_t>(), context.gpu->stream());
@@ -159,7 +159,8 @@ bool multiply_normed(const OpContext& context, const NormedRows& x, int64_t toke
 
   const int64_t most = std::min(kDecodeRows, tokens), tiles = tiles_of(outputs);
   if (swiglu_to.data && most > gated_decode_rows(in, tiles, kind.bits, kind.group_size)) return false;
-  const bool prepares = prepares_in_decode(most, in, tiles, kind.bits, kind.group_size);
+  const bool prepares =
+      prepares_in_decode(most, in, tiles, kind.bits, kind.group_size, kind.column_order != nullptr);
   std::optional<Scratch> normed, factors;
   if (!prepares) {
     normed.emplace(context.workspace->take(static_cast<size_t>(most * in) * sizeof(uint16_t)));

@@ -40,10 +40,14 @@ __device__ inline uint64_t panel_descriptor(uint32_t address, int panel_bytes) {
   return uint64_t{1} << 62 | uint64_t{1024 / 16} << 32 | static_cast<uint64_t>(panel_bytes / 16) << 16 |
          (address & 0x3ffff) / 16;
 }
-// next_k, next_rows: bytes from a piece to that of the next eight of what is summed over, of the next rows.
-__device__ inline uint64_t piece_descriptor(uint32_t address, int next_k, int next_rows) {
-  return static_cast<uint64_t>(next_rows / 16) << 32 | static_cast<uint64_t>(next_k / 16) << 16 |
-         (address & 0x3ffff) / 16;
+// Its halves for pieces. next_k, next_rows: bytes from a piece to that of the next eight of what is summed
+// over, of the next rows. 16 bytes further is 1 more in the lower half.
+__device__ inline uint32_t piece_lower(uint32_t address, int next_k) {
+  return (address & 0x3ffff) / 16 | static_cast<uint32_t>(next_k / 16) << 16;
+}
+constexpr uint32_t piece_upper(int next_rows) { return static_cast<uint32_t>(next_rows / 16); }
+__device__ inline uint64_t with_upper(uint32_t lower, uint32_t upper) {
+  return static_cast<uint64_t>(upper) << 32 | lower;
 }
 __device__ inline uint64_t moved(uint64_t descriptor, int bytes) {
   return descriptor + static_cast<uint64_t>(bytes / 16);
