@@ -50,6 +50,22 @@ TEST_F(GpuModel, GreedyTokensAreTheSameAgainAndDoNotDependOnTheBatch) {
     EXPECT_EQ(tokens_of(model.generate({ids[i]}, options))[0], together[i]) << i;
 }
 
+// Where long prompts are expected, whether they come at once or never.
+TEST_F(GpuModel, WarmingUpChangesNoTokens) {
+  const LanguageModel model = load("cuda");
+  auto ids = prompts(model);
+  for (auto& prompt : ids) prompt.resize(300, prompt[0]);
+  const GenerateOptions greedy{.max_new_tokens = 10, .ignore_eos = true};
+  const auto expected = tokens_of(model.generate(ids, greedy));
+  for (const bool is_used : {true, false, true}) {
+    const LanguageModel warm =
+        LanguageModel::load(LOWBIT_SOURCE_DIR "/demo/model", {.device = "cuda", .kv_cache_tokens = 8192});
+    if (is_used) {
+      EXPECT_EQ(tokens_of(warm.generate(ids, greedy)), expected);
+    }
+  }
+}
+
 // Sequences of one batch that end at different times.
 TEST_F(GpuModel, EndsEachAnswerWhereItsStopTextIs) {
   const LanguageModel model = load("cuda");
