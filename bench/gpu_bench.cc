@@ -135,7 +135,7 @@ double time_sampling(GpuQueue& queue, const SamplingRule& rule, int64_t rows) {
   advance.step = ids.as<int64_t>();
   advance.ids = ids.as<int32_t>() + 2;
   advance.positions = advance.ids + rows;
-  advance.history = advance.positions + rows;
+  advance.history = reinterpret_cast<uint64_t*>(advance.positions + rows);
   advance.sequences = static_cast<AttentionSequence*>(const_cast<void*>(sequences_there.bytes()));
   advance.count = rows;
   GpuGraph graph(queue, [&] {

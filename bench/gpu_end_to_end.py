@@ -53,7 +53,8 @@ class Bench:
         self.flop_per_second = (self.machine["bf16_tflops"] or math.inf) * 1e12  # unknown without cuBLASLt
 
     def run(self, *command, stdin=""):
-        """The JSON of a command, with the wall time of its process; of classify, also samples per second from the end of the first batch on."""
+        """The JSON of a command, with the wall time of its process; of classify, also samples per second from the end of the first batch on, and
+        where the seconds before it went."""
         command = [self.a.lowbit, *map(str, command), "--device", self.a.device, "--json"]
         said, done = [], []
         with tempfile.TemporaryFile("w+", encoding="utf-8") as given, tempfile.TemporaryFile("w+", encoding="utf-8") as printed:
@@ -63,15 +64,17 @@ class Bench:
             with subprocess.Popen(command, stdin=given, stdout=printed, stderr=subprocess.PIPE, encoding="utf-8") as process:
                 for line in process.stderr:
                     said.append(line)
-                    if match := re.match(r"classify ([1-9]\d*)/", line):
+                    if match := re.match(r"classify (\d+)/", line):
                         done.append((int(match[1]), time.perf_counter() - begin))
             seconds = time.perf_counter() - begin
             if process.returncode:
                 raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}: {''.join(said[-3:])}")
             printed.seek(0)
             result = {key: value for key, value in json.load(printed).items() if key not in ("modules", "engines", "text")}
-        if done:
-            result["warm_samples_per_second"] = (done[-1][0] - done[0][0]) / (done[-1][1] - done[0][1])
+        if done:  # first of nothing
+            result["batch_seconds"] = [after - before for (_, before), (_, after) in zip(done, done[1:])]
+            result["tokenizing_seconds"] = result["seconds"] - sum(result["batch_seconds"])
+            result["warm_samples_per_second"] = (done[-1][0] - done[1][0]) / (done[-1][1] - done[1][1])
         return dict(result, wall_seconds=seconds)
 
     def quantize(self, name, *options):
@@ -158,6 +161,9 @@ def classify(b):
         speeds = [r["samples_per_second"] for r in results]
         b.row(f"classify {name}, batch {batch}, {tokens} + {new} tokens", "samples/s", speeds, GOALS["classify"], limit)
         b.row("  after its first batch", "samples/s", [r["warm_samples_per_second"] for r in results], None, limit)
+        b.row("  tokenizing all of them", "s", [r["tokenizing_seconds"] for r in results])
+        b.row("  its first batch", "s", [r["batch_seconds"][0] for r in results])
+        b.row("  its other batches, each", "s", [statistics.median(r["batch_seconds"][1:]) for r in results])
 
 
 def memory(b):

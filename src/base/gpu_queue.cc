@@ -104,24 +104,35 @@ void GpuQueue::wait(std::string_view what) {
   check(cudaStreamSynchronize(of(stream_)), what);
 }
 
-GpuGraph::GpuGraph(GpuQueue& queue, FunctionRef<void()> body) : queue_(queue) {
+bool GpuQueue::is_idle(std::string_view what) {
+  make_current();
+  check(cudaGetLastError(), what);
+  const cudaError_t error = cudaStreamQuery(of(stream_));
+  if (error != cudaErrorNotReady) check(error, what);
+  cudaGetLastError();  // "not ready" is no error of what comes next
+  return error == cudaSuccess;
+}
+
+GpuGraph::GpuGraph(GpuQueue& recorder, GpuQueue& queue, FunctionRef<void()> body) : queue_(queue) {
   constexpr const char* kWhat = "recording what the GPU is to do";
-  queue.make_current();
-  check(cudaStreamBeginCapture(of(queue.stream()), cudaStreamCaptureModeThreadLocal), kWhat);
+  recorder.make_current();
+  const cudaStream_t stream = of(recorder.stream());
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), kWhat);
   cudaGraph_t graph = nullptr;
   try {
     body();
   } catch (...) {
-    cudaStreamEndCapture(of(queue.stream()), &graph);
+    cudaStreamEndCapture(stream, &graph);
     if (graph) cudaGraphDestroy(graph);
     throw;
   }
-  check(cudaStreamEndCapture(of(queue.stream()), &graph), kWhat);
+  check(cudaStreamEndCapture(stream, &graph), kWhat);
   cudaGraphExec_t executable = nullptr;
   const cudaError_t error = cudaGraphInstantiate(&executable, graph, 0);
   cudaGraphDestroy(graph);
   check(error, kWhat);
   executable_ = executable;
+  check(cudaGraphUpload(executable, stream), kWhat);  // not at its first launch
 }
 
 GpuGraph::~GpuGraph() {
@@ -171,7 +182,7 @@ PinnedMemory::~PinnedMemory() { cudaFreeHost(data_); }
 
 #else
 
-GpuGraph::GpuGraph(GpuQueue& queue, FunctionRef<void()>) : queue_(queue) {}
+GpuGraph::GpuGraph(GpuQueue&, GpuQueue& queue, FunctionRef<void()>) : queue_(queue) {}
 GpuGraph::~GpuGraph() = default;
 void GpuGraph::launch() {}
 GpuEvent::GpuEvent(GpuQueue& queue) : queue_(queue) {}
@@ -195,6 +206,7 @@ void GpuQueue::copy_within(void*, const void*, size_t) {}
 void GpuQueue::copy_rows_within(Rows, const void*, size_t, size_t) {}
 void GpuQueue::clear(void*, size_t) {}
 void GpuQueue::wait(std::string_view) {}
+bool GpuQueue::is_idle(std::string_view) { return true; }
 
 #endif
 

@@ -52,7 +52,8 @@ class GpuQueue {
   void clear(void* memory, size_t bytes);                                           // to zero bytes
   // Until all that was queued is done; kDevice names `what` and the driver's answer when some of it failed.
   void wait(std::string_view what);
-  void make_current() const;  // for this thread
+  bool is_idle(std::string_view what);  // whether wait() would return at once; kDevice as there
+  void make_current() const;            // for this thread
 
  private:
   void open();
@@ -82,10 +83,13 @@ class GpuPhase {
 };
 
 // What `body` queues, recorded once and queued again as often as wanted by one call. While it is recorded
-// nothing runs, no memory may be taken, and nothing may be waited for. kDevice where the driver refuses.
+// nothing of it runs, no memory may be taken, and nothing may be waited for. kDevice where the driver refuses.
 class GpuGraph {
  public:
-  GpuGraph(GpuQueue& queue, FunctionRef<void()> body);
+  GpuGraph(GpuQueue& queue, FunctionRef<void()> body) : GpuGraph(queue, queue, body) {}
+  // For `queue`, but recorded on another one of the same GPU, by whatever thread: `queue` may be given other
+  // work meanwhile.
+  GpuGraph(GpuQueue& recorder, GpuQueue& queue, FunctionRef<void()> body);
   ~GpuGraph();
   GpuGraph(const GpuGraph&) = delete;
   GpuGraph& operator=(const GpuGraph&) = delete;

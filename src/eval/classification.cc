@@ -48,13 +48,17 @@ std::vector<std::vector<int32_t>> encode_prompts(const LanguageModel& model,
   const Tokenizer& tokenizer = model.tokenizer();
   const ChatTemplate& chat_template = model.chat_template();
   const int64_t context = model.context_length();
-  std::vector<std::vector<int32_t>> prompts;
+  std::vector<std::vector<int32_t>> prompts(questions.size());
+  model.state().threads->parallel_for(
+      static_cast<int64_t>(questions.size()), 1, [&](int64_t begin, int64_t end, int) {
+        for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i)
+          prompts[i] = encode_chat(tokenizer, chat_template, questions[i].messages);
+      });
   int64_t too_long = 0, short_of_room = 0;
   size_t first_too_long = 0;
-  for (const Question& question : questions) {
-    prompts.push_back(encode_chat(tokenizer, chat_template, question.messages));
-    const int64_t length = static_cast<int64_t>(prompts.back().size());
-    if (length >= context && too_long++ == 0) first_too_long = prompts.size() - 1;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    const int64_t length = static_cast<int64_t>(prompts[i].size());
+    if (length >= context && too_long++ == 0) first_too_long = i;
     short_of_room += length < context && length + options.max_new_tokens > context;
   }
   if (too_long > 0) {

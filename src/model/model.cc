@@ -3,6 +3,7 @@
 #include "base/fail.h"
 #include "model/decoder_block.h"
 #include "ops/fused.h"
+#include "ops/parallel.h"
 
 #include <algorithm>
 #include <cmath>
@@ -85,13 +86,15 @@ RopeTable Model::rope_table(const OpContext& ops, int64_t positions) const {
                   Tensor::allocate(DType::kF32, {positions, pairs})};
   float* cosines = table.cosines.mutable_data<float>();
   float* sines = table.sines.mutable_data<float>();
-  for (int64_t position = 0; position < positions; ++position) {
-    for (int64_t i = 0; i < pairs; ++i) {
-      const double angle = static_cast<double>(position) * frequencies.inverse[static_cast<size_t>(i)];
-      cosines[position * pairs + i] = static_cast<float>(std::cos(angle) * frequencies.attention_factor);
-      sines[position * pairs + i] = static_cast<float>(std::sin(angle) * frequencies.attention_factor);
+  split_work(ops, positions, chunk_for(pairs, 1024), [&](int64_t begin, int64_t end, int) {
+    for (int64_t position = begin; position < end; ++position) {
+      for (int64_t i = 0; i < pairs; ++i) {
+        const double angle = static_cast<double>(position) * frequencies.inverse[static_cast<size_t>(i)];
+        cosines[position * pairs + i] = static_cast<float>(std::cos(angle) * frequencies.attention_factor);
+        sines[position * pairs + i] = static_cast<float>(std::sin(angle) * frequencies.attention_factor);
+      }
     }
-  }
+  });
   if (!ops.gpu) return table;
   return {copied_to(*ops.gpu, table.cosines), copied_to(*ops.gpu, table.sines)};
 }

@@ -179,16 +179,30 @@ class Generation {
     return true;
   }
 
+  // The most decoding steps that one of them can still take.
+  int64_t most_steps(const std::vector<size_t>& sequences) const {
+    int64_t most = 0;
+    for (const size_t i : sequences) {
+      if (answers_[i].is_done()) continue;
+      most =
+          std::max(most, std::min(options_.max_new_tokens - static_cast<int64_t>(answers_[i].token_count()),
+                                  context_ - cache_.length(static_cast<int64_t>(i))));
+    }
+    return most;
+  }
+
   // Decoding on a GPU, where the tokens stay whatever the options are: until all have ended, or so many that
-  // what goes on is worth a smaller batch.
+  // what goes on is worth a smaller batch, behind the steps that are queued already.
   bool decode_on_gpu(int64_t& tokens) {
     const std::vector<SequenceTokens> batch = active_batch();
     if (batch.empty()) return false;
     const GpuPhase phase(ops_.gpu, forward_purpose(static_cast<int64_t>(batch.size())));
     const std::vector<size_t> sequences = sequences_of(batch);
     GpuDecoder decoder(state_.model, ops_, rope_, batch, cache_, rule_, sampled_rows(sequences).rows);
-    for (size_t left = batch.size(); 2 * left > batch.size();) {
-      const std::span<const int32_t> chosen = decoder.next();
+    for (size_t left = batch.size(); left > 0;) {
+      const int64_t wanted = 2 * left > batch.size() ? most_steps(sequences) : decoder.queued();
+      if (wanted == 0) break;
+      const std::span<const int32_t> chosen = decoder.next(wanted);
       for (size_t row = 0; row < batch.size(); ++row) {
         const size_t i = sequences[row];
         if (answers_[i].is_done()) continue;

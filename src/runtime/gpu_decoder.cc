@@ -1,10 +1,25 @@
 #include "runtime/gpu_decoder.h"
 
+#include "base/fail.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <thread>
+
 namespace lowbit {
 namespace {
 
-constexpr int64_t kInFlight = 2;    // steps: while the host looks at one's tokens, the next one runs
-constexpr int64_t kPlainSteps = 2;  // before recording pays
+// Of a graph. From one to the next the GPU stands still for some microseconds; but when a sequence ends
+// unasked for, what is left of a graph was computed in vain.
+constexpr int64_t kStepsPerGraph = 4;
+// While the host looks at one's tokens, the next one runs; with less the next graph is queued.
+constexpr int64_t kInFlight = 2;
+constexpr int64_t kHistory = kInFlight + kStepsPerGraph;
+// Recording costs the host as much as some steps take. What ends early, or is to, does without: its steps are
+// queued kernel by kernel, which the host does faster than the GPU computes them but for small models.
+constexpr int64_t kPlainSteps = 8, kLeastRecorded = 24;
 
 OpContext with_workspace(OpContext ops, Workspace& workspace) {
   ops.workspace = &workspace;
@@ -17,29 +32,39 @@ GpuDecoder::GpuDecoder(const Model& model, const OpContext& ops, const RopeTable
                        std::span<const SequenceTokens> batch, KvCache& cache, const SamplingRule& rule,
                        std::span<const SamplingRow> rows)
     : model_(model),
-      workspace_(*ops.gpu),
-      ops_(with_workspace(ops, workspace_)),
+      ops_(ops),
+      graph_workspace_(*ops.gpu),
       rope_(rope),
       cache_(cache),
       data_(ops_, batch, cache),
       rows_(data_.tokens()),
-      hidden_(workspace_.take(static_cast<size_t>(rows_ * model.config().hidden_size) * sizeof(float))),
-      logits_(workspace_.take(static_cast<size_t>(rows_ * model.config().vocab_size) * sizeof(float))),
-      step_(workspace_.take(sizeof(int64_t))),
+      hidden_(ops_.workspace->take(static_cast<size_t>(rows_ * model.config().hidden_size) * sizeof(float))),
+      logits_(ops_.workspace->take(static_cast<size_t>(rows_ * model.config().vocab_size) * sizeof(float))),
+      step_(ops_.workspace->take(sizeof(int64_t))),
       sampling_(ops_, rule, logits_.as<float>(), model.config().vocab_size, rows),
-      history_(static_cast<size_t>(kInFlight * rows_) * sizeof(int32_t)) {
+      history_(static_cast<size_t>(kHistory * rows_) * sizeof(uint64_t)),
+      tokens_(static_cast<size_t>(rows_)),
+      // A step that waits for layers to be copied takes longer than queueing its kernels.
+      may_record_(model.has_fixed_weights()) {
   const int64_t zero = 0;
   ops_.gpu->copy_in(step_.as<void>(), &zero, sizeof zero);
-  for (int64_t i = 0; i < kInFlight; ++i) done_.push_back(std::make_unique<GpuEvent>(*ops_.gpu));
+  std::memset(history_.as<void>(), 0, static_cast<size_t>(kHistory * rows_) * sizeof(uint64_t));
 }
 
-GpuDecoder::~GpuDecoder() = default;
+// Steps that nobody took still write to what ends here. What failed in them is told to whoever waits next.
+GpuDecoder::~GpuDecoder() {
+  if (recording_.valid()) recording_.wait();
+  try {
+    ops_.gpu->wait("decoding");
+  } catch (const Error&) {
+  }
+}
 
-void GpuDecoder::queue_step() {
+void GpuDecoder::queue_step(const OpContext& ops) const {
   if constexpr (kHasCuda) {
-    forward_step(model_, ops_, rope_, data_, MatmulMode::kDecode, cache_, hidden_.as<float>());
-    model_.logits(ops_, hidden_.as<float>(), rows_, MatmulMode::kDecode, logits_.as<float>());
-    void* const stream = ops_.gpu->stream();
+    forward_step(model_, ops, rope_, data_, MatmulMode::kDecode, cache_, hidden_.as<float>());
+    model_.logits(ops, hidden_.as<float>(), rows_, MatmulMode::kDecode, logits_.as<float>());
+    void* const stream = ops.gpu->stream();
     gpu_sample(sampling_.args(), stream);
     gpu_advance({.best = sampling_.args().best,
                  .seen = sampling_.args().seen,
@@ -47,31 +72,75 @@ void GpuDecoder::queue_step() {
                  .ids = const_cast<int32_t*>(data_.ids().on_gpu),
                  .positions = const_cast<int32_t*>(data_.positions()),
                  .sequences = const_cast<AttentionSequence*>(data_.sequences().on_gpu),
-                 .history = history_.as<int32_t>(),
+                 .history = history_.as<uint64_t>(),
                  .step = step_.as<int64_t>(),
                  .count = rows_,
-                 .history_steps = kInFlight},
+                 .history_steps = kHistory},
                 stream);
   }
 }
 
-void GpuDecoder::launch() {
-  // A step that waits for layers to be copied takes longer than queueing its kernels: nothing to gain there.
-  if (launched_ < kPlainSteps || !model_.has_fixed_weights()) {
-    queue_step();
-  } else {
-    if (!graph_) graph_ = std::make_unique<GpuGraph>(*ops_.gpu, [this] { queue_step(); });
-    graph_->launch();
-  }
-  done_[static_cast<size_t>(launched_++ % kInFlight)]->record();
+// By a thread of its own, beside one that queues steps.
+std::unique_ptr<GpuGraph> GpuDecoder::record() {
+  GpuQueue recorder(*ops_.gpu, GpuQueue::Beside::kIt);
+  OpContext ops = with_workspace(ops_, graph_workspace_);
+  ops.gpu = &recorder;
+  auto graph = std::make_unique<GpuGraph>(recorder, *ops_.gpu, [&] {
+    for (int64_t i = 0; i < kStepsPerGraph; ++i) queue_step(ops);
+  });
+  recorder.wait("recording decoding steps");
+  return graph;
 }
 
-std::span<const int32_t> GpuDecoder::next() {
-  // The tokens that were returned last have been read: their place is free.
-  while (launched_ < taken_ + kInFlight) launch();
-  const int64_t place = taken_++ % kInFlight;
-  done_[static_cast<size_t>(place)]->wait("decoding");
-  return {history_.as<int32_t>() + place * rows_, static_cast<size_t>(rows_)};
+// While a graph is recorded no memory may be taken: a step takes it before. Where there is none, steps stay
+// as they are; what was queued of that one is computed again.
+void GpuDecoder::begin_to_record() {
+  may_record_ = false;  // again
+  try {
+    queue_step(with_workspace(ops_, graph_workspace_));
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kOutOfMemory) throw;
+    return;
+  }
+  ++launched_;
+  recording_ = std::async(std::launch::async, [this] { return record(); });
+}
+
+void GpuDecoder::launch(int64_t wanted) {
+  if (recording_.valid() && recording_.wait_for(std::chrono::seconds(0)) == std::future_status::ready)
+    graph_ = recording_.get();
+  if (graph_ && wanted >= kStepsPerGraph) {
+    graph_->launch();
+    launched_ += kStepsPerGraph;
+  } else if (may_record_ && launched_ >= kPlainSteps && wanted >= kLeastRecorded) {
+    begin_to_record();
+  } else {
+    queue_step(ops_);
+    ++launched_;
+  }
+}
+
+std::span<const int32_t> GpuDecoder::next(int64_t wanted) {
+  while (queued() < std::min(wanted, kInFlight)) launch(wanted - queued());
+  uint64_t* const words = history_.as<uint64_t>() + taken_ % kHistory * rows_;
+  const auto has_come = [&] {
+    for (int64_t row = 0; row < rows_; ++row) {
+      const uint64_t word = std::atomic_ref(words[row]).load(std::memory_order_relaxed);
+      if (!is_of_step(word, taken_)) return false;
+      tokens_[static_cast<size_t>(row)] = token_of(word);
+    }
+    return true;
+  };
+  // A queue that is idle has done all steps; one that has failed says so.
+  constexpr int kReadsPerQuestion = 4096;
+  for (int reads = 1; !has_come(); ++reads) {
+    if (reads % kReadsPerQuestion != 0) continue;
+    if (ops_.gpu->is_idle("decoding") && !has_come())
+      fail(ErrorCode::kInternal, "decoding: step {} ended without a token", taken_);
+    std::this_thread::yield();
+  }
+  ++taken_;
+  return tokens_;
 }
 
 }  // namespace lowbit

@@ -1,11 +1,12 @@
-// Decoding on a GPU without the host in the way: a step, sampling with it, is one recorded graph (but where
-// layers are streamed) that takes its tokens from the step before, and the host reads them while the next
-// step runs.
+// Decoding on a GPU without the host in the way: a step, sampling with it, takes its tokens from the step
+// before, and the host reads them while the next one runs. Several steps are one recorded graph, unless few
+// are wanted, or layers are streamed.
 #pragma once
 
 #include "ops/sampling.h"
 #include "runtime/forward.h"
 
+#include <future>
 #include <memory>
 #include <span>
 #include <vector>
@@ -22,27 +23,35 @@ class GpuDecoder {
              std::span<const SamplingRow> rows);
   ~GpuDecoder();
 
-  // Runs the next step and returns the token that it chose for each sequence of the batch; -1 where no logit
-  // was finite. Sequences that reach the end of the cache stay there.
-  std::span<const int32_t> next();
+  // Waits for the next step and returns the token that it chose for each sequence of the batch; -1 where no
+  // logit was finite. Sequences that reach the end of the cache stay there. wanted: the most steps that are
+  // still to be taken, with this one; more are never queued, and if all are wanted the GPU does not wait for
+  // the host.
+  std::span<const int32_t> next(int64_t wanted);
+
+  int64_t queued() const { return launched_ - taken_; }  // steps that nobody has taken yet
 
  private:
-  void queue_step();
-  void launch();
+  void launch(int64_t wanted);
+  void queue_step(const OpContext& ops) const;
+  void begin_to_record();
+  std::unique_ptr<GpuGraph> record();
 
   const Model& model_;
-  Workspace workspace_;
   OpContext ops_;
+  Workspace graph_workspace_;  // nobody else may get, or free, what the graph's kernels write to
   const RopeTable& rope_;
   KvCache& cache_;
   StepData data_;
   int64_t rows_;
   Scratch hidden_, logits_, step_;
   GpuSampling sampling_;
-  PinnedMemory history_;
-  std::vector<std::unique_ptr<GpuEvent>> done_;  // of the steps in flight
+  PinnedMemory history_;  // words of gpu_advance, of the last kHistory steps
+  std::vector<int32_t> tokens_;
+  int64_t launched_ = 0, taken_ = 0;  // steps
+  bool may_record_;
   std::unique_ptr<GpuGraph> graph_;
-  int64_t launched_ = 0, taken_ = 0;
+  std::future<std::unique_ptr<GpuGraph>> recording_;
 };
 
 }  // namespace lowbit

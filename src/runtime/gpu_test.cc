@@ -5,6 +5,7 @@
 #include "lowbit/generate.h"
 #include "ops/sampling.h"
 #include "runtime/forward.h"
+#include "runtime/gpu_decoder.h"
 #include "runtime/gpu_placement.h"
 #include "runtime/language_model.h"
 #include "runtime/sampler.h"
@@ -47,6 +48,22 @@ TEST_F(GpuModel, GreedyTokensAreTheSameAgainAndDoNotDependOnTheBatch) {
   EXPECT_EQ(tokens_of(model.generate(ids, options)), together);
   for (size_t i = 0; i < ids.size(); ++i)
     EXPECT_EQ(tokens_of(model.generate({ids[i]}, options))[0], together[i]) << i;
+}
+
+// Where long prompts are expected, whether they come at once or never.
+TEST_F(GpuModel, WarmingUpChangesNoTokens) {
+  const LanguageModel model = load("cuda");
+  auto ids = prompts(model);
+  for (auto& prompt : ids) prompt.resize(300, prompt[0]);
+  const GenerateOptions greedy{.max_new_tokens = 10, .ignore_eos = true};
+  const auto expected = tokens_of(model.generate(ids, greedy));
+  for (const bool is_used : {true, false, true}) {
+    const LanguageModel warm =
+        LanguageModel::load(LOWBIT_SOURCE_DIR "/demo/model", {.device = "cuda", .kv_cache_tokens = 8192});
+    if (is_used) {
+      EXPECT_EQ(tokens_of(warm.generate(ids, greedy)), expected);
+    }
+  }
 }
 
 // Sequences of one batch that end at different times.
@@ -131,11 +148,88 @@ TEST_F(GpuModel, SampledTokensAreThoseThatTheHostDraws) {
   }
 }
 
+// Whatever part of the steps is recorded, and wherever answers are cut.
+TEST_F(GpuModel, AnswersOfAnyLengthAreTheBeginningOfLongerOnes) {
+  const LanguageModel model = load("cuda");
+  const auto ids = prompts(model);
+  constexpr int64_t kLongest = 150;
+  for (const GenerateOptions& rule : {GenerateOptions{}, {.temperature = 0.9f, .top_k = 40, .seed = 5}}) {
+    GenerateOptions options = rule;
+    options.max_new_tokens = kLongest, options.ignore_eos = true;
+    const auto whole = sampled_on_host(model, ids, options);
+    for (const int64_t length : {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 32, 33, 34, 35, 36, 99, 150}) {
+      options.max_new_tokens = length;
+      const auto together = tokens_of(model.generate(ids, options)),
+                 first_alone = tokens_of(model.generate({ids[0]}, options));
+      EXPECT_EQ(first_alone[0], together[0]) << length;
+      for (size_t i = 0; i < ids.size(); ++i) {
+        const auto end = whole[i].begin() + length;
+        EXPECT_EQ(together[i], std::vector<int32_t>(whole[i].begin(), end)) << length << ", answer " << i;
+      }
+    }
+  }
+}
+
+TEST_F(GpuModel, AnswersEndWithTheContext) {
+  const LanguageModel model = load("cuda");
+  constexpr int64_t kRoom = 70;
+  std::vector<std::vector<int32_t>> ids = {prompts(model)[0], prompts(model)[1]};
+  while (static_cast<int64_t>(ids[0].size()) < model.context_length() - kRoom)
+    ids[0].push_back(ids[0][ids[0].size() % 7]);
+  const auto results = model.generate(ids, {.max_new_tokens = 200, .ignore_eos = true});
+  EXPECT_EQ(results[0].finish_reason, "context");
+  EXPECT_EQ(results[0].token_ids.size(), static_cast<size_t>(kRoom + 1));
+  EXPECT_EQ(results[1].finish_reason, "length");
+  EXPECT_EQ(results[1].token_ids.size(), 200u);
+}
+
+// What the decoder itself gives: each prompt is computed alone, then the steps are taken together.
+std::vector<std::vector<int32_t>> decoded(const LanguageModel& model,
+                                          const std::vector<std::vector<int32_t>>& prompts, int64_t capacity,
+                                          int64_t steps) {
+  const LanguageModel::State& state = model.state();
+  const OpContext ops = state.ops();
+  const int64_t width = state.model.config().hidden_size, count = static_cast<int64_t>(prompts.size());
+  const RopeTable rope = state.model.rope_table(ops, capacity);
+  KvCache cache(state.model.config(), count, capacity, state.cache_dtype, state.gpu.get());
+  const int32_t first = 1;
+  std::vector<SequenceTokens> batch;
+  for (int64_t i = 0; i < count; ++i) {
+    const SequenceTokens prompt{i, prompts[static_cast<size_t>(i)]};
+    const Scratch hidden =
+        ops.workspace->take(prompt.ids.size() * static_cast<size_t>(width) * sizeof(float));
+    forward(state.model, ops, rope, std::span(&prompt, 1), MatmulMode::kPrefill, cache, hidden.as<float>());
+    batch.push_back({i, std::span(&first, 1)});
+  }
+  GpuDecoder decoder(state.model, ops, rope, batch, cache, {}, std::vector<SamplingRow>(prompts.size()));
+  std::vector<std::vector<int32_t>> tokens(prompts.size());
+  for (int64_t step = 0; step < steps; ++step) {
+    const std::span<const int32_t> chosen = decoder.next(steps - step);
+    for (size_t i = 0; i < tokens.size(); ++i) tokens[i].push_back(chosen[i]);
+    EXPECT_LE(decoder.queued(), steps - step - 1) << "steps that nobody wants";
+  }
+  EXPECT_EQ(decoder.queued(), 0);
+  return tokens;
+}
+
+TEST_F(GpuModel, SequencesAtTheEndOfTheCacheDisturbNoOthers) {
+  const LanguageModel model = load("cuda");
+  constexpr int64_t kSteps = 120, kLong = 200, kRoom = 13;
+  std::vector<std::vector<int32_t>> ids = prompts(model);
+  ids[2].resize(kLong, ids[2][0]);
+  const auto together = decoded(model, ids, kLong + kRoom, kSteps);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const int64_t steps = i == 2 ? kRoom : kSteps;
+    const auto alone = decoded(model, {ids[i]}, kLong + kSteps, steps)[0];
+    EXPECT_EQ(std::vector<int32_t>(together[i].begin(), together[i].begin() + steps), alone) << i;
+  }
+}
+
 // Random streams and the tokens seen go on when a batch becomes smaller.
 TEST_F(GpuModel, AnAnswerThatEndsChangesNoSampledTokenOfAnother) {
   const LanguageModel model = load("cuda");
   const auto ids = prompts(model);
-  GenerateOptions options{.max_new_tokens = 50,
+  GenerateOptions options{.max_new_tokens = 150,
                           .temperature = 1,
                           .top_k = 30,
                           .top_p = 0.95f,

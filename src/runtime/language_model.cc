@@ -4,7 +4,9 @@
 #include "base/fail.h"
 #include "base/gpu.h"
 #include "ops/cuda/libraries.h"
+#include "runtime/forward.h"
 #include "runtime/gpu_placement.h"
+#include "runtime/gpu_warm_up.h"
 #include "runtime/options.h"
 #include "runtime/resident.h"
 
@@ -100,22 +102,22 @@ bool load_on_gpu(LanguageModel::State& state, int device, const RuntimeOptions& 
     state.gpu.reset();
     return false;
   }
-  if constexpr (kHasCuda) {
-    state.libraries = std::make_shared<GpuLibraries>(*state.gpu);
-    // The first prompt would wait for it; meanwhile the weights come.
-    state.opening =
-        std::async(std::launch::async, [libraries = state.libraries] { libraries->gemm_problem(); });
-  }
+  if constexpr (kHasCuda) state.libraries = std::make_shared<GpuLibraries>(*state.gpu);
   state.workspace = std::make_unique<Workspace>(*state.gpu);
   state.gpu->memory().set_reclaim([workspace = state.workspace.get()] { workspace->release(); });
+  // Who wants room for more than usual will send long prompts. But what is taken for them must not be missing
+  // while weights come.
+  const bool has_room = plan.needed_bytes + sizes.work <= available;
+  state.warm_up = std::make_shared<GpuWarmUp>(
+      state.libraries, model, tokens > kCacheTokens && has_room ? std::min(tokens, kGpuPrefillRows) : 0);
   try {
     state.streamed_bytes = place_on_gpu(model, state.ops(), sizes, plan, log);
   } catch (const Error& error) {  // someone else has taken what was free
     if (!may_refuse || error.code() != ErrorCode::kOutOfMemory) throw;
     log.info(fmt::format("the model runs on the CPU: {}", error.what()));
+    state.warm_up.reset();
     model = Model();
     state.workspace.reset();
-    state.opening = {};
     state.libraries.reset();
     state.gpu.reset();
     return false;
@@ -143,6 +145,9 @@ LanguageModel LanguageModel::load(const fs::path& folder, const RuntimeOptions& 
   LanguageModel model;
   model.state_ = std::make_unique<State>();
   State& state = *model.state_;
+  if constexpr (kHasCuda) {
+    if (device != kHost) state.reading_library = std::async(std::launch::async, GpuLibraries::read_early);
+  }
   state.folder = folder;
   state.kernels = parse_kernel_choice(options.kernel);
   state.cache_dtype = parse_cache_dtype(options.kv_cache_dtype);

@@ -8,14 +8,16 @@
 #include "model/model.h"
 
 #include <future>
+#include <memory>
 #include <optional>
 
 namespace lowbit {
 
+class GpuWarmUp;
+
 struct LanguageModel::State {
   std::unique_ptr<GpuQueue> gpu;  // null: the CPU
   std::shared_ptr<GpuLibraries> libraries;
-  std::future<void> opening;  // of the libraries, which takes as long as loading; ends before they do
   std::filesystem::path folder;
   Checkpoint checkpoint;
   std::unique_ptr<ThreadPool> threads;
@@ -29,7 +31,9 @@ struct LanguageModel::State {
   std::string chat_template_error;
   GenerateOptions sampling_defaults;
   std::vector<int32_t> eos_ids;
-  uint64_t streamed_bytes = 0;  // of weights that do not fit into the GPU's memory
+  uint64_t streamed_bytes = 0;         // of weights that do not fit into the GPU's memory
+  std::future<void> reading_library;   // that prompts need; the GPU takes as long to begin
+  std::shared_ptr<GpuWarmUp> warm_up;  // last: it ends before what it works with
 
   OpContext ops() const { return {threads.get(), workspace.get(), &kernels, gpu.get(), libraries.get()}; }
 };

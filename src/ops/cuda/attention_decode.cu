@@ -46,6 +46,19 @@ struct Room {
   int is_last;
 };
 
+// Read before the wait, although gpu_advance writes positions at the end of each step: it has ended, and so
+// have the attentions of the step before, whose keys are fetched. For what stands before attention (q, k and
+// v's product, or norms of them) lets it begin only behind its own wait. But the first-level cache may hold
+// what this multiprocessor read a step ago.
+__device__ inline AttentionSequence sequence_at(const AttentionSequence* from) {
+  static_assert(sizeof(AttentionSequence) == 3 * sizeof(longlong2));
+  const longlong2* const words = reinterpret_cast<const longlong2*>(from);
+  const longlong2 read[] = {__ldcg(words), __ldcg(words + 1), __ldcg(words + 2)};
+  AttentionSequence sequence;
+  memcpy(&sequence, read, sizeof sequence);
+  return sequence;
+}
+
 constexpr float kUnseen = -1e30f;  // a score below all others, whose weight beside any of them is 0
 __device__ inline float weight_of(float score, float peak) {
   float weight;
@@ -108,7 +121,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
   const int heads = static_cast<int>(args.heads), kv_heads = static_cast<int>(args.kv_heads),
             group = heads / kv_heads;
-  const AttentionSequence sequence = args.sequences[blockIdx.z];
+  const AttentionSequence sequence = sequence_at(args.sequences + blockIdx.z);
   const int kv_head = blockIdx.y, position = static_cast<int>(sequence.position);
   const int oldest = args.window > 0 ? max(0, position + 1 - static_cast<int>(args.window)) : 0;
   const int part = static_cast<int>(blockIdx.x) / split.blocks,

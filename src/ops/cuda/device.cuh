@@ -147,10 +147,12 @@ __device__ inline float weight_at(const GpuMatrix& matrix, int bits, int64_t gro
 }
 
 // A launch may begin before what comes before it on the stream has ended (programmatic dependent launch):
-// only what no kernel writes may be read until wait_for_predecessor returns. Every kernel calls it, and
-// launch() is how they are launched. A kernel lets its successor begin when it has waited itself; then all
-// that was queued before it has ended, and the successor may read that too. A kernel whose successor reads
-// nothing of the kind may let it begin at once.
+// only what no kernel writes may be read until wait_for_predecessor returns. Every kernel calls it in every
+// block, so a kernel that has ended says the same of all before it; and launch() is how they are launched. A
+// kernel lets its successor begin when it has waited itself; then all that was queued before it has ended,
+// and the successor may read that too (past the first-level cache: __ldcg). A kernel whose successor reads
+// nothing of the kind may let it begin at once. That successor is also the first kernel of the next decoding
+// step, behind the last of the one before.
 __device__ inline void wait_for_predecessor() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -164,6 +166,12 @@ __device__ inline void let_successor_begin() {
 __device__ inline void follow_predecessor() {
   wait_for_predecessor();
   let_successor_begin();
+}
+// For a kernel whose successors read nothing but constants before they wait: the launches from the last
+// logits to the first product of the next step then pass while the logits are still being made.
+__device__ inline void begin_at_once() {
+  let_successor_begin();
+  wait_for_predecessor();
 }
 
 // Keeps a parameter in a register: its first use costs hundreds of cycles, which pass unseen while a kernel

@@ -86,7 +86,7 @@ __global__ void swiglu_kernel(const uint16_t* gate, const uint16_t* up, uint16_t
 }
 
 __global__ void embedding_kernel(const GpuEmbeddingArgs args) {
-  follow_predecessor();
+  begin_at_once();
   const int64_t token = blockIdx.x, row = args.ids[token];
   float* const out = args.out + token * args.width;
   for (int64_t i = threadIdx.x; i < args.width; i += blockDim.x) {

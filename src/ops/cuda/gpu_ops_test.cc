@@ -3,6 +3,7 @@
 #include "ops/attention.h"
 #include "ops/cuda/gpu_test_support.h"
 #include "ops/cuda/kernel_list.h"
+#include "ops/cuda/libraries.h"
 #include "ops/cuda/limits.h"
 #include "ops/cuda/matmul_gpu.h"
 #include "ops/cuda/weights_gpu.h"
@@ -13,6 +14,8 @@
 #include "tensor/half.h"
 
 #include <algorithm>
+#include <atomic>
+#include <future>
 #include <optional>
 
 namespace lowbit {
@@ -360,6 +363,38 @@ TEST_F(GpuOps, TheMatrixRateIsThatOfTensorCores) {
   const double rate = measure_matrix_rate(*queue_, *libraries_);
   EXPECT_GT(rate, 5);
   EXPECT_LT(rate, 5000);
+}
+
+// Qwen2-1.5B's layers over a batch of prompts.
+TEST_F(GpuOps, CodeOfProductsIsLoadedBesideOtherProducts) {
+  if (!libraries_->gemm_problem().empty()) GTEST_SKIP() << libraries_->gemm_problem();
+  const std::vector<GpuLibraries::Kind> kinds = {{5600, 1536, 1536, true, false},
+                                                 {5600, 1536, 256, true, false},
+                                                 {5600, 1536, 1536, false, true},
+                                                 {5600, 1536, 8960, false, false},
+                                                 {5600, 8960, 1536, false, true}};
+  std::atomic<bool> is_enough = false;
+  auto loading = std::async(std::launch::async, [&] { return libraries_->load_code(kinds, is_enough); });
+  Numbers numbers(12);
+  constexpr int64_t kSize = 256;
+  std::vector<float> x = numbers.normals(kSize * kSize, 1);
+  const Tensor x_there = rounded(x);
+  Tensor y = room(DType::kF32, kSize * kSize);
+  auto product = [&] {
+    libraries_->multiply({.rows = kSize,
+                          .in = kSize,
+                          .out = kSize,
+                          .x = x_there.data<uint16_t>(),
+                          .w = x_there.data<uint16_t>(),
+                          .y = of(y)});
+    return back(y);
+  };
+  const std::vector<float> meanwhile = product();
+  EXPECT_EQ(loading.get(), static_cast<int64_t>(kinds.size()))
+      << "what the library does not try with few rows";
+  EXPECT_EQ(product(), meanwhile);
+  is_enough = true;
+  EXPECT_EQ(libraries_->load_code(kinds, is_enough), 0);
 }
 
 TEST_F(GpuOps, TheListOfKernelsSaysWhichLibraryIsMissing) {

@@ -1,6 +1,7 @@
 #include "ops/cuda/libraries.h"
 
 #include "base/fail.h"
+#include "ops/context.h"
 
 #include <algorithm>
 #include <cublasLt.h>
@@ -144,7 +145,7 @@ struct GpuLibraries::State {
     cublasLtMatmulAlgo_t algo;
   };
 
-  void release(Plan& plan) {
+  void release(Plan& plan) const {
     if (plan.desc) lt.desc_destroy(plan.desc);
     for (cublasLtMatrixLayout_t layout : {plan.a, plan.b, plan.c}) {
       if (layout) lt.layout_destroy(layout);
@@ -156,7 +157,7 @@ struct GpuLibraries::State {
     Plan& plan = place->second;
     if (!is_new) return plan;
     try {
-      make(shape, plan);
+      make(shape, plan, handle);
     } catch (...) {
       release(plan);
       plans.erase(place);
@@ -166,11 +167,11 @@ struct GpuLibraries::State {
   }
 
   template <class T>
-  void set(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t attribute, T value) {
+  void set(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t attribute, T value) const {
     check(lt.desc_set(desc, attribute, &value, sizeof value), "an attribute of a product");
   }
 
-  void make(const Shape& shape, Plan& plan) {
+  void make(const Shape& shape, Plan& plan, cublasLtHandle_t handle) const {
     check(lt.desc_create(&plan.desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "a description");
     set(plan.desc, CUBLASLT_MATMUL_DESC_TRANSA, shape.a_op);
     set(plan.desc, CUBLASLT_MATMUL_DESC_TRANSB, shape.b_op);
@@ -221,6 +222,33 @@ struct GpuLibraries::State {
           "a product");
   }
 
+  // Where a product is tried; as large as the largest.
+  struct Trial {
+    cublasLtHandle_t handle;
+    GpuQueue& queue;
+    void *w, *x, *y, *workspace;
+  };
+  // With few rows, but the kernel that is taken for as many as `shape` has.
+  bool try_product(Shape shape, const Trial& trial) const {
+    Plan wanted, tried;
+    cublasStatus_t status = CUBLAS_STATUS_NOT_SUPPORTED;
+    try {
+      make(shape, wanted, trial.handle);
+      shape.n = kTriedRows;
+      make(shape, tried, trial.handle);
+      if (shape.has_bias) set(tried.desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, trial.x);
+      const float alpha = 1, beta = shape.c_dtype == CUDA_R_32F ? 1 : 0;
+      status = lt.matmul(trial.handle, tried.desc, &alpha, trial.w, tried.a, trial.x, tried.b, &beta, trial.y,
+                         tried.c, trial.y, tried.c, &wanted.algo, trial.workspace, kWorkspaceBytes,
+                         static_cast<cudaStream_t>(trial.queue.stream()));
+    } catch (const Error&) {
+    }
+    release(wanted);
+    release(tried);
+    return status == CUBLAS_STATUS_SUCCESS;
+  }
+  static constexpr int64_t kTriedRows = 256;
+
   template <class Size, class Call>
   bool solve(const char* what, Size size, Call call);
 
@@ -240,6 +268,11 @@ struct GpuLibraries::State {
 
 GpuLibraries::GpuLibraries(GpuQueue& queue) : state_(std::make_unique<State>(queue)) {}
 GpuLibraries::~GpuLibraries() = default;
+
+void GpuLibraries::read_early() {
+  CublasLt functions;
+  open_cublaslt(functions);
+}
 
 const std::string& GpuLibraries::gemm_problem() {
   State& state = *state_;
@@ -272,6 +305,40 @@ void GpuLibraries::multiply(const Product& product) {
                            .b_alignment = alignment_of(product.x),
                            .c_alignment = alignment_of(product.y.data)};
   state_->run(shape, product.w, product.x, product.y.data, product.bias, 1, product.adds ? 1.0f : 0.0f);
+}
+
+int64_t GpuLibraries::load_code(std::span<const Kind> kinds, const std::atomic<bool>& is_enough) {
+  if (!gemm_problem().empty()) return 0;
+  const State& state = *state_;
+  int64_t in = 0, out = 0, weight = 0;
+  for (const Kind& kind : kinds) {
+    in = std::max(in, kind.in), out = std::max(out, kind.out), weight = std::max(weight, kind.in * kind.out);
+  }
+  GpuQueue queue(state.queue, GpuQueue::Beside::kIt);
+  Workspace workspace(queue);  // buffers of another one may be in use by its queue
+  const Scratch w = workspace.take(static_cast<size_t>(weight) * 2),
+                x = workspace.take(static_cast<size_t>(std::max(in * State::kTriedRows, out)) * 2),
+                y = workspace.take(static_cast<size_t>(out * State::kTriedRows) * 4),
+                work = workspace.take(kWorkspaceBytes);
+  cublasLtHandle_t handle = nullptr;
+  if (state.lt.create(&handle) != CUBLAS_STATUS_SUCCESS) return 0;
+  int64_t tried = 0;
+  for (const Kind& kind : kinds) {
+    if (is_enough) break;
+    tried += state.try_product({.m = kind.out,
+                                .n = kind.rows,
+                                .k = kind.in,
+                                .a_stride = kind.in,
+                                .b_stride = kind.in,
+                                .c_stride = kind.out,
+                                .a_op = CUBLAS_OP_T,
+                                .c_dtype = kind.adds ? CUDA_R_32F : CUDA_R_16BF,
+                                .has_bias = kind.has_bias},
+                               {handle, queue, w.as<void>(), x.as<void>(), y.as<void>(), work.as<void>()});
+  }
+  cudaStreamSynchronize(static_cast<cudaStream_t>(queue.stream()));
+  state.lt.destroy(handle);
+  return tried;
 }
 
 void GpuLibraries::add_product(const TransposedProduct& product) {

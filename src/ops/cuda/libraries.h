@@ -6,7 +6,9 @@
 #include "tensor/activations.h"
 #include "tensor/tensor.h"
 
+#include <atomic>
 #include <memory>
+#include <span>
 #include <string>
 
 namespace lowbit {
@@ -19,6 +21,8 @@ class GpuLibraries {
   explicit GpuLibraries(GpuQueue& queue);
   ~GpuLibraries();
 
+  // Brings cuBLASLt's half a gigabyte into the process. It needs no GPU: what opens it later finds it there.
+  static void read_early();
   // Why cuBLASLt cannot be used and what to do, or empty. Opens it.
   const std::string& gemm_problem();
 
@@ -33,6 +37,17 @@ class GpuLibraries {
     bool adds = false;               // y += instead; F32
   };
   void multiply(const Product& product);
+
+  // What a Product is by itself: of y in F32 where it adds, otherwise in BF16.
+  struct Kind {
+    int64_t rows = 0, in = 0, out = 0;
+    bool has_bias = false, adds = false;
+  };
+  // Loads the code of the kernels of such products, which takes tens of milliseconds each and otherwise
+  // happens at the first product: by trying them with few rows, on a queue, in memory and with a handle of
+  // its own. So it may run beside all other calls. Between two of them it asks whether that is enough.
+  // Returns how many it has tried; what the library refuses is passed over. kOutOfMemory.
+  int64_t load_code(std::span<const Kind> kinds, const std::atomic<bool>& is_enough);
 
   // c += scale a^T b on the queue, row-major with strides in elements; F32, and products of BF16, are exact
   // in the sums, which are F32. The same bits run after run. kDevice as above.

@@ -45,7 +45,7 @@ __device__ inline void load_chunk(const GpuSamplingArgs& args, float (&logits)[k
 __device__ inline int id_in_chunk(int j) { return blockIdx.x * kSamplingChunk + threadIdx.x + j * kThreads; }
 
 __global__ void best_kernel(const __grid_constant__ GpuSamplingArgs args) {
-  follow_predecessor();
+  begin_at_once();
   float logits[kEach];
   load_chunk(args, logits);
   Word best = 0;
@@ -198,7 +198,7 @@ __global__ void __launch_bounds__(kThreads) histogram_kernel(const __grid_consta
   __shared__ Histogram bins;
   __shared__ Room room;
   bins.clear();
-  follow_predecessor();
+  begin_at_once();
   const Row row(args);
   float logits[kEach];
   load_chunk(args, logits);
@@ -308,7 +308,7 @@ __global__ void __launch_bounds__(kThreads) list_kernel(const __grid_constant__ 
   __shared__ Word found[kSamplingChunk];
   __shared__ uint32_t found_count, found_at;
   if (threadIdx.x == 0) found_count = 0;
-  follow_predecessor();
+  begin_at_once();
   const Row row(args);
   float logits[kEach];
   load_chunk(args, logits);
@@ -335,7 +335,7 @@ __global__ void __launch_bounds__(kThreads) list_kernel(const __grid_constant__ 
 
 __global__ void __launch_bounds__(kThreads) draw_kernel(const __grid_constant__ GpuSamplingArgs args) {
   __shared__ Room room;
-  follow_predecessor();
+  begin_at_once();
   const Row row(args);
   float logits[kEach];
   load_chunk(args, logits);
@@ -370,8 +370,13 @@ __global__ void __launch_bounds__(kThreads) draw_kernel(const __grid_constant__ 
   row.state.depth = 0;
 }
 
+// What polls this machine's memory sees a word as a whole; nothing else is ordered by it.
+__device__ inline void publish(uint64_t* to, uint64_t word) {
+  asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(to), "l"(word) : "memory");
+}
+
 __global__ void advance_kernel(const GpuAdvanceArgs args) {
-  follow_predecessor();
+  begin_at_once();
   const int64_t step = *args.step;
   for (int64_t i = threadIdx.x; i < args.count; i += blockDim.x) {
     AttentionSequence& sequence = args.sequences[i];
@@ -380,7 +385,7 @@ __global__ void advance_kernel(const GpuAdvanceArgs args) {
     const int32_t chosen = is_finite_rank(best) ? id_of_rank(best) : -1;
     if (args.seen && chosen >= 0) args.seen[i * seen_words(args.vocab) + chosen / 32] |= 1u << chosen % 32;
     args.ids[i] = max(0, chosen);
-    args.history[step % args.history_steps * args.count + i] = chosen;
+    publish(args.history + step % args.history_steps * args.count + i, history_word(step, chosen));
     // A sequence that has ended may be computed on; it must not leave its cache.
     if (sequence.position + 1 < sequence.capacity) {
       ++sequence.position;

@@ -40,16 +40,27 @@ struct GpuSamplingArgs {
 // best[r]: the rank of the row's token; not finite where its largest logit is not.
 void gpu_sample(const GpuSamplingArgs& args, void* stream);
 
+// A token and the step that chose it in one word: who polls this machine's memory for it sees both or
+// neither, and needs no event of the queue. The step comes first, from 1 on: zero is no word.
+constexpr uint64_t history_word(int64_t step, int32_t token) {
+  return static_cast<uint64_t>(step + 1) << 32 | static_cast<uint32_t>(token);
+}
+constexpr bool is_of_step(uint64_t word, int64_t step) {
+  return word >> 32 == (static_cast<uint64_t>(step + 1) & 0xffffffffu);
+}
+constexpr int32_t token_of(uint64_t word) { return static_cast<int32_t>(static_cast<uint32_t>(word)); }
+
 // From one decoding step to the next: the tokens chosen become the ids, positions move on, and the tokens are
 // kept at history [step % history_steps][count], which may be this machine's memory if it is pinned: -1 where
-// no logit, or an infinite one, was the largest (the id is 0 then).
+// no logit, or an infinite one, was the largest (the id is 0 then). A sequence at the end of its cache stays
+// there.
 struct GpuAdvanceArgs {
   unsigned long long* best = nullptr;  // [count], of gpu_sample; zero afterwards
   uint32_t* seen = nullptr;            // of gpu_sample, or null; the tokens are noted there
   int64_t vocab = 0;
   int32_t *ids = nullptr, *positions = nullptr;
   AttentionSequence* sequences = nullptr;
-  int32_t* history = nullptr;
+  uint64_t* history = nullptr;  // see history_word
   int64_t* step = nullptr;
   int64_t count = 0, history_steps = 1;
 };

@@ -146,7 +146,7 @@ TEST_F(GpuSamplingTest, StepsWithoutTheHostGiveWhatTheHostGives) {
     Tensor ids = bytes_there(std::vector<int32_t>(kRows)),
            positions = bytes_there(std::vector<int32_t>(kRows, 7)),
            step = bytes_there(std::vector<int64_t>(1)),
-           history = bytes_there(std::vector<int32_t>(kRows * kSteps));
+           history = bytes_there(std::vector<uint64_t>(kRows * kSteps));
     std::vector<AttentionSequence> sequences(kRows);
     for (AttentionSequence& sequence : sequences) sequence.position = 7, sequence.capacity = 100;
     sequences[1].capacity = 10;
@@ -162,7 +162,7 @@ TEST_F(GpuSamplingTest, StepsWithoutTheHostGiveWhatTheHostGives) {
                      .ids = static_cast<int32_t*>(ids.mutable_bytes()),
                      .positions = static_cast<int32_t*>(positions.mutable_bytes()),
                      .sequences = static_cast<AttentionSequence*>(sequences_there.mutable_bytes()),
-                     .history = static_cast<int32_t*>(history.mutable_bytes()),
+                     .history = static_cast<uint64_t*>(history.mutable_bytes()),
                      .step = static_cast<int64_t*>(step.mutable_bytes()),
                      .count = kRows,
                      .history_steps = kSteps},
@@ -175,8 +175,13 @@ TEST_F(GpuSamplingTest, StepsWithoutTheHostGiveWhatTheHostGives) {
       for (size_t row = 0; row < kRows; ++row) previous[row].push_back(chosen[row]);
       expected.insert(expected.end(), chosen.begin(), chosen.end());
     }
-    std::vector<int32_t> got(expected.size()), moved(kRows);
-    queue_->copy_out(got.data(), history.bytes(), history.byte_count());
+    std::vector<uint64_t> words(expected.size());
+    std::vector<int32_t> got, moved(kRows);
+    queue_->copy_out(words.data(), history.bytes(), history.byte_count());
+    for (size_t i = 0; i < words.size(); ++i) {
+      EXPECT_TRUE(is_of_step(words[i], static_cast<int64_t>(i) / kRows)) << i;
+      got.push_back(token_of(words[i]));
+    }
     EXPECT_EQ(got, expected) << "temperature " << rule.temperature << ", top_k " << rule.top_k;
     queue_->copy_out(moved.data(), positions.bytes(), positions.byte_count());
     EXPECT_EQ(moved, (std::vector<int32_t>{19, 9, 19})) << "a sequence stays inside its cache";
