@@ -24,7 +24,7 @@ struct Case {
   }
 };
 
-class PromptAttention : public testing::GpuTest {
+class GpuPromptAttention : public testing::GpuTest {
  protected:
   // Queries, and caches that hold NaN behind their keys.
   struct Input {
@@ -120,7 +120,7 @@ class PromptAttention : public testing::GpuTest {
   static constexpr float kScale = 0.1f;
 };
 
-TEST_F(PromptAttention, OfRaggedSequencesIsThatOfTheReference) {
+TEST_F(GpuPromptAttention, OfRaggedSequencesIsThatOfTheReference) {
   for (int64_t head_dim : {64, 128}) {
     for (int64_t group : {1, 2, 6, 8}) {
       for (int64_t window : {0, 1, 17, 64, 100, 300}) {
@@ -136,7 +136,7 @@ TEST_F(PromptAttention, OfRaggedSequencesIsThatOfTheReference) {
   }
 }
 
-TEST_F(PromptAttention, OfLongSequencesIsThatOfTheKernelForEveryGpu) {
+TEST_F(GpuPromptAttention, OfLongSequencesIsThatOfTheKernelForEveryGpu) {
   for (int64_t head_dim : {64, 128}) {
     for (int64_t group : {1, 2, 6, 8, 150}) {
       for (int64_t position : {0, 1, 63, 64, 100, 1000}) {
@@ -159,7 +159,7 @@ TEST_F(PromptAttention, OfLongSequencesIsThatOfTheKernelForEveryGpu) {
 }
 
 // More sequences than are looked through at once, and more items than blocks.
-TEST_F(PromptAttention, OfManySequences) {
+TEST_F(GpuPromptAttention, OfManySequences) {
   Case c{6, 2, 128, 0, {}};
   for (int64_t i = 0; i < 75; ++i) c.lengths.emplace_back(i * 7 % 50, i % 5 == 3 ? 0 : i * 37 % 130);
   Input input = input_of(c, 3);
@@ -169,7 +169,7 @@ TEST_F(PromptAttention, OfManySequences) {
 }
 
 // The bytes of a row, whatever else is in the call and wherever its sequence was cut.
-TEST_F(PromptAttention, OfARowDependsOnNothingElse) {
+TEST_F(GpuPromptAttention, OfARowDependsOnNothingElse) {
   for (int64_t head_dim : {64, 128}) {
     for (int64_t window : {0, 100}) {
       const Case c{6, 2, head_dim, window, {{200, 333}, {0, 0}, {0, 150}, {17, 40}}};

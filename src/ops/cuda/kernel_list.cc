@@ -1,6 +1,7 @@
 #include "ops/cuda/kernel_list.h"
 
 #include "ops/cuda/attention_gpu.h"
+#include "ops/cuda/matmul_batch.h"
 #include "ops/cuda/matmul_decode.h"
 
 #include <fmt/format.h>
@@ -12,12 +13,17 @@ std::vector<GpuKernelListing> list_gpu_kernels(GpuLibraries& libraries) {
   const std::string few = has_gemm ? fmt::format("decoding, and up to {} rows", kDecodeRows) : "any rows";
   return {
       {"matmul", "tensor-core decode", few + "; 16 bits, or codes in groups of 32 or 128"},
+      {"matmul", "wgmma decode",
+       fmt::format("two to {} rows on compute capability 9.0; up to 8 by mma.sync", kDecodeRows),
+       has_gpu_batch()},
       {"matmul", "cublaslt", fmt::format("prompts of more than {} rows; codes become BF16 once", kDecodeRows),
        has_gemm},
       {"matmul", "plain", few + "; every other shape, slow"},
       {"matmul_normed", "tensor-core decode",
        "norm and product in one, up to 8 rows; above, the norm before"},
-      {"matmul_gated", "tensor-core decode", "norm, gate, up and SwiGLU in one, up to 16 rows"},
+      {"matmul_gated", "tensor-core decode",
+       has_gpu_batch() ? "norm, gate, up and SwiGLU in one, up to 32 rows; the norm before above 8"
+                       : "norm, gate, up and SwiGLU in one, up to 16 rows; the norm before above 8"},
       {"rope_attention", "split keys",
        "decoding; heads of 32, 64, 96 or 128, at most 16 query heads to a key head"},
       {"rope_attention", "wgmma", "prompts on compute capability 9.0; heads of 64 or 128",
@@ -25,7 +31,7 @@ std::vector<GpuKernelListing> list_gpu_kernels(GpuLibraries& libraries) {
       {"rope_attention", "tensor-core blocks", "prompts, and other heads"},
       {"rms_norm", "gpu", "every width"},
       {"rope", "gpu", "apart from attention"},
-      {"swiglu", "gpu", "more than 16 rows"},
+      {"swiglu", "gpu", "more rows than decoding has"},
       {"embedding", "gpu", "dense tables and codes"},
       {"sample", "gpu", "greedy, temperature, top-k, top-p, repetition penalty; part of the decoding graph"},
       {"argmax", "gpu", "evaluation"},

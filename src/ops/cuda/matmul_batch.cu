@@ -6,191 +6,13 @@
 // Where outputs are few, a block has eight tiles of them and two warps share a tile's inputs; the blocks of a
 // cluster share the inputs once more (Split). Every warp sends its sums to the block whose outputs they are.
 // Where they are many (kMany), a block has all inputs, and goes from group to group of tiles.
-#include "ops/cuda/cluster.cuh"
 #include "ops/cuda/matmul_batch.h"
-#include "ops/cuda/matmul_fetch.cuh"
+#include "ops/cuda/matmul_batch_outputs.cuh"
+#include "ops/cuda/matmul_batch_x.cuh"
 #include "ops/cuda/wgmma.cuh"
 
 namespace lowbit {
 namespace {
-
-template <int kBits_, bool kFine_, int kRowBlocks_, bool kMany_>
-struct BatchKind : Kind<kBits_, kFine_, kMany_ && kRowBlocks_ == 1 ? 2 : 1, kRowBlocks_, true> {
-  static constexpr bool kMany = kMany_, kWgmma = kRowBlocks_ > 1;
-  static constexpr int kRows = 8 * kRowBlocks_;  // with those that x is filled up with
-  static constexpr int kTiles = kMany && !kWgmma ? 2 : 1, kGroupTiles = !kMany ? kFewTiles : kWgmma ? 12 : 10;
-  static constexpr int kParts = kMany && kWgmma ? 1 : 2;  // warps that share a tile
-  static constexpr int kTileWarps = kGroupTiles / kTiles, kWarps = kTileWarps * kParts,
-                       kThreads = kWarps * 32;
-  static constexpr int kAhead = kBits_ == 4                       ? (kMany && kWgmma ? 4 : 3)
-                                : kBits_ == 8 || kRowBlocks_ == 4 ? 2
-                                                                  : 3;
-  static constexpr int kSumsOfUnit = kBits_ != 4 ? 0 : 1;  // of 128 inputs of x
-};
-
-// Bytes in shared memory.
-struct Room {
-  int partial, x, of_blocks, squares_of_blocks, sums, squares, factors, received, old, barrier, total;
-};
-// x of up to eight rows: [row][stride] BF16. Two rows are 64 bytes apart in the banks.
-__host__ __device__ constexpr int row_stride(int units) { return units * kUnitInputs + 32; }
-// The tiles that a block's sums are sent to it for: of each four, one of the first half of the group and one
-// of the second.
-constexpr int kUnitsOfOutput = kFewTiles / 2;
-__host__ __device__ constexpr int owned_units(int rank, int blocks) {
-  return (kUnitsOfOutput - rank + blocks - 1) / blocks;
-}
-template <class K>
-constexpr int kPairsOfUnit = K::kRowBlocks * 64;  // float2, of one of its two tiles
-
-// Many outputs: sums that warps give each other, a float for each lane. [tile warp][span][of a thread], or
-// with wgmma [two groups in turn][tile of the second half][of a thread].
-template <class K>
-constexpr int partial_floats = 32 * 4 *
-                               (K::kWgmma ? K::kGroupTiles * K::kRowBlocks
-                                          : K::kTileWarps * kMostParts * K::kTiles);
-
-template <class K>
-Room room_of(int64_t in, const Split& split, int slots, bool has_hidden) {
-  const int units = static_cast<int>((in + kUnitInputs - 1) / kUnitInputs);
-  const int most = K::kMany ? units : (units + split.blocks - 1) / split.blocks;  // of a block
-  Room room{};
-  room.partial = K::kWarps * slots * K::kTiles * K::kUnitBytes;
-  const int partial = K::kMany ? partial_floats<K> * 4 : 0;
-  room.x = room.partial + partial;
-  room.of_blocks = room.x + (K::kWgmma ? most * kUnitInputs : row_stride(most)) * K::kRows * 2;
-  room.squares_of_blocks = room.of_blocks + (K::kBits == 4 ? most * K::kRows * 16 : 0);
-  room.sums = room.squares_of_blocks + (has_hidden ? most * K::kRows * 16 : 0);
-  room.squares = room.sums + most * K::kSumsOfUnit * K::kRows * 4;
-  room.factors = room.squares + (has_hidden ? units * K::kRows * 4 : 0);
-  room.received = room.factors + K::kRows * 4;
-  room.old = room.received;
-  if (!K::kMany) room.old += split.spans() * owned_units(0, split.blocks) * 2 * kPairsOfUnit<K> * 8;
-  room.barrier = room.old + (K::kMany ? 0 : K::kThreads * 16);
-  room.total = room.barrier + 16;
-  return room;
-}
-
-// x of all rows to shared memory, units [first, first + units) of 128 inputs. A warp has eight rows and 32
-// inputs at a time; lane 4 r + c reads the eight from 8 c on. Up to eight rows they stay as they are. For
-// wgmma, of 32 inputs there are four pieces of kRows x 16 bytes, for each half of each of the two steps of
-// fragments.h; a row's 16 bytes there are inputs 8 c + 2 i and 8 c + 2 i + 1, c = 0 ... 3, i the number of
-// the piece. Sums go to sums_of_blocks and squares_of_blocks: [unit][row][4].
-template <class K, bool kHidden>
-__device__ inline void stage_x(const GpuDecodeArgs& args, int first, int units, char* x,
-                               float* sums_of_blocks, float* squares_of_blocks) {
-  // Items that a warp asks for at once, of so many blocks of 32 inputs.
-  constexpr int kBlocks = kHidden || !K::kWgmma ? 1 : 4;
-  constexpr int kItems = kHidden ? (K::kMany ? 5 : 2) : !K::kWgmma || K::kMany ? 4 : 3;
-  const int in = static_cast<int>(args.in), rows = static_cast<int>(args.rows);
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, c = lane % 4;
-  const int items = units * (4 / kBlocks) * K::kRowBlocks;
-#pragma unroll 1
-  for (int begin = warp; begin < items; begin += kItems * K::kWarps) {
-    uint4 eights[kItems][kBlocks];
-    float squared[kItems][kBlocks];
-#pragma unroll
-    for (int p = 0; p < kItems; ++p) {
-      const int item = begin + p * K::kWarps, row = item % K::kRowBlocks * 8 + lane / 4;
-      const int column = first * kUnitInputs + item / K::kRowBlocks * (kBlocks * kBlockInputs) + 8 * c;
-#pragma unroll
-      for (int b = 0; b < kBlocks; ++b) {
-        const int i = column + b * kBlockInputs;
-        const bool is_there = item < items && row < rows && i < in;
-        const int64_t from = is_there ? static_cast<int64_t>(row) * in + i : 0;  // no branch around a load
-        auto kept_if_there = [is_there](uint4 eight) { return is_there ? eight : uint4{}; };
-        if constexpr (kHidden) {
-          const float4* const values = reinterpret_cast<const float4*>(args.hidden + from);
-          const float4* const weights =
-              reinterpret_cast<const float4*>(args.norm_weight + (is_there ? i : 0));
-          const float4 low = values[0], high = values[1];
-          const uint2 low_pairs = weighted(low, weights[0]), high_pairs = weighted(high, weights[1]);
-          eights[p][b] = kept_if_there({low_pairs.x, low_pairs.y, high_pairs.x, high_pairs.y});
-          const float sum = squares_of_four(low) + squares_of_four(high);
-          squared[p][b] = is_there ? sum : 0;
-        } else {
-          eights[p][b] = kept_if_there(*reinterpret_cast<const uint4*>(args.x + from));
-        }
-      }
-    }
-#pragma unroll
-    for (int p = 0; p < kItems; ++p) {
-      const int item = begin + p * K::kWarps, row = item % K::kRowBlocks * 8 + lane / 4;
-      if (item >= items) break;  // the whole warp
-      float added[kBlocks];
-      const int first_block = item / K::kRowBlocks * kBlocks;
-#pragma unroll
-      for (int b = 0; b < kBlocks; ++b) {
-        const int block = first_block + b;
-        if constexpr (K::kWgmma) {
-          char* const to = x + block * (4 * K::kRows * 16) + row * 16 + c * 4;
-#pragma unroll
-          for (int i = 0; i < 4; ++i)
-            *reinterpret_cast<uint32_t*>(to + i * (K::kRows * 16)) = word_of(eights[p][b], i);
-        } else {
-          *reinterpret_cast<uint4*>(x + (row * row_stride(units) + block * kBlockInputs + 8 * c) * 2) =
-              eights[p][b];
-        }
-        added[b] = sum_of_eight(eights[p][b]);
-      }
-      auto keep_sums = [&](float(&of_eight)[kBlocks], float* to) {
-        add_up<4>(of_eight);
-        if (c != 0) return;
-#pragma unroll
-        for (int b = 0; b < kBlocks; ++b)
-          to[((first_block + b) / 4 * K::kRows + row) * 4 + (first_block + b) % 4] = of_eight[b];
-      };
-      if constexpr (K::kBits == 4) keep_sums(added, sums_of_blocks);
-      if constexpr (kHidden) keep_sums(squared[p], squares_of_blocks);
-    }
-  }
-}
-// Of blocks to those of units.
-template <class K>
-__device__ inline void join_sums(const float* of_blocks, int units, float* to) {
-  for (int i = threadIdx.x; i < units * K::kRows; i += K::kThreads) {
-    const float4 four = reinterpret_cast<const float4*>(of_blocks)[i];
-    to[i] = (four.x + four.y) + (four.z + four.w);
-  }
-}
-
-// The squares of a block's units to the other blocks of its cluster.
-template <class K>
-__device__ inline void send_squares(float* squares, int first, int units, int rank, int blocks,
-                                    uint64_t* barrier) {
-  constexpr int kPairs = K::kRows / 2;
-  for (int i = threadIdx.x; i < units * kPairs * blocks; i += K::kThreads) {
-    float2* const pair = reinterpret_cast<float2*>(squares) + first * kPairs + i / blocks;
-    if (i % blocks != rank) send(pair, i % blocks, *pair, barrier);
-  }
-}
-
-// norm_factor of each row.
-template <class K>
-__device__ inline void find_factors(const GpuDecodeArgs& args, const float* squares, float* factors) {
-  for (int row = threadIdx.x / 32; row < static_cast<int>(args.rows); row += K::kWarps) {
-    const float factor = norm_factor(squares + row, static_cast<int>(args.in), args.epsilon, K::kRows);
-    if (threadIdx.x % 32 == 0) factors[row] = factor;
-  }
-}
-
-// A unit's x: where its first input of row 0 stands, and the sums over it.
-struct UnitOfX {
-  const char* at;
-  uint32_t operand;  // for wgmma: the lower half of its descriptor
-  const float* sums;
-};
-
-// Of rows `row` and `row` + 1 over a group of the unit.
-template <class K>
-__device__ inline void read_sums(const float* of_unit, int row, int group, float (&to)[2]) {
-  if constexpr (K::kFine) {
-    to[0] = of_unit[row * 4 + group], to[1] = of_unit[row * 4 + 4 + group];
-  } else {
-    const float2 pair = *reinterpret_cast<const float2*>(of_unit + row);
-    to[0] = pair.x, to[1] = pair.y;
-  }
-}
 
 // total += the product of a warp's tiles over a unit.
 template <class K>
@@ -209,7 +31,8 @@ __device__ inline void multiply_by_mma(const Loaded<K> (&now)[K::kTiles], const 
   }
   multiply_unit<K>(now, x, total);
 }
-// A unit is made operands of as a whole; until the products are done, nothing else may take their registers.
+// A unit is made operands of as a whole, and until the products are done nothing else is: the assembler does
+// not keep the registers that they still read.
 template <class K>
 __device__ inline void multiply_by_wgmma(const Loaded<K>& unit, const UnitOfX& x,
                                          float (&total)[K::kRowBlocks][4]) {
@@ -244,128 +67,6 @@ __device__ inline void multiply_by_wgmma(const Loaded<K>& unit, const UnitOfX& x
     }
   }
 }
-
-// Where a thread's outputs go: output n of a matrix, of rows `row` and `row` + 1 and those it adds to them.
-struct Output {
-  float* add_to;  // or null, then y
-  Activations y;
-  int64_t out, n;
-  float bias;
-
-  __device__ static Output of(const GpuMatrix& matrix, int64_t n) {
-    return {matrix.add_to, matrix.y, matrix.out, n, matrix.bias && n < matrix.out ? matrix.bias[n] : 0.0f};
-  }
-  // What the product is added to, asked for early.
-  __device__ void fetch_old(int row, int rows, float (&to)[2]) const {
-    if (!add_to || n >= out) return;
-#pragma unroll
-    for (int i = 0; i < 2; ++i)
-      if (row + i < rows) copy_4(&to[i], add_to + (row + i) * out + n);
-  }
-  __device__ void write(int row, int rows, const float (&values)[2], const float* old) const {
-    if (n >= out) return;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      if (row + i >= rows) break;
-      const int64_t at = (row + i) * out + n;
-      if (add_to) {
-        add_to[at] = (old ? old[i] : add_to[at]) + values[i];
-      } else if (y.dtype == DType::kF32) {
-        static_cast<float*>(y.data)[at] = values[i];
-      } else {
-        static_cast<uint16_t*>(y.data)[at] = f32_to_bf16(values[i]);
-      }
-    }
-  }
-};
-
-// The outputs of tile `tile` of a group's first half and of its partner in the second half: with SwiGLU the
-// same of gate and up.
-struct OutputPair {
-  Output first, second;
-
-  template <class K>
-  __device__ static OutputPair of(const GpuDecodeArgs& args, const Place& place, int tile, int row_of_tile) {
-    const GpuMatrix& matrix = args.matrix[place.matrix];
-    const int64_t n = static_cast<int64_t>(place.first_tile + tile) * kTileOutputs + row_of_tile;
-    if (args.swiglu) return {Output::of(matrix, n), Output::of(args.matrix[1], n)};
-    return {Output::of(matrix, n), Output::of(matrix, n + K::kGroupTiles / 2 * kTileOutputs)};
-  }
-  __device__ void write(bool swiglu, int row, int rows, const float (&factor)[2], float2 a, float2 b,
-                        const float* old = nullptr) const {
-    float x[2] = {a.x * factor[0] + first.bias, a.y * factor[1] + first.bias};
-    const float y[2] = {b.x * factor[0] + second.bias, b.y * factor[1] + second.bias};
-    if (swiglu) x[0] = gated(x[0], y[0]), x[1] = gated(x[1], y[1]);
-    first.write(row, rows, x, old);
-    if (!swiglu) second.write(row, rows, y, old ? old + 2 : nullptr);
-  }
-};
-// Of rows `row` and `row` + 1.
-__device__ inline void read_factors(const float* factors, int row, int rows, float (&to)[2]) {
-#pragma unroll
-  for (int i = 0; i < 2; ++i) to[i] = factors && row + i < rows ? factors[row + i] : 1;
-}
-
-// Few outputs: what a block's warps have summed up goes to the blocks whose outputs it is, and what has come
-// becomes outputs. span: of the warp, or -1.
-template <class K>
-struct Exchange {
-  const GpuDecodeArgs& args;
-  const Place place;
-  const int rank, blocks, spans;
-  float2* const received;  // [span][unit][half of the group][block of rows][half of the tile][lane]
-  uint64_t* const barrier;
-
-  static constexpr int kItems = K::kRowBlocks * 64;  // of a unit: a thread's outputs
-
-  // An item: unit, block of rows, half of the tile.
-  __device__ OutputPair outputs(int item) const {
-    const int unit = rank + item / kItems * blocks, half = item % 64 / 32;
-    return OutputPair::of<K>(args, place, unit, threadIdx.x % 32 / 4 + half * 8);
-  }
-  __device__ static int row_of(int item) { return item % kItems / 64 * 8 + threadIdx.x % 4 * 2; }
-  __device__ void send_sums(int span, int tile, const float (&sum)[K::kRowBlocks][4]) const {
-    const int unit = tile % kUnitsOfOutput, owner = unit % blocks;
-    float2* const to =
-        received +
-        ((span * owned_units(owner, blocks) + unit / blocks) * 2 + tile / kUnitsOfOutput) * kPairsOfUnit<K> +
-        threadIdx.x % 32;
-#pragma unroll
-    for (int b = 0; b < K::kRowBlocks; ++b) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float2 pair{sum[b][2 * half], sum[b][2 * half + 1]};
-        if (blocks > 1) {
-          send(to + (b * 2 + half) * 32, owner, pair, barrier);
-        } else {
-          to[(b * 2 + half) * 32] = pair;
-        }
-      }
-    }
-  }
-  // Of both halves of the group.
-  __device__ void add_up(int item, int parts, float2 (&sums)[2]) const {
-    const int step = owned_units(rank, blocks) * 2 * kPairsOfUnit<K>;
-    const float2* const from = received + item / kItems * 2 * kPairsOfUnit<K> + item % kItems;
-    sums[0] = sums[1] = {};
-#pragma unroll
-    for (int block = 0; block < kMostBlocks; ++block) {
-      if (block >= blocks) break;
-      float2 of_block[2] = {};
-#pragma unroll
-      for (int part = 0; part < kFewParts; ++part) {
-        if (part >= parts) break;
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const float2 some = from[(block * parts + part) * step + half * kPairsOfUnit<K>];
-          of_block[half].x += some.x, of_block[half].y += some.y;
-        }
-      }
-#pragma unroll
-      for (int half = 0; half < 2; ++half) sums[half].x += of_block[half].x, sums[half].y += of_block[half].y;
-    }
-  }
-};
 
 template <class K>
 __global__ void __launch_bounds__(K::kThreads, 1)
@@ -524,55 +225,10 @@ __global__ void __launch_bounds__(K::kThreads, 1)
             .write(args.swiglu, row, rows, factor, all[0], all[1], is_first ? old[0] : nullptr);
       }
     } else if constexpr (K::kWgmma) {
-      // A warp and that of the tile's partner give each other the half of the rows that the other one writes.
-      constexpr int kHalf = K::kGroupTiles / 2, kBlocks = K::kRowBlocks / 2;
-      const bool is_second = share.tile >= kHalf;
-      const int tile = is_second ? share.tile - kHalf : share.tile;
-      float* const given = partial + (tile * 2 + (is_second ? 0 : 1)) * (kBlocks * 4 * 32);
-      const float* const got = partial + (tile * 2 + (is_second ? 1 : 0)) * (kBlocks * 4 * 32);
-#pragma unroll
-      for (int b = 0; b < kBlocks; ++b) {
-#pragma unroll
-        for (int j = 0; j < 4; ++j)
-          given[(b * 4 + j) * 32] = is_second ? sum[0][b][j] : sum[0][kBlocks + b][j];
-      }
-      __syncthreads();  // the next group's sums go to the other half
-      const int first_row = is_second ? 8 * kBlocks : 0;
-      float factor[kBlocks][2], first[kBlocks][4], second[kBlocks][4];
-#pragma unroll
-      for (int b = 0; b < kBlocks; ++b) {
-        read_factors(factors, first_row + b * 8 + 2 * c, rows, factor[b]);
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const float other = got[(b * 4 + j) * 32];
-          first[b][j] = is_second ? other : sum[0][b][j];
-          second[b][j] = is_second ? sum[0][kBlocks + b][j] : other;
-        }
-      }
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const auto outputs = OutputPair::of<K>(args, place, tile, g + half * 8);
-#pragma unroll
-        for (int b = 0; b < kBlocks; ++b)
-          outputs.write(args.swiglu, first_row + b * 8 + 2 * c, rows, factor[b],
-                        {first[b][2 * half], first[b][2 * half + 1]},
-                        {second[b][2 * half], second[b][2 * half + 1]});
-      }
+      write_by_wgmma<K>(args, place, share.tile, sum[0], partial, factors);
     } else {
       __syncthreads();
-      float2 all[2] = {};  // each part writes eight outputs of each tile
-      for (int span = 0; span < parts; ++span) {
-#pragma unroll
-        for (int t = 0; t < 2; ++t) {
-          const float* const from =
-              partial + (((share.tile * kMostParts + span) * 2 + t) * 4 + 2 * part) * 32;
-          all[t].x += from[0], all[t].y += from[32];
-        }
-      }
-      float factor[2];
-      read_factors(factors, 2 * c, rows, factor);
-      OutputPair::of<K>(args, place, share.tile, g + part * 8)
-          .write(args.swiglu, 2 * c, rows, factor, all[0], all[1]);
+      write_by_mma<K>(args, place, share.tile, part, parts, partial, factors);
       if (group + share.stride < plan.groups) __syncthreads();  // before the next sums
     }
   }
@@ -661,6 +317,8 @@ bool fits_gpu_batch(int64_t in, int64_t tiles, int bits, int64_t group_size) {
     return has_room<kBits, kFine, 1>(in, split_of(in, tiles), has_many_tiles(tiles), true);
   });
 }
+
+bool has_gpu_batch() { return device().has_wgmma; }
 
 bool norms_in_batch(int64_t rows, int64_t tiles) { return rows <= 8 || !has_many_tiles(tiles); }
 

@@ -8,6 +8,7 @@ namespace lowbit {
 // False where there is none for these sizes, or on this GPU.
 bool gpu_matmul_batch(const GpuDecodeArgs& args, void* stream);
 
+bool has_gpu_batch();  // this GPU can run it
 // Whether it takes products of weights that have so many tiles of 16 outputs together; then with SwiGLU too.
 bool fits_gpu_batch(int64_t in, int64_t tiles, int bits, int64_t group_size);
 // Whether, if so, x may come as hidden. It has no column_order.
