@@ -174,8 +174,9 @@ TEST_F(GpuModel, AnswersEndWithTheContext) {
   const LanguageModel model = load("cuda");
   constexpr int64_t kRoom = 70;
   std::vector<std::vector<int32_t>> ids = {prompts(model)[0], prompts(model)[1]};
+  const size_t count = ids[0].size();
   while (static_cast<int64_t>(ids[0].size()) < model.context_length() - kRoom)
-    ids[0].push_back(ids[0][ids[0].size() % 7]);
+    ids[0].push_back(ids[0][ids[0].size() % count]);
   const auto results = model.generate(ids, {.max_new_tokens = 200, .ignore_eos = true});
   EXPECT_EQ(results[0].finish_reason, "context");
   EXPECT_EQ(results[0].token_ids.size(), static_cast<size_t>(kRoom + 1));
