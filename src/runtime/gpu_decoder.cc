@@ -11,15 +11,11 @@
 namespace lowbit {
 namespace {
 
-// Of a graph. From one to the next the GPU stands still for some microseconds; but when a sequence ends
-// unasked for, what is left of a graph was computed in vain.
-constexpr int64_t kStepsPerGraph = 4;
-// While the host looks at one's tokens, the next one runs; with less the next graph is queued.
-constexpr int64_t kInFlight = 2;
-constexpr int64_t kHistory = kInFlight + kStepsPerGraph;
-// Recording costs the host as much as some steps take. What ends early, or is to, does without: its steps are
-// queued kernel by kernel, which the host does faster than the GPU computes them but for small models.
-constexpr int64_t kPlainSteps = 8, kLeastRecorded = 24;
+constexpr int64_t kInFlight = 2;  // steps: while the host looks at one's tokens, the next one runs
+// Recorded, a step is an eighth faster than queued kernel by kernel. Several steps in one graph are no faster
+// than as many graphs. But recording costs the host as much as some steps take: what is to end early does
+// without.
+constexpr int64_t kLeastRecorded = 24;
 
 OpContext with_workspace(OpContext ops, Workspace& workspace) {
   ops.workspace = &workspace;
@@ -42,13 +38,13 @@ GpuDecoder::GpuDecoder(const Model& model, const OpContext& ops, const RopeTable
       logits_(ops_.workspace->take(static_cast<size_t>(rows_ * model.config().vocab_size) * sizeof(float))),
       step_(ops_.workspace->take(sizeof(int64_t))),
       sampling_(ops_, rule, logits_.as<float>(), model.config().vocab_size, rows),
-      history_(static_cast<size_t>(kHistory * rows_) * sizeof(uint64_t)),
+      history_(static_cast<size_t>(kInFlight * rows_) * sizeof(uint64_t)),
       tokens_(static_cast<size_t>(rows_)),
       // A step that waits for layers to be copied takes longer than queueing its kernels.
       may_record_(model.has_fixed_weights()) {
   const int64_t zero = 0;
   ops_.gpu->copy_in(step_.as<void>(), &zero, sizeof zero);
-  std::memset(history_.as<void>(), 0, static_cast<size_t>(kHistory * rows_) * sizeof(uint64_t));
+  std::memset(history_.as<void>(), 0, static_cast<size_t>(kInFlight * rows_) * sizeof(uint64_t));
 }
 
 // Steps that nobody took still write to what ends here. What failed in them is told to whoever waits next.
@@ -75,7 +71,7 @@ void GpuDecoder::queue_step(const OpContext& ops) const {
                  .history = history_.as<uint64_t>(),
                  .step = step_.as<int64_t>(),
                  .count = rows_,
-                 .history_steps = kHistory},
+                 .history_steps = kInFlight},
                 stream);
   }
 }
@@ -85,10 +81,8 @@ std::unique_ptr<GpuGraph> GpuDecoder::record() {
   GpuQueue recorder(*ops_.gpu, GpuQueue::Beside::kIt);
   OpContext ops = with_workspace(ops_, graph_workspace_);
   ops.gpu = &recorder;
-  auto graph = std::make_unique<GpuGraph>(recorder, *ops_.gpu, [&] {
-    for (int64_t i = 0; i < kStepsPerGraph; ++i) queue_step(ops);
-  });
-  recorder.wait("recording decoding steps");
+  auto graph = std::make_unique<GpuGraph>(recorder, *ops_.gpu, [&] { queue_step(ops); });
+  recorder.wait("recording a decoding step");
   return graph;
 }
 
@@ -100,29 +94,27 @@ void GpuDecoder::begin_to_record() {
     queue_step(with_workspace(ops_, graph_workspace_));
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kOutOfMemory) throw;
-    return;
+    return queue_step(ops_);
   }
-  ++launched_;
   recording_ = std::async(std::launch::async, [this] { return record(); });
 }
 
 void GpuDecoder::launch(int64_t wanted) {
   if (recording_.valid() && recording_.wait_for(std::chrono::seconds(0)) == std::future_status::ready)
     graph_ = recording_.get();
-  if (graph_ && wanted >= kStepsPerGraph) {
+  if (graph_) {
     graph_->launch();
-    launched_ += kStepsPerGraph;
-  } else if (may_record_ && launched_ >= kPlainSteps && wanted >= kLeastRecorded) {
+  } else if (may_record_ && wanted >= kLeastRecorded) {
     begin_to_record();
   } else {
     queue_step(ops_);
-    ++launched_;
   }
+  ++launched_;
 }
 
 std::span<const int32_t> GpuDecoder::next(int64_t wanted) {
   while (queued() < std::min(wanted, kInFlight)) launch(wanted - queued());
-  uint64_t* const words = history_.as<uint64_t>() + taken_ % kHistory * rows_;
+  uint64_t* const words = history_.as<uint64_t>() + taken_ % kInFlight * rows_;
   const auto has_come = [&] {
     for (int64_t row = 0; row < rows_; ++row) {
       const uint64_t word = std::atomic_ref(words[row]).load(std::memory_order_relaxed);

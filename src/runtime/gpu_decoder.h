@@ -1,6 +1,6 @@
 // Decoding on a GPU without the host in the way: a step, sampling with it, takes its tokens from the step
-// before, and the host reads them while the next one runs. Several steps are one recorded graph, unless few
-// are wanted, or layers are streamed.
+// before, and the host reads them while the next one runs. It is a recorded graph, unless few are
+// wanted, or layers are streamed.
 #pragma once
 
 #include "ops/sampling.h"
@@ -46,7 +46,7 @@ class GpuDecoder {
   int64_t rows_;
   Scratch hidden_, logits_, step_;
   GpuSampling sampling_;
-  PinnedMemory history_;  // words of gpu_advance, of the last kHistory steps
+  PinnedMemory history_;  // words of gpu_advance, of the steps in flight
   std::vector<int32_t> tokens_;
   int64_t launched_ = 0, taken_ = 0;  // steps
   bool may_record_;
