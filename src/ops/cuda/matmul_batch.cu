@@ -150,7 +150,8 @@ __global__ void __launch_bounds__(K::kThreads, 1)
   const uint32_t x_operand = piece_lower(shared_address(x), K::kRows * 16);
   const int stride = row_stride(units_of_x);
   const uint32_t middle = 0x10001u << (args.bits - 1);
-  int slot = 0, turn = 0;
+  char* slot = fetcher.ring;
+  int turn = 0;
 #pragma unroll 1
   for (int group = share.group; group < plan.groups; group += share.stride, turn ^= 1) {
     const Place place = place_of<K>(args, plan, group);
@@ -162,9 +163,8 @@ __global__ void __launch_bounds__(K::kThreads, 1)
     auto read_next = [&](Loaded<K>(&next)[K::kTiles]) {
       wait_for_copies<K::kAhead - 1>();
 #pragma unroll
-      for (int t = 0; t < K::kTiles; ++t)
-        read_unit<K>(fetcher.ring + (slot * K::kTiles + t) * K::kUnitBytes, has_zeros, middle, next[t]);
-      slot = slot + 1 == plan.slots ? 0 : slot + 1;
+      for (int t = 0; t < K::kTiles; ++t) read_unit<K>(slot + t * K::kUnitBytes, has_zeros, middle, next[t]);
+      slot = fetcher.following(slot);
     };
     int span = first_span, end_of_span = first_unit<K>(in, span + 1, spans);
 #pragma unroll 1

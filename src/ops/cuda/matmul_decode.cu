@@ -155,7 +155,8 @@ __global__ void __launch_bounds__(kBound<K>, 1)
     }
   }
 
-  int slot = 0, turn = 0;
+  char* slot = fetcher.ring;
+  int turn = 0;
 #pragma unroll 1
   for (int group = blockIdx.x; group < plan.groups; group += gridDim.x, turn ^= 1) {
     const Place place = place_of<K>(args, plan, group);
@@ -187,11 +188,10 @@ __global__ void __launch_bounds__(kBound<K>, 1)
       wait_for_copies<K::kAhead - 1>();
       Loaded<K> now[K::kTiles];
 #pragma unroll
-      for (int t = 0; t < K::kTiles; ++t)
-        read_unit<K>(fetcher.ring + (slot * K::kTiles + t) * K::kUnitBytes, has_zeros, middle, now[t]);
+      for (int t = 0; t < K::kTiles; ++t) read_unit<K>(slot + t * K::kUnitBytes, has_zeros, middle, now[t]);
       multiply_unit<K>(now, x, total);
       fetcher.next();
-      slot = slot + 1 == plan.slots ? 0 : slot + 1;
+      slot = fetcher.following(slot);
     }
 
     float* const partial =  // [warps][kTiles * 16][rows]

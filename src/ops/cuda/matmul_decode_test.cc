@@ -341,13 +341,14 @@ TEST(GpuMatmulDecode, AgreesWithTheExactProductAndIsTheSameInAnyBatch) {
   }
 }
 
+bool has_many_outputs(const Problem& p) { return p.out > 1000; }
+
 // What the kernel does to x and to two products: norm, order of columns, SwiGLU.
-TEST(GpuMatmulDecode, NormsGathersAndGates) {
-  LOWBIT_SKIP_WITHOUT_GPU();
+void norm_gather_and_gate(bool (*is_meant)(const Problem&)) {
   std::mt19937 random(4);
   std::normal_distribution<float> normal;
   for (const Problem& p : kProblems) {
-    if (!fits_gpu_decode(p.in, p.bits, kept_size(p))) continue;
+    if (!is_meant(p) || !fits_gpu_decode(p.in, p.bits, kept_size(p))) continue;
     const Matrix gate = make_matrix(p, random), up = make_matrix(p, random);
     const Packed gate_there(p, gate), up_there(p, up);
     std::vector<int32_t> order(static_cast<size_t>(p.in));
@@ -433,6 +434,14 @@ TEST(GpuMatmulDecode, NormsGathersAndGates) {
       }
     }
   }
+}
+TEST(GpuMatmulDecode, NormsGathersAndGates) {
+  LOWBIT_SKIP_WITHOUT_GPU();
+  norm_gather_and_gate([](const Problem& p) { return !has_many_outputs(p); });
+}
+TEST(GpuMatmulDecode, NormsGathersAndGatesManyOutputs) {
+  LOWBIT_SKIP_WITHOUT_GPU();
+  norm_gather_and_gate(has_many_outputs);
 }
 
 }  // namespace

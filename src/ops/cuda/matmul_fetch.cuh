@@ -84,24 +84,17 @@ __device__ inline Share share_of_span(int in) {
   return {static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x), 0, first_unit<K>(in, warp, warps),
           first_unit<K>(in, warp + 1, warps)};
 }
-// The sum over spans of what read(span) gives; eight of them do not wait for each other.
+// The sum over spans of what read(span) gives.
 template <class Read>
 __device__ inline float sum_over_spans(int spans, int parts, const Read& read) {
-  constexpr int kBlocksAtOnce = 4;
   float sum = 0;
 #pragma unroll 1
-  for (int first = 0; first < spans; first += kBlocksAtOnce * parts) {
-    float of_block[kBlocksAtOnce] = {};
+  for (int first = 0; first < spans; first += parts) {
+    float of_block = 0;
 #pragma unroll
-    for (int block = 0; block < kBlocksAtOnce; ++block) {
-#pragma unroll
-      for (int part = 0; part < kMostParts; ++part) {
-        const int span = first + block * parts + part;
-        if (part < parts && span < spans) of_block[block] += read(span);
-      }
-    }
-#pragma unroll
-    for (float some : of_block) sum += some;
+    for (int part = 0; part < kMostParts; ++part)
+      if (part < parts) of_block += read(first + part);
+    sum += of_block;
   }
   return sum;
 }
@@ -112,8 +105,9 @@ struct Fetcher {
   const GpuDecodeArgs& args;
   const Plan& plan;
   const Share share;
-  char* const ring;
-  int group, unit, slot = 0;
+  char *const ring, *const ring_end;
+  char* to;  // the slot that is filled next
+  int group, unit;
   bool has_zeros = false;
   Tile tiles[K::kTiles];
 
@@ -122,11 +116,19 @@ struct Fetcher {
         plan(plan_),
         share(share_),
         ring(rings + static_cast<int>(threadIdx.x / 32) * plan.slots * K::kTiles * K::kUnitBytes),
+        ring_end(ring + plan.slots * K::kTiles * K::kUnitBytes),
+        to(ring),
         group(share.begin < share.end ? share.group : plan.groups),
         unit(share.begin) {
     if (group < plan.groups) begin_group();
 #pragma unroll 1
     for (int i = 0; i < K::kAhead; ++i) next();
+  }
+
+  // The slot behind one.
+  __device__ char* following(char* slot) const {
+    slot += K::kTiles * K::kUnitBytes;
+    return slot == ring_end ? ring : slot;
   }
 
   __device__ void begin_group() {
@@ -163,8 +165,7 @@ struct Fetcher {
     if (group < plan.groups) {
 #pragma unroll
       for (int t = 0; t < K::kTiles; ++t) {
-        fetch_unit<K>(tiles[t], ring + (slot * K::kTiles + t) * K::kUnitBytes, has_zeros, unit,
-                      static_cast<int>(args.in));
+        fetch_unit<K>(tiles[t], to + t * K::kUnitBytes, has_zeros, unit, static_cast<int>(args.in));
         constexpr int step = K::kBits == 16 ? K::kInputs * 2 : K::kLoads * kPieceBytes;
         tiles[t].codes += step;
         if constexpr (K::kBits == 16) {
@@ -183,7 +184,7 @@ struct Fetcher {
       }
     }
     commit_copies();
-    slot = slot + 1 == plan.slots ? 0 : slot + 1;
+    to = following(to);
   }
 };
 

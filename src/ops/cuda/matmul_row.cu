@@ -94,7 +94,7 @@ __device__ inline Output output_of(const GpuDecodeArgs& args, const Plan& plan, 
 // More threads than a block has, where kernels that follow each other are to share a multiprocessor's
 // registers: five blocks of gate and up; q, k and v, which wait beside the layer before.
 template <class K>
-constexpr int kBound = K::kTiles == 2 ? (K::kBits == 8 ? 640 : 768)
+constexpr int kBound = K::kTiles == 2 ? 640
                        : K::kFine     ? kMostWarps * 32
                                       : 896;
 
@@ -175,7 +175,8 @@ __global__ void __launch_bounds__(kBound<K>, 1)
   }
   __syncthreads();
 
-  int slot = 0, turn = 0;
+  char* slot = fetcher.ring;
+  int turn = 0;
   const uint32_t middle = 0x10001u << (args.bits - 1);
 #pragma unroll 1
   for (int group = blockIdx.x; kPlain || group < plan.groups; group += gridDim.x, turn ^= 1) {
@@ -199,11 +200,10 @@ __global__ void __launch_bounds__(kBound<K>, 1)
       wait_for_copies<K::kAhead - 1>();
       Loaded<K> now[K::kTiles];
 #pragma unroll
-      for (int t = 0; t < K::kTiles; ++t)
-        read_unit<K>(fetcher.ring + (slot * K::kTiles + t) * K::kUnitBytes, has_zeros, middle, now[t]);
+      for (int t = 0; t < K::kTiles; ++t) read_unit<K>(slot + t * K::kUnitBytes, has_zeros, middle, now[t]);
       multiply_unit<K>(now, now_x, total);
       fetcher.next();
-      slot = slot + 1 == plan.slots ? 0 : slot + 1;
+      slot = fetcher.following(slot);
     }
 
     constexpr int kOutputs = K::kTiles * kTileOutputs;
