@@ -264,22 +264,13 @@ __global__ void __launch_bounds__(kThreads, 1) attention_prompt_kernel(const Gpu
 #endif
 }
 
-struct Device {
-  bool has_kernel = false;
-  int multiprocessors = 0;
-};
 // Of the device that is current at the first launch: all are used as it is.
-const Device& device() {
-  static const Device found = [] {
-    Device device;
-    int index = 0;
+int multiprocessors() {
+  static const int found = [] {
+    int index = 0, count = 1;
     cudaGetDevice(&index);
-    cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, index);
-    // What other architectures have of it is empty and takes a handful of registers.
-    cudaFuncAttributes attributes = {};
-    device.has_kernel = cudaFuncGetAttributes(&attributes, attention_prompt_kernel<128>) == cudaSuccess &&
-                        attributes.numRegs > 64;
-    return device;
+    cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, index);
+    return count;
   }();
   return found;
 }
@@ -291,17 +282,17 @@ void launch_prompt(const GpuAttentionArgs& args, void* stream) {
   const int64_t blocks = (args.most_tokens * (args.heads / args.kv_heads) + kRows - 1) / kRows;
   const int64_t items = blocks * args.kv_heads * args.count;
   launch(attention_prompt_kernel<kHeadDim>,
-         dim3(static_cast<unsigned>(std::min<int64_t>(items, device().multiprocessors))), dim3(kThreads),
-         kBytes, stream, args);
+         dim3(static_cast<unsigned>(std::min<int64_t>(items, multiprocessors()))), dim3(kThreads), kBytes,
+         stream, args);
 }
 
 }  // namespace
 
-bool has_prompt_attention() { return device().has_kernel; }
+bool has_prompt_attention() { return has_own_code<attention_prompt_kernel<128>>(); }
 
 bool fits_prompt_attention(const GpuAttentionArgs& args) {
   auto is_aligned = [](const uint16_t* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; };
-  return device().has_kernel && args.arrivals && (args.head_dim == 64 || args.head_dim == 128) &&
+  return has_prompt_attention() && args.arrivals && (args.head_dim == 64 || args.head_dim == 128) &&
          args.scale > 0 && is_aligned(args.q) && is_aligned(args.out);
 }
 

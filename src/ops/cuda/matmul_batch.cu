@@ -305,20 +305,20 @@ bool launch_for(const GpuDecodeArgs& args, void* stream) {
 
 }  // namespace
 
+bool has_gpu_batch() { return has_own_code<batch_kernel<BatchKind<4, false, 4, false>>>(); }
+
 bool gpu_matmul_batch(const GpuDecodeArgs& args, void* stream) {
-  if (!device().has_wgmma) return false;
+  if (!has_gpu_batch() || args.column_order) return false;
   return with_kind(args.bits, args.group_size,
                    [&]<int kBits, bool kFine>() { return launch_for<kBits, kFine>(args, stream); });
 }
 
 bool fits_gpu_batch(int64_t in, int64_t tiles, int bits, int64_t group_size) {
-  if (!device().has_wgmma || !fits_gpu_decode(in, bits, group_size)) return false;
+  if (!has_gpu_batch() || !fits_gpu_decode(in, bits, group_size)) return false;
   return with_kind(bits, group_size, [&]<int kBits, bool kFine>() {
     return has_room<kBits, kFine, 1>(in, split_of(in, tiles), has_many_tiles(tiles), true);
   });
 }
-
-bool has_gpu_batch() { return device().has_wgmma; }
 
 bool norms_in_batch(int64_t rows, int64_t tiles) { return rows <= 8 || !has_many_tiles(tiles); }
 

@@ -223,7 +223,6 @@ auto with_kind(int bits, int64_t group_size, const Visit& visit) {
 struct Device {
   int multiprocessors = 0, shared_per_block = 0, shared_per_multiprocessor = 0;
   int reserved_shared = 0;  // of a block, beside its own
-  bool has_wgmma = false;
 };
 const Device& device() {
   static const Device found = [] {
@@ -235,10 +234,6 @@ const Device& device() {
     cudaDeviceGetAttribute(&device.shared_per_multiprocessor, cudaDevAttrMaxSharedMemoryPerMultiprocessor,
                            index);
     cudaDeviceGetAttribute(&device.reserved_shared, cudaDevAttrReservedSharedMemoryPerBlock, index);
-    int major = 0, minor = 0;
-    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index);
-    cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index);
-    device.has_wgmma = major == 9 && minor == 0;
     return device;
   }();
   return found;

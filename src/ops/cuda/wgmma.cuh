@@ -209,5 +209,16 @@ __device__ inline void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
+// Whether the binary has a kernel's own code for this GPU: what other architectures have of it is empty and
+// takes a handful of registers.
+template <auto kKernel>
+bool has_own_code() {
+  static const bool found = [] {
+    cudaFuncAttributes attributes = {};
+    return cudaFuncGetAttributes(&attributes, kKernel) == cudaSuccess && attributes.numRegs > 64;
+  }();
+  return found;
+}
+
 }  // namespace
 }  // namespace lowbit
