@@ -68,7 +68,7 @@ __device__ inline void read_factors(const float* factors, int row, int rows, flo
 }
 
 // Few outputs: what a block's warps have summed up goes to the blocks whose outputs it is, and what has come
-// becomes outputs. span: of the warp, or -1.
+// becomes outputs.
 template <class K>
 struct Exchange {
   const GpuDecodeArgs& args;

@@ -27,17 +27,17 @@ struct Room {
 };
 // x of up to eight rows: [row][stride] BF16. Two rows are 64 bytes apart in the banks.
 __host__ __device__ constexpr int row_stride(int units) { return units * kUnitInputs + 32; }
-// The tiles that a block's sums are sent to it for: of each four, one of the first half of the group and one
-// of the second.
+// Few outputs: tile t of the first half of a group and tile t of the second are written together, by block
+// t % blocks of the cluster.
 constexpr int kUnitsOfOutput = kFewTiles / 2;
 __host__ __device__ constexpr int owned_units(int rank, int blocks) {
   return (kUnitsOfOutput - rank + blocks - 1) / blocks;
 }
 template <class K>
-constexpr int kPairsOfUnit = K::kRowBlocks * 64;  // float2, of one of its two tiles
+constexpr int kPairsOfUnit = K::kRowBlocks * 64;  // float2 of one of the two tiles
 
 // Many outputs: sums that warps give each other, a float for each lane. [tile warp][span][of a thread], or
-// with wgmma [two groups in turn][tile of the second half][of a thread].
+// with wgmma [two groups in turn][pair of tiles][which of the two][of a thread].
 template <class K>
 constexpr int partial_floats = 32 * 4 *
                                (K::kWgmma ? K::kGroupTiles * K::kRowBlocks
