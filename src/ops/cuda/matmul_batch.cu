@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(K::kThreads, 1)
                  const __grid_constant__ Room room) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(128) char shared[];
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int in = static_cast<int>(args.in), rows = static_cast<int>(args.rows);
   const int parts = plan.split.parts, spans = plan.split.spans();
   const int blocks = K::kMany ? 1 : plan.split.blocks, rank = static_cast<int>(blockIdx.x) % blocks;
