@@ -225,11 +225,11 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_
   launch_clusters(kernel, grid, 1, block, shared_bytes, stream, arguments...);
 }
 
-__device__ inline void store_output(const GpuMatrix& matrix, int64_t at, float value) {
-  if (matrix.y.dtype == DType::kF32) {
-    static_cast<float*>(matrix.y.data)[at] = value;
+__device__ inline void store_output(const Activations& y, int64_t at, float value) {
+  if (y.dtype == DType::kF32) {
+    static_cast<float*>(y.data)[at] = value;
   } else {
-    static_cast<uint16_t*>(matrix.y.data)[at] = f32_to_bf16(value);
+    static_cast<uint16_t*>(y.data)[at] = f32_to_bf16(value);
   }
 }
 

@@ -22,7 +22,7 @@ __global__ void plain_kernel(const GpuDecodeArgs args) {
     if (matrix.add_to) {
       matrix.add_to[at] += sum;
     } else {
-      store_output(matrix, at, sum);
+      store_output(matrix.y, at, sum);
     }
   }
 }

@@ -137,6 +137,18 @@ struct GpuLibraries::State {
 
     auto operator<=>(const Shape&) const = default;
   };
+  // y^T [out, rows] = w [in, out]^T x^T [in, rows]
+  static Shape shape_of(const Kind& kind) {
+    return {.m = kind.out,
+            .n = kind.rows,
+            .k = kind.in,
+            .a_stride = kind.in,
+            .b_stride = kind.in,
+            .c_stride = kind.out,
+            .a_op = CUBLAS_OP_T,
+            .c_dtype = kind.is_f32 ? CUDA_R_32F : CUDA_R_16BF,
+            .has_bias = kind.has_bias};
+  }
 
   // One that is ready to run.
   struct Plan {
@@ -291,19 +303,14 @@ const std::string& GpuLibraries::gemm_problem() {
 
 void GpuLibraries::multiply(const Product& product) {
   if (!gemm_problem().empty()) fail(ErrorCode::kDevice, "{}", gemm_problem());
-  // y^T [out, rows] = w [in, out]^T x^T [in, rows]
-  const State::Shape shape{.m = product.out,
-                           .n = product.rows,
-                           .k = product.in,
-                           .a_stride = product.in,
-                           .b_stride = product.in,
-                           .c_stride = product.out,
-                           .a_op = CUBLAS_OP_T,
-                           .c_dtype = product.y.dtype == DType::kF32 ? CUDA_R_32F : CUDA_R_16BF,
-                           .has_bias = product.bias != nullptr,
-                           .a_alignment = alignment_of(product.w),
-                           .b_alignment = alignment_of(product.x),
-                           .c_alignment = alignment_of(product.y.data)};
+  State::Shape shape = State::shape_of({.rows = product.rows,
+                                        .in = product.in,
+                                        .out = product.out,
+                                        .has_bias = product.bias != nullptr,
+                                        .is_f32 = product.y.dtype == DType::kF32});
+  shape.a_alignment = alignment_of(product.w);
+  shape.b_alignment = alignment_of(product.x);
+  shape.c_alignment = alignment_of(product.y.data);
   state_->run(shape, product.w, product.x, product.y.data, product.bias, 1, product.adds ? 1.0f : 0.0f);
 }
 
@@ -325,15 +332,7 @@ int64_t GpuLibraries::load_code(std::span<const Kind> kinds, const std::atomic<b
   int64_t tried = 0;
   for (const Kind& kind : kinds) {
     if (is_enough) break;
-    tried += state.try_product({.m = kind.out,
-                                .n = kind.rows,
-                                .k = kind.in,
-                                .a_stride = kind.in,
-                                .b_stride = kind.in,
-                                .c_stride = kind.out,
-                                .a_op = CUBLAS_OP_T,
-                                .c_dtype = kind.adds ? CUDA_R_32F : CUDA_R_16BF,
-                                .has_bias = kind.has_bias},
+    tried += state.try_product(State::shape_of(kind),
                                {handle, queue, w.as<void>(), x.as<void>(), y.as<void>(), work.as<void>()});
   }
   cudaStreamSynchronize(static_cast<cudaStream_t>(queue.stream()));

@@ -38,10 +38,10 @@ class GpuLibraries {
   };
   void multiply(const Product& product);
 
-  // What a Product is by itself: of y in F32 where it adds, otherwise in BF16.
+  // What a Product is but for its data. is_f32: y, as wherever it adds; otherwise BF16.
   struct Kind {
     int64_t rows = 0, in = 0, out = 0;
-    bool has_bias = false, adds = false;
+    bool has_bias = false, is_f32 = false;
   };
   // Loads the code of the kernels of such products, which takes tens of milliseconds each and otherwise
   // happens at the first product: by trying them with few rows, on a queue, in memory and with a handle of

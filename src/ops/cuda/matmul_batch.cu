@@ -25,9 +25,7 @@ __device__ inline void multiply_by_mma(const Loaded<K> (&now)[K::kTiles], const 
   for (int block = 0; block < K::kBlocks; ++block) x.data[0][block] = from[block * (kBlockInputs / 8)];
   if constexpr (K::kBits == 4) {
 #pragma unroll
-    for (int i = 0; i < K::kGroups; ++i) {
-      read_sums<K>(unit.sums, 2 * c, i, x.sums[0][i]);
-    }
+    for (int i = 0; i < K::kGroups; ++i) read_sums<K>(unit.sums, 2 * c, i, x.sums[0][i]);
   }
   multiply_unit<K>(now, x, total);
 }
@@ -160,20 +158,16 @@ __global__ void __launch_bounds__(K::kThreads, 1)
                            (K::kWgmma ? turn * (partial_floats<K> / 2) : 0);
     float sum[K::kTiles][K::kRowBlocks][4] = {};
     float total[K::kTiles][K::kRowBlocks][4] = {};
-    auto read_next = [&](Loaded<K>(&next)[K::kTiles]) {
-      wait_for_copies<K::kAhead - 1>();
-#pragma unroll
-      for (int t = 0; t < K::kTiles; ++t) read_unit<K>(slot + t * K::kUnitBytes, has_zeros, middle, next[t]);
-      slot = fetcher.following(slot);
-    };
     int span = first_span, end_of_span = first_unit<K>(in, span + 1, spans);
 #pragma unroll 1
     for (int unit = share.begin; unit < share.end; ++unit) {
       const int i = unit - block_begin;
       const UnitOfX unit_of_x{x + i * K::kInputs * 2, x_operand + i * (K::kInputs * K::kRows * 2 / 16),
                               (K::kFine ? sums_of_blocks : sums) + i * K::kRows * (K::kFine ? 4 : 1)};
+      wait_for_copies<K::kAhead - 1>();
       Loaded<K> now[K::kTiles];
-      read_next(now);
+      fetcher.read(slot, has_zeros, middle, now);
+      slot = fetcher.following(slot);
       if constexpr (K::kWgmma) {
         fetcher.next();
         multiply_by_wgmma<K>(now[0], unit_of_x, total[0]);
@@ -259,18 +253,6 @@ bool has_room(int64_t in, const Split& split, bool is_many, bool has_hidden) {
   const int bytes = is_many ? room_of<Many>(in, split, Many::kAhead, has_hidden).total
                             : room_of<Few>(in, split, Few::kAhead, has_hidden).total;
   return bytes <= device().shared_per_block;
-}
-
-GpuDecodeArgs rows_of(GpuDecodeArgs args, int64_t first, int64_t count) {
-  args.rows = count;
-  if (args.x) args.x += first * args.in;
-  if (args.hidden) args.hidden += first * args.in;
-  if (args.factors) args.factors += first;
-  for (GpuMatrix& matrix : args.matrix) {
-    if (matrix.add_to) matrix.add_to += first * matrix.out;
-    if (matrix.y.data) matrix.y = matrix.y.from(first * matrix.out);
-  }
-  return args;
 }
 
 template <int kBits, bool kFine>

@@ -31,10 +31,8 @@ struct Output {
       const int64_t at = (row + i) * out + n;
       if (add_to) {
         add_to[at] = (old ? old[i] : add_to[at]) + values[i];
-      } else if (y.dtype == DType::kF32) {
-        static_cast<float*>(y.data)[at] = values[i];
       } else {
-        static_cast<uint16_t*>(y.data)[at] = f32_to_bf16(values[i]);
+        store_output(y, at, values[i]);
       }
     }
   }

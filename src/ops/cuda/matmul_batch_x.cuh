@@ -18,7 +18,6 @@ struct BatchKind : Kind<kBits_, kFine_, kMany_ && kRowBlocks_ == 1 ? 2 : 1, kRow
   static constexpr int kAhead = kBits_ == 4                       ? (kMany && kWgmma ? 4 : 3)
                                 : kBits_ == 8 || kRowBlocks_ == 4 ? 2
                                                                   : 3;
-  static constexpr int kSumsOfUnit = kBits_ != 4 ? 0 : 1;  // of 128 inputs of x
 };
 
 // Bytes in shared memory.
@@ -54,7 +53,7 @@ Room room_of(int64_t in, const Split& split, int slots, bool has_hidden) {
   room.of_blocks = room.x + (K::kWgmma ? most * kUnitInputs : row_stride(most)) * K::kRows * 2;
   room.squares_of_blocks = room.of_blocks + (K::kBits == 4 ? most * K::kRows * 16 : 0);
   room.sums = room.squares_of_blocks + (has_hidden ? most * K::kRows * 16 : 0);
-  room.squares = room.sums + most * K::kSumsOfUnit * K::kRows * 4;
+  room.squares = room.sums + (K::kBits == 4 ? most * K::kRows * 4 : 0);
   room.factors = room.squares + (has_hidden ? units * K::kRows * 4 : 0);
   room.received = room.factors + K::kRows * 4;
   room.old = room.received;

@@ -23,6 +23,14 @@ constexpr int shared_x_bytes(int64_t rows, int64_t in) {
          (shared_stride(width) * 2 + (sums_stride(width) + squares_stride(width) + 1) * 4);
 }
 
+// Of a row of x that is not normed, in the weight's order.
+__device__ inline uint4 plain_eight(const GpuDecodeArgs& args, int64_t row, int i) {
+  const uint16_t* const from = args.x + row * args.in;
+  if (!args.column_order) return *reinterpret_cast<const uint4*>(from + i);
+  const uint2 low = read_four(from, args.column_order, i), high = read_four(from, args.column_order, i + 4);
+  return {low.x, low.y, high.x, high.y};
+}
+
 // x of all rows to shared memory, as the kernel for one row has it: 256 columns of a row for a warp, kItems
 // of them at once.
 template <class K>
@@ -187,8 +195,7 @@ __global__ void __launch_bounds__(kBound<K>, 1)
       }
       wait_for_copies<K::kAhead - 1>();
       Loaded<K> now[K::kTiles];
-#pragma unroll
-      for (int t = 0; t < K::kTiles; ++t) read_unit<K>(slot + t * K::kUnitBytes, has_zeros, middle, now[t]);
+      fetcher.read(slot, has_zeros, middle, now);
       multiply_unit<K>(now, x, total);
       fetcher.next();
       slot = fetcher.following(slot);
@@ -229,7 +236,7 @@ __global__ void __launch_bounds__(kBound<K>, 1)
       if (matrix.add_to) {
         matrix.add_to[at] += value;
       } else {
-        store_output(matrix, at, value);
+        store_output(matrix.y, at, value);
       }
     }
   }

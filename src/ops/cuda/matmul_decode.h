@@ -36,6 +36,19 @@ struct GpuDecodeArgs {
   GpuMatrix matrix[kMostMatrices];
 };
 
+// The same for rows [first, first + count) of it.
+inline GpuDecodeArgs rows_of(GpuDecodeArgs args, int64_t first, int64_t count) {
+  args.rows = count;
+  if (args.x) args.x += first * args.in;
+  if (args.hidden) args.hidden += first * args.in;
+  if (args.factors) args.factors += first;
+  for (GpuMatrix& matrix : args.matrix) {
+    if (matrix.add_to) matrix.add_to += first * matrix.out;
+    if (matrix.y.data) matrix.y = matrix.y.from(first * matrix.out);
+  }
+  return args;
+}
+
 constexpr int64_t kDecodeRows = 32;  // most rows of a call
 
 // Whether the kernel reads such a weight: 16-byte pieces of rows, groups of 32 or 128.
@@ -50,8 +63,8 @@ bool prepares_in_decode(int64_t rows, int64_t in, int64_t tiles, int bits, int64
 // Most rows of a call with swiglu.
 int64_t gated_decode_rows(int64_t in, int64_t tiles, int bits, int64_t group_size);
 
-// Queued on `stream` (a cudaStream_t). The sums are taken in an order that depends on `in`, bits and
-// group_size alone, not on rows: the same bytes for a row in any batch. (GPUs with little shared memory may
+// Queued on `stream` (a cudaStream_t). The sums are taken in an order that the weights' sizes, bits and
+// group_size decide, not the rows: the same bytes for a row in any batch. (GPUs with little shared memory may
 // have another order.)
 void gpu_matmul_decode(const GpuDecodeArgs& args, void* stream);
 

@@ -196,6 +196,29 @@ TEST(Fragments, EveryElementHasAPlaceOfItsOwn) {
   }
 }
 
+TEST(DecodeArgs, RowsOfACallAreItsPointersMovedOn) {
+  std::vector<uint16_t> x(80), halves(50);
+  std::vector<float> hidden(80), factors(10), added(70);
+  GpuDecodeArgs args{.rows = 10, .in = 8, .x = x.data(), .hidden = hidden.data(), .matrices = 3};
+  args.matrix[0].out = 5, args.matrix[0].y = Activations(halves.data(), DType::kBF16);
+  args.matrix[1].out = 7, args.matrix[1].add_to = added.data();
+  GpuDecodeArgs some = rows_of(args, 3, 4);
+  EXPECT_EQ(some.rows, 4);
+  EXPECT_EQ(some.x, x.data() + 3 * 8);
+  EXPECT_EQ(some.hidden, hidden.data() + 3 * 8);
+  EXPECT_EQ(some.factors, nullptr);
+  EXPECT_EQ(some.matrix[0].y.data, halves.data() + 3 * 5);
+  EXPECT_EQ(some.matrix[0].add_to, nullptr);
+  EXPECT_EQ(some.matrix[1].add_to, added.data() + 3 * 7);
+  EXPECT_EQ(some.matrix[1].y.data, nullptr);
+  EXPECT_EQ(some.matrix[2].y.data, nullptr);
+  args.factors = factors.data();
+  args.hidden = nullptr;
+  some = rows_of(args, 9, 1);
+  EXPECT_EQ(some.factors, factors.data() + 9);
+  EXPECT_EQ(some.hidden, nullptr);
+}
+
 TEST(GpuMatmulDecode, PacksWhereFragmentPlaceSays) {
   LOWBIT_SKIP_WITHOUT_GPU();
   std::mt19937 random(1);

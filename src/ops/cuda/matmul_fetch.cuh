@@ -131,6 +131,13 @@ struct Fetcher {
     return slot == ring_end ? ring : slot;
   }
 
+  __device__ void read(const char* from_slot, bool group_has_zeros, uint32_t middle,
+                       Loaded<K> (&unit_of)[K::kTiles]) const {
+#pragma unroll
+    for (int t = 0; t < K::kTiles; ++t)
+      read_unit<K>(from_slot + t * K::kUnitBytes, group_has_zeros, middle, unit_of[t]);
+  }
+
   __device__ void begin_group() {
     const int g = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
     const Place place = place_of<K>(args, plan, group);
@@ -194,14 +201,6 @@ __device__ inline void follow_predecessor(const GpuDecodeArgs& args) {
   if (is_early) let_successor_begin();
   wait_for_predecessor();
   if (!is_early) let_successor_begin();
-}
-
-// Of a row of x that is not normed, in the weight's order.
-__device__ inline uint4 plain_eight(const GpuDecodeArgs& args, int64_t row, int i) {
-  const uint16_t* const from = args.x + row * args.in;
-  if (!args.column_order) return *reinterpret_cast<const uint4*>(from + i);
-  const uint2 low = read_four(from, args.column_order, i), high = read_four(from, args.column_order, i + 4);
-  return {low.x, low.y, high.x, high.y};
 }
 
 // SwiGLU, as rounded as if gate and up had been written.

@@ -45,13 +45,8 @@ GpuMatrix matrix_of(const MatmulOutput& output) {
 
 namespace {
 
-// From `row` of them on.
-void set_outputs(GpuDecodeArgs& args, std::span<const MatmulOutput> outputs, int64_t row) {
-  for (size_t i = 0; i < outputs.size(); ++i) {
-    GpuMatrix& matrix = args.matrix[i] = matrix_of(outputs[i]);
-    if (matrix.add_to) matrix.add_to += row * matrix.out;
-    if (matrix.y.data) matrix.y = matrix.y.from(row * matrix.out);
-  }
+void set_outputs(GpuDecodeArgs& args, std::span<const MatmulOutput> outputs) {
+  for (size_t i = 0; i < outputs.size(); ++i) args.matrix[i] = matrix_of(outputs[i]);
 }
 
 int64_t tiles_of(std::span<const MatmulOutput> outputs) {
@@ -72,16 +67,17 @@ void multiply_few(const OpContext& context, const uint16_t* x, int64_t tokens, i
     gpu_gather_columns(x, kind.column_order, tokens, in, gathered->as<uint16_t>(), context.gpu->stream());
     x = gathered->as<uint16_t>();
   }
+  GpuDecodeArgs all{.rows = tokens,
+                    .in = in,
+                    .bits = kind.bits,
+                    .group_size = kind.group_size,
+                    .x = x,
+                    .column_order = prepares ? kind.column_order : nullptr,
+                    .matrices = static_cast<int>(outputs.size())};
+  set_outputs(all, outputs);
   for (int64_t row = 0; row < tokens; row += kDecodeRows) {
-    GpuDecodeArgs args{.rows = std::min(kDecodeRows, tokens - row),
-                       .in = in,
-                       .bits = kind.bits,
-                       .group_size = kind.group_size,
-                       .x = x + row * in,
-                       .column_order = prepares ? kind.column_order : nullptr,
-                       .matrices = static_cast<int>(outputs.size())};
-    set_outputs(args, outputs, row);
-    (fits ? gpu_matmul_decode : gpu_matmul_plain)(args, context.gpu->stream());
+    (fits ? gpu_matmul_decode : gpu_matmul_plain)(rows_of(all, row, std::min(kDecodeRows, tokens - row)),
+                                                  context.gpu->stream());
   }
 }
 
@@ -166,24 +162,23 @@ bool multiply_normed(const OpContext& context, const NormedRows& x, int64_t toke
     normed.emplace(context.workspace->take(static_cast<size_t>(most * in) * sizeof(uint16_t)));
     factors.emplace(context.workspace->take(static_cast<size_t>(most) * sizeof(float)));
   }
+  GpuDecodeArgs all{.rows = tokens,
+                    .in = in,
+                    .bits = kind.bits,
+                    .group_size = kind.group_size,
+                    .column_order = prepares ? kind.column_order : nullptr,
+                    .hidden = x.hidden,
+                    .norm_weight = x.weight->data<float>(),
+                    .epsilon = x.epsilon,
+                    .swiglu = swiglu_to.data != nullptr,
+                    .matrices = static_cast<int>(outputs.size())};
+  set_outputs(all, outputs);
+  if (swiglu_to.data) all.matrix[0].y = swiglu_to;
   for (int64_t row = 0; row < tokens; row += kDecodeRows) {
-    GpuDecodeArgs args{.rows = std::min(kDecodeRows, tokens - row),
-                       .in = in,
-                       .bits = kind.bits,
-                       .group_size = kind.group_size,
-                       .epsilon = x.epsilon,
-                       .swiglu = swiglu_to.data != nullptr,
-                       .matrices = static_cast<int>(outputs.size())};
-    const float *const hidden = x.hidden + row * in, *const weight = x.weight->data<float>();
-    if (prepares) {
-      args.column_order = kind.column_order;
-      args.hidden = hidden;
-      args.norm_weight = weight;
-    } else {
-      args.x = normed->as<uint16_t>();
-      args.factors = factors->as<float>();
-      gpu_norm_rows({.x = hidden,
-                     .weight = weight,
+    GpuDecodeArgs args = rows_of(all, row, std::min(kDecodeRows, tokens - row));
+    if (!prepares) {
+      gpu_norm_rows({.x = args.hidden,
+                     .weight = args.norm_weight,
                      .order = kind.column_order,
                      .rows = args.rows,
                      .width = in,
@@ -191,9 +186,10 @@ bool multiply_normed(const OpContext& context, const NormedRows& x, int64_t toke
                      .to = normed->as<uint16_t>(),
                      .factors = factors->as<float>()},
                     context.gpu->stream());
+      args.x = normed->as<uint16_t>();
+      args.factors = factors->as<float>();
+      args.hidden = args.norm_weight = nullptr;
     }
-    set_outputs(args, outputs, row);
-    if (swiglu_to.data) args.matrix[0].y = swiglu_to.from(row * args.matrix[0].out);
     gpu_matmul_decode(args, context.gpu->stream());
   }
   return true;

@@ -199,8 +199,7 @@ __global__ void __launch_bounds__(kBound<K>, 1)
       sums_at += K::kGroups;
       wait_for_copies<K::kAhead - 1>();
       Loaded<K> now[K::kTiles];
-#pragma unroll
-      for (int t = 0; t < K::kTiles; ++t) read_unit<K>(slot + t * K::kUnitBytes, has_zeros, middle, now[t]);
+      fetcher.read(slot, has_zeros, middle, now);
       multiply_unit<K>(now, now_x, total);
       fetcher.next();
       slot = fetcher.following(slot);
