@@ -19,6 +19,7 @@ struct Arguments {
   ClassifyOptions classify;
   PerplexityOptions perplexity;
   DivergenceOptions divergence;
+  SpeedOptions speed;
   Common common;
 };
 
@@ -68,6 +69,18 @@ int run_divergence(Arguments& arguments) {
                           load(arguments, arguments.reference, options.batch_size, options.context, log);
   const DivergenceResult result = divergence(model, reference, arguments.text, options, log);
   print_line(arguments.common.json ? to_json(result) : divergence_text(result));
+  return kOk;
+}
+
+int run_speed(Arguments& arguments) {
+  require_model(arguments.model);
+  set_on_interrupt(OnInterrupt::kFlag);
+  const Log log = progress_log();
+  const SpeedOptions& options = arguments.speed;
+  const LanguageModel model =
+      load(arguments, arguments.model, options.batch_size, options.prompt_tokens + options.new_tokens, log);
+  const SpeedResult result = measure_speed(model, options, log);
+  print_line(arguments.common.json ? to_json(result) : speed_text(result));
   return kOk;
 }
 
@@ -140,6 +153,15 @@ void add_eval(CLI::App& app, Run& run) {
       ->type_name("FILE");
   add_fields(divergence_command, option_fields(arguments->divergence), "Divergence");
   finish(divergence_command, arguments, run, run_divergence);
+
+  arguments = std::make_shared<Arguments>();
+  CLI::App& speed_command =
+      add_command(eval, "speed", "How many tokens a model reads and writes in a second, alone or in a batch",
+                  "  lowbit eval speed qwen2-int4 --batch-size 8\n"
+                  "  continues eight prompts together, several times, and prints the medians.");
+  add_model(speed_command, *arguments);
+  add_fields(speed_command, option_fields(arguments->speed), "Speed");
+  finish(speed_command, arguments, run, run_speed);
 }
 
 }  // namespace lowbit::cli

@@ -33,6 +33,7 @@ struct GenerateOptions;
 struct ClassifyOptions;
 struct PerplexityOptions;
 struct DivergenceOptions;
+struct SpeedOptions;
 
 Fields option_fields(AffineOptions& options);
 Fields option_fields(GptqOptions& options);
@@ -44,5 +45,6 @@ Fields option_fields(GenerateOptions& options);
 Fields option_fields(ClassifyOptions& options);
 Fields option_fields(PerplexityOptions& options);
 Fields option_fields(DivergenceOptions& options);
+Fields option_fields(SpeedOptions& options);
 
 }  // namespace lowbit

@@ -30,6 +30,7 @@ std::string comparison_json(const std::vector<ComparisonRow>& rows);
 std::string classification_text(const ClassifyResult& result);
 std::string perplexity_text(const PerplexityResult& result);
 std::string divergence_text(const DivergenceResult& result);
+std::string speed_text(const SpeedResult& result);
 std::string quantize_text(const QuantizeResult& result);
 
 // Of the JSON that inspect_json, inspect_tensor_json, plan_json and doctor_json return. Missing keys are left

@@ -13,15 +13,16 @@ SpeedResult measure_speed(const LanguageModel& model, const SpeedOptions& option
          options.new_tokens, model.context_length());
   }
   // Which ids does not matter for speed; a stride through the vocabulary avoids one hot embedding row.
-  std::vector<int32_t> prompt;
-  for (int64_t i = 0; i < options.prompt_tokens; ++i) {
-    prompt.push_back(static_cast<int32_t>(i * 7919 % model.vocab_size()));
+  std::vector<std::vector<int32_t>> prompts(static_cast<size_t>(options.batch_size));
+  for (int64_t i = 0; i < options.batch_size * options.prompt_tokens; ++i) {
+    prompts[static_cast<size_t>(i / options.prompt_tokens)].push_back(
+        static_cast<int32_t>(i * 7919 % model.vocab_size()));
   }
   const GenerateOptions greedy{.max_new_tokens = options.new_tokens, .ignore_eos = true};
   std::vector<double> decode, prefill;
   for (int64_t run = 0; run <= options.repetitions; ++run) {
     GenerateSpeed speed;
-    model.generate({prompt}, greedy, {}, &speed);
+    model.generate(prompts, greedy, {}, &speed);
     log.report({.phase = "speed", .done = run, .total = options.repetitions});
     if (run == 0) continue;  // the first run reads the weights from disk
     if (speed.decode_seconds > 0)
@@ -37,7 +38,8 @@ SpeedResult measure_speed(const LanguageModel& model, const SpeedOptions& option
   result.decode_tokens_per_second = median(decode);
   result.prefill_tokens_per_second = median(prefill);
   result.protocol = fmt::format(
-      "one sequence, {} prompt tokens, {} new tokens, greedy, median of {} runs after one to warm up",
+      "{}, {} prompt tokens, {} new tokens, greedy, median of {} runs after one to warm up",
+      options.batch_size == 1 ? "one sequence" : fmt::format("{} sequences at once", options.batch_size),
       options.prompt_tokens, options.new_tokens, options.repetitions);
   return result;
 }
