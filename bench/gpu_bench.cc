@@ -128,21 +128,17 @@ double time_sampling(GpuQueue& queue, const SamplingRule& rule, int64_t rows) {
   const Tensor sequences_there =
       copied_to(queue, Tensor::borrow(nullptr, sequences.data(), DType::kU8,
                                       {static_cast<int64_t>(sequences.size() * sizeof sequences[0])}));
-  const std::vector<int64_t> zeros(static_cast<size_t>(rows) * 3 + 1);
-  const Scratch ids = workspace.take(zeros.size() * sizeof zeros[0]);
-  queue.copy_in(ids.as<void>(), zeros.data(), zeros.size() * sizeof zeros[0]);
-  GpuAdvanceArgs advance{.best = sampling.args().best, .seen = sampling.args().seen, .vocab = kVocab};
-  advance.step = ids.as<int64_t>();
-  advance.ids = ids.as<int32_t>() + 2;
-  advance.positions = advance.ids + rows;
-  advance.history = reinterpret_cast<uint64_t*>(advance.positions + rows);
-  advance.sequences = static_cast<AttentionSequence*>(const_cast<void*>(sequences_there.bytes()));
-  advance.count = rows;
+  const std::vector<int64_t> zeros(static_cast<size_t>(rows) * 3);
+  const Scratch counts = workspace.take(zeros.size() * sizeof zeros[0]);
+  queue.copy_in(counts.as<void>(), zeros.data(), zeros.size() * sizeof zeros[0]);
+  GpuAdvanceArgs next;
+  next.steps = counts.as<int64_t>();
+  next.history = counts.as<uint64_t>() + rows;
+  next.ids = counts.as<int32_t>() + 4 * rows;
+  next.positions = next.ids + rows;
+  next.sequences = static_cast<AttentionSequence*>(const_cast<void*>(sequences_there.bytes()));
   GpuGraph graph(queue, [&] {
-    for (int64_t i = 0; i < kLaunches; ++i) {
-      gpu_sample(sampling.args(), queue.stream());
-      gpu_advance(advance, queue.stream());
-    }
+    for (int64_t i = 0; i < kLaunches; ++i) gpu_sample(sampling.args(), next, queue.stream());
   });
   const double ms = gpu_median_ms([&] { graph.launch(); }, queue.stream());
   queue.wait("sampling");
@@ -226,10 +222,29 @@ struct Layers {
     norm_rows = {.x = hidden, .weight = norm, .rows = rows, .width = kHidden, .epsilon = 1e-6f};
     norm_rows.to = static_cast<uint16_t*>(take(rows * kHidden * 2));
     norm_rows.factors = static_cast<float*>(take(rows * 4));
-    auto set_x = [&](GpuDecodeArgs& args) {
+    const int64_t kept = kept_rows(rows);
+    const GpuKeptRows kept_hidden{.x = static_cast<uint16_t*>(take(kept * kHidden * 2)),
+                                  .rows = static_cast<int>(kept),
+                                  .norm_weight = norm,
+                                  .squares = static_cast<float*>(take(rows * kHidden / 8 * 4))};
+    const GpuKeptRows kept_inner{.x = static_cast<uint16_t*>(take(kept * kInner * 2)),
+                                 .rows = kept_hidden.rows};
+    const auto tiles_of = [](const GpuDecodeArgs& args) {
       int64_t tiles = 0;
       for (int i = 0; i < args.matrices; ++i) tiles += tile_count(args.matrix[i].out);
-      if (prepares_in_decode(rows, kHidden, tiles, bits, kGroup, false)) return;
+      return tiles;
+    };
+    const auto keeps = [&](const GpuDecodeArgs& args) {
+      return keeps_rows(rows, args.in, tiles_of(args), bits, kGroup);
+    };
+    auto set_x = [&](GpuDecodeArgs& args) {
+      const int64_t tiles = tiles_of(args);
+      if (keeps(args)) {
+        args.kept = kept_hidden;
+        args.hidden = args.norm_weight = nullptr;
+        return;
+      }
+      if (prepares_in_decode(rows, kHidden, tiles, bits, kGroup)) return;
       args.x = norm_rows.to;
       args.factors = norm_rows.factors;
       args.hidden = args.norm_weight = nullptr;
@@ -259,6 +274,11 @@ struct Layers {
       down.matrix[0] = matrix(kHidden, kInner);
       down.matrix[0].add_to = hidden;
       down.x = inner;
+      if (keeps(o)) o.matrix[0].next = kept_hidden;
+      if (keeps(down) && keeps(gated)) {
+        gated.matrix[0].next = down.kept = kept_inner;
+        down.matrix[0].next = kept_hidden;
+      }
       products.insert(products.end(), {qkv, o, gated, down});
     }
   }
@@ -271,7 +291,7 @@ struct Layers {
   void queue(void* stream) {
     for (int64_t layer = 0; layer < kCount; ++layer) {
       const GpuDecodeArgs* const product = &products[static_cast<size_t>(4 * layer)];
-      if (!product[0].hidden) gpu_norm_rows(norm_rows, stream);
+      if (product[0].factors) gpu_norm_rows(norm_rows, stream);
       gpu_matmul_decode(product[0], stream);
       attention.layer_offset = layer * kKvHeads * kContext * kHeadDim * 2;
       attention.q = static_cast<const uint16_t*>(product[0].matrix[0].y.data);
@@ -280,7 +300,7 @@ struct Layers {
       attention.out = const_cast<uint16_t*>(product[1].x);
       gpu_decode_attention(attention, stream);
       gpu_matmul_decode(product[1], stream);
-      if (!product[2].hidden) gpu_norm_rows(norm_rows, stream);
+      if (product[2].factors) gpu_norm_rows(norm_rows, stream);
       for (int i = 2; i < 4; ++i) gpu_matmul_decode(product[i], stream);
     }
   }
@@ -290,7 +310,7 @@ void print_layers() {
   std::printf("\n%-40s %10s %10s %10s\n", "a layer of Qwen2-1.5B: us, bits", "16", "8", "4");
   constexpr std::pair<int64_t, int64_t> kCases[] = {{1, 100}, {1, 260},  {1, 3900}, {4, 260},
                                                     {8, 260}, {16, 260}, {32, 260}};
-  for (const auto [rows, position] : kCases) {
+  for (const auto& [rows, position] : kCases) {
     std::printf("%2lld sequences at position %-14lld", static_cast<long long>(rows),
                 static_cast<long long>(position));
     for (int bits : {16, 8, 4}) {

@@ -48,6 +48,9 @@ struct StepInput {
   int64_t layer_offset = 0;  // of this block's caches, see AttentionShape
   DType cache_dtype = DType::kF32;
   MatmulMode mode = MatmulMode::kPrefill;
+  // Decoding: where blocks leave hidden to each other, or null, and the norm that reads it behind this block.
+  KeptRows* kept = nullptr;
+  const Tensor* next_norm = nullptr;
 };
 
 // Where a weight goes: to a GPU's memory, say. Vectors (norms and biases) are weights too.
@@ -70,6 +73,9 @@ class Block {
   const std::vector<Stage>& stages() const { return stages_; }
   std::vector<Linear>& linears() { return linears_; }
   const std::vector<Linear>& linears() const { return linears_; }
+
+  // The norm of its first stage, if that stays where it is; or null.
+  virtual const Tensor* first_norm() const { return nullptr; }
 
   // Whether what a run queues on a GPU finds the same weights in the same place each time, so that it can be
   // recorded.

@@ -163,22 +163,30 @@ void DecoderBlock::run(const StepInput& step, float* hidden) const {
 void DecoderBlock::run_fused(const StepInput& step, float* hidden) const {
   const int64_t q_width = attention_.heads * attention_.head_dim,
                 kv_width = attention_.kv_heads * attention_.head_dim;
-  const ActivationScratch scratch(*step.ops,
-                                  step.tokens * std::max(2 * (q_width + kv_width), intermediate_size_));
+  const ActivationScratch scratch(*step.ops, step.tokens * 2 * (q_width + kv_width));
   const Activations q = scratch.rows();
   const Activations k = q.from(step.tokens * q_width), v = k.from(step.tokens * kv_width);
   const Activations attended = v.from(step.tokens * kv_width);
   const MatmulOutput outputs[] = {{&linears_[kQ].weight, bias_of(linears_[kQ]), q},
                                   {&linears_[kK].weight, bias_of(linears_[kK]), k},
                                   {&linears_[kV].weight, bias_of(linears_[kV]), v}};
-  matmul_normed(*step.ops, {hidden, &input_norm_, epsilon_}, step.tokens, outputs, step.mode);
+  matmul_normed(*step.ops, {hidden, &input_norm_, epsilon_, step.kept}, step.tokens, outputs, step.mode);
   attend_products(step, q, k, v, attended);
-  add_product(step, linears_[kO], attended, hidden);
-  const Activations gated = scratch.rows();
-  matmul_gated(*step.ops, {hidden, &post_attention_norm_, epsilon_}, step.tokens,
-               {&linears_[kGate].weight, bias_of(linears_[kGate]), {}},
-               {&linears_[kUp].weight, bias_of(linears_[kUp]), {}}, gated, step.mode);
-  add_product(step, linears_[kDown], gated, hidden);
+  const MatmulOutput o{.weight = &linears_[kO].weight,
+                       .bias = bias_of(linears_[kO]),
+                       .add_to = hidden,
+                       .next_norm = &post_attention_norm_,
+                       .kept = step.kept};
+  matmul(*step.ops, attended, step.tokens, std::span(&o, 1), step.mode);
+  gated_mlp(*step.ops, {hidden, &post_attention_norm_, epsilon_, step.kept}, step.tokens,
+            {.weight = &linears_[kGate].weight, .bias = bias_of(linears_[kGate])},
+            {.weight = &linears_[kUp].weight, .bias = bias_of(linears_[kUp])},
+            {.weight = &linears_[kDown].weight,
+             .bias = bias_of(linears_[kDown]),
+             .add_to = hidden,
+             .next_norm = step.next_norm,
+             .kept = step.kept},
+            step.mode);
 }
 
 void DecoderBlock::add_product(const StepInput& step, const Linear& linear, ConstActivations input,

@@ -32,6 +32,7 @@ class DecoderBlock : public Block {
                const std::string& prefix);
 
   std::unique_ptr<Block> moved(const MoveWeight& move) const override;
+  const Tensor* first_norm() const override { return &input_norm_; }
   void prepare(int stage, const StepInput& step, const float* hidden, Activations input) const override;
   void finish(int stage, const StepInput& step, ConstActivations input, float* hidden,
               Activations carry) const override;

@@ -65,10 +65,10 @@ void Model::final_norm(const OpContext& ops, const float* hidden, int64_t rows, 
   rms_norm(ops, hidden, rows, norm_, config_.rms_norm_eps, normed);
 }
 
-void Model::logits(const OpContext& ops, const float* hidden, int64_t rows, MatmulMode mode,
-                   float* logits) const {
+void Model::logits(const OpContext& ops, const float* hidden, int64_t rows, MatmulMode mode, float* logits,
+                   const KeptRows* kept) const {
   const MatmulOutput output{&head_.weight, head_.bias.empty() ? nullptr : &head_.bias, logits};
-  matmul_normed(ops, {hidden, &norm_, config_.rms_norm_eps}, rows, std::span(&output, 1), mode);
+  matmul_normed(ops, {hidden, &norm_, config_.rms_norm_eps, kept}, rows, std::span(&output, 1), mode);
 }
 
 void Model::move_final_norm(const MoveWeight& move) { norm_ = moved(norm_, move); }

@@ -22,6 +22,10 @@ class Model {
   Block& block(int64_t layer) { return *blocks_[static_cast<size_t>(layer)]; }
   const Block& block(int64_t layer) const { return *blocks_[static_cast<size_t>(layer)]; }
 
+  // The norm that reads hidden behind a layer; null where it does not stay in one place.
+  const Tensor* norm_behind(int64_t layer) const {
+    return layer + 1 < layer_count() ? block(layer + 1).first_norm() : &norm_;
+  }
   void set_block(int64_t layer, std::unique_ptr<Block> block) {
     blocks_[static_cast<size_t>(layer)] = std::move(block);
   }
@@ -36,8 +40,9 @@ class Model {
   void embed(const OpContext& ops, const TokenIds& tokens, float* hidden) const;
   // normed: [rows, hidden_size], what the head reads; may be hidden.
   void final_norm(const OpContext& ops, const float* hidden, int64_t rows, Activations normed) const;
-  // logits: [rows, vocab_size]; final norm and head.
-  void logits(const OpContext& ops, const float* hidden, int64_t rows, MatmulMode mode, float* logits) const;
+  // logits: [rows, vocab_size]; final norm and head. kept: perhaps the same rows.
+  void logits(const OpContext& ops, const float* hidden, int64_t rows, MatmulMode mode, float* logits,
+              const KeptRows* kept = nullptr) const;
 
   // What stands around the blocks (embedding, final norm, head) goes elsewhere; tied matrices stay one.
   void move_frame(const MoveWeight& move);

@@ -35,6 +35,11 @@ void Workspace::release() {
   idle_.clear();
 }
 
+void Workspace::close() {
+  std::lock_guard lock(mutex_);
+  is_closed_ = true;
+}
+
 void Workspace::free_buffer(void* data, size_t capacity) {
   if (gpu_) {
     gpu_->free(data);
@@ -61,6 +66,7 @@ Scratch Workspace::take(size_t bytes) {
       idle_.erase(idle_.begin() + static_cast<std::ptrdiff_t>(best));
       return scratch;
     }
+    if (is_closed_) fail(ErrorCode::kOutOfMemory, "a closed workspace has no {} bytes", bytes);
   }
   if (gpu_) {
     void* data = gpu_->try_allocate(capacity, GpuUse::kWork);

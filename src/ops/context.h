@@ -47,6 +47,7 @@ class Workspace {
   ~Workspace();
   Scratch take(size_t bytes);  // kOutOfMemory
   void release();              // frees all idle buffers
+  void close();                // from now on take() gives what there is, and asks for no more memory
 
  private:
   friend class Scratch;
@@ -55,6 +56,7 @@ class Workspace {
   std::shared_ptr<GpuMemory> gpu_;  // or null
   std::mutex mutex_;
   std::vector<std::pair<size_t, void*>> idle_;
+  bool is_closed_ = false;
 };
 
 // Kernels forced by name: for every op that has one of that name, or per op. Empty: the first that fits.

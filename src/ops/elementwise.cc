@@ -1,7 +1,6 @@
 #include "ops/elementwise.h"
 
 #include "format/bits.h"
-#include "ops/cuda/elementwise_gpu.h"
 #include "ops/cuda/matmul_gpu.h"
 #include "ops/elementwise_args.h"
 #include "ops/parallel.h"
@@ -76,14 +75,9 @@ void embed_on_gpu(const OpContext& context, const Weight& table, const TokenIds&
       copied.emplace(context.workspace->take(tokens.ids.size_bytes()));
       context.gpu->copy_in(copied->as<void>(), tokens.ids.data(), tokens.ids.size_bytes());
     }
-    const GpuWeightKind kind = kind_of(table);
-    gpu_embedding({.table = matrix_of({.weight = &table}),
-                   .bits = kind.bits,
-                   .group_size = kind.group_size,
-                   .column_order = kind.column_order,
+    gpu_embedding({.table = gpu_embedding_table(table),
                    .ids = copied ? copied->as<int32_t>() : tokens.on_gpu,
                    .count = static_cast<int64_t>(tokens.ids.size()),
-                   .width = in_features(table),
                    .out = out},
                   context.gpu->stream());
   }
@@ -177,6 +171,18 @@ void embedding(const OpContext& context, const Weight& table, const TokenIds& to
                  }
                }
              });
+}
+
+GpuEmbeddingTable gpu_embedding_table(const Weight& table) {
+  if constexpr (kHasCuda) {
+    const GpuWeightKind kind = kind_of(table);
+    return {.matrix = matrix_of({.weight = &table}),
+            .bits = kind.bits,
+            .group_size = kind.group_size,
+            .column_order = kind.column_order,
+            .width = in_features(table)};
+  }
+  return {};
 }
 
 std::vector<KernelListing> elementwise_kernels() {

@@ -3,6 +3,7 @@
 
 #include "format/weight.h"
 #include "ops/context.h"
+#include "ops/cuda/elementwise_gpu.h"
 #include "ops/kernel_table.h"
 #include "tensor/activations.h"
 
@@ -43,6 +44,8 @@ struct TokenIds {
 // out[t] = table[ids[t]]; table: floating [vocab, width] or quantized; out: [tokens, width]. An id
 // outside [0, vocab) is kInvalidArgument.
 void embedding(const OpContext& context, const Weight& table, const TokenIds& ids, float* out);
+// How kernels take such a table, which lies as weights_gpu.h says.
+GpuEmbeddingTable gpu_embedding_table(const Weight& table);
 
 std::vector<KernelListing> elementwise_kernels();
 

@@ -20,11 +20,16 @@ enum class MatmulMode {
             // FP32
 };
 
+class KeptRows;  // ops/fused.h
+
 struct MatmulOutput {
   const Weight* weight = nullptr;  // [out, in]
   const Tensor* bias = nullptr;    // F32 [out], or null
   Activations y;                   // [tokens, out]
   float* add_to = nullptr;         // F32 [tokens, out] that y is added to, or null
+  // The norm that reads add_to next and where that may find its rows, or null.
+  const Tensor* next_norm = nullptr;
+  KeptRows* kept = nullptr;
 };
 
 // x: [tokens, in]. All outputs share x, so that it is prepared once for q/k/v and for gate/up.

@@ -31,8 +31,8 @@ struct SamplingRow {
 void sample(const OpContext& context, const SamplingRule& rule, float* logits, int64_t vocab,
             std::span<const SamplingRow> rows, int32_t* chosen);
 
-// What a GPU keeps from one token to the next, so that it can sample without the host: gpu_sample(args()),
-// then gpu_advance with args().best and args().seen. The addresses stay.
+// What a GPU keeps from one token to the next, so that it can sample without the host: gpu_sample of args()
+// and GpuAdvanceArgs. The addresses stay.
 class GpuSampling {
  public:
   GpuSampling(const OpContext& context, const SamplingRule& rule, float* logits, int64_t vocab,

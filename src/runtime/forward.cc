@@ -1,6 +1,7 @@
 #include "runtime/forward.h"
 
 #include "base/fail.h"
+#include "ops/fused.h"
 
 #include <algorithm>
 #include <cstring>
@@ -77,18 +78,20 @@ GpuPurpose forward_purpose(int64_t tokens) {
   return {.use = GpuUse::kWork, .what = "a forward pass", .tokens = tokens, .helps = kForwardHelps};
 }
 
-void forward_step(const Model& model, const OpContext& ops, const RopeTable& rope, const StepData& data,
-                  MatmulMode mode, const KvCache& cache, float* hidden) {
-  model.embed(ops, data.ids(), hidden);
+void run_blocks(const Model& model, const OpContext& ops, const RopeTable& rope, const StepData& data,
+                MatmulMode mode, const KvCache& cache, float* hidden, KeptRows* kept) {
+  if (kept) kept->forget();
   StepInput step{.ops = &ops,
                  .tokens = data.tokens(),
                  .positions = data.positions(),
                  .rope = &rope,
                  .sequences = data.sequences(),
                  .cache_dtype = cache.dtype(),
-                 .mode = mode};
+                 .mode = mode,
+                 .kept = kept};
   for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
     step.layer_offset = layer * cache.layer_bytes();
+    step.next_norm = model.norm_behind(layer);
     model.block(layer).run(step, hidden);
   }
 }
@@ -96,7 +99,8 @@ void forward_step(const Model& model, const OpContext& ops, const RopeTable& rop
 void forward(const Model& model, const OpContext& ops, const RopeTable& rope,
              std::span<const SequenceTokens> batch, MatmulMode mode, KvCache& cache, float* hidden) {
   const StepData data(ops, batch, cache);
-  forward_step(model, ops, rope, data, mode, cache, hidden);
+  model.embed(ops, data.ids(), hidden);
+  run_blocks(model, ops, rope, data, mode, cache, hidden);
   for (const SequenceTokens& tokens : batch) {
     cache.set_length(tokens.sequence,
                      cache.length(tokens.sequence) + static_cast<int64_t>(tokens.ids.size()));

@@ -72,9 +72,10 @@ class StepData {
 // What a GPU's memory is taken for by whoever runs so many tokens.
 GpuPurpose forward_purpose(int64_t tokens);
 
-// Embedding and all blocks; hidden: [tokens, hidden_size]. The cache's lengths are not changed.
-void forward_step(const Model& model, const OpContext& ops, const RopeTable& rope, const StepData& data,
-                  MatmulMode mode, const KvCache& cache, float* hidden);
+// All blocks; hidden: [tokens, hidden_size], the tokens' embeddings before. kept: where they leave their rows
+// to each other, and the last one to the head, or null. The cache's lengths are not changed.
+void run_blocks(const Model& model, const OpContext& ops, const RopeTable& rope, const StepData& data,
+                MatmulMode mode, const KvCache& cache, float* hidden, KeptRows* kept = nullptr);
 
 // Appends the tokens to the cache and leaves the last block's output in `hidden` [sum of ids, hidden_size],
 // rows in the order of `batch`. The rope table must cover all positions.

@@ -1,6 +1,7 @@
 #include "runtime/gpu_decoder.h"
 
 #include "base/fail.h"
+#include "ops/fused.h"
 
 #include <algorithm>
 #include <atomic>
@@ -36,15 +37,15 @@ GpuDecoder::GpuDecoder(const Model& model, const OpContext& ops, const RopeTable
       rows_(data_.tokens()),
       hidden_(ops_.workspace->take(static_cast<size_t>(rows_ * model.config().hidden_size) * sizeof(float))),
       logits_(ops_.workspace->take(static_cast<size_t>(rows_ * model.config().vocab_size) * sizeof(float))),
-      step_(ops_.workspace->take(sizeof(int64_t))),
+      steps_(ops_.workspace->take(static_cast<size_t>(rows_) * sizeof(int64_t))),
       sampling_(ops_, rule, logits_.as<float>(), model.config().vocab_size, rows),
       history_(static_cast<size_t>(kInFlight * rows_) * sizeof(uint64_t)),
       tokens_(static_cast<size_t>(rows_)),
       // A step that waits for layers to be copied takes longer than queueing its kernels.
       may_record_(model.has_fixed_weights()) {
-  const int64_t zero = 0;
-  ops_.gpu->copy_in(step_.as<void>(), &zero, sizeof zero);
+  ops_.gpu->clear(steps_.as<void>(), static_cast<size_t>(rows_) * sizeof(int64_t));
   std::memset(history_.as<void>(), 0, static_cast<size_t>(kInFlight * rows_) * sizeof(uint64_t));
+  embed_ids();
 }
 
 // Steps that nobody took still write to what ends here. What failed in them is told to whoever waits next.
@@ -56,44 +57,53 @@ GpuDecoder::~GpuDecoder() {
   }
 }
 
+void GpuDecoder::embed_ids() const { model_.embed(ops_, data_.ids(), hidden_.as<float>()); }
+
 void GpuDecoder::queue_step(const OpContext& ops) const {
   if constexpr (kHasCuda) {
-    forward_step(model_, ops, rope_, data_, MatmulMode::kDecode, cache_, hidden_.as<float>());
-    model_.logits(ops, hidden_.as<float>(), rows_, MatmulMode::kDecode, logits_.as<float>());
-    void* const stream = ops.gpu->stream();
-    gpu_sample(sampling_.args(), stream);
-    gpu_advance({.best = sampling_.args().best,
-                 .seen = sampling_.args().seen,
-                 .vocab = sampling_.args().vocab,
-                 .ids = const_cast<int32_t*>(data_.ids().on_gpu),
-                 .positions = const_cast<int32_t*>(data_.positions()),
-                 .sequences = const_cast<AttentionSequence*>(data_.sequences().on_gpu),
-                 .history = history_.as<uint64_t>(),
-                 .step = step_.as<int64_t>(),
-                 .count = rows_,
-                 .history_steps = kInFlight},
-                stream);
+    KeptRows kept(ops, rows_, model_.config().hidden_size);
+    run_blocks(model_, ops, rope_, data_, MatmulMode::kDecode, cache_, hidden_.as<float>(), &kept);
+    model_.logits(ops, hidden_.as<float>(), rows_, MatmulMode::kDecode, logits_.as<float>(), &kept);
+    gpu_sample(sampling_.args(),
+               {.ids = const_cast<int32_t*>(data_.ids().on_gpu),
+                .positions = const_cast<int32_t*>(data_.positions()),
+                .sequences = const_cast<AttentionSequence*>(data_.sequences().on_gpu),
+                .history = history_.as<uint64_t>(),
+                .steps = steps_.as<int64_t>(),
+                .history_steps = kInFlight,
+                .table = gpu_embedding_table(model_.embedding_table()),
+                .hidden = hidden_.as<float>()},
+               ops.gpu->stream());
   }
 }
 
-// By a thread of its own, beside one that queues steps.
+// By a thread of its own, beside one that queues steps. Nothing where the step before did not leave enough
+// memory: some of it may have been given back on the way, for buffers of other sizes.
 std::unique_ptr<GpuGraph> GpuDecoder::record() {
   GpuQueue recorder(*ops_.gpu, GpuQueue::Beside::kIt);
   OpContext ops = with_workspace(ops_, graph_workspace_);
   ops.gpu = &recorder;
-  auto graph = std::make_unique<GpuGraph>(recorder, *ops_.gpu, [&] { queue_step(ops); });
+  std::unique_ptr<GpuGraph> graph;
+  graph_workspace_.close();
+  try {
+    graph = std::make_unique<GpuGraph>(recorder, *ops_.gpu, [&] { queue_step(ops); });
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kOutOfMemory) throw;
+  }
   recorder.wait("recording a decoding step");
   return graph;
 }
 
 // While a graph is recorded no memory may be taken: a step takes it before. Where there is none, steps stay
-// as they are; what was queued of that one is computed again.
+// as they are; what was queued of that one is computed again, from the embedding on. Sampling, which moves on
+// to the next step, was not: it comes last and takes no memory.
 void GpuDecoder::begin_to_record() {
   may_record_ = false;  // again
   try {
     queue_step(with_workspace(ops_, graph_workspace_));
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kOutOfMemory) throw;
+    embed_ids();
     return queue_step(ops_);
   }
   recording_ = std::async(std::launch::async, [this] { return record(); });

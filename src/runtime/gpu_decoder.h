@@ -33,7 +33,8 @@ class GpuDecoder {
 
  private:
   void launch(int64_t wanted);
-  void queue_step(const OpContext& ops) const;
+  void embed_ids() const;
+  void queue_step(const OpContext& ops) const;  // from the ids' embedding to that of the next ones
   void begin_to_record();
   std::unique_ptr<GpuGraph> record();
 
@@ -44,9 +45,9 @@ class GpuDecoder {
   KvCache& cache_;
   StepData data_;
   int64_t rows_;
-  Scratch hidden_, logits_, step_;
+  Scratch hidden_, logits_, steps_;
   GpuSampling sampling_;
-  PinnedMemory history_;  // words of gpu_advance, of the steps in flight
+  PinnedMemory history_;  // words of gpu_sample, of the steps in flight
   std::vector<int32_t> tokens_;
   int64_t launched_ = 0, taken_ = 0;  // steps
   bool may_record_;

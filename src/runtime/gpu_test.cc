@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <gtest/gtest.h>
+#include <optional>
 
 namespace lowbit {
 namespace {
@@ -184,12 +185,15 @@ TEST_F(GpuModel, AnswersEndWithTheContext) {
   EXPECT_EQ(results[1].token_ids.size(), 200u);
 }
 
-// What the decoder itself gives: each prompt is computed alone, then the steps are taken together.
+// What the decoder itself gives: each prompt is computed alone, then the steps are taken together. spare: so
+// many bytes of the memory's limit are left behind the first step.
 std::vector<std::vector<int32_t>> decoded(const LanguageModel& model,
                                           const std::vector<std::vector<int32_t>>& prompts, int64_t capacity,
-                                          int64_t steps) {
+                                          int64_t steps, std::optional<int64_t> spare = {}) {
   const LanguageModel::State& state = model.state();
-  const OpContext ops = state.ops();
+  Workspace workspace(*state.gpu);  // what steps take stays theirs, however little memory there is
+  OpContext ops = state.ops();
+  ops.workspace = &workspace;
   const int64_t width = state.model.config().hidden_size, count = static_cast<int64_t>(prompts.size());
   const RopeTable rope = state.model.rope_table(ops, capacity);
   KvCache cache(state.model.config(), count, capacity, state.cache_dtype, state.gpu.get());
@@ -204,8 +208,14 @@ std::vector<std::vector<int32_t>> decoded(const LanguageModel& model,
   }
   GpuDecoder decoder(state.model, ops, rope, batch, cache, {}, std::vector<SamplingRow>(prompts.size()));
   std::vector<std::vector<int32_t>> tokens(prompts.size());
+  Tensor taken;
   for (int64_t step = 0; step < steps; ++step) {
-    const std::span<const int32_t> chosen = decoder.next(steps - step);
+    const std::span<const int32_t> chosen = decoder.next(spare && step == 0 ? 1 : steps - step);
+    if (spare && step == 0) {
+      state.workspace->release();
+      const auto left = static_cast<int64_t>(state.gpu->memory().available());
+      taken = Tensor::allocate_on(state.gpu.get(), DType::kU8, {left - *spare});
+    }
     for (size_t i = 0; i < tokens.size(); ++i) tokens[i].push_back(chosen[i]);
     EXPECT_LE(decoder.queued(), steps - step - 1) << "steps that nobody wants";
   }
@@ -311,6 +321,16 @@ TEST_F(GpuStreaming, StaysWithinTheLimitAndSaysWhatItTakes) {
     EXPECT_EQ(use.streamed_bytes, plan_with_streamed(sizes(), streamed).streamed_bytes);
     EXPECT_EQ(model.device(), "cuda:0");
   }
+}
+
+// Wherever in the step that is to be recorded the memory ends.
+TEST_F(GpuStreaming, StepsThatCannotBeRecordedGiveTheSameTokens) {
+  const LanguageModel model = load_streamed(0);
+  const auto ids = prompts(model);
+  constexpr int64_t kCapacity = 100, kSteps = 40;
+  const auto expected = decoded(model, ids, kCapacity, kSteps);
+  for (int64_t spare = 0; spare < 64 << 10; spare += 1 << 10)
+    EXPECT_EQ(decoded(model, ids, kCapacity, kSteps, spare), expected) << spare;
 }
 
 // What the limit leaves is less than the answer needs: an error, after which smaller ones are as before.

@@ -16,6 +16,9 @@ namespace {
 
 constexpr int kKeys = kGpuDecodeKeys;
 constexpr int kDecodeWarps = kKeys / 16, kDecodeThreads = kDecodeWarps * 32;
+// More threads than there are, for registers of which two blocks, and one of q, k and v's product, have
+// enough.
+constexpr int kBound = 3 * kDecodeThreads;
 constexpr int kMostBlocks = 16, kMostChunks = 128;  // of a cluster
 constexpr int kRows = 16;                           // of an operand: the heads
 
@@ -46,10 +49,10 @@ struct Room {
   int is_last;
 };
 
-// Read before the wait, although gpu_advance writes positions at the end of each step: it has ended, and so
-// have the attentions of the step before, whose keys are fetched. For what stands before attention (q, k and
-// v's product, or norms of them) lets it begin only behind its own wait. But the first-level cache may hold
-// what this multiprocessor read a step ago.
+// Read before the wait, although sampling writes positions at the end of each step: it has ended, and so have
+// the attentions of the step before, whose keys are fetched. For what stands before attention (q, k and v's
+// product, the first kernel behind sampling, or norms of q and k) lets it begin only behind its own wait. But
+// the first-level cache may hold what this multiprocessor read a step ago.
 __device__ inline AttentionSequence sequence_at(const AttentionSequence* from) {
   static_assert(sizeof(AttentionSequence) == 3 * sizeof(longlong2));
   const longlong2* const words = reinterpret_cast<const longlong2*>(from);
@@ -110,7 +113,7 @@ __device__ void merge_parts(const float* partial, int parts, int group, float* p
 
 // kHalves: of eight heads that share a KV head.
 template <int kHeadDim, int kHalves>
-__global__ void __launch_bounds__(kDecodeThreads)
+__global__ void __launch_bounds__(kBound, 1)
     decode_kernel(const __grid_constant__ GpuDecodeAttentionArgs args, const __grid_constant__ Split split) {
   constexpr int kWidth = gpu_attention_state(kHeadDim), kSteps = kHeadDim / 16, kTiles = kDimTiles<kHeadDim>,
                 kBytes = kChunkBytes<kHeadDim>;
@@ -134,7 +137,11 @@ __global__ void __launch_bounds__(kDecodeThreads)
   auto blocks_of = [&](int p) { return min(split.blocks, last_of(p) - first_of(p) + 1); };
   const int first_part = oldest_chunk / split.chunks, last_part = newest_chunk / split.chunks;
   const int first = first_of(part), last = last_of(part), blocks = blocks_of(part);
-  if (sequence.count == 0 || rank >= blocks) return wait_for_predecessor();
+  // What has nothing to do makes room at once, but for one block: a kernel has ended behind its predecessor.
+  if (sequence.count == 0 || rank >= blocks) {
+    if (blockIdx.x + blockIdx.y + blockIdx.z == 0) wait_for_predecessor();
+    return;
+  }
 
   uint16_t* const keys = cached_head(sequence.keys, sequence, args.layer_offset, kv_head, kHeadDim);
   uint16_t* const values = cached_head(sequence.values, sequence, args.layer_offset, kv_head, kHeadDim);
@@ -452,8 +459,7 @@ void launch_kind(const GpuDecodeAttentionArgs& args, void* stream) {
   constexpr int kSlotBytes = 2 * kChunkBytes<kHeadDim>;
   constexpr auto kKernel = decode_kernel<kHeadDim, kHalves>;
   const int most = most_blocks<kKernel>(kSlotBytes), most_chunks = static_cast<int>(args.most_chunks);
-  Split split{1, most > 1 ? kMostChunks : 1, 1};
-  while (split.blocks < most && split.blocks < most_chunks) split.blocks *= 2;
+  Split split{std::min(most, most_chunks), most > 1 ? kMostChunks : 1, 1};
   if (most > 1 && most_chunks > split.blocks) split.slots = 2;
   const int clusters = (most_chunks + split.chunks - 1) / split.chunks;
   const dim3 grid(static_cast<unsigned>(clusters * split.blocks), static_cast<unsigned>(args.kv_heads),

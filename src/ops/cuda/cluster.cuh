@@ -11,6 +11,20 @@
 namespace lowbit {
 namespace {
 
+// Where a block stands: its cluster, of how many, and its rank in it.
+struct InCluster {
+  int cluster, clusters, rank;
+};
+__device__ inline InCluster in_cluster() {
+  InCluster place{static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x), 0};
+#if __CUDA_ARCH__ >= 900
+  asm("mov.u32 %0, %%clusterid.x;" : "=r"(place.cluster));
+  asm("mov.u32 %0, %%nclusterid.x;" : "=r"(place.clusters));
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(place.rank));
+#endif
+  return place;
+}
+
 // Nothing may be sent before all blocks have begun: all arrive, and wait before they send.
 __device__ inline void arrive_in_cluster() {
 #if __CUDA_ARCH__ >= 900

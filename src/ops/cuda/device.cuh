@@ -25,6 +25,14 @@ __device__ inline void multiply_add(float (&sum)[4], const Operand& a, uint32_t 
       : "r"(a.pair[0]), "r"(a.pair[1]), "r"(a.pair[2]), "r"(a.pair[3]), "r"(b0), "r"(b1));
 }
 
+// Four matrices of 8 x 8 BF16 in shared memory, whose rows' addresses the lanes bring, eight for each: a
+// thread's two elements of row lane / 4.
+__device__ inline void load_matrices(uint32_t (&to)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(address));
+}
+
 __device__ inline float bf16_to_f32(uint16_t bits) {
   return __uint_as_float(static_cast<uint32_t>(bits) << 16);
 }
@@ -77,12 +85,14 @@ constexpr int kSquaresInputs = 128;
 __device__ inline float squares_of_four(const float4& x) {
   return fmaf(x.w, x.w, fmaf(x.z, x.z, fmaf(x.y, x.y, x.x * x.x)));
 }
-// RMSNorm's factor of a row, by a warp. squares: of kSquaresInputs columns each, `stride` apart.
-__device__ inline float norm_factor(const float* squares, int in, float epsilon, int stride = 1) {
-  float sum = 0;
-  for (int b = static_cast<int>(threadIdx.x) % 32; b * kSquaresInputs < in; b += 32)
-    sum += squares[b * stride];
+// RMSNorm's factor of a row, by a warp. sum: a lane's; squares: of kSquaresInputs columns each.
+__device__ inline float norm_factor_of(float sum, int in, float epsilon) {
   return rsqrtf(__fdividef(warp_sum(sum), static_cast<float>(in)) + epsilon);
+}
+__device__ inline float norm_factor(const float* squares, int in, float epsilon) {
+  float sum = 0;
+  for (int b = static_cast<int>(threadIdx.x) % 32; b * kSquaresInputs < in; b += 32) sum += squares[b];
+  return norm_factor_of(sum, in, epsilon);
 }
 // Neighbours from element i of a row on, in the order of the weight's columns where there is one.
 __device__ inline float4 read_four(const float* from, const int32_t* order, int i) {
@@ -200,6 +210,17 @@ void prefer_shared_memory() {
   static const cudaError_t preferred = cudaFuncSetAttribute(
       kKernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
   (void)preferred;
+}
+
+// Whether the binary has a kernel's own code for this GPU: what other architectures have of it is empty and
+// takes a handful of registers.
+template <auto kKernel>
+bool has_own_code() {
+  static const bool found = [] {
+    cudaFuncAttributes attributes = {};
+    return cudaFuncGetAttributes(&attributes, kKernel) == cudaSuccess && attributes.numRegs > 64;
+  }();
+  return found;
 }
 
 template <class... Parameters, class... Arguments>

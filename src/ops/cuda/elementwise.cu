@@ -1,5 +1,6 @@
 #include "ops/cuda/device.cuh"
 #include "ops/cuda/elementwise_gpu.h"
+#include "ops/cuda/embedding.cuh"
 
 #include <algorithm>
 #include <cmath>
@@ -87,12 +88,7 @@ __global__ void swiglu_kernel(const uint16_t* gate, const uint16_t* up, uint16_t
 
 __global__ void embedding_kernel(const GpuEmbeddingArgs args) {
   begin_at_once();
-  const int64_t token = blockIdx.x, row = args.ids[token];
-  float* const out = args.out + token * args.width;
-  for (int64_t i = threadIdx.x; i < args.width; i += blockDim.x) {
-    out[args.column_order ? args.column_order[i] : i] =
-        weight_at(args.table, args.bits, args.group_size, args.width, row, i);
-  }
+  embed_row(args.table, args.ids[blockIdx.x], args.out + blockIdx.x * args.table.width);
 }
 
 __global__ void gather_kernel(const uint16_t* x, const int32_t* order, int64_t width, uint16_t* to) {

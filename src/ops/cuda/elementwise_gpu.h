@@ -43,14 +43,18 @@ void gpu_rope(const GpuRopeArgs& args, void* stream);
 // BF16, count elements.
 void gpu_swiglu(const uint16_t* gate, const uint16_t* up, uint16_t* out, int64_t count, void* stream);
 
-struct GpuEmbeddingArgs {
-  GpuMatrix table;  // [vocab, width]; only the weight
-  int bits = 16;    // these three as in GpuDecodeArgs
+struct GpuEmbeddingTable {
+  GpuMatrix matrix;  // [vocab, width]; only the weight
+  int bits = 16;     // these three as in GpuDecodeArgs
   int64_t group_size = 0;
   const int32_t* column_order = nullptr;
+  int64_t width = 0;
+};
+struct GpuEmbeddingArgs {
+  GpuEmbeddingTable table;
   const int32_t* ids = nullptr;
-  int64_t count = 0, width = 0;
-  float* out = nullptr;
+  int64_t count = 0;
+  float* out = nullptr;  // [count, width]
 };
 void gpu_embedding(const GpuEmbeddingArgs& args, void* stream);
 

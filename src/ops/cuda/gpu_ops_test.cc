@@ -1,5 +1,4 @@
 // Every operator on a GPU beside the reference on the CPU, on the numbers that BF16 leaves of the inputs.
-#include "format/bits.h"
 #include "ops/attention.h"
 #include "ops/cuda/gpu_test_support.h"
 #include "ops/cuda/kernel_list.h"
@@ -22,6 +21,7 @@ namespace lowbit {
 namespace {
 
 using testing::Bench;
+using testing::make_quantized;
 using testing::Numbers;
 
 using GpuOps = testing::GpuTest;
@@ -86,37 +86,6 @@ TEST_F(GpuOps, RopeAndSwiglu) {
     swiglu(gpu_, of(gate_there), ConstActivations(up_there.bytes(), DType::kBF16), count, of(gate_there));
     expect_near(back(gate_there), expected, 1e-5, "swiglu");
   }
-}
-
-QuantizedTensor make_quantized(int64_t out, int64_t in, int bits, int64_t group_size, bool has_zeros,
-                               bool has_order, Numbers& numbers) {
-  QuantizedTensor weight{.bits = bits, .group_size = group_size, .out_features = out, .in_features = in};
-  const int64_t groups = weight.groups();
-  weight.codes = Tensor::zeros(DType::kI32, {packed_words(in, bits), out});
-  weight.scales = Tensor::allocate(DType::kF16, {groups, out});
-  for (int64_t i = 0; i < groups * out; ++i)
-    weight.scales.mutable_data<uint16_t>()[i] = float_to_f16(0.02f + 0.01f * std::abs(numbers.normal()));
-  for (int64_t n = 0; n < out; ++n) {
-    std::vector<uint8_t> codes;
-    for (int64_t k = 0; k < in; ++k)
-      codes.push_back(static_cast<uint8_t>(numbers.between(0, (1 << bits) - 1)));
-    pack_bits(codes.data(), 1, in, bits, weight.codes.mutable_data<uint32_t>() + n, out);
-  }
-  if (has_zeros) {
-    weight.zero_points = Tensor::allocate(DType::kU8, {groups, out});
-    for (int64_t i = 0; i < groups * out; ++i)
-      weight.zero_points.mutable_data<uint8_t>()[i] =
-          static_cast<uint8_t>(numbers.between(0, (1 << bits) - 1));
-  }
-  if (has_order) {
-    std::vector<int32_t> order(static_cast<size_t>(in));
-    for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
-    std::mt19937 random(5);
-    std::shuffle(order.begin(), order.end(), random);
-    weight.column_order = Tensor::allocate(DType::kI32, {in});
-    std::copy(order.begin(), order.end(), weight.column_order.mutable_data<int32_t>());
-  }
-  return weight;
 }
 
 std::vector<Weight> make_weights(int64_t out, int64_t in, Numbers& numbers) {

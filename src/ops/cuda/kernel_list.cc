@@ -13,17 +13,20 @@ std::vector<GpuKernelListing> list_gpu_kernels(GpuLibraries& libraries) {
   const std::string few = has_gemm ? fmt::format("decoding, and up to {} rows", kDecodeRows) : "any rows";
   return {
       {"matmul", "tensor-core decode", few + "; 16 bits, or codes in groups of 32 or 128"},
-      {"matmul", "wgmma decode",
-       fmt::format("two to {} rows on compute capability 9.0; up to 8 by mma.sync", kDecodeRows),
+      {"matmul", "batch decode",
+       fmt::format("two to {} rows on compute capability 9.0; above 16 by wgmma", kDecodeRows),
        has_gpu_batch()},
       {"matmul", "cublaslt", fmt::format("prompts of more than {} rows; codes become BF16 once", kDecodeRows),
        has_gemm},
       {"matmul", "plain", few + "; every other shape, slow"},
       {"matmul_normed", "tensor-core decode",
-       "norm and product in one, up to 8 rows; above, the norm before"},
+       has_gpu_batch() ? "norm and product in one for one row; of more the product before norms"
+                       : "norm and product in one, up to 8 rows; above, the norm before"},
       {"matmul_gated", "tensor-core decode",
-       has_gpu_batch() ? "norm, gate, up and SwiGLU in one, up to 32 rows; the norm before above 8"
+       has_gpu_batch() ? "gate, up and SwiGLU in one, up to 32 rows; the norm as for matmul_normed"
                        : "norm, gate, up and SwiGLU in one, up to 16 rows; the norm before above 8"},
+      {"gated_mlp", "batch decode", "what gate and up leave is what down copies, two to 32 rows",
+       has_gpu_batch()},
       {"rope_attention", "split keys",
        "decoding; heads of 32, 64, 96 or 128, at most 16 query heads to a key head"},
       {"rope_attention", "wgmma", "prompts on compute capability 9.0; heads of 64 or 128",

@@ -1,11 +1,15 @@
-// The product of two to 32 rows on Hopper: decoding several sequences. x of all rows lies in shared memory,
-// normed on the way where that is asked for. Up to eight rows are multiplied by mma.sync, more by wgmma,
-// whose second operand the tensor cores read there themselves; codes become the first operand in registers,
-// 16 outputs for a warp.
+// The product of two to 32 rows on Hopper: decoding several sequences. x of all rows lies in shared memory;
+// codes become operands in registers, 16 outputs for a warp.
+//
+// Where the product before has left x as it is to lie there (GpuKeptRows), it is copied as a whole, without
+// an instruction for each piece.
 //
 // Where outputs are few, a block has eight tiles of them and two warps share a tile's inputs; the blocks of a
 // cluster share the inputs once more (Split). Every warp sends its sums to the block whose outputs they are.
 // Where they are many (kMany), a block has all inputs, and goes from group to group of tiles.
+//
+// Up to 16 rows are multiplied by mma.sync. More keep it busy for longer than the rest takes: wgmma
+// multiplies four times as fast, but four warps must have four tiles, and all the same inputs.
 #include "ops/cuda/matmul_batch.h"
 #include "ops/cuda/matmul_batch_outputs.cuh"
 #include "ops/cuda/matmul_batch_x.cuh"
@@ -14,21 +18,61 @@
 namespace lowbit {
 namespace {
 
+// The second operands of eight rows over 32 inputs, two steps.
+template <class K>
+__device__ inline void read_x(const UnitOfX& unit, int stride, int block, int rows_block, uint32_t (&to)[4]) {
+  const int lane = threadIdx.x % 32;
+  if constexpr (K::kPieces) {
+    load_matrices(
+        to, shared_address(unit.at) + ((block * 4 + lane / 8) * K::kRows + rows_block * 8 + lane % 8) * 16);
+  } else {
+    const char* const from = unit.at + (lane / 4 * stride + lane % 4 * 8 + block * kBlockInputs) * 2;
+    const uint4 four = *reinterpret_cast<const uint4*>(from);
+    to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
+  }
+}
 // total += the product of a warp's tiles over a unit.
 template <class K>
-__device__ inline void multiply_by_mma(const Loaded<K> (&now)[K::kTiles], const UnitOfX& unit, int stride,
-                                       float (&total)[K::kTiles][1][4]) {
-  const int g = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
-  X<K> x;
-  const uint4* const from = reinterpret_cast<const uint4*>(unit.at + (g * stride + 8 * c) * 2);
+__device__ inline void multiply(const Loaded<K> (&now)[K::kTiles], const UnitOfX& unit, int stride,
+                                float (&total)[K::kTiles][K::kRowBlocks][4]) {
+  constexpr int kGroupBlocks = K::kFine ? 1 : K::kBlocks;
 #pragma unroll
-  for (int block = 0; block < K::kBlocks; ++block) x.data[0][block] = from[block * (kBlockInputs / 8)];
-  if constexpr (K::kBits == 4) {
+  for (int group = 0; group < K::kBlocks / kGroupBlocks; ++group) {
+    float sum[K::kTiles][K::kRowBlocks][4] = {};
+    auto& to = K::kBits == 16 ? total : sum;
 #pragma unroll
-    for (int i = 0; i < K::kGroups; ++i) read_sums<K>(unit.sums, 2 * c, i, x.sums[0][i]);
+    for (int block = group * kGroupBlocks; block < (group + 1) * kGroupBlocks; ++block) {
+      uint32_t x[K::kRowBlocks][4];
+#pragma unroll
+      for (int b = 0; b < K::kRowBlocks; ++b) read_x<K>(unit, stride, block, b, x[b]);
+#pragma unroll
+      for (int t = 0; t < K::kTiles; ++t) {
+        const uint32_t zeros = now[t].zeros[group];
+#pragma unroll
+        for (int step = 0; step < 2; ++step) {
+          const Operand a =
+              operand<K>(now[t].data, 2 * block + step, 8388608.0f + static_cast<float>(zeros & 0xffffu),
+                         8388608.0f + static_cast<float>(zeros >> 16));
+#pragma unroll
+          for (int b = 0; b < K::kRowBlocks; ++b)
+            multiply_add(to[t][b], a, x[b][2 * step], x[b][2 * step + 1]);
+        }
+      }
+    }
+    if constexpr (K::kBits != 16) {
+#pragma unroll
+      for (int b = 0; b < K::kRowBlocks; ++b) {
+        float x_sums[2] = {};
+        if constexpr (K::kBits == 4)
+          read_sums<K>(unit.sums, b * 8 + 2 * (static_cast<int>(threadIdx.x) % 4), group, x_sums);
+#pragma unroll
+        for (int t = 0; t < K::kTiles; ++t)
+          fold<K>(total[t][b], sum[t][b], x_sums, now[t].scale[group], now[t].zeros[group]);
+      }
+    }
   }
-  multiply_unit<K>(now, x, total);
 }
+
 // A unit is made operands of as a whole, and until the products are done nothing else is: the assembler does
 // not keep the registers that they still read.
 template <class K>
@@ -67,103 +111,86 @@ __device__ inline void multiply_by_wgmma(const Loaded<K>& unit, const UnitOfX& x
 }
 
 template <class K>
-__global__ void __launch_bounds__(K::kThreads, 1)
+__global__ void __launch_bounds__(K::kBound, 1)
     batch_kernel(const __grid_constant__ GpuDecodeArgs args, const __grid_constant__ Plan plan,
-                 const __grid_constant__ Room room) {
+                 const __grid_constant__ Room room, const __grid_constant__ Spans spans) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(128) char shared[];
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int in = static_cast<int>(args.in), rows = static_cast<int>(args.rows);
-  const int parts = plan.split.parts, spans = plan.split.spans();
-  const int blocks = K::kMany ? 1 : plan.split.blocks, rank = static_cast<int>(blockIdx.x) % blocks;
-  const int part = warp / K::kTileWarps;
+  const int warp = threadIdx.x / 32;
+  const InCluster place_in = in_cluster();
+  const int rank = place_in.rank, part = K::kParts > 1 ? warp / K::kTileWarps : 0;
+  const int blocks = K::kMany ? 1 : plan.split.blocks;
+  const int parts = K::kMany ? plan.split.spans() : plan.split.parts;  // of a block
 
   // Spans of the block, and of them those of the warp.
   const int block_span = rank * parts, first_span = block_span + part * parts / K::kParts,
             end_span = block_span + (part + 1) * parts / K::kParts;
-  const int block_begin = first_unit<K>(in, block_span, spans),
-            block_end = first_unit<K>(in, block_span + parts, spans);
-  const Share share{static_cast<int>(blockIdx.x) / blocks, static_cast<int>(gridDim.x) / blocks,
-                    warp % K::kTileWarps, first_unit<K>(in, first_span, spans),
-                    first_unit<K>(in, end_span, spans)};
+  const int block_begin = spans.first[block_span], block_end = spans.first[block_span + parts];
+  const Share share{place_in.cluster, place_in.clusters, K::kParts > 1 ? warp % K::kTileWarps : warp,
+                    spans.first[first_span], spans.first[end_span]};
   constexpr int kUnitsOf128 = kUnitInputs / K::kInputs;
   const int first_of_x = block_begin / kUnitsOf128,
             units_of_x = (block_end - block_begin + kUnitsOf128 - 1) / kUnitsOf128;
 
   char* const x = shared + room.x;
-  float* const sums = reinterpret_cast<float*>(shared + room.sums);        // [unit or 32 inputs][row]
-  float* const squares = reinterpret_cast<float*>(shared + room.squares);  // [unit, of all][row]
+  float* const sums = reinterpret_cast<float*>(shared + room.sums);  // see sum_x
+  uint64_t* const barriers = reinterpret_cast<uint64_t*>(shared + room.barriers);
+  uint64_t* const x_barrier = barriers + 1;
   const Exchange<K> exchange{args,
-                             place_of<K>(args, plan, share.group),
                              rank,
-                             blocks,
-                             spans,
+                             blocks >= kOwners ? 2 : blocks - 1,
+                             senders_of<K>(plan.split),
                              reinterpret_cast<float2*>(shared + room.received),
-                             reinterpret_cast<uint64_t*>(shared + room.barrier)};
-  const int items = K::kMany ? 0 : owned_units(rank, blocks) * Exchange<K>::kItems;
-  if (blocks > 1) {
-    if (threadIdx.x == 0) {
-      const int others = (in + kUnitInputs - 1) / kUnitInputs - units_of_x;  // units that they have
-      expect_bytes(exchange.barrier, spans * items * 2 * static_cast<int>(sizeof(float2)) +
-                                         (args.hidden ? others * K::kRows * 4 : 0));
-    }
-    arrive_in_cluster();
+                             reinterpret_cast<Basis*>(shared + room.bases),
+                             barriers};
+  const Place first_place = place_of<K>(args, plan, share.group);
+  const bool is_copied = !K::kPieces || args.kept.x;
+  if (threadIdx.x == 0) {
+    if (blocks > 1) expect_bytes(exchange.barrier, exchange.received_bytes());
+    if (is_copied) expect_bytes(x_barrier, bytes_of_x<K>(args, first_of_x, units_of_x));
   }
+  if (blocks > 1) arrive_in_cluster();
+  if constexpr (!K::kPieces) clear_tail<K>(args, first_of_x, units_of_x, x);
+  if constexpr (!K::kMany) exchange.fetch_constants(first_place);
   Fetcher<K, !K::kMany> fetcher(args, plan, share, shared);
+  __syncthreads();  // the barrier of x is there
 
   wait_for_predecessor();
 
-  float(*const old)[2] = reinterpret_cast<float(*)[2]>(shared + room.old) + threadIdx.x * 2;
-  if constexpr (!K::kMany) {  // they come with the next unit's copies
-    if (static_cast<int>(threadIdx.x) < items) {
-      const OutputPair outputs = exchange.outputs(threadIdx.x);
-      outputs.first.fetch_old(exchange.row_of(threadIdx.x), rows, old[0]);
-      if (!args.swiglu) outputs.second.fetch_old(exchange.row_of(threadIdx.x), rows, old[1]);
-    }
-  }
-  float* const sums_of_blocks = reinterpret_cast<float*>(shared + room.of_blocks);
-  float* const squares_of_blocks = reinterpret_cast<float*>(shared + room.squares_of_blocks);
-  if (args.hidden) {
-    stage_x<K, true>(args, first_of_x, units_of_x, x, sums_of_blocks, squares_of_blocks);
-  } else {
-    stage_x<K, false>(args, first_of_x, units_of_x, x, sums_of_blocks, nullptr);
-  }
-  if constexpr (K::kWgmma) show_to_products();
-  __syncthreads();
-  if (K::kBits == 4 && !K::kFine) join_sums<K>(sums_of_blocks, units_of_x, sums);
-  if (args.hidden) join_sums<K>(squares_of_blocks, units_of_x, squares + first_of_x * K::kRows);
-  if (K::kBits == 4 || args.hidden) __syncthreads();
-  let_successor_begin();
-  if (blocks > 1) wait_for_cluster();  // all have begun: they may be sent to
+  if (is_copied && warp == 0) copy_x<K>(args, first_of_x, units_of_x, x, x_barrier);
+  if constexpr (!K::kMany) exchange.fetch_old(first_place);  // they come with the next unit's copies
   float* const own_factors = reinterpret_cast<float*>(shared + room.factors);
-  const float* const factors = args.hidden ? own_factors : args.factors;
-  if (args.hidden) {
-    if constexpr (K::kMany) {
-      find_factors<K>(args, squares, own_factors);
-    } else if (blocks > 1) {
-      send_squares<K>(squares, first_of_x, units_of_x, rank, blocks, exchange.barrier);
-    }
+  const float* const factors = args.kept.squares ? own_factors : args.factors;
+  if (args.kept.squares) find_factors<K>(args, own_factors);
+  if (is_copied) {
+    wait_for_bytes(x_barrier);
+  } else if constexpr (K::kPieces) {
+    stage_x<K>(args, first_of_x, units_of_x, x);
+    if constexpr (K::kWgmma) show_to_products();
   }
+  let_successor_begin();
+  if (!is_copied) __syncthreads();
+  if constexpr (K::kBits == 4) sum_x<K>(x, units_of_x, sums);
+  if (K::kBits == 4 || args.kept.squares) __syncthreads();
+  if (blocks > 1) wait_for_cluster();  // all have begun: they may be sent to
 
   const uint32_t x_operand = piece_lower(shared_address(x), K::kRows * 16);
   const int stride = row_stride(units_of_x);
   const uint32_t middle = 0x10001u << (args.bits - 1);
   char* slot = fetcher.ring;
-  int turn = 0;
 #pragma unroll 1
-  for (int group = share.group; group < plan.groups; group += share.stride, turn ^= 1) {
-    const Place place = place_of<K>(args, plan, group);
+  for (int group = share.group; group < plan.groups; group += share.stride) {
+    const Place place = K::kMany ? place_of<K>(args, plan, group) : first_place;
     const bool has_zeros = args.matrix[place.matrix].zero_points != nullptr;
-    float* const partial = reinterpret_cast<float*>(shared + room.partial) + lane +
-                           (K::kWgmma ? turn * (partial_floats<K> / 2) : 0);
     float sum[K::kTiles][K::kRowBlocks][4] = {};
     float total[K::kTiles][K::kRowBlocks][4] = {};
-    int span = first_span, end_of_span = first_unit<K>(in, span + 1, spans);
+    int span = first_span, end_of_span = spans.first[span + 1];
 #pragma unroll 1
     for (int unit = share.begin; unit < share.end; ++unit) {
       const int i = unit - block_begin;
-      const UnitOfX unit_of_x{x + i * K::kInputs * 2, x_operand + i * (K::kInputs * K::kRows * 2 / 16),
-                              (K::kFine ? sums_of_blocks : sums) + i * K::kRows * (K::kFine ? 4 : 1)};
+      const UnitOfX unit_of_x{x + i * K::kInputs * (K::kPieces ? K::kRows : 1) * 2,
+                              x_operand + i * (K::kInputs * K::kRows * 2 / 16),
+                              sums + i * (K::kRows * K::kUnitSums)};
       wait_for_copies<K::kAhead - 1>();
       Loaded<K> now[K::kTiles];
       fetcher.read(slot, has_zeros, middle, now);
@@ -172,59 +199,53 @@ __global__ void __launch_bounds__(K::kThreads, 1)
         fetcher.next();
         multiply_by_wgmma<K>(now[0], unit_of_x, total[0]);
       } else {
-        multiply_by_mma<K>(now, unit_of_x, stride, total);
+        multiply<K>(now, unit_of_x, stride, total);
         fetcher.next();
       }
-      if (unit + 1 < end_of_span) continue;
+      if constexpr (!K::kOneSpan) {
+        if (unit + 1 < end_of_span) continue;
 #pragma unroll
-      for (int t = 0; t < K::kTiles; ++t) {
+        for (int t = 0; t < K::kTiles; ++t) {
 #pragma unroll
-        for (int b = 0; b < K::kRowBlocks; ++b) {
+          for (int b = 0; b < K::kRowBlocks; ++b) {
 #pragma unroll
-          for (int j = 0; j < 4; ++j) {
-            if constexpr (K::kMany && !K::kWgmma) {
-              partial[(((share.tile * kMostParts + span) * K::kTiles + t) * 4 + j) * 32] = total[t][b][j];
-            } else {
-              sum[t][b][j] += total[t][b][j];
-            }
-            total[t][b][j] = 0;
+            for (int j = 0; j < 4; ++j) sum[t][b][j] += total[t][b][j], total[t][b][j] = 0;
+          }
+        }
+        end_of_span = spans.first[++span + 1];
+        if constexpr (K::kMany && K::kParts == 1) {  // the sums of a block are its own
+          if (span % plan.split.parts != 0) continue;
+          exchange.send_sums(span / plan.split.parts - 1, share.tile, sum[0]);
+#pragma unroll
+          for (int b = 0; b < K::kRowBlocks; ++b) {
+#pragma unroll
+            for (int j = 0; j < 4; ++j) sum[0][b][j] = 0;
           }
         }
       }
-      end_of_span = first_unit<K>(in, ++span + 1, spans);
     }
 
-    if constexpr (!K::kMany) {
-      if (first_span < end_span) exchange.send_sums(first_span, share.tile, sum[0]);
-      const OutputPair first_outputs = exchange.outputs(threadIdx.x);
-      wait_for_copies<0>();
-      if (blocks > 1) {
-        wait_for_bytes(exchange.barrier);
-      } else {
-        __syncthreads();
-      }
-      if (args.hidden) {
-        find_factors<K>(args, squares, own_factors);
-        __syncthreads();
-      }
-#pragma unroll 1
-      for (int item = threadIdx.x; item < items; item += K::kThreads) {
-        const int row = exchange.row_of(item);
-        const bool is_first = item < K::kThreads;
-        float2 all[2];
-        float factor[2];
-        exchange.add_up(item, parts, all);
-        read_factors(factors, row, rows, factor);
-        (is_first ? first_outputs : exchange.outputs(item))
-            .write(args.swiglu, row, rows, factor, all[0], all[1], is_first ? old[0] : nullptr);
-      }
-    } else if constexpr (K::kWgmma) {
-      write_by_wgmma<K>(args, place, share.tile, sum[0], partial, factors);
-    } else {
+    if (!(K::kMany && K::kParts == 1) && first_span < end_span) {
+      const int senders = exchange.senders.each * (K::kMany ? exchange.senders.blocks : 1);  // of this block
+#pragma unroll
+      for (int t = 0; t < K::kTiles; ++t)
+        exchange.send_sums(rank * senders + part * senders / K::kParts, share.tile + t * K::kTileWarps,
+                           K::kOneSpan ? total[t] : sum[t]);
+    }
+    if constexpr (K::kMany) {
       __syncthreads();
-      write_by_mma<K>(args, place, share.tile, part, parts, partial, factors);
+      exchange.write(place, factors);
       if (group + share.stride < plan.groups) __syncthreads();  // before the next sums
     }
+  }
+  if constexpr (!K::kMany) {
+    wait_for_copies<0>();
+    if (blocks > 1) {
+      wait_for_bytes(exchange.barrier);
+    } else {
+      __syncthreads();
+    }
+    exchange.write(first_place, factors);
   }
 #endif
 }
@@ -232,76 +253,106 @@ __global__ void __launch_bounds__(K::kThreads, 1)
 template <class K>
 void launch_kind(const GpuDecodeArgs& args, void* stream) {
   Plan plan = plan_of<K>(args);
-  plan.slots = K::kMany ? K::kAhead : std::min(K::kAhead, most_units<K>(args.in, plan.split.spans()));
-  const Room room = room_of<K>(args.in, plan.split, plan.slots, args.hidden != nullptr);
+  const Senders senders = senders_of<K>(plan.split);
+  plan.slots =
+      K::kMany ? K::kAhead : std::min(K::kAhead, most_units<K>(args.in, senders.blocks * senders.each));
+  const Room room = room_of<K>(args.in, plan.split, plan.slots);
   constexpr auto kKernel = batch_kernel<K>;
   allow_shared_memory<kKernel>(device().shared_per_block);
   prefer_shared_memory<kKernel>();
-  int blocks = plan.groups * plan.split.blocks, bytes = room.total;
-  if (!K::kWgmma && blocks <= device().multiprocessors)  // none is to have two of them
+  const int cluster = K::kMany ? 1 : plan.split.blocks;
+  int blocks = plan.groups * cluster, bytes = room.total;
+  if (blocks <= device().multiprocessors)  // none is to have two of them
     bytes = std::max(bytes, device().shared_per_multiprocessor / 2 - device().reserved_shared + 16);
   if (K::kMany)
     blocks = std::min(blocks, device().multiprocessors * blocks_at_once<kKernel>(K::kWarps, bytes));
-  launch_clusters(kKernel, dim3(static_cast<unsigned>(blocks)), static_cast<unsigned>(plan.split.blocks),
-                  dim3(K::kThreads), static_cast<size_t>(bytes), stream, args, plan, room);
+  launch_clusters(kKernel, dim3(static_cast<unsigned>(blocks)), static_cast<unsigned>(cluster),
+                  dim3(K::kThreads), static_cast<size_t>(bytes), stream, args, plan, room,
+                  spans_of<K>(args.in, plan.split));
+}
+
+// How a launch is to be: so many blocks of eight rows, 0 if there is none, and whether many outputs are of
+// long rows.
+struct Choice {
+  int row_blocks = 0;
+  bool is_long = false;
+};
+template <int kBits, bool kFine>
+Choice choice_for(int64_t rows, int64_t in, int64_t tiles) {
+  auto fits = [&]<int kRowBlocks, Outputs kOutputs>() {
+    using K = BatchKind<kBits, kFine, kRowBlocks, kOutputs>;
+    return rows <= K::kRows &&
+           room_of<K>(in, split_of(in, tiles, kBits), K::kAhead).total <= device().shared_per_block;
+  };
+  if (!has_many_tiles(tiles)) {
+    if (fits.template operator()<1, Outputs::kFew>()) return {1};
+    if (fits.template operator()<2, Outputs::kFew>()) return {2};
+    return {fits.template operator()<4, Outputs::kFew>() ? 4 : 0};
+  }
+  if (fits.template operator()<1, Outputs::kMany>()) return {1};
+  if (fits.template operator()<1, Outputs::kManyLong>()) return {1, true};
+  if (fits.template operator()<2, Outputs::kMany>()) return {2};
+  return {fits.template operator()<4, Outputs::kMany>() ? 4 : 0};
+}
+// Of one launch.
+template <int kBits, bool kFine>
+int64_t most_rows(int64_t in, int64_t tiles) {
+  for (int64_t rows : {32, 16, 8})
+    if (choice_for<kBits, kFine>(rows, in, tiles).row_blocks > 0) return rows;
+  return 0;
 }
 
 template <int kBits, bool kFine, int kRowBlocks>
-bool has_room(int64_t in, const Split& split, bool is_many, bool has_hidden) {
-  using Many = BatchKind<kBits, kFine, kRowBlocks, true>;
-  using Few = BatchKind<kBits, kFine, kRowBlocks, false>;
-  const int bytes = is_many ? room_of<Many>(in, split, Many::kAhead, has_hidden).total
-                            : room_of<Few>(in, split, Few::kAhead, has_hidden).total;
-  return bytes <= device().shared_per_block;
+void launch_rows(const GpuDecodeArgs& args, bool is_long, void* stream) {
+  if (!has_many_tiles(tiles_of(args))) {
+    if (args.matrices == kMostMatrices)  // attention follows
+      return launch_kind<BatchKind<kBits, kFine, kRowBlocks, Outputs::kFewBeside>>(args, stream);
+    return launch_kind<BatchKind<kBits, kFine, kRowBlocks, Outputs::kFew>>(args, stream);
+  }
+  if constexpr (kRowBlocks == 1) {
+    if (is_long) return launch_kind<BatchKind<kBits, kFine, kRowBlocks, Outputs::kManyLong>>(args, stream);
+  }
+  launch_kind<BatchKind<kBits, kFine, kRowBlocks, Outputs::kMany>>(args, stream);
 }
 
 template <int kBits, bool kFine>
 bool launch_for(const GpuDecodeArgs& args, void* stream) {
-  const int64_t tiles = tiles_of(args);
-  const bool is_many = has_many_tiles(tiles);
-  const Split split = split_of(args.in, tiles);
-  auto fits = [&]<int kRowBlocks>() {
-    return has_room<kBits, kFine, kRowBlocks>(args.in, split, is_many, args.hidden != nullptr);
-  };
-  if (!fits.template operator()<1>()) return false;
-  const int64_t most = fits.template operator()<4>() ? 32 : fits.template operator()<2>() ? 16 : 8;
+  const int64_t most = most_rows<kBits, kFine>(args.in, tiles_of(args));
+  if (most == 0) return false;
   for (int64_t row = 0; row < args.rows; row += most) {
     const GpuDecodeArgs some = rows_of(args, row, std::min(most, args.rows - row));
-    auto launch_rows = [&]<int kRowBlocks>() {
-      if (is_many) {
-        launch_kind<BatchKind<kBits, kFine, kRowBlocks, true>>(some, stream);
-      } else {
-        launch_kind<BatchKind<kBits, kFine, kRowBlocks, false>>(some, stream);
-      }
-    };
-    if (some.rows > 16) {
-      launch_rows.template operator()<4>();
-    } else if (some.rows > 8) {
-      launch_rows.template operator()<2>();
-    } else {
-      launch_rows.template operator()<1>();
-    }
+    const Choice choice = choice_for<kBits, kFine>(some.rows, some.in, tiles_of(some));
+    if (choice.row_blocks == 1) launch_rows<kBits, kFine, 1>(some, choice.is_long, stream);
+    if (choice.row_blocks == 2) launch_rows<kBits, kFine, 2>(some, false, stream);
+    if (choice.row_blocks == 4) launch_rows<kBits, kFine, 4>(some, false, stream);
   }
   return true;
 }
 
 }  // namespace
 
-bool has_gpu_batch() { return has_own_code<batch_kernel<BatchKind<4, false, 4, false>>>(); }
+bool has_gpu_batch() { return has_own_code<batch_kernel<BatchKind<4, false, 4, Outputs::kFew>>>(); }
 
 bool gpu_matmul_batch(const GpuDecodeArgs& args, void* stream) {
-  if (!has_gpu_batch() || args.column_order) return false;
+  if (!has_gpu_batch() || args.column_order || args.hidden) return false;
   return with_kind(args.bits, args.group_size,
                    [&]<int kBits, bool kFine>() { return launch_for<kBits, kFine>(args, stream); });
 }
 
-bool fits_gpu_batch(int64_t in, int64_t tiles, int bits, int64_t group_size) {
-  if (!has_gpu_batch() || !fits_gpu_decode(in, bits, group_size)) return false;
-  return with_kind(bits, group_size, [&]<int kBits, bool kFine>() {
-    return has_room<kBits, kFine, 1>(in, split_of(in, tiles), has_many_tiles(tiles), true);
-  });
+int64_t gpu_batch_rows(int64_t in, int64_t tiles, int bits, int64_t group_size) {
+  if (!has_gpu_batch() || !fits_gpu_decode(in, bits, group_size)) return 0;
+  return with_kind(bits, group_size,
+                   [&]<int kBits, bool kFine>() -> int64_t { return most_rows<kBits, kFine>(in, tiles); });
 }
 
-bool norms_in_batch(int64_t rows, int64_t tiles) { return rows <= 8 || !has_many_tiles(tiles); }
+bool keeps_rows(int64_t rows, int64_t in, int64_t tiles, int bits, int64_t group_size) {
+  if (rows < 2 || rows > kDecodeRows || in % kUnitInputs != 0 || !has_gpu_batch() ||
+      !fits_gpu_decode(in, bits, group_size)) {
+    return false;
+  }
+  return with_kind(bits, group_size, [&]<int kBits, bool kFine>() {
+    return choice_for<kBits, kFine>(rows, in, tiles).row_blocks * 8 == kept_rows(rows);
+  });
+}
 
 }  // namespace lowbit

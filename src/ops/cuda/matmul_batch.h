@@ -5,13 +5,11 @@
 
 namespace lowbit {
 
-// False where there is none for these sizes, or on this GPU.
+// False where there is none for these sizes, on this GPU, for x in a column_order or x that it is to norm.
 bool gpu_matmul_batch(const GpuDecodeArgs& args, void* stream);
 
 bool has_gpu_batch();  // this GPU can run it
-// Whether it takes products of weights that have so many tiles of 16 outputs together; then with SwiGLU too.
-bool fits_gpu_batch(int64_t in, int64_t tiles, int bits, int64_t group_size);
-// Whether, if so, x may come as hidden. It has no column_order.
-bool norms_in_batch(int64_t rows, int64_t tiles);
+// Most rows of one launch with weights that have so many tiles of 16 outputs together; 0 where there is none.
+int64_t gpu_batch_rows(int64_t in, int64_t tiles, int bits, int64_t group_size);
 
 }  // namespace lowbit

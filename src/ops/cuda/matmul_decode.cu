@@ -254,9 +254,9 @@ void launch_kind(const GpuDecodeArgs& args, void* stream) {
 // Whether x of so many rows has room beside the rings.
 template <class K>
 bool has_room_for_x(int64_t rows, int64_t in) {
-  return rows <= 8 &&
-         room_of<K>(split_of(in, 1).spans(), K::kAhead, static_cast<int>(rows), shared_x_bytes(rows, in))
-                 .total <= device().shared_per_block;
+  return rows <= 8 && room_of<K>(split_of(in, 1, K::kBits).spans(), K::kAhead, static_cast<int>(rows),
+                                 shared_x_bytes(rows, in))
+                              .total <= device().shared_per_block;
 }
 
 // More tiles in a block read x less often; but all processors of the GPU are to have a block.
@@ -282,12 +282,12 @@ bool prepares(int64_t rows, int64_t in) {
 }  // namespace
 
 int64_t gated_decode_rows(int64_t in, int64_t tiles, int bits, int64_t group_size) {
-  return fits_gpu_batch(in, tiles, bits, group_size) ? kDecodeRows : 16;
+  return gpu_batch_rows(in, tiles, bits, group_size) > 0 ? kDecodeRows : 16;
 }
 
-bool prepares_in_decode(int64_t rows, int64_t in, int64_t tiles, int bits, int64_t group_size, bool ordered) {
+bool prepares_in_decode(int64_t rows, int64_t in, int64_t tiles, int bits, int64_t group_size) {
   if (!fits_gpu_decode(in, bits, group_size)) return false;
-  if (rows > 1 && fits_gpu_batch(in, tiles, bits, group_size)) return !ordered && norms_in_batch(rows, tiles);
+  if (rows > 1 && gpu_batch_rows(in, tiles, bits, group_size) > 0) return false;
   return with_kind(bits, group_size,
                    [&]<int kBits, bool kFine>() { return prepares<kBits, kFine>(rows, in); });
 }

@@ -8,6 +8,17 @@
 
 namespace lowbit {
 
+// Rows as a product of 2 to 32 rows reads them at once (matmul_batch.h). Up to eight: [row][in] BF16. More: of
+// 32 inputs four pieces of `rows` x 16 bytes, where a row's 16 bytes of piece i are inputs 8 c + 2 i and
+// 8 c + 2 i + 1, c = 0 ... 3. in: a multiple of 128.
+struct GpuKeptRows {
+  uint16_t* x = nullptr;
+  int rows = 0;                        // 8, 16 or 32 of which there may be fewer: see kept_rows
+  const float* norm_weight = nullptr;  // [in]: x is hidden times this; or null
+  float* squares = nullptr;            // then: [rows][in / 8], of hidden
+};
+constexpr int kept_rows(int64_t rows) { return rows > 16 ? 32 : rows > 8 ? 16 : 8; }
+
 // One of up to three matrices that share x. All pointers are to the GPU's memory.
 struct GpuMatrix {
   int64_t out = 0;
@@ -17,6 +28,9 @@ struct GpuMatrix {
   const float* bias = nullptr;        // [out] or null
   Activations y;                      // BF16 or F32 [rows, out]; no data where add_to is given
   float* add_to = nullptr;            // [rows, out] that the product is added to
+  // Where products of 2 to 32 rows on Hopper leave the outputs for the next product too: what add_to holds
+  // then, with the norm's weight; or y, in its place.
+  GpuKeptRows next;
 };
 
 constexpr int kMostMatrices = 3;
@@ -31,12 +45,13 @@ struct GpuDecodeArgs {
   const float* norm_weight = nullptr;     // [in]
   float epsilon = 0;
   const float* factors = nullptr;  // [rows], of the products, or null: what gpu_norm_rows made of x
+  GpuKeptRows kept;                // instead of x and factors, see keeps_rows
   bool swiglu = false;  // of two matrices of one size: y of the first (no add_to) is silu(first) * second
   int matrices = 0;
   GpuMatrix matrix[kMostMatrices];
 };
 
-// The same for rows [first, first + count) of it.
+// The same for rows [first, first + count) of it, which are not kept.
 inline GpuDecodeArgs rows_of(GpuDecodeArgs args, int64_t first, int64_t count) {
   args.rows = count;
   if (args.x) args.x += first * args.in;
@@ -56,9 +71,13 @@ constexpr bool fits_gpu_decode(int64_t in, int bits, int64_t group_size) {
   return in % 8 == 0 && (bits == 16 || group_size == 32 || group_size == 128);
 }
 
-// Whether x may come as hidden, and in a column_order where there is one (`ordered`). tiles: of 16 outputs,
-// of all matrices of the call.
-bool prepares_in_decode(int64_t rows, int64_t in, int64_t tiles, int bits, int64_t group_size, bool ordered);
+// Whether x may come as hidden, and in a column_order where there is one. tiles: of 16 outputs, of all
+// matrices of the call.
+bool prepares_in_decode(int64_t rows, int64_t in, int64_t tiles, int bits, int64_t group_size);
+
+// Whether x may come as `kept`, from a product whose out is this `in`, and outputs may be left so (`next`).
+// Then without a column_order.
+bool keeps_rows(int64_t rows, int64_t in, int64_t tiles, int bits, int64_t group_size);
 
 // Most rows of a call with swiglu.
 int64_t gated_decode_rows(int64_t in, int64_t tiles, int bits, int64_t group_size);

@@ -77,6 +77,7 @@ const Problem kProblems[] = {{16, 64, 4, 64, false},
                              {9, 100, 16, 0, false},
                              {20, 6144, 4, 128, true},
                              {20, 3072, 8, 128, false},
+                             {5632, 4096, 4, 128, true},  // three of them: rows that leave little room
                              // So many outputs that blocks go from group to group.
                              {8500, 256, 4, 128, true},
                              {8500, 160, 8, 32, false},
@@ -381,8 +382,8 @@ void norm_gather_and_gate(bool (*is_meant)(const Problem&)) {
       std::iota(order.begin(), order.end(), 0);
       if (is_ordered) std::shuffle(order.begin(), order.end(), random);
       const int64_t tiles = tile_count(p.out);
-      const bool prepares = prepares_in_decode(rows, p.in, tiles, p.bits, kept_size(p), is_ordered) &&
-                            prepares_in_decode(rows, p.in, 2 * tiles, p.bits, kept_size(p), is_ordered);
+      const bool prepares = prepares_in_decode(rows, p.in, tiles, p.bits, kept_size(p)) &&
+                            prepares_in_decode(rows, p.in, 2 * tiles, p.bits, kept_size(p));
       std::vector<float> hidden, norm;
       for (int64_t i = 0; i < rows * p.in; ++i) hidden.push_back(3 * normal(random));
       for (int64_t i = 0; i < p.in; ++i) norm.push_back(normal(random));
@@ -465,6 +466,137 @@ TEST(GpuMatmulDecode, NormsGathersAndGates) {
 TEST(GpuMatmulDecode, NormsGathersAndGatesManyOutputs) {
   LOWBIT_SKIP_WITHOUT_GPU();
   norm_gather_and_gate(has_many_outputs);
+}
+
+// Where GpuKeptRows has input k of a row.
+size_t kept_place(int kept, int64_t in, int64_t row, int64_t k) {
+  if (kept == 8) return static_cast<size_t>(row * in + k);
+  const int64_t block = k / 32, c = k % 32 / 8, piece = k % 8 / 2;
+  return static_cast<size_t>(((block * 4 + piece) * kept + row) * 8 + c * 2 + k % 2);
+}
+float squares_of_eight(const float* x) {
+  const auto of_four = [](const float* four) {
+    return std::fma(four[3], four[3],
+                    std::fma(four[2], four[2], std::fma(four[1], four[1], four[0] * four[0])));
+  };
+  return of_four(x) + of_four(x + 4);
+}
+
+// A row's way through three products of a layer: what is added to hidden, gate and up of its norm, and what
+// reads those; alone, and in a batch whose products leave their outputs to the next one.
+TEST(GpuMatmulDecode, KeptRowsGiveTheBytesOfARowAlone) {
+  LOWBIT_SKIP_WITHOUT_GPU();
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal;
+  constexpr int64_t kWidth = 256, kCarry = 384;
+  for (auto [bits, group_size] : {std::pair{4, 128}, {4, 32}, {8, 128}, {16, 0}}) {
+    for (int64_t inner : {640, 8576}) {  // few outputs, many
+      const auto problem = [&](int64_t out, int64_t in) {
+        return Problem{out, in, bits, group_size, bits != 16};
+      };
+      const Problem o_shape = problem(kWidth, kCarry), gate_shape = problem(inner, kWidth),
+                    down_shape = problem(kWidth, inner);
+      const Packed o(o_shape, make_matrix(o_shape, random)),
+          gate(gate_shape, make_matrix(gate_shape, random)), up(gate_shape, make_matrix(gate_shape, random)),
+          down(down_shape, make_matrix(down_shape, random));
+      const std::vector<float> bias_here = [&] {
+        std::vector<float> values(static_cast<size_t>(inner));
+        for (float& value : values) value = normal(random);
+        return values;
+      }();
+      const OnGpu<float> bias(bias_here);
+      std::vector<float> norm_here;
+      for (int64_t i = 0; i < kWidth; ++i) norm_here.push_back(1 + 0.1f * normal(random));
+      const OnGpu<float> norm(norm_here);
+      for (int64_t rows : {2, 8, 13, 20, 32}) {
+        if (!keeps_rows(rows, kWidth, 2 * tile_count(inner), bits, group_size) ||
+            !keeps_rows(rows, inner, tile_count(kWidth), bits, group_size) ||
+            !keeps_rows(rows, kCarry, tile_count(kWidth), bits, group_size))
+          continue;
+        std::vector<uint16_t> carry_here;
+        for (int64_t i = 0; i < rows * kCarry; ++i) carry_here.push_back(float_to_bf16(normal(random)));
+        std::vector<float> hidden_here;
+        for (int64_t i = 0; i < rows * kWidth; ++i) hidden_here.push_back(3 * normal(random));
+        const OnGpu<uint16_t> carry(carry_here);
+
+        struct Outputs {
+          std::vector<float> hidden, end;
+          std::vector<uint16_t> gated;
+        };
+        const int kept = kept_rows(rows);
+        const OnGpu<uint16_t> kept_x(std::vector<uint16_t>(static_cast<size_t>(kept * kWidth))),
+            kept_inner(std::vector<uint16_t>(static_cast<size_t>(kept * inner)));
+        const OnGpu<float> squares(std::vector<float>(static_cast<size_t>(rows * kWidth / 8)));
+        const auto run = [&](int64_t first, int64_t count, bool keeps) {
+          const std::vector<float> here(hidden_here.begin() + first * kWidth,
+                                        hidden_here.begin() + (first + count) * kWidth);
+          const OnGpu<float> hidden(here), end(std::vector<float>(here.size()));
+          const OnGpu<uint16_t> gated(std::vector<uint16_t>(static_cast<size_t>(count * inner)));
+          GpuDecodeArgs args{.rows = count, .bits = bits, .group_size = group_size, .matrices = 1};
+          args.in = kCarry;
+          args.x = carry.get() + first * kCarry;
+          args.matrix[0] = o.matrix(o_shape);
+          args.matrix[0].bias = bias.get();
+          args.matrix[0].add_to = hidden.get();
+          const GpuKeptRows hidden_kept{kept_x.get(), kept, norm.get(), squares.get()};
+          const GpuKeptRows inner_kept{.x = kept_inner.get(), .rows = kept};
+          if (keeps) args.matrix[0].next = hidden_kept;
+          gpu_matmul_decode(args, nullptr);
+
+          args.in = kWidth;
+          args.matrices = 2;
+          args.swiglu = true;
+          args.epsilon = 1e-5f;
+          args.x = nullptr;
+          args.matrix[0] = gate.matrix(gate_shape), args.matrix[1] = up.matrix(gate_shape);
+          args.matrix[0].bias = bias.get();
+          args.matrix[0].y = Activations(gated.get(), DType::kBF16);
+          if (keeps) {
+            args.kept = hidden_kept;
+            args.matrix[0].next = inner_kept;
+          } else {
+            args.hidden = hidden.get();
+            args.norm_weight = norm.get();
+          }
+          gpu_matmul_decode(args, nullptr);
+
+          args.in = inner;
+          args.matrices = 1;
+          args.swiglu = false;
+          args.hidden = args.norm_weight = nullptr;
+          args.kept = keeps ? inner_kept : GpuKeptRows{};
+          args.x = keeps ? nullptr : gated.get();
+          args.matrix[0] = down.matrix(down_shape);
+          args.matrix[0].y = Activations(end.get());
+          gpu_matmul_decode(args, nullptr);
+          return Outputs{hidden.read(), end.read(), gated.read()};
+        };
+        const Outputs together = run(0, rows, true);
+        const std::vector<uint16_t> x_read = kept_x.read(), inner_read = kept_inner.read();
+        const std::vector<float> squares_read = squares.read();
+        for (int64_t row = 0; row < rows; ++row) {
+          const Outputs alone = run(row, 1, false);
+          for (int64_t k = 0; k < kWidth; ++k) {
+            const size_t at = static_cast<size_t>(row * kWidth + k);
+            const float value = alone.hidden[static_cast<size_t>(k)];
+            ASSERT_EQ(together.hidden[at], value);
+            ASSERT_EQ(x_read[kept_place(kept, kWidth, row, k)],
+                      float_to_bf16(value * norm_here[static_cast<size_t>(k)]))
+                << bits << " bits, row " << row << " of " << rows << ", input " << k;
+            if (k % 8 == 0) {
+              ASSERT_EQ(squares_read[at / 8], squares_of_eight(&alone.hidden[static_cast<size_t>(k)]));
+            }
+          }
+          for (int64_t k = 0; k < inner; ++k)
+            ASSERT_EQ(inner_read[kept_place(kept, inner, row, k)], alone.gated[static_cast<size_t>(k)])
+                << bits << " bits, row " << row << " of " << rows << ", input " << k << " of " << inner;
+          for (int64_t k = 0; k < kWidth; ++k)
+            ASSERT_EQ(together.end[static_cast<size_t>(row * kWidth + k)], alone.end[static_cast<size_t>(k)])
+                << bits << " bits, row " << row << " of " << rows << ", inner " << inner;
+        }
+      }
+    }
+  }
 }
 
 }  // namespace

@@ -16,23 +16,25 @@ namespace {
 // A block makes one group of kGroupTiles tiles of 16 outputs after the other.
 
 // How the inputs are divided, so that many warps can share an output: into `blocks` x `parts` spans of whole
-// 128 inputs, one after the other. Each is summed up from its beginning to its end, then a block's parts in
-// order, then the blocks. By the weights' sizes alone: that is the order of the sums whatever the kernel, and
-// for any rows.
+// 128 inputs, one after the other. Each is summed up from its beginning to its end, then the parts of one of
+// the blocks in order, then those sums. By the weights' sizes alone: that is the order of the sums whatever
+// the kernel, and for any rows.
 struct Split {
   int blocks = 1, parts = 1;
   constexpr int spans() const { return blocks * parts; }
 };
-// Few outputs: a block has kFewTiles tiles, and up to eight share the inputs.
-constexpr int kMostParts = 4, kFewParts = 2, kFewTiles = 8, kMostBlocks = 8;
+// Few outputs: a block has kFewTiles tiles, and two, four or more share the inputs.
+constexpr int kMostParts = 2, kFewTiles = 8, kMostBlocks = 8;
 constexpr bool has_many_tiles(int64_t tiles) { return tiles >= 1056; }
-Split split_of(int64_t in, int64_t tiles) {
+Split split_of(int64_t in, int64_t tiles, int bits) {
   constexpr int64_t kBlocksWanted = 132;
   const int64_t units = (in + kUnitInputs - 1) / kUnitInputs;
-  if (has_many_tiles(tiles)) return {1, static_cast<int>(std::min<int64_t>(kMostParts, units))};
-  const int64_t blocks = std::min(units / kFewParts, kBlocksWanted / ((tiles + kFewTiles - 1) / kFewTiles));
-  return {static_cast<int>(std::clamp<int64_t>(blocks, 1, kMostBlocks)),
-          static_cast<int>(std::min<int64_t>(kFewParts, units))};
+  const int64_t most = has_many_tiles(tiles) ? 2 : kBlocksWanted / ((tiles + kFewTiles - 1) / kFewTiles);
+  int blocks = static_cast<int>(std::min({most, units / kMostParts, int64_t{kMostBlocks}}));
+  // Three cannot share four units of outputs well; of 4 bits more warps have too little each.
+  const bool as_they_are = bits != 4 && blocks > 4;
+  if (!as_they_are) blocks = blocks < 2 ? 1 : blocks < 4 ? 2 : blocks < 8 ? 4 : 8;
+  return {blocks, units < kMostParts ? 1 : kMostParts};
 }
 
 // Units of 128 inputs (64 where the weight is BF16: two for each) that a span begins with.
@@ -247,7 +249,7 @@ int64_t tiles_of(const GpuDecodeArgs& args) {
 template <class K>
 Plan plan_of(const GpuDecodeArgs& args) {
   Plan plan{};
-  plan.split = split_of(args.in, tiles_of(args));
+  plan.split = split_of(args.in, tiles_of(args), K::kBits);
   for (int i = 0; i < kMostMatrices; ++i) {
     plan.first_group[i] = i < args.matrices || i == 0 ? plan.groups : INT_MAX;
     if (i >= args.matrices) continue;

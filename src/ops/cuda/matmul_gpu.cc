@@ -55,13 +55,27 @@ int64_t tiles_of(std::span<const MatmulOutput> outputs) {
   return tiles;
 }
 
+// Whether the product's x may be kept rows, and its outputs be left so.
+bool keeps(int64_t tokens, int64_t in, std::span<const MatmulOutput> outputs, const GpuWeightKind& kind) {
+  return !kind.column_order && keeps_rows(tokens, in, tiles_of(outputs), kind.bits, kind.group_size);
+}
+// Leaves hidden to the next norm's product, or forgets what is there.
+void set_next(GpuDecodeArgs& args, const MatmulOutput& output, bool keeps) {
+  if (!output.kept) return;
+  output.kept->forget();
+  if (!keeps || !output.next_norm || !output.kept->has_room() || args.matrix[0].out % 128 != 0) return;
+  args.matrix[0].next = {output.kept->x(), kept_rows(args.rows), output.next_norm->data<float>(),
+                         output.kept->squares()};
+  output.kept->keep(*output.next_norm);
+}
+
 // Few rows: outputs of one kind share a launch.
 void multiply_few(const OpContext& context, const uint16_t* x, int64_t tokens, int64_t in,
                   std::span<const MatmulOutput> outputs, const GpuWeightKind& kind) {
   std::optional<Scratch> gathered;
   const bool fits = fits_gpu_decode(in, kind.bits, kind.group_size);
   const bool prepares = fits && prepares_in_decode(std::min(kDecodeRows, tokens), in, tiles_of(outputs),
-                                                   kind.bits, kind.group_size, kind.column_order != nullptr);
+                                                   kind.bits, kind.group_size);
   if (kind.column_order && !prepares) {
     gathered.emplace(context.workspace->take(static_cast<size_t>(tokens * in) * 2));
     gpu_gather_columns(x, kind.column_order, tokens, in, gathered->as<uint16_t>(), context.gpu->stream());
@@ -75,6 +89,7 @@ void multiply_few(const OpContext& context, const uint16_t* x, int64_t tokens, i
                     .column_order = prepares ? kind.column_order : nullptr,
                     .matrices = static_cast<int>(outputs.size())};
   set_outputs(all, outputs);
+  if (outputs.size() == 1) set_next(all, outputs[0], keeps(tokens, in, outputs, kind));
   for (int64_t row = 0; row < tokens; row += kDecodeRows) {
     (fits ? gpu_matmul_decode : gpu_matmul_plain)(rows_of(all, row, std::min(kDecodeRows, tokens - row)),
                                                   context.gpu->stream());
@@ -86,6 +101,7 @@ void multiply_many(const OpContext& context, const uint16_t* x, int64_t tokens, 
                    const MatmulOutput& output, const GpuWeightKind& kind) {
   void* const stream = context.gpu->stream();
   const GpuMatrix matrix = matrix_of(output);
+  if (output.kept) output.kept->forget();
   std::optional<Scratch> unpacked, bias;
   GpuLibraries::Product product{.rows = tokens, .in = in, .out = matrix.out, .x = x};
   product.w = static_cast<const uint16_t*>(matrix.weight);
@@ -141,9 +157,10 @@ void matmul_on_gpu(const OpContext& context, ConstActivations given, int64_t tok
 namespace {
 
 // The products of outputs of one kind with normed rows; false where they are of several, or too many.
-// swiglu_to: of two outputs, see GpuDecodeArgs.
+// swiglu_to: of two outputs, see GpuDecodeArgs; swiglu_next: the same, kept.
 bool multiply_normed(const OpContext& context, const NormedRows& x, int64_t tokens,
-                     std::span<const MatmulOutput> outputs, MatmulMode mode, Activations swiglu_to = {}) {
+                     std::span<const MatmulOutput> outputs, MatmulMode mode, Activations swiglu_to = {},
+                     const GpuKeptRows& swiglu_next = {}) {
   const GpuWeightKind kind = kind_of(*outputs[0].weight);
   const int64_t in = in_features(*outputs[0].weight);
   if (mode != MatmulMode::kDecode || outputs.size() > static_cast<size_t>(kMostMatrices) ||
@@ -155,8 +172,8 @@ bool multiply_normed(const OpContext& context, const NormedRows& x, int64_t toke
 
   const int64_t most = std::min(kDecodeRows, tokens), tiles = tiles_of(outputs);
   if (swiglu_to.data && most > gated_decode_rows(in, tiles, kind.bits, kind.group_size)) return false;
-  const bool prepares =
-      prepares_in_decode(most, in, tiles, kind.bits, kind.group_size, kind.column_order != nullptr);
+  const bool is_kept = x.kept && x.kept->are_for(*x.weight) && keeps(tokens, in, outputs, kind);
+  const bool prepares = is_kept || prepares_in_decode(most, in, tiles, kind.bits, kind.group_size);
   std::optional<Scratch> normed, factors;
   if (!prepares) {
     normed.emplace(context.workspace->take(static_cast<size_t>(most * in) * sizeof(uint16_t)));
@@ -174,6 +191,11 @@ bool multiply_normed(const OpContext& context, const NormedRows& x, int64_t toke
                     .matrices = static_cast<int>(outputs.size())};
   set_outputs(all, outputs);
   if (swiglu_to.data) all.matrix[0].y = swiglu_to;
+  all.matrix[0].next = swiglu_next;
+  if (is_kept) {
+    all.kept = {x.kept->x(), kept_rows(tokens), nullptr, x.kept->squares()};
+    all.hidden = all.norm_weight = nullptr;
+  }
   for (int64_t row = 0; row < tokens; row += kDecodeRows) {
     GpuDecodeArgs args = rows_of(all, row, std::min(kDecodeRows, tokens - row));
     if (!prepares) {
@@ -206,6 +228,32 @@ bool matmul_gated_on_gpu(const OpContext& context, const NormedRows& x, int64_t 
                          const MatmulOutput& gate, const MatmulOutput& up, Activations out, MatmulMode mode) {
   const MatmulOutput outputs[] = {gate, up};
   return multiply_normed(context, x, tokens, outputs, mode, out);
+}
+
+bool gated_mlp_on_gpu(const OpContext& context, const NormedRows& x, int64_t tokens, const MatmulOutput& gate,
+                      const MatmulOutput& up, const MatmulOutput& down, MatmulMode mode) {
+  const MatmulOutput outputs[] = {gate, up};
+  const GpuWeightKind kind = kind_of(*gate.weight), down_kind = kind_of(*down.weight);
+  const int64_t in = in_features(*gate.weight), inner = in_features(*down.weight);
+  if (mode != MatmulMode::kDecode || !(kind_of(*up.weight) == kind) || !keeps(tokens, in, outputs, kind) ||
+      !keeps(tokens, inner, std::span(&down, 1), down_kind)) {
+    return false;
+  }
+  const Scratch gated =
+      context.workspace->take(static_cast<size_t>(kept_rows(tokens) * inner) * sizeof(uint16_t));
+  const GpuKeptRows kept{.x = gated.as<uint16_t>(), .rows = kept_rows(tokens)};
+  const Activations rows(gated.as<void>(), DType::kBF16);
+  if (!multiply_normed(context, x, tokens, outputs, mode, rows, kept)) return false;
+  GpuDecodeArgs args{.rows = tokens,
+                     .in = inner,
+                     .bits = down_kind.bits,
+                     .group_size = down_kind.group_size,
+                     .kept = kept,
+                     .matrices = 1};
+  args.matrix[0] = matrix_of(down);
+  set_next(args, down, true);
+  gpu_matmul_decode(args, context.gpu->stream());
+  return true;
 }
 
 }  // namespace lowbit

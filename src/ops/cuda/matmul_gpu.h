@@ -15,6 +15,9 @@ bool matmul_normed_on_gpu(const OpContext& context, const NormedRows& x, int64_t
 bool matmul_gated_on_gpu(const OpContext& context, const NormedRows& x, int64_t tokens,
                          const MatmulOutput& gate, const MatmulOutput& up, Activations out, MatmulMode mode);
 
+bool gated_mlp_on_gpu(const OpContext& context, const NormedRows& x, int64_t tokens, const MatmulOutput& gate,
+                      const MatmulOutput& up, const MatmulOutput& down, MatmulMode mode);
+
 // How the kernels take a weight that lies as weights_gpu.h says.
 struct GpuWeightKind {
   int bits = 16;

@@ -7,8 +7,10 @@
 //   draw       the candidates' weights by chunk; then the chunk, and the token in it, where the point lies
 //
 // Without top-k and top-p only the first and the last run, for the largest logit only the first. All sums are
-// of whole numbers, so the order of blocks changes nothing.
+// of whole numbers, so the order of blocks changes nothing. The row's last block of the last kernel also
+// makes the next decoding step ready, where there is to be one.
 #include "ops/cuda/device.cuh"
+#include "ops/cuda/embedding.cuh"
 #include "ops/cuda/sampling_gpu.h"
 
 #include <algorithm>
@@ -43,34 +45,6 @@ __device__ inline void load_chunk(const GpuSamplingArgs& args, float (&logits)[k
   }
 }
 __device__ inline int id_in_chunk(int j) { return blockIdx.x * kSamplingChunk + threadIdx.x + j * kThreads; }
-
-__global__ void best_kernel(const __grid_constant__ GpuSamplingArgs args) {
-  begin_at_once();
-  float logits[kEach];
-  load_chunk(args, logits);
-  Word best = 0;
-  uint32_t depth = 0;
-#pragma unroll
-  for (int j = 0; j < kEach; ++j) {
-    const int id = id_in_chunk(j);
-    if (args.seen && id < args.vocab) {
-      const uint32_t word = __ldcg(args.seen + blockIdx.y * seen_words(args.vocab) + id / 32);
-      if (word >> id % 32 & 1) {
-        logits[j] = penalized(logits[j], args.rule.repetition_penalty);
-        args.logits[blockIdx.y * args.vocab + id] = logits[j];
-      }
-    }
-    if (isnan(logits[j])) continue;
-    const Word rank = rank_of(logits[j], id);
-    best = max(best, rank);
-    if (!isinf(logits[j])) depth = max(depth, ~static_cast<uint32_t>(rank >> 32));
-  }
-  best = max_of_warp(best);
-  if (threadIdx.x % 32 == 0 && best != 0) atomicMax(args.best + blockIdx.y, best);
-  if (!args.histograms) return;
-  depth = __reduce_max_sync(0xffffffffu, depth);
-  if (threadIdx.x % 32 == 0 && depth != 0) atomicMax(&args.states[blockIdx.y].depth, depth);
-}
 
 struct Located {
   int index;    // -1: the sum of all is no larger than the point
@@ -132,6 +106,81 @@ __device__ bool is_last_block(uint32_t& arrivals, Room& room) {
   __syncthreads();
   if (room.is_last) __threadfence();
   return room.is_last;
+}
+
+// The largest value of a block, the same in every thread.
+__device__ Word max_of_block(Word value, Room& room) {
+  value = max_of_warp(value);
+  __syncthreads();  // room may still be read
+  if (threadIdx.x % 32 == 0) room.sums[threadIdx.x / 32] = value;
+  __syncthreads();
+  for (int i = 0; i < kThreads / 32; ++i) value = max(value, room.sums[i]);
+  return value;
+}
+
+// What polls this machine's memory sees a word as a whole; nothing else is ordered by it.
+__device__ inline void publish(uint64_t* to, uint64_t word) {
+  asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(to), "l"(word) : "memory");
+}
+
+// By the row's last block of the last kernel, for the token whose rank has been chosen: see GpuAdvanceArgs.
+// The row's other blocks have read what is changed here. The bookkeeping is the last thread's, which has no
+// part in short rows of the table, so that neither waits for the other's loads.
+__device__ void advance(const GpuSamplingArgs& args, const GpuAdvanceArgs& next, Word chosen) {
+  const int64_t row = blockIdx.y;
+  const int32_t token = is_finite_rank(chosen) ? id_of_rank(chosen) : -1, id = max(0, token);
+  if (threadIdx.x == kThreads - 1) {
+    AttentionSequence& sequence = next.sequences[row];
+    const int64_t step = next.steps[row], position = sequence.position, capacity = sequence.capacity;
+    publish(next.history + step % next.history_steps * args.rows + row, history_word(step, token));
+    next.steps[row] = step + 1;
+    next.ids[row] = id;
+    args.best[row] = 0;
+    if (args.seen && token >= 0)
+      atomicOr(args.seen + row * seen_words(args.vocab) + token / 32, 1u << token % 32);
+    // A sequence that has ended may be computed on; it must not leave its cache.
+    if (position + 1 < capacity) {
+      sequence.position = position + 1;
+      next.positions[row] = static_cast<int32_t>(position + 1);
+    }
+  }
+  if (next.hidden) embed_row(next.table, id, next.hidden + row * next.table.width);
+}
+
+// next: nothing where another kernel chooses the token, or nothing is to come.
+__global__ void __launch_bounds__(kThreads)
+    best_kernel(const __grid_constant__ GpuSamplingArgs args, const __grid_constant__ GpuAdvanceArgs next) {
+  __shared__ Room room;
+  begin_at_once();
+  float logits[kEach];
+  load_chunk(args, logits);
+  Word best = 0;
+  uint32_t depth = 0;
+#pragma unroll
+  for (int j = 0; j < kEach; ++j) {
+    const int id = id_in_chunk(j);
+    if (args.seen && id < args.vocab) {
+      const uint32_t word = __ldcg(args.seen + blockIdx.y * seen_words(args.vocab) + id / 32);
+      if (word >> id % 32 & 1) {
+        logits[j] = penalized(logits[j], args.rule.repetition_penalty);
+        args.logits[blockIdx.y * args.vocab + id] = logits[j];
+      }
+    }
+    if (isnan(logits[j])) continue;
+    const Word rank = rank_of(logits[j], id);
+    best = max(best, rank);
+    if (!isinf(logits[j])) depth = max(depth, ~static_cast<uint32_t>(rank >> 32));
+  }
+  if (args.histograms) {
+    depth = __reduce_max_sync(0xffffffffu, depth);
+    if (threadIdx.x % 32 == 0 && depth != 0) atomicMax(&args.states[blockIdx.y].depth, depth);
+  }
+  best = max_of_block(best, room);
+  if (threadIdx.x == 0 && best != 0) atomicMax(args.best + blockIdx.y, best);
+  if (!next.ids || !is_last_block(args.states[blockIdx.y].arrivals[2], room)) return;
+  best = __ldcg(args.best + blockIdx.y);
+  __syncthreads();  // all threads have it
+  advance(args, next, best);
 }
 
 // Numbers of tokens and sums of their weights, a sum in two words, since shared memory adds words of 32 bits.
@@ -241,16 +290,8 @@ __device__ Word cut_in_bin(const Row& row, int count, int bin, Word least, Word 
     high = max(high, rank);
     inverted = max(inverted, ~rank);
   }
-  auto max_of_block = [&](Word value) {
-    value = max_of_warp(value);
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) room.sums[threadIdx.x / 32] = value;
-    __syncthreads();
-    for (int i = 0; i < kThreads / 32; ++i) value = max(value, room.sums[i]);
-    return value;
-  };
-  high = max_of_block(high);
-  Word low = ~max_of_block(inverted);
+  high = max_of_block(high, room);
+  Word low = ~max_of_block(inverted, room);
   for (;;) {
     const int shift = max(0, 64 - __clzll(static_cast<long long>(high - low)) - kBinBits);
     __syncthreads();
@@ -333,13 +374,13 @@ __global__ void __launch_bounds__(kThreads) list_kernel(const __grid_constant__ 
   for (int i = threadIdx.x; i < 2 * kSamplingBins; i += kThreads) row.counts()[i] = 0;
 }
 
-__global__ void __launch_bounds__(kThreads) draw_kernel(const __grid_constant__ GpuSamplingArgs args) {
+__global__ void __launch_bounds__(kThreads)
+    draw_kernel(const __grid_constant__ GpuSamplingArgs args, const __grid_constant__ GpuAdvanceArgs next) {
   __shared__ Room room;
   begin_at_once();
   const Row row(args);
   float logits[kEach];
   load_chunk(args, logits);
-  if (!is_finite_rank(row.best)) return;
   const Word cut = __ldcg(&row.state.cut);
   auto weight_of = [&](float logit, int id) -> Word {
     const Word weight = row.weight(logit);
@@ -354,46 +395,27 @@ __global__ void __launch_bounds__(kThreads) draw_kernel(const __grid_constant__ 
   if (threadIdx.x == 0) sums[blockIdx.x] = sum;
   if (!is_last_block(row.state.arrivals[2], room)) return;
 
-  auto sum_of_chunk = [&](int i) { return __ldcg(sums + i); };
-  uint64_t random = row.state.random;
-  const Word point = high_product(next_random(random), sum_of(chunks, sum_of_chunk, room));
-  const Located chunk = locate(chunks, point, sum_of_chunk, room);
-  const int64_t first = static_cast<int64_t>(chunk.index) * kSamplingChunk;
-  const float* const there = args.logits + blockIdx.y * args.vocab + first;
-  const int count = static_cast<int>(min(args.vocab - first, static_cast<int64_t>(kSamplingChunk)));
-  const Located token = locate(
-      count, point - chunk.before,
-      [&](int i) { return weight_of(__ldcg(there + i), static_cast<int>(first) + i); }, room);
-  if (threadIdx.x != 0) return;
-  args.best[blockIdx.y] = rank_of(__ldcg(there + token.index), static_cast<int>(first) + token.index);
-  row.state.random = random;
-  row.state.depth = 0;
-}
-
-// What polls this machine's memory sees a word as a whole; nothing else is ordered by it.
-__device__ inline void publish(uint64_t* to, uint64_t word) {
-  asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(to), "l"(word) : "memory");
-}
-
-__global__ void advance_kernel(const GpuAdvanceArgs args) {
-  begin_at_once();
-  const int64_t step = *args.step;
-  for (int64_t i = threadIdx.x; i < args.count; i += blockDim.x) {
-    AttentionSequence& sequence = args.sequences[i];
-    const Word best = args.best[i];
-    args.best[i] = 0;
-    const int32_t chosen = is_finite_rank(best) ? id_of_rank(best) : -1;
-    if (args.seen && chosen >= 0) args.seen[i * seen_words(args.vocab) + chosen / 32] |= 1u << chosen % 32;
-    args.ids[i] = max(0, chosen);
-    publish(args.history + step % args.history_steps * args.count + i, history_word(step, chosen));
-    // A sequence that has ended may be computed on; it must not leave its cache.
-    if (sequence.position + 1 < sequence.capacity) {
-      ++sequence.position;
-      ++args.positions[i];
-    }
+  Word chosen = row.best;  // where it is not finite, no token has a weight
+  if (is_finite_rank(chosen)) {
+    auto sum_of_chunk = [&](int i) { return __ldcg(sums + i); };
+    uint64_t random = row.state.random;
+    const Word point = high_product(next_random(random), sum_of(chunks, sum_of_chunk, room));
+    const Located chunk = locate(chunks, point, sum_of_chunk, room);
+    const int64_t first = static_cast<int64_t>(chunk.index) * kSamplingChunk;
+    const float* const there = args.logits + blockIdx.y * args.vocab + first;
+    const int count = static_cast<int>(min(args.vocab - first, static_cast<int64_t>(kSamplingChunk)));
+    const Located token = locate(
+        count, point - chunk.before,
+        [&](int i) { return weight_of(__ldcg(there + i), static_cast<int>(first) + i); }, room);
+    chosen = rank_of(__ldcg(there + token.index), static_cast<int>(first) + token.index);
+    if (threadIdx.x == 0) row.state.random = random;
   }
-  __syncthreads();
-  if (threadIdx.x == 0) *args.step = step + 1;
+  if (threadIdx.x == 0) row.state.depth = 0;
+  if (next.ids) {
+    advance(args, next, chosen);
+  } else if (threadIdx.x == 0) {
+    args.best[blockIdx.y] = chosen;
+  }
 }
 
 // A block for each row: for many of them.
@@ -417,19 +439,18 @@ __global__ void argmax_kernel(const float* x, int64_t vocab, int32_t* out, bool 
 
 }  // namespace
 
-void gpu_sample(const GpuSamplingArgs& args, void* stream) {
+void gpu_sample(const GpuSamplingArgs& args, void* stream) { gpu_sample(args, {}, stream); }
+
+void gpu_sample(const GpuSamplingArgs& args, const GpuAdvanceArgs& next, void* stream) {
   const dim3 grid(static_cast<unsigned>(sampling_chunks(args.vocab)), static_cast<unsigned>(args.rows));
-  launch(best_kernel, grid, dim3(kThreads), 0, stream, args);
-  if (!args.rule.draws()) return;
+  const bool draws = args.rule.draws();
+  launch(best_kernel, grid, dim3(kThreads), 0, stream, args, draws ? GpuAdvanceArgs{} : next);
+  if (!draws) return;
   if (args.histograms) {
     launch(histogram_kernel, grid, dim3(kThreads), 0, stream, args);
     launch(list_kernel, grid, dim3(kThreads), 0, stream, args);
   }
-  launch(draw_kernel, grid, dim3(kThreads), 0, stream, args);
-}
-
-void gpu_advance(const GpuAdvanceArgs& args, void* stream) {
-  launch(advance_kernel, dim3(1), dim3(kThreads), 0, stream, args);
+  launch(draw_kernel, grid, dim3(kThreads), 0, stream, args, next);
 }
 
 void gpu_argmax(const float* x, int64_t rows, int64_t vocab, int32_t* out, bool only_finite, void* stream) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "ops/attention_args.h"
+#include "ops/cuda/elementwise_gpu.h"
 #include "ops/sampling_args.h"
 
 #include <cstdint>
@@ -15,12 +16,12 @@ constexpr int64_t sampling_chunks(int64_t vocab) { return (vocab + kSamplingChun
 constexpr int64_t seen_words(int64_t vocab) { return (vocab + 31) / 32; }
 
 // What a row's blocks tell each other. Zero at first but for `random`, and when a token has been chosen but
-// for `random` and `cut`.
+// for `random`, `cut` and the bins.
 struct GpuSamplingState {
   uint64_t random = 0;
   unsigned long long cut = 0;           // the least rank of a candidate
   uint32_t depth = 0;                   // the smallest finite logit, larger for a smaller one
-  uint32_t arrivals[3] = {};            // of blocks in a kernel
+  uint32_t arrivals[3] = {};            // of blocks in `histogram`, `list` and what chooses the token
   uint32_t listed = 0;                  // ranks in the list
   int32_t first_bin = 0, last_bin = 0;  // whose ranks are to be listed
 };
@@ -50,21 +51,22 @@ constexpr bool is_of_step(uint64_t word, int64_t step) {
 }
 constexpr int32_t token_of(uint64_t word) { return static_cast<int32_t>(static_cast<uint32_t>(word)); }
 
-// From one decoding step to the next: the tokens chosen become the ids, positions move on, and the tokens are
-// kept at history [step % history_steps][count], which may be this machine's memory if it is pinned: -1 where
-// no logit, or an infinite one, was the largest (the id is 0 then). A sequence at the end of its cache stays
-// there.
+// From one decoding step to the next, row by row, as soon as a row has its token: the token becomes its id,
+// its position moves on, and `hidden` gets the id's embedding. The token is noted among those seen, where
+// there is a penalty, and kept at history [step % history_steps][rows], which may be this machine's memory if
+// it is pinned: -1 where no logit, or an infinite one, was the largest (the id is 0 then). A sequence at the
+// end of its cache stays there.
 struct GpuAdvanceArgs {
-  unsigned long long* best = nullptr;  // [count], of gpu_sample; zero afterwards
-  uint32_t* seen = nullptr;            // of gpu_sample, or null; the tokens are noted there
-  int64_t vocab = 0;
-  int32_t *ids = nullptr, *positions = nullptr;
-  AttentionSequence* sequences = nullptr;
-  uint64_t* history = nullptr;  // see history_word
-  int64_t* step = nullptr;
-  int64_t count = 0, history_steps = 1;
+  int32_t *ids = nullptr, *positions = nullptr;  // [rows]
+  AttentionSequence* sequences = nullptr;        // [rows], of the same positions
+  uint64_t* history = nullptr;                   // see history_word
+  int64_t* steps = nullptr;                      // [rows]; of each row, which others need not wait for
+  int64_t history_steps = 1;
+  GpuEmbeddingTable table;
+  float* hidden = nullptr;  // [rows, table.width], or null: no embedding
 };
-void gpu_advance(const GpuAdvanceArgs& args, void* stream);
+// The same, and then what GpuAdvanceArgs says; best[r] is zero again.
+void gpu_sample(const GpuSamplingArgs& args, const GpuAdvanceArgs& next, void* stream);
 
 // As argmax in ops/softmax.h; with only_finite also -1 where the largest is infinite.
 void gpu_argmax(const float* x, int64_t rows, int64_t vocab, int32_t* out, bool only_finite, void* stream);

@@ -1,5 +1,7 @@
 // Sampling on a GPU gives the very tokens that it gives on the CPU.
 #include "ops/cuda/gpu_test_support.h"
+#include "ops/cuda/weights_gpu.h"
+#include "ops/elementwise.h"
 #include "ops/sampling.h"
 
 #include <functional>
@@ -15,6 +17,38 @@ class GpuSamplingTest : public testing::GpuTest {
   Tensor bytes_there(const std::vector<T>& values) {
     const int64_t bytes = static_cast<int64_t>(values.size() * sizeof(T));
     return copied_to(*queue_, Tensor::borrow(nullptr, values.data(), DType::kU8, {bytes}));
+  }
+
+  template <class T>
+  std::vector<T> read(const T* from, int64_t count) {
+    std::vector<T> values(static_cast<size_t>(count));
+    queue_->copy_out(values.data(), from, values.size() * sizeof(T));
+    return values;
+  }
+
+  // What sampling moves on: of sequences at position 7, one for each capacity.
+  struct Decoding {
+    Tensor ids, positions, sequences, history, steps;
+    GpuAdvanceArgs args;
+  };
+  Decoding decoding(const std::vector<int64_t>& capacities, int64_t history_steps) {
+    const size_t rows = capacities.size();
+    std::vector<AttentionSequence> sequences(rows);
+    for (size_t row = 0; row < rows; ++row)
+      sequences[row].position = 7, sequences[row].capacity = capacities[row];
+    Decoding made{bytes_there(std::vector<int32_t>(rows, -2)),
+                  bytes_there(std::vector<int32_t>(rows, 7)),
+                  bytes_there(sequences),
+                  bytes_there(std::vector<uint64_t>(rows * static_cast<size_t>(history_steps))),
+                  bytes_there(std::vector<int64_t>(rows)),
+                  {}};
+    made.args = {.ids = static_cast<int32_t*>(made.ids.mutable_bytes()),
+                 .positions = static_cast<int32_t*>(made.positions.mutable_bytes()),
+                 .sequences = static_cast<AttentionSequence*>(made.sequences.mutable_bytes()),
+                 .history = static_cast<uint64_t*>(made.history.mutable_bytes()),
+                 .steps = static_cast<int64_t*>(made.steps.mutable_bytes()),
+                 .history_steps = history_steps};
+    return made;
   }
 
   // Some draws in a row from the same logits.
@@ -143,31 +177,11 @@ TEST_F(GpuSamplingTest, StepsWithoutTheHostGiveWhatTheHostGives) {
     Tensor logits_there = bytes_there(logits);
     float* const scores = static_cast<float*>(logits_there.mutable_bytes());
     const GpuSampling sampling(gpu_, rule, scores, kVocab, rows);
-    Tensor ids = bytes_there(std::vector<int32_t>(kRows)),
-           positions = bytes_there(std::vector<int32_t>(kRows, 7)),
-           step = bytes_there(std::vector<int64_t>(1)),
-           history = bytes_there(std::vector<uint64_t>(kRows * kSteps));
-    std::vector<AttentionSequence> sequences(kRows);
-    for (AttentionSequence& sequence : sequences) sequence.position = 7, sequence.capacity = 100;
-    sequences[1].capacity = 10;
-    Tensor sequences_there = bytes_there(sequences);
+    const Decoding next = decoding({100, 10, 100}, kSteps);
     std::vector<int32_t> expected;
     for (int64_t i = 0; i < kSteps; ++i) {
       queue_->copy_in(scores, logits.data(), logits.size() * sizeof(float));
-      if constexpr (kHasCuda) {
-        gpu_sample(sampling.args(), queue_->stream());
-        gpu_advance({.best = sampling.args().best,
-                     .seen = sampling.args().seen,
-                     .vocab = kVocab,
-                     .ids = static_cast<int32_t*>(ids.mutable_bytes()),
-                     .positions = static_cast<int32_t*>(positions.mutable_bytes()),
-                     .sequences = static_cast<AttentionSequence*>(sequences_there.mutable_bytes()),
-                     .history = static_cast<uint64_t*>(history.mutable_bytes()),
-                     .step = static_cast<int64_t*>(step.mutable_bytes()),
-                     .count = kRows,
-                     .history_steps = kSteps},
-                    queue_->stream());
-      }
+      gpu_sample(sampling.args(), next.args, queue_->stream());
       std::vector<float> here = logits;
       std::vector<int32_t> chosen(kRows);
       for (size_t row = 0; row < kRows; ++row) rows[row].previous = previous[row];
@@ -175,22 +189,103 @@ TEST_F(GpuSamplingTest, StepsWithoutTheHostGiveWhatTheHostGives) {
       for (size_t row = 0; row < kRows; ++row) previous[row].push_back(chosen[row]);
       expected.insert(expected.end(), chosen.begin(), chosen.end());
     }
-    std::vector<uint64_t> words(expected.size());
-    std::vector<int32_t> got, moved(kRows);
-    queue_->copy_out(words.data(), history.bytes(), history.byte_count());
+    const std::vector<uint64_t> words = read(next.args.history, kRows * kSteps);
+    std::vector<int32_t> got;
     for (size_t i = 0; i < words.size(); ++i) {
       EXPECT_TRUE(is_of_step(words[i], static_cast<int64_t>(i) / kRows)) << i;
       got.push_back(token_of(words[i]));
     }
     EXPECT_EQ(got, expected) << "temperature " << rule.temperature << ", top_k " << rule.top_k;
-    queue_->copy_out(moved.data(), positions.bytes(), positions.byte_count());
-    EXPECT_EQ(moved, (std::vector<int32_t>{19, 9, 19})) << "a sequence stays inside its cache";
-    std::vector<GpuSamplingState> states(kRows);
-    queue_->copy_out(states.data(), sampling.args().states, states.size() * sizeof states[0]);
-    for (size_t row = 0; row < kRows; ++row) {
-      EXPECT_EQ(states[row].listed, 0u);
-      EXPECT_EQ(states[row].depth, 0u);
-      EXPECT_EQ(states[row].random, rule.draws() ? random[row] : 0);
+    EXPECT_EQ(read(next.args.positions, kRows), (std::vector<int32_t>{19, 9, 19}))
+        << "a sequence stays inside its cache";
+    const std::vector<GpuSamplingState> states = read(sampling.args().states, kRows);
+    for (size_t row = 0; row < kRows; ++row) EXPECT_EQ(states[row].random, rule.draws() ? random[row] : 0);
+  }
+}
+
+// After each step all is as the next one wants it, also for rows that have no token.
+TEST_F(GpuSamplingTest, EachStepLeavesWhatTheNextOneBeginsWith) {
+  constexpr int64_t kRows = 4, kVocab = 4100, kSteps = 5, kHistory = 2;
+  Numbers numbers(4);
+  const auto dense = [&](int64_t width) {
+    const std::vector<float> values = numbers.normals(kVocab * width);
+    return converted(Tensor::borrow(nullptr, values.data(), DType::kF32, {kVocab, width}), DType::kBF16);
+  };
+  const Weight tables[] = {dense(2056), dense(100),
+                           testing::make_quantized(kVocab, 576, 4, 128, true, true, numbers),
+                           testing::make_quantized(kVocab, 1152, 8, 32, false, false, numbers)};
+  for (const Weight& table : tables) {
+    const int64_t width = in_features(table);
+    const Weight table_there = to_gpu(gpu_, table);
+    for (const SamplingRule& rule :
+         {SamplingRule{},
+          {.repetition_penalty = 1.5f},
+          {.temperature = 1},
+          {.temperature = 1, .top_k = 40, .top_p = 0.9f, .repetition_penalty = 1.3f}}) {
+      std::vector<std::vector<int32_t>> previous = {{1, 2, 3}, {}, {4099, 4099, 32, 31}, {0}};
+      std::vector<uint64_t> random = {11, 22, 33, 44};
+      std::vector<SamplingRow> rows;
+      for (size_t row = 0; row < kRows; ++row) rows.push_back({previous[row], &random[row]});
+      Tensor scores_there = room(DType::kF32, kRows * kVocab), hidden = room(DType::kF32, kRows * width);
+      float* const scores = scores_there.mutable_data<float>();
+      const GpuSampling sampling(gpu_, rule, scores, kVocab, rows);
+      Decoding next = decoding({100, 9, 100, 11}, kHistory);
+      next.args.table = gpu_embedding_table(table_there);
+      next.args.hidden = hidden.mutable_data<float>();
+      for (int64_t step = 0; step < kSteps; ++step) {
+        std::vector<float> logits = numbers.normals(kRows * kVocab, 2);
+        if (step == 1) std::fill_n(logits.begin() + kVocab, kVocab, NAN);
+        if (step == 1) logits[2 * kVocab + 5] = INFINITY;
+        if (step == 3) std::fill_n(logits.begin() + 2 * kVocab, 2 * kVocab, -INFINITY);
+        queue_->copy_in(scores, logits.data(), logits.size() * sizeof(float));
+        gpu_sample(sampling.args(), next.args, queue_->stream());
+        std::vector<int32_t> chosen(kRows), ids;
+        for (size_t row = 0; row < kRows; ++row) rows[row].previous = previous[row];
+        sample(cpu_, rule, logits.data(), kVocab, rows, chosen.data());
+        for (size_t row = 0; row < kRows; ++row) {
+          ids.push_back(std::max(0, chosen[row]));
+          if (chosen[row] >= 0) previous[row].push_back(chosen[row]);
+        }
+        const std::string what = fmt::format("width {}, temperature {}, penalty {}, step {}", width,
+                                             rule.temperature, rule.repetition_penalty, step);
+        const auto at = [&](int64_t capacity) {
+          return static_cast<int32_t>(std::min(8 + step, capacity - 1));
+        };
+        const std::vector<int32_t> positions = {at(100), at(9), at(100), at(11)};
+        EXPECT_EQ(read(next.args.ids, kRows), ids) << what;
+        EXPECT_EQ(read(next.args.positions, kRows), positions) << what;
+        EXPECT_EQ(read(next.args.steps, kRows), std::vector<int64_t>(kRows, step + 1)) << what;
+        EXPECT_EQ(read(sampling.args().best, kRows), std::vector<unsigned long long>(kRows)) << what;
+        const auto words = read(next.args.history + step % kHistory * kRows, kRows);
+        const auto sequences = read(next.args.sequences, kRows);
+        const auto states = read(sampling.args().states, kRows);
+        for (size_t row = 0; row < kRows; ++row) {
+          EXPECT_EQ(words[row], history_word(step, chosen[row])) << what;
+          EXPECT_EQ(sequences[row].position, positions[row]) << what;
+          EXPECT_EQ(states[row].random, rule.draws() ? random[row] : 0) << what;
+          EXPECT_EQ(states[row].depth, 0u) << what;
+          EXPECT_EQ(states[row].listed, 0u) << what;
+          for (const uint32_t arrivals : states[row].arrivals) EXPECT_EQ(arrivals, 0u) << what;
+        }
+        if (const auto* histograms = sampling.args().histograms) {
+          for (const auto word : read(histograms, kRows * 2 * kSamplingBins)) ASSERT_EQ(word, 0u) << what;
+        }
+        if (sampling.args().seen) {
+          std::vector<uint32_t> seen(static_cast<size_t>(kRows * seen_words(kVocab)));
+          for (size_t row = 0; row < kRows; ++row) {
+            for (const int32_t id : previous[row])
+              seen[row * static_cast<size_t>(seen_words(kVocab)) + static_cast<size_t>(id / 32)] |=
+                  1u << id % 32;
+          }
+          EXPECT_EQ(read(sampling.args().seen, kRows * seen_words(kVocab)), seen) << what;
+        }
+        Tensor embedded = room(DType::kF32, kRows * width);
+        embedding(gpu_, table_there, ids, embedded.mutable_data<float>());
+        EXPECT_TRUE(testing::same_bits(back(hidden), back(embedded))) << what;
+        std::vector<float> here(static_cast<size_t>(kRows * width));
+        embedding(cpu_, table, ids, here.data());
+        EXPECT_EQ(back(hidden), here) << what;
+      }
     }
   }
 }

@@ -125,35 +125,16 @@ __device__ inline void multiply_rows(float (&sum)[32], const Operand& a, uint64_
       : "r"(a.pair[0]), "r"(a.pair[1]), "r"(a.pair[2]), "r"(a.pair[3]), "l"(b));
 }
 
-// sum = a b, or plus sum where `adds` is 1 and not 0: 64 x kBlocks * 8, over 16 columns of the rows of b, in
-// pieces; a: as of mma.m16n8k16 for each warp. sum: [block of eight][j].
-template <int kBlocks>
-__device__ inline void multiply_few(float (&sum)[kBlocks][4], const Operand& a, uint64_t b, int adds) {
-  static_assert(kBlocks == 1 || kBlocks == 2 || kBlocks == 4);
+// sum = a b, or plus sum where `adds` is 1 and not 0: 64 x 32, over 16 columns of the rows of b, in pieces;
+// a: as of mma.m16n8k16 for each warp. sum: [block of eight][j].
+__device__ inline void multiply_few(float (&sum)[4][4], const Operand& a, uint64_t b, int adds) {
   float* const s = sum[0];
-  if constexpr (kBlocks == 1) {
-    asm volatile(
-        "{ .reg .pred adds; setp.ne.b32 adds, %9, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0,%1,%2,%3}, {%4,%5,%6,%7}, %8, adds, 1, 1, "
-        "0; }"
-        : "+f"(s[0]), "+f"(s[1]), "+f"(s[2]), "+f"(s[3])
-        : "r"(a.pair[0]), "r"(a.pair[1]), "r"(a.pair[2]), "r"(a.pair[3]), "l"(b), "r"(adds));
-  } else if constexpr (kBlocks == 2) {
-    asm volatile(
-        "{ .reg .pred adds; setp.ne.b32 adds, %13, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7}, {%8,%9,%10,%11}, "
-        "%12, "
-        "adds, 1, 1, 0; }"
-        : LOWBIT_8_SUMS(s, 0)
-        : "r"(a.pair[0]), "r"(a.pair[1]), "r"(a.pair[2]), "r"(a.pair[3]), "l"(b), "r"(adds));
-  } else {
-    asm volatile(
-        "{ .reg .pred adds; setp.ne.b32 adds, %21, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,"
-        "%14,%15}, {%16,%17,%18,%19}, %20, adds, 1, 1, 0; }"
-        : LOWBIT_8_SUMS(s, 0), LOWBIT_8_SUMS(s, 8)
-        : "r"(a.pair[0]), "r"(a.pair[1]), "r"(a.pair[2]), "r"(a.pair[3]), "l"(b), "r"(adds));
-  }
+  asm volatile(
+      "{ .reg .pred adds; setp.ne.b32 adds, %21, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,"
+      "%14,%15}, {%16,%17,%18,%19}, %20, adds, 1, 1, 0; }"
+      : LOWBIT_8_SUMS(s, 0), LOWBIT_8_SUMS(s, 8)
+      : "r"(a.pair[0]), "r"(a.pair[1]), "r"(a.pair[2]), "r"(a.pair[3]), "l"(b), "r"(adds));
 }
 
 #undef LOWBIT_8_SUMS
@@ -207,17 +188,6 @@ __device__ inline void give_registers() {
 template <int kRegisters>
 __device__ inline void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
-}
-
-// Whether the binary has a kernel's own code for this GPU: what other architectures have of it is empty and
-// takes a handful of registers.
-template <auto kKernel>
-bool has_own_code() {
-  static const bool found = [] {
-    cudaFuncAttributes attributes = {};
-    return cudaFuncGetAttributes(&attributes, kKernel) == cudaSuccess && attributes.numRegs > 64;
-  }();
-  return found;
 }
 
 }  // namespace
