@@ -224,27 +224,19 @@ struct Layers {
     norm_rows.factors = static_cast<float*>(take(rows * 4));
     const int64_t kept = kept_rows(rows);
     const GpuKeptRows kept_hidden{.x = static_cast<uint16_t*>(take(kept * kHidden * 2)),
-                                  .rows = static_cast<int>(kept),
                                   .norm_weight = norm,
                                   .squares = static_cast<float*>(take(rows * kHidden / 8 * 4))};
-    const GpuKeptRows kept_inner{.x = static_cast<uint16_t*>(take(kept * kInner * 2)),
-                                 .rows = kept_hidden.rows};
-    const auto tiles_of = [](const GpuDecodeArgs& args) {
-      int64_t tiles = 0;
-      for (int i = 0; i < args.matrices; ++i) tiles += tile_count(args.matrix[i].out);
-      return tiles;
-    };
+    const GpuKeptRows kept_inner{.x = static_cast<uint16_t*>(take(kept * kInner * 2))};
     const auto keeps = [&](const GpuDecodeArgs& args) {
       return keeps_rows(rows, args.in, tiles_of(args), bits, kGroup);
     };
     auto set_x = [&](GpuDecodeArgs& args) {
-      const int64_t tiles = tiles_of(args);
       if (keeps(args)) {
         args.kept = kept_hidden;
         args.hidden = args.norm_weight = nullptr;
         return;
       }
-      if (prepares_in_decode(rows, kHidden, tiles, bits, kGroup)) return;
+      if (prepares_in_decode(rows, kHidden, tiles_of(args), bits, kGroup)) return;
       args.x = norm_rows.to;
       args.factors = norm_rows.factors;
       args.hidden = args.norm_weight = nullptr;

@@ -271,60 +271,46 @@ void launch_kind(const GpuDecodeArgs& args, void* stream) {
                   spans_of<K>(args.in, plan.split));
 }
 
-// How a launch is to be: so many blocks of eight rows, 0 if there is none, and whether many outputs are of
-// long rows.
-struct Choice {
-  int row_blocks = 0;
-  bool is_long = false;
-};
-template <int kBits, bool kFine>
-Choice choice_for(int64_t rows, int64_t in, int64_t tiles) {
-  auto fits = [&]<int kRowBlocks, Outputs kOutputs>() {
+// visit<K>() for the first kind that has room for so many rows; false if there is none.
+template <int kBits, bool kFine, class Visit>
+bool with_batch_kind(int64_t rows, int64_t in, int64_t tiles, const Visit& visit) {
+  const Split split = split_of(in, tiles, kBits);
+  auto visited = [&]<int kRowBlocks, Outputs kOutputs>() {
     using K = BatchKind<kBits, kFine, kRowBlocks, kOutputs>;
-    return rows <= K::kRows &&
-           room_of<K>(in, split_of(in, tiles, kBits), K::kAhead).total <= device().shared_per_block;
+    if (rows > K::kRows || room_of<K>(in, split, K::kAhead).total > device().shared_per_block) return false;
+    visit.template operator()<K>();
+    return true;
   };
-  if (!has_many_tiles(tiles)) {
-    if (fits.template operator()<1, Outputs::kFew>()) return {1};
-    if (fits.template operator()<2, Outputs::kFew>()) return {2};
-    return {fits.template operator()<4, Outputs::kFew>() ? 4 : 0};
+  if (has_many_tiles(tiles)) {
+    return visited.template operator()<1, Outputs::kMany>() ||
+           visited.template operator()<1, Outputs::kManyLong>() ||
+           visited.template operator()<2, Outputs::kMany>() ||
+           visited.template operator()<4, Outputs::kMany>();
   }
-  if (fits.template operator()<1, Outputs::kMany>()) return {1};
-  if (fits.template operator()<1, Outputs::kManyLong>()) return {1, true};
-  if (fits.template operator()<2, Outputs::kMany>()) return {2};
-  return {fits.template operator()<4, Outputs::kMany>() ? 4 : 0};
+  return visited.template operator()<1, Outputs::kFew>() || visited.template operator()<2, Outputs::kFew>() ||
+         visited.template operator()<4, Outputs::kFew>();
 }
 // Of one launch.
 template <int kBits, bool kFine>
 int64_t most_rows(int64_t in, int64_t tiles) {
   for (int64_t rows : {32, 16, 8})
-    if (choice_for<kBits, kFine>(rows, in, tiles).row_blocks > 0) return rows;
+    if (with_batch_kind<kBits, kFine>(rows, in, tiles, [&]<class K>() {})) return rows;
   return 0;
-}
-
-template <int kBits, bool kFine, int kRowBlocks>
-void launch_rows(const GpuDecodeArgs& args, bool is_long, void* stream) {
-  if (!has_many_tiles(tiles_of(args))) {
-    if (args.matrices == kMostMatrices)  // attention follows
-      return launch_kind<BatchKind<kBits, kFine, kRowBlocks, Outputs::kFewBeside>>(args, stream);
-    return launch_kind<BatchKind<kBits, kFine, kRowBlocks, Outputs::kFew>>(args, stream);
-  }
-  if constexpr (kRowBlocks == 1) {
-    if (is_long) return launch_kind<BatchKind<kBits, kFine, kRowBlocks, Outputs::kManyLong>>(args, stream);
-  }
-  launch_kind<BatchKind<kBits, kFine, kRowBlocks, Outputs::kMany>>(args, stream);
 }
 
 template <int kBits, bool kFine>
 bool launch_for(const GpuDecodeArgs& args, void* stream) {
-  const int64_t most = most_rows<kBits, kFine>(args.in, tiles_of(args));
+  const int64_t tiles = tiles_of(args), most = most_rows<kBits, kFine>(args.in, tiles);
   if (most == 0) return false;
   for (int64_t row = 0; row < args.rows; row += most) {
     const GpuDecodeArgs some = rows_of(args, row, std::min(most, args.rows - row));
-    const Choice choice = choice_for<kBits, kFine>(some.rows, some.in, tiles_of(some));
-    if (choice.row_blocks == 1) launch_rows<kBits, kFine, 1>(some, choice.is_long, stream);
-    if (choice.row_blocks == 2) launch_rows<kBits, kFine, 2>(some, false, stream);
-    if (choice.row_blocks == 4) launch_rows<kBits, kFine, 4>(some, false, stream);
+    with_batch_kind<kBits, kFine>(some.rows, some.in, tiles, [&]<class K>() {
+      if constexpr (!K::kMany) {
+        using Beside = BatchKind<kBits, kFine, K::kRowBlocks, Outputs::kFewBeside>;
+        if (some.matrices == kMostMatrices) return launch_kind<Beside>(some, stream);  // attention follows
+      }
+      launch_kind<K>(some, stream);
+    });
   }
   return true;
 }
@@ -346,12 +332,12 @@ int64_t gpu_batch_rows(int64_t in, int64_t tiles, int bits, int64_t group_size) 
 }
 
 bool keeps_rows(int64_t rows, int64_t in, int64_t tiles, int bits, int64_t group_size) {
-  if (rows < 2 || rows > kDecodeRows || in % kUnitInputs != 0 || !has_gpu_batch() ||
-      !fits_gpu_decode(in, bits, group_size)) {
-    return false;
-  }
+  if (rows < 2 || in % kUnitInputs != 0 || rows > gpu_batch_rows(in, tiles, bits, group_size)) return false;
   return with_kind(bits, group_size, [&]<int kBits, bool kFine>() {
-    return choice_for<kBits, kFine>(rows, in, tiles).row_blocks * 8 == kept_rows(rows);
+    bool is_usual = false;  // rather than a kind for more rows
+    with_batch_kind<kBits, kFine>(rows, in, tiles,
+                                  [&]<class K>() { is_usual = K::kRows == kept_rows(rows); });
+    return is_usual;
   });
 }
 

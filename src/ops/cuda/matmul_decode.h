@@ -2,18 +2,18 @@
 // eight rows at the price of one.
 #pragma once
 
+#include "ops/cuda/fragments.h"
 #include "tensor/activations.h"
 
 #include <cstdint>
 
 namespace lowbit {
 
-// Rows as a product of 2 to 32 rows reads them at once (matmul_batch.h). Up to eight: [row][in] BF16. More: of
-// 32 inputs four pieces of `rows` x 16 bytes, where a row's 16 bytes of piece i are inputs 8 c + 2 i and
-// 8 c + 2 i + 1, c = 0 ... 3. in: a multiple of 128.
+// Rows as a product of 2 to 32 rows reads them at once (matmul_batch.h). Up to eight: [row][in] BF16. More:
+// of 32 inputs four pieces of kept_rows(rows) x 16 bytes, where a row's 16 bytes of piece i are inputs 8 c +
+// 2 i and 8 c + 2 i + 1, c = 0 ... 3. in: a multiple of 128.
 struct GpuKeptRows {
   uint16_t* x = nullptr;
-  int rows = 0;                        // 8, 16 or 32 of which there may be fewer: see kept_rows
   const float* norm_weight = nullptr;  // [in]: x is hidden times this; or null
   float* squares = nullptr;            // then: [rows][in / 8], of hidden
 };
@@ -51,6 +51,13 @@ struct GpuDecodeArgs {
   GpuMatrix matrix[kMostMatrices];
 };
 
+// Of 16 outputs, of all matrices of a call.
+inline int64_t tiles_of(const GpuDecodeArgs& args) {
+  int64_t tiles = 0;
+  for (int i = 0; i < args.matrices; ++i) tiles += tile_count(args.matrix[i].out);
+  return tiles;
+}
+
 // The same for rows [first, first + count) of it, which are not kept.
 inline GpuDecodeArgs rows_of(GpuDecodeArgs args, int64_t first, int64_t count) {
   args.rows = count;
@@ -71,8 +78,7 @@ constexpr bool fits_gpu_decode(int64_t in, int bits, int64_t group_size) {
   return in % 8 == 0 && (bits == 16 || group_size == 32 || group_size == 128);
 }
 
-// Whether x may come as hidden, and in a column_order where there is one. tiles: of 16 outputs, of all
-// matrices of the call.
+// Whether x may come as hidden, and in a column_order where there is one. tiles: see tiles_of.
 bool prepares_in_decode(int64_t rows, int64_t in, int64_t tiles, int bits, int64_t group_size);
 
 // Whether x may come as `kept`, from a product whose out is this `in`, and outputs may be left so (`next`).

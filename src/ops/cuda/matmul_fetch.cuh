@@ -240,12 +240,6 @@ const Device& device() {
   return found;
 }
 
-int64_t tiles_of(const GpuDecodeArgs& args) {
-  int64_t tiles = 0;
-  for (int i = 0; i < args.matrices; ++i) tiles += tile_count(args.matrix[i].out);
-  return tiles;
-}
-
 template <class K>
 Plan plan_of(const GpuDecodeArgs& args) {
   Plan plan{};

@@ -45,51 +45,47 @@ GpuMatrix matrix_of(const MatmulOutput& output) {
 
 namespace {
 
-void set_outputs(GpuDecodeArgs& args, std::span<const MatmulOutput> outputs) {
+// Of up to kMostMatrices outputs; what x is comes later.
+GpuDecodeArgs args_of(int64_t tokens, int64_t in, std::span<const MatmulOutput> outputs,
+                      const GpuWeightKind& kind) {
+  GpuDecodeArgs args{.rows = tokens,
+                     .in = in,
+                     .bits = kind.bits,
+                     .group_size = kind.group_size,
+                     .matrices = static_cast<int>(outputs.size())};
   for (size_t i = 0; i < outputs.size(); ++i) args.matrix[i] = matrix_of(outputs[i]);
-}
-
-int64_t tiles_of(std::span<const MatmulOutput> outputs) {
-  int64_t tiles = 0;
-  for (const MatmulOutput& output : outputs) tiles += tile_count(out_features(*output.weight));
-  return tiles;
+  return args;
 }
 
 // Whether the product's x may be kept rows, and its outputs be left so.
-bool keeps(int64_t tokens, int64_t in, std::span<const MatmulOutput> outputs, const GpuWeightKind& kind) {
-  return !kind.column_order && keeps_rows(tokens, in, tiles_of(outputs), kind.bits, kind.group_size);
+bool keeps(const GpuDecodeArgs& args, const GpuWeightKind& kind) {
+  return !kind.column_order && keeps_rows(args.rows, args.in, tiles_of(args), args.bits, args.group_size);
 }
 // Leaves hidden to the next norm's product, or forgets what is there.
 void set_next(GpuDecodeArgs& args, const MatmulOutput& output, bool keeps) {
   if (!output.kept) return;
   output.kept->forget();
   if (!keeps || !output.next_norm || !output.kept->has_room() || args.matrix[0].out % 128 != 0) return;
-  args.matrix[0].next = {output.kept->x(), kept_rows(args.rows), output.next_norm->data<float>(),
-                         output.kept->squares()};
+  args.matrix[0].next = {output.kept->x(), output.next_norm->data<float>(), output.kept->squares()};
   output.kept->keep(*output.next_norm);
 }
 
 // Few rows: outputs of one kind share a launch.
 void multiply_few(const OpContext& context, const uint16_t* x, int64_t tokens, int64_t in,
                   std::span<const MatmulOutput> outputs, const GpuWeightKind& kind) {
-  std::optional<Scratch> gathered;
+  GpuDecodeArgs all = args_of(tokens, in, outputs, kind);
   const bool fits = fits_gpu_decode(in, kind.bits, kind.group_size);
-  const bool prepares = fits && prepares_in_decode(std::min(kDecodeRows, tokens), in, tiles_of(outputs),
+  const bool prepares = fits && prepares_in_decode(std::min(kDecodeRows, tokens), in, tiles_of(all),
                                                    kind.bits, kind.group_size);
+  std::optional<Scratch> gathered;
   if (kind.column_order && !prepares) {
     gathered.emplace(context.workspace->take(static_cast<size_t>(tokens * in) * 2));
     gpu_gather_columns(x, kind.column_order, tokens, in, gathered->as<uint16_t>(), context.gpu->stream());
     x = gathered->as<uint16_t>();
   }
-  GpuDecodeArgs all{.rows = tokens,
-                    .in = in,
-                    .bits = kind.bits,
-                    .group_size = kind.group_size,
-                    .x = x,
-                    .column_order = prepares ? kind.column_order : nullptr,
-                    .matrices = static_cast<int>(outputs.size())};
-  set_outputs(all, outputs);
-  if (outputs.size() == 1) set_next(all, outputs[0], keeps(tokens, in, outputs, kind));
+  all.x = x;
+  all.column_order = prepares ? kind.column_order : nullptr;
+  if (outputs.size() == 1) set_next(all, outputs[0], keeps(all, kind));
   for (int64_t row = 0; row < tokens; row += kDecodeRows) {
     (fits ? gpu_matmul_decode : gpu_matmul_plain)(rows_of(all, row, std::min(kDecodeRows, tokens - row)),
                                                   context.gpu->stream());
@@ -170,31 +166,26 @@ bool multiply_normed(const OpContext& context, const NormedRows& x, int64_t toke
   for (const MatmulOutput& output : outputs)
     if (!(kind_of(*output.weight) == kind)) return false;
 
-  const int64_t most = std::min(kDecodeRows, tokens), tiles = tiles_of(outputs);
+  GpuDecodeArgs all = args_of(tokens, in, outputs, kind);
+  const int64_t most = std::min(kDecodeRows, tokens), tiles = tiles_of(all);
   if (swiglu_to.data && most > gated_decode_rows(in, tiles, kind.bits, kind.group_size)) return false;
-  const bool is_kept = x.kept && x.kept->are_for(*x.weight) && keeps(tokens, in, outputs, kind);
+  const bool is_kept = x.kept && x.kept->are_for(*x.weight) && keeps(all, kind);
   const bool prepares = is_kept || prepares_in_decode(most, in, tiles, kind.bits, kind.group_size);
   std::optional<Scratch> normed, factors;
   if (!prepares) {
     normed.emplace(context.workspace->take(static_cast<size_t>(most * in) * sizeof(uint16_t)));
     factors.emplace(context.workspace->take(static_cast<size_t>(most) * sizeof(float)));
   }
-  GpuDecodeArgs all{.rows = tokens,
-                    .in = in,
-                    .bits = kind.bits,
-                    .group_size = kind.group_size,
-                    .column_order = prepares ? kind.column_order : nullptr,
-                    .hidden = x.hidden,
-                    .norm_weight = x.weight->data<float>(),
-                    .epsilon = x.epsilon,
-                    .swiglu = swiglu_to.data != nullptr,
-                    .matrices = static_cast<int>(outputs.size())};
-  set_outputs(all, outputs);
-  if (swiglu_to.data) all.matrix[0].y = swiglu_to;
+  all.epsilon = x.epsilon;
+  all.swiglu = swiglu_to.data != nullptr;
+  if (all.swiglu) all.matrix[0].y = swiglu_to;
   all.matrix[0].next = swiglu_next;
   if (is_kept) {
-    all.kept = {x.kept->x(), kept_rows(tokens), nullptr, x.kept->squares()};
-    all.hidden = all.norm_weight = nullptr;
+    all.kept = {.x = x.kept->x(), .squares = x.kept->squares()};
+  } else {
+    all.hidden = x.hidden;
+    all.norm_weight = x.weight->data<float>();
+    all.column_order = prepares ? kind.column_order : nullptr;
   }
   for (int64_t row = 0; row < tokens; row += kDecodeRows) {
     GpuDecodeArgs args = rows_of(all, row, std::min(kDecodeRows, tokens - row));
@@ -234,23 +225,17 @@ bool gated_mlp_on_gpu(const OpContext& context, const NormedRows& x, int64_t tok
                       const MatmulOutput& up, const MatmulOutput& down, MatmulMode mode) {
   const MatmulOutput outputs[] = {gate, up};
   const GpuWeightKind kind = kind_of(*gate.weight), down_kind = kind_of(*down.weight);
-  const int64_t in = in_features(*gate.weight), inner = in_features(*down.weight);
-  if (mode != MatmulMode::kDecode || !(kind_of(*up.weight) == kind) || !keeps(tokens, in, outputs, kind) ||
-      !keeps(tokens, inner, std::span(&down, 1), down_kind)) {
+  const int64_t inner = in_features(*down.weight);
+  GpuDecodeArgs args = args_of(tokens, inner, std::span(&down, 1), down_kind);
+  if (mode != MatmulMode::kDecode || !(kind_of(*up.weight) == kind) || !keeps(args, down_kind) ||
+      !keeps(args_of(tokens, in_features(*gate.weight), outputs, kind), kind)) {
     return false;
   }
   const Scratch gated =
       context.workspace->take(static_cast<size_t>(kept_rows(tokens) * inner) * sizeof(uint16_t));
-  const GpuKeptRows kept{.x = gated.as<uint16_t>(), .rows = kept_rows(tokens)};
-  const Activations rows(gated.as<void>(), DType::kBF16);
-  if (!multiply_normed(context, x, tokens, outputs, mode, rows, kept)) return false;
-  GpuDecodeArgs args{.rows = tokens,
-                     .in = inner,
-                     .bits = down_kind.bits,
-                     .group_size = down_kind.group_size,
-                     .kept = kept,
-                     .matrices = 1};
-  args.matrix[0] = matrix_of(down);
+  args.kept = {.x = gated.as<uint16_t>()};
+  if (!multiply_normed(context, x, tokens, outputs, mode, Activations(args.kept.x, DType::kBF16), args.kept))
+    return false;
   set_next(args, down, true);
   gpu_matmul_decode(args, context.gpu->stream());
   return true;
