@@ -139,9 +139,9 @@ __device__ __forceinline__ void fetch_items(const GpuAttentionArgs& args, int gr
       number = __shfl_sync(0xffffffffu, number, 0);
       wait_for_phase(&control.item_read[which], round / 2 % 2 ^ 1);
       finder.find(args, group, number, control.items[which]);
+      arrive(&control.item_written[which]);
     }
     wait_at(kFetchBarrier, kWarpgroup);
-    if (thread == 0) arrive(&control.item_written[which]);
     const Item& item = control.items[which];
     if (item.rows == 0) break;
     if (thread == 0) number = static_cast<int>(gridDim.x) + atomicAdd(args.arrivals, 1);

@@ -166,8 +166,7 @@ __device__ __forceinline__ void multiply_items(const GpuAttentionArgs& args, int
   for (uint32_t round = 0;; ++round) {
     wait_for_phase(&control.item_written[round % 2], round / 2 % 2);
     const Item item = control.items[round % 2];
-    __syncwarp();
-    release(&control.item_read[round % 2]);
+    arrive(&control.item_read[round % 2]);
     if (item.rows == 0) break;
     const int first = item.first_row + warpgroup * 64;
     const int row = first + static_cast<int>(threadIdx.x) % kWarpgroup / 32 * 16 + lane / 4;
@@ -249,8 +248,8 @@ __global__ void __launch_bounds__(kThreads, 1) attention_prompt_kernel(const Gpu
     make_barrier(&control.q_filled, kWarpgroup);
     make_barrier(&control.q_emptied, 4 * kGroups);
     for (int i = 0; i < 2; ++i) {
-      make_barrier(&control.item_written[i], 1);
-      make_barrier(&control.item_read[i], 4 * kGroups);
+      make_barrier(&control.item_written[i], 32);  // by each lane of the warp that finds it
+      make_barrier(&control.item_read[i], kGroups * kWarpgroup);
     }
   }
   __syncthreads();
