@@ -123,7 +123,8 @@ double time_sampling(GpuQueue& queue, const SamplingRule& rule, int64_t rows) {
   for (uint64_t& state : random) sampled.push_back({{}, &(state = sampled.size())});
   const Scratch logits_there = workspace.take(logits.size() * sizeof logits[0]);
   queue.copy_in(logits_there.as<void>(), logits.data(), logits.size() * sizeof logits[0]);
-  const GpuSampling sampling(context, rule, logits_there.as<float>(), kVocab, sampled);
+  GpuSampling sampling(context, rule, logits_there.as<float>(), kVocab, static_cast<int64_t>(sampled.size()));
+  sampling.begin(context, sampled);
   std::vector<AttentionSequence> sequences(static_cast<size_t>(rows));
   const Tensor sequences_there =
       copied_to(queue, Tensor::borrow(nullptr, sequences.data(), DType::kU8,

@@ -48,7 +48,7 @@ struct GenerateResult {
 };
 
 struct GenerateSpeed {
-  double prefill_seconds = 0, decode_seconds = 0;
+  double prefill_seconds = 0, decode_seconds = 0;  // to the first tokens, and from there to the last one
   int64_t prefill_tokens = 0, decode_tokens = 0;  // over all prompts of the call
 };
 

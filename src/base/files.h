@@ -52,6 +52,7 @@ class AtomicFile {
  private:
   std::filesystem::path path_, temporary_;
   int descriptor_ = -1;
+  uint64_t written_ = 0, begun_ = 0;  // bytes; the disk was told to write so many
 };
 
 // fsync of a folder, so that renames inside it survive a power cut.

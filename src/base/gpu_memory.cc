@@ -74,6 +74,10 @@ void* GpuMemory::allocate(size_t bytes) { return allocate(bytes, purpose_.use); 
 
 void* GpuMemory::allocate(size_t bytes, GpuUse use) {
   if (void* const memory = try_allocate(bytes, use)) return memory;
+  fail_for(bytes);
+}
+
+void GpuMemory::fail_for(size_t bytes) const {
   fail(ErrorCode::kOutOfMemory, "{}",
        shortage_text({purpose_, gpu_, bytes, free_bytes(), figures().used, limit_}));
 }

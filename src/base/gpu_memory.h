@@ -38,8 +38,9 @@ class GpuMemory {
   // Aligned to 256 bytes, not initialised. kOutOfMemory names the purpose, what was asked for, what was free,
   // and what helps; kDevice: the driver's answer when it is another.
   void* allocate(size_t bytes);
-  void* allocate(size_t bytes, GpuUse use);      // for another use than the purpose's
-  void* try_allocate(size_t bytes, GpuUse use);  // null instead of kOutOfMemory
+  void* allocate(size_t bytes, GpuUse use);        // for another use than the purpose's
+  void* try_allocate(size_t bytes, GpuUse use);    // null instead of kOutOfMemory
+  [[noreturn]] void fail_for(size_t bytes) const;  // as allocate() does
   void free(void* memory);
 
   // That could still be taken: what the GPU has free, or what the limit leaves.

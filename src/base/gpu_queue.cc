@@ -4,6 +4,9 @@
 #include "base/gpu.h"
 #include "lowbit/bytes.h"
 
+#include <algorithm>
+#include <cstring>
+
 #if LOWBIT_CUDA
 #include <cuda_runtime_api.h>
 #endif
@@ -117,7 +120,7 @@ GpuGraph::GpuGraph(GpuQueue& recorder, GpuQueue& queue, FunctionRef<void()> body
   constexpr const char* kWhat = "recording what the GPU is to do";
   recorder.make_current();
   const cudaStream_t stream = of(recorder.stream());
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), kWhat);
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed), kWhat);
   cudaGraph_t graph = nullptr;
   try {
     body();
@@ -170,7 +173,7 @@ void GpuEvent::hold(GpuQueue& other) {
   check(cudaStreamWaitEvent(of(other.stream()), static_cast<cudaEvent_t>(event_), 0), "waiting for an event");
 }
 
-PinnedMemory::PinnedMemory(size_t bytes) {
+PinnedMemory::PinnedMemory(size_t bytes) : byte_count_(bytes) {
   const cudaError_t error = cudaHostAlloc(&data_, bytes, cudaHostAllocMapped);
   if (error == cudaSuccess) return;
   cudaGetLastError();
@@ -190,7 +193,7 @@ GpuEvent::~GpuEvent() = default;
 void GpuEvent::record() {}
 void GpuEvent::wait(std::string_view) {}
 void GpuEvent::hold(GpuQueue&) {}
-PinnedMemory::PinnedMemory(size_t) {}
+PinnedMemory::PinnedMemory(size_t bytes) : byte_count_(bytes) {}
 PinnedMemory::~PinnedMemory() = default;
 
 GpuQueue::GpuQueue(int gpu, uint64_t) : gpu_(gpu) { require_gpu(gpu); }
@@ -209,5 +212,27 @@ void GpuQueue::wait(std::string_view) {}
 bool GpuQueue::is_idle(std::string_view) { return true; }
 
 #endif
+
+HostWords::HostWords(GpuQueue& queue, int64_t count) : queue_(queue) {
+  constexpr size_t kPage = 4096;
+  const size_t bytes = std::max<size_t>(static_cast<size_t>(count) * sizeof(uint64_t), 1);
+  {
+    std::lock_guard lock(queue_.words_mutex_);
+    for (std::unique_ptr<PinnedMemory>& idle : queue_.idle_words_) {
+      if (idle->byte_count() < bytes) continue;
+      memory_ = std::move(idle);
+      std::swap(idle, queue_.idle_words_.back());
+      queue_.idle_words_.pop_back();
+      break;
+    }
+  }
+  if (!memory_) memory_ = std::make_unique<PinnedMemory>((bytes + kPage - 1) / kPage * kPage);
+  std::memset(memory_->as<void>(), 0, bytes);
+}
+
+HostWords::~HostWords() {
+  std::lock_guard lock(queue_.words_mutex_);
+  queue_.idle_words_.push_back(std::move(memory_));
+}
 
 }  // namespace lowbit

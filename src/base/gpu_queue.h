@@ -7,7 +7,9 @@
 
 #include <cstddef>
 #include <memory>
+#include <mutex>
 #include <string_view>
+#include <vector>
 
 namespace lowbit {
 
@@ -18,6 +20,25 @@ constexpr bool kHasCuda = true;
 #else
 constexpr bool kHasCuda = false;
 #endif
+
+// This machine's memory that kernels write to directly; kOutOfMemory.
+class PinnedMemory {
+ public:
+  explicit PinnedMemory(size_t bytes);
+  ~PinnedMemory();
+  PinnedMemory(const PinnedMemory&) = delete;
+  PinnedMemory& operator=(const PinnedMemory&) = delete;
+
+  size_t byte_count() const { return byte_count_; }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+
+ private:
+  size_t byte_count_;
+  void* data_ = nullptr;
+};
 
 class GpuQueue {
  public:
@@ -56,11 +77,14 @@ class GpuQueue {
   void make_current() const;            // for this thread
 
  private:
+  friend class HostWords;
   void open();
 
   int gpu_;
   std::shared_ptr<GpuMemory> memory_;
   void* stream_ = nullptr;
+  std::mutex words_mutex_;
+  std::vector<std::unique_ptr<PinnedMemory>> idle_words_;
 };
 
 // Until the end of its life memory is taken for this purpose. No queue: nothing.
@@ -83,7 +107,7 @@ class GpuPhase {
 };
 
 // What `body` queues, recorded once and queued again as often as wanted by one call. While it is recorded
-// nothing of it runs, no memory may be taken, and nothing may be waited for. kDevice where the driver refuses.
+// nothing of it runs, and nothing may be waited for. kDevice where the driver refuses.
 class GpuGraph {
  public:
   GpuGraph(GpuQueue& queue, FunctionRef<void()> body) : GpuGraph(queue, queue, body) {}
@@ -119,21 +143,21 @@ class GpuEvent {
   void* event_ = nullptr;
 };
 
-// This machine's memory that kernels write to directly; kOutOfMemory.
-class PinnedMemory {
+// Words that kernels write and the host reads meanwhile; zeros at first. The queue, which outlives them,
+// keeps their memory for whoever asks next: the driver takes a millisecond for some, and another to take it
+// back.
+class HostWords {
  public:
-  explicit PinnedMemory(size_t bytes);
-  ~PinnedMemory();
-  PinnedMemory(const PinnedMemory&) = delete;
-  PinnedMemory& operator=(const PinnedMemory&) = delete;
+  HostWords(GpuQueue& queue, int64_t count);  // kOutOfMemory
+  ~HostWords();                               // the queue is done with what writes to them
+  HostWords(const HostWords&) = delete;
+  HostWords& operator=(const HostWords&) = delete;
 
-  template <class T>
-  T* as() const {
-    return static_cast<T*>(data_);
-  }
+  uint64_t* data() const { return memory_->as<uint64_t>(); }
 
  private:
-  void* data_ = nullptr;
+  GpuQueue& queue_;
+  std::unique_ptr<PinnedMemory> memory_;
 };
 
 }  // namespace lowbit

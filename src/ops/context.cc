@@ -35,20 +35,17 @@ void Workspace::release() {
   idle_.clear();
 }
 
-void Workspace::close() {
-  std::lock_guard lock(mutex_);
-  is_closed_ = true;
-}
-
 void Workspace::free_buffer(void* data, size_t capacity) {
-  if (gpu_) {
+  if (lender_) {
+    const Scratch back(lender_, data, capacity);
+  } else if (gpu_) {
     gpu_->free(data);
   } else {
     free_memory(data, capacity);
   }
 }
 
-Scratch Workspace::take(size_t bytes) {
+std::optional<Scratch> Workspace::take_if_there(size_t bytes) {
   constexpr size_t kAlignment = 64;
   const size_t capacity = kKeepsBuffers || gpu_ ? (bytes + kAlignment) / kAlignment * kAlignment : bytes;
   {
@@ -66,19 +63,25 @@ Scratch Workspace::take(size_t bytes) {
       idle_.erase(idle_.begin() + static_cast<std::ptrdiff_t>(best));
       return scratch;
     }
-    if (is_closed_) fail(ErrorCode::kOutOfMemory, "a closed workspace has no {} bytes", bytes);
   }
-  if (gpu_) {
-    void* data = gpu_->try_allocate(capacity, GpuUse::kWork);
-    if (!data) {
-      release();  // buffers of other sizes
-      data = gpu_->allocate(capacity, GpuUse::kWork);
-    }
-    return Scratch(this, data, capacity);
+  if (lender_) {
+    std::optional<Scratch> lent = lender_->take_if_there(bytes);
+    if (!lent) return std::nullopt;
+    return Scratch(this, std::exchange(lent->data_, nullptr), lent->capacity_);
   }
-  void* const data = allocate_memory(capacity);
-  if (!data) fail(ErrorCode::kOutOfMemory, "{} bytes of scratch memory are not to be had", capacity);
+  void* data = gpu_ ? gpu_->try_allocate(capacity, GpuUse::kWork) : allocate_memory(capacity);
+  if (!data && gpu_) {
+    release();  // buffers of other sizes
+    data = gpu_->try_allocate(capacity, GpuUse::kWork);
+  }
+  if (!data) return std::nullopt;
   return Scratch(this, data, capacity);
+}
+
+Scratch Workspace::take(size_t bytes) {
+  if (std::optional<Scratch> scratch = take_if_there(bytes)) return std::move(*scratch);
+  if (gpu_ && !lender_) gpu_->fail_for(bytes);
+  fail(ErrorCode::kOutOfMemory, "{} bytes of scratch memory are not to be had", bytes);
 }
 
 Tensor allocate(const OpContext& context, DType dtype, Shape shape) {

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -34,6 +35,8 @@ class Scratch {
   }
 
  private:
+  friend class Workspace;
+
   Workspace* owner_;
   void* data_;
   size_t capacity_;
@@ -44,19 +47,22 @@ class Workspace {
  public:
   Workspace() = default;  // this machine's memory
   explicit Workspace(GpuQueue& gpu) : gpu_(gpu.shared_memory()) {}
+  // Takes what it needs from another one on a GPU, which outlives it, and gives it back at its end: until
+  // then nobody else gets it.
+  explicit Workspace(Workspace& lender) : gpu_(lender.gpu_), lender_(&lender) {}
   ~Workspace();
-  Scratch take(size_t bytes);  // kOutOfMemory
-  void release();              // frees all idle buffers
-  void close();                // from now on take() gives what there is, and asks for no more memory
+  Scratch take(size_t bytes);                          // kOutOfMemory
+  std::optional<Scratch> take_if_there(size_t bytes);  // none where there is not so much memory
+  void release();                                      // gives back all idle buffers
 
  private:
   friend class Scratch;
   void free_buffer(void* data, size_t capacity);
 
   std::shared_ptr<GpuMemory> gpu_;  // or null
+  Workspace* lender_ = nullptr;
   std::mutex mutex_;
   std::vector<std::pair<size_t, void*>> idle_;
-  bool is_closed_ = false;
 };
 
 // Kernels forced by name: for every op that has one of that name, or per op. Empty: the first that fits.

@@ -70,7 +70,8 @@ void sample(const OpContext& context, const SamplingRule& rule, float* logits, i
   check_vocab(rule, vocab);
   if constexpr (kHasCuda) {
     if (context.gpu) {
-      const GpuSampling sampling(context, rule, logits, vocab, rows);
+      GpuSampling sampling(context, rule, logits, vocab, static_cast<int64_t>(rows.size()));
+      sampling.begin(context, rows);
       gpu_sample(sampling.args(), context.gpu->stream());
       std::vector<uint64_t> ranks(rows.size());
       context.gpu->copy_out(ranks.data(), sampling.args().best, ranks.size() * sizeof ranks[0]);
@@ -106,15 +107,15 @@ void sample(const OpContext& context, const SamplingRule& rule, float* logits, i
   });
 }
 
-// kept_: the largest ranks, the rows' states, the histograms, then the bits of the tokens seen, filled here
-// in one copy. work_: lists and sums, which need no beginning.
+// kept_: the largest ranks, the rows' states, the histograms, then the bits of the tokens seen, which begin()
+// fills in one copy. work_: lists and sums, which need no beginning.
 GpuSampling::GpuSampling(const OpContext& context, const SamplingRule& rule, float* logits, int64_t vocab,
-                         std::span<const SamplingRow> rows) {
+                         int64_t rows) {
   check_vocab(rule, vocab);
-  const size_t count = rows.size();
+  const size_t count = static_cast<size_t>(rows);
   const bool has_cut = rule.draws() && (rule.top_k > 0 || rule.top_p < 1);
   const bool has_penalty = rule.repetition_penalty != 1;
-  args_ = {.logits = logits, .rows = static_cast<int64_t>(count), .vocab = vocab, .rule = rule};
+  args_ = {.logits = logits, .rows = rows, .vocab = vocab, .rule = rule};
   args_.factor = rule.draws() ? weight_factor(rule.temperature) : 0;
 
   const size_t states_at = count * sizeof(uint64_t);
@@ -122,18 +123,8 @@ GpuSampling::GpuSampling(const OpContext& context, const SamplingRule& rule, flo
   const size_t seen_at =
       histograms_at + (has_cut ? count * 2 * static_cast<size_t>(kSamplingBins) * sizeof(uint64_t) : 0);
   const size_t words = static_cast<size_t>(seen_words(vocab));
-  std::vector<char> all(seen_at + (has_penalty ? count * words * sizeof(uint32_t) : 0));
-  for (size_t row = 0; row < count; ++row) {
-    GpuSamplingState state;
-    if (rule.draws()) state.random = *rows[row].random;
-    std::memcpy(all.data() + states_at + row * sizeof state, &state, sizeof state);
-    if (!has_penalty) continue;
-    std::vector<uint32_t> seen(words);
-    for (const int32_t id : rows[row].previous) seen[static_cast<size_t>(id / 32)] |= 1u << id % 32;
-    std::memcpy(all.data() + seen_at + row * words * sizeof(uint32_t), seen.data(), words * sizeof(uint32_t));
-  }
-  kept_.emplace(context.workspace->take(all.size()));
-  context.gpu->copy_in(kept_->as<void>(), all.data(), all.size());
+  kept_bytes_ = seen_at + (has_penalty ? count * words * sizeof(uint32_t) : 0);
+  kept_.emplace(context.workspace->take(kept_bytes_));
   char* const there = kept_->as<char>();
   args_.best = reinterpret_cast<unsigned long long*>(there);
   args_.states = reinterpret_cast<GpuSamplingState*>(there + states_at);
@@ -145,6 +136,24 @@ GpuSampling::GpuSampling(const OpContext& context, const SamplingRule& rule, flo
                                         sizeof(uint64_t)));
   args_.sums = work_->as<unsigned long long>();
   args_.list = args_.sums + sums;
+}
+
+void GpuSampling::begin(const OpContext& context, std::span<const SamplingRow> rows) {
+  LOWBIT_ASSERT(static_cast<int64_t>(rows.size()) == args_.rows);
+  std::vector<char> all(kept_bytes_);
+  auto here = [&](const void* there) {
+    return all.data() + (static_cast<const char*>(there) - kept_->as<char>());
+  };
+  for (size_t row = 0; row < rows.size(); ++row) {
+    GpuSamplingState state;
+    if (args_.rule.draws()) state.random = *rows[row].random;
+    std::memcpy(here(args_.states + row), &state, sizeof state);
+    if (!args_.seen) continue;
+    std::vector<uint32_t> seen(static_cast<size_t>(seen_words(args_.vocab)));
+    for (const int32_t id : rows[row].previous) seen[static_cast<size_t>(id / 32)] |= 1u << id % 32;
+    std::memcpy(here(args_.seen + row * seen.size()), seen.data(), seen.size() * sizeof(uint32_t));
+  }
+  context.gpu->copy_in(kept_->as<void>(), all.data(), all.size());
 }
 
 }  // namespace lowbit

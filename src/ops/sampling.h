@@ -35,12 +35,13 @@ void sample(const OpContext& context, const SamplingRule& rule, float* logits, i
 // and GpuAdvanceArgs. The addresses stay.
 class GpuSampling {
  public:
-  GpuSampling(const OpContext& context, const SamplingRule& rule, float* logits, int64_t vocab,
-              std::span<const SamplingRow> rows);
+  GpuSampling(const OpContext& context, const SamplingRule& rule, float* logits, int64_t vocab, int64_t rows);
+  void begin(const OpContext& context, std::span<const SamplingRow> rows);  // before the first tokens
   const GpuSamplingArgs& args() const { return args_; }
 
  private:
   std::optional<Scratch> kept_, work_;
+  size_t kept_bytes_ = 0;
   GpuSamplingArgs args_;
 };
 

@@ -43,6 +43,11 @@ void* KvCache::keys(int64_t sequence) {
 void* KvCache::values(int64_t sequence) { return static_cast<char*>(keys(sequence)) + part_bytes_; }
 
 StepData::StepData(const OpContext& ops, std::span<const SequenceTokens> batch, KvCache& cache) {
+  set(ops, batch, cache);
+}
+
+void StepData::set(const OpContext& ops, std::span<const SequenceTokens> batch, KvCache& cache) {
+  sequences_.clear(), ids_.clear(), positions_.clear();
   for (const SequenceTokens& tokens : batch) {
     const int64_t count = static_cast<int64_t>(tokens.ids.size()), start = cache.length(tokens.sequence);
     if (start + count > cache.capacity()) {
@@ -66,7 +71,7 @@ StepData::StepData(const OpContext& ops, std::span<const SequenceTokens> batch, 
   const size_t ids_at = append(ids_), positions_at = append(positions_);
   const size_t arrivals_at =
       append(std::vector<int32_t>(sequences_.size() * static_cast<size_t>(cache.kv_heads())));
-  there_.emplace(ops.workspace->take(all.size()));
+  if (!there_) there_.emplace(ops.workspace->take(all.size()));
   ops.gpu->copy_in(there_->as<void>(), all.data(), all.size());
   sequences_there_ = there_->as<AttentionSequence>();
   ids_there_ = reinterpret_cast<const int32_t*>(there_->as<char>() + ids_at);

@@ -52,6 +52,8 @@ class StepData {
  public:
   // New tokens of sequences of the cache, in its next positions.
   StepData(const OpContext& ops, std::span<const SequenceTokens> batch, KvCache& cache);
+  // Others, as many of as many sequences, in the same memory.
+  void set(const OpContext& ops, std::span<const SequenceTokens> batch, KvCache& cache);
 
   int64_t tokens() const { return static_cast<int64_t>(ids_.size()); }
   TokenIds ids() const { return {ids_, ids_there_}; }

@@ -14,6 +14,8 @@
 #include <algorithm>
 #include <chrono>
 #include <deque>
+#include <memory>
+#include <numeric>
 
 namespace lowbit {
 namespace {
@@ -22,8 +24,9 @@ namespace {
 // small.
 constexpr int64_t kPrefillRows = 2048;
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+using Clock = std::chrono::steady_clock;
+double seconds_between(Clock::time_point start, Clock::time_point end) {
+  return std::chrono::duration<double>(end - start).count();
 }
 
 class Generation {
@@ -49,14 +52,15 @@ class Generation {
   }
 
   void run(GenerateSpeed& speed) {
-    auto start = std::chrono::steady_clock::now();
+    const Clock::time_point start = Clock::now();
+    prepare_to_decode();
     prefill();
-    speed.prefill_seconds += seconds_since(start);
+    const Clock::time_point first_tokens = Clock::now();
+    speed.prefill_seconds += seconds_between(start, first_tokens);
     for (const auto& prompt : prompts_) speed.prefill_tokens += static_cast<int64_t>(prompt.size());
-    start = std::chrono::steady_clock::now();
     while (ops_.gpu ? decode_on_gpu(speed.decode_tokens) : decode_step(speed.decode_tokens)) {
     }
-    speed.decode_seconds += seconds_since(start);
+    speed.decode_seconds += seconds_between(first_tokens, std::max(first_tokens, last_token_));
   }
 
   std::vector<GenerateResult> results() {
@@ -139,6 +143,7 @@ class Generation {
   // The next token of sequence i; may end it.
   void take_token(size_t i, int32_t id) {
     Answer& answer = answers_[i];
+    last_token_ = Clock::now();
     if (!options_.ignore_eos &&
         std::find(state_.eos_ids.begin(), state_.eos_ids.end(), id) != state_.eos_ids.end()) {
       answer.end("eos");
@@ -191,6 +196,19 @@ class Generation {
     return most;
   }
 
+  // Before the prompts are computed. For many it waits until then: what it takes might be missing meanwhile.
+  void prepare_to_decode() {
+    constexpr size_t kMost = 8;
+    const int64_t steps = options_.max_new_tokens - 1;
+    if (!ops_.gpu || prompts_.size() > kMost || !state_.model.has_fixed_weights() ||
+        steps < GpuDecoder::kLeastRecorded)
+      return;
+    const GpuPhase phase(ops_.gpu, forward_purpose(static_cast<int64_t>(prompts_.size())));
+    std::vector<size_t> all(prompts_.size());
+    std::iota(all.begin(), all.end(), 0);
+    prepared_ = std::make_unique<GpuDecoder>(state_.model, ops_, rope_, all, cache_, rule_, steps);
+  }
+
   // Decoding on a GPU, where the tokens stay whatever the options are: until all have ended, or so many that
   // what goes on is worth a smaller batch, behind the steps that are queued already.
   bool decode_on_gpu(int64_t& tokens) {
@@ -198,11 +216,17 @@ class Generation {
     if (batch.empty()) return false;
     const GpuPhase phase(ops_.gpu, forward_purpose(static_cast<int64_t>(batch.size())));
     const std::vector<size_t> sequences = sequences_of(batch);
-    GpuDecoder decoder(state_.model, ops_, rope_, batch, cache_, rule_, sampled_rows(sequences).rows);
+    std::unique_ptr<GpuDecoder> decoder = std::move(prepared_);
+    if (!decoder || batch.size() < prompts_.size()) {
+      decoder.reset();
+      decoder = std::make_unique<GpuDecoder>(state_.model, ops_, rope_, sequences, cache_, rule_,
+                                             most_steps(sequences));
+    }
+    decoder->begin(batch, sampled_rows(sequences).rows);
     for (size_t left = batch.size(); left > 0;) {
-      const int64_t wanted = 2 * left > batch.size() ? most_steps(sequences) : decoder.queued();
+      const int64_t wanted = 2 * left > batch.size() ? most_steps(sequences) : decoder->queued();
       if (wanted == 0) break;
-      const std::span<const int32_t> chosen = decoder.next(wanted);
+      const std::span<const int32_t> chosen = decoder->next(wanted);
       for (size_t row = 0; row < batch.size(); ++row) {
         const size_t i = sequences[row];
         if (answers_[i].is_done()) continue;
@@ -227,6 +251,8 @@ class Generation {
   std::deque<Answer> answers_;
   std::vector<uint64_t> random_;  // a stream for each prompt
   std::vector<int32_t> next_;
+  Clock::time_point last_token_;
+  std::unique_ptr<GpuDecoder> prepared_;  // last: it ends before what it works with
 };
 
 }  // namespace

@@ -6,46 +6,47 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cstring>
 #include <thread>
 
 namespace lowbit {
 namespace {
 
 constexpr int64_t kInFlight = 2;  // steps: while the host looks at one's tokens, the next one runs
-// Recorded, a step is an eighth faster than queued kernel by kernel. Several steps in one graph are no faster
-// than as many graphs. But recording costs the host as much as some steps take: what is to end early does
-// without.
-constexpr int64_t kLeastRecorded = 24;
 
 OpContext with_workspace(OpContext ops, Workspace& workspace) {
   ops.workspace = &workspace;
   return ops;
 }
 
+// Some token for each sequence, until begin() says which.
+std::vector<SequenceTokens> any_tokens(std::span<const size_t> sequences) {
+  static constexpr int32_t kAny = 0;
+  std::vector<SequenceTokens> batch;
+  for (const size_t i : sequences) batch.push_back({static_cast<int64_t>(i), {&kAny, 1}});
+  return batch;
+}
+
 }  // namespace
 
 GpuDecoder::GpuDecoder(const Model& model, const OpContext& ops, const RopeTable& rope,
-                       std::span<const SequenceTokens> batch, KvCache& cache, const SamplingRule& rule,
-                       std::span<const SamplingRow> rows)
+                       std::span<const size_t> sequences, KvCache& cache, const SamplingRule& rule,
+                       int64_t steps)
     : model_(model),
       ops_(ops),
-      graph_workspace_(*ops.gpu),
+      graph_workspace_(*ops.workspace),
       rope_(rope),
       cache_(cache),
-      data_(ops_, batch, cache),
+      data_(ops_, any_tokens(sequences), cache),
       rows_(data_.tokens()),
       hidden_(ops_.workspace->take(static_cast<size_t>(rows_ * model.config().hidden_size) * sizeof(float))),
       logits_(ops_.workspace->take(static_cast<size_t>(rows_ * model.config().vocab_size) * sizeof(float))),
       steps_(ops_.workspace->take(static_cast<size_t>(rows_) * sizeof(int64_t))),
-      sampling_(ops_, rule, logits_.as<float>(), model.config().vocab_size, rows),
-      history_(static_cast<size_t>(kInFlight * rows_) * sizeof(uint64_t)),
-      tokens_(static_cast<size_t>(rows_)),
-      // A step that waits for layers to be copied takes longer than queueing its kernels.
-      may_record_(model.has_fixed_weights()) {
-  ops_.gpu->clear(steps_.as<void>(), static_cast<size_t>(rows_) * sizeof(int64_t));
-  std::memset(history_.as<void>(), 0, static_cast<size_t>(kInFlight * rows_) * sizeof(uint64_t));
-  embed_ids();
+      sampling_(ops_, rule, logits_.as<float>(), model.config().vocab_size, rows_),
+      history_(*ops_.gpu, kInFlight * rows_),
+      tokens_(static_cast<size_t>(rows_)) {
+  // A step that waits for layers to be copied takes longer than queueing its kernels.
+  if (steps >= kLeastRecorded && model.has_fixed_weights())
+    recording_ = std::async(std::launch::async, [this] { return record(); });
 }
 
 // Steps that nobody took still write to what ends here. What failed in them is told to whoever waits next.
@@ -57,7 +58,13 @@ GpuDecoder::~GpuDecoder() {
   }
 }
 
-void GpuDecoder::embed_ids() const { model_.embed(ops_, data_.ids(), hidden_.as<float>()); }
+void GpuDecoder::begin(std::span<const SequenceTokens> batch, std::span<const SamplingRow> rows) {
+  LOWBIT_ASSERT(static_cast<int64_t>(batch.size()) == rows_);
+  data_.set(ops_, batch, cache_);
+  sampling_.begin(ops_, rows);
+  ops_.gpu->clear(steps_.as<void>(), static_cast<size_t>(rows_) * sizeof(int64_t));
+  model_.embed(ops_, data_.ids(), hidden_.as<float>());
+}
 
 void GpuDecoder::queue_step(const OpContext& ops) const {
   if constexpr (kHasCuda) {
@@ -68,7 +75,7 @@ void GpuDecoder::queue_step(const OpContext& ops) const {
                {.ids = const_cast<int32_t*>(data_.ids().on_gpu),
                 .positions = const_cast<int32_t*>(data_.positions()),
                 .sequences = const_cast<AttentionSequence*>(data_.sequences().on_gpu),
-                .history = history_.as<uint64_t>(),
+                .history = history_.data(),
                 .steps = steps_.as<int64_t>(),
                 .history_steps = kInFlight,
                 .table = gpu_embedding_table(model_.embedding_table()),
@@ -77,54 +84,44 @@ void GpuDecoder::queue_step(const OpContext& ops) const {
   }
 }
 
-// By a thread of its own, beside one that queues steps. Nothing where the step before did not leave enough
-// memory: some of it may have been given back on the way, for buffers of other sizes.
+// By a thread of its own, beside one that queues other work. Nothing where there is not enough memory.
 std::unique_ptr<GpuGraph> GpuDecoder::record() {
   GpuQueue recorder(*ops_.gpu, GpuQueue::Beside::kIt);
   OpContext ops = with_workspace(ops_, graph_workspace_);
   ops.gpu = &recorder;
   std::unique_ptr<GpuGraph> graph;
-  graph_workspace_.close();
   try {
     graph = std::make_unique<GpuGraph>(recorder, *ops_.gpu, [&] { queue_step(ops); });
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kOutOfMemory) throw;
+    graph_workspace_.release();
   }
   recorder.wait("recording a decoding step");
   return graph;
 }
 
-// While a graph is recorded no memory may be taken: a step takes it before. Where there is none, steps stay
-// as they are; what was queued of that one is computed again, from the embedding on. Sampling, which moves on
-// to the next step, was not: it comes last and takes no memory.
-void GpuDecoder::begin_to_record() {
-  may_record_ = false;  // again
-  try {
-    queue_step(with_workspace(ops_, graph_workspace_));
-  } catch (const Error& error) {
-    if (error.code() != ErrorCode::kOutOfMemory) throw;
-    embed_ids();
-    return queue_step(ops_);
-  }
-  recording_ = std::async(std::launch::async, [this] { return record(); });
-}
-
-void GpuDecoder::launch(int64_t wanted) {
+void GpuDecoder::launch() {
   if (recording_.valid() && recording_.wait_for(std::chrono::seconds(0)) == std::future_status::ready)
     graph_ = recording_.get();
-  if (graph_) {
-    graph_->launch();
-  } else if (may_record_ && wanted >= kLeastRecorded) {
-    begin_to_record();
-  } else {
-    queue_step(ops_);
+  if (!graph_) {
+    try {
+      queue_step(ops_);
+    } catch (const Error& error) {
+      // What is being recorded may hold the memory. What was queued of the step is computed again, from the
+      // embedding on; sampling, which moves on to the next one, was not: it comes last and takes no memory.
+      if (error.code() != ErrorCode::kOutOfMemory || !recording_.valid()) throw;
+      graph_ = recording_.get();
+      model_.embed(ops_, data_.ids(), hidden_.as<float>());
+      if (!graph_) queue_step(ops_);
+    }
   }
+  if (graph_) graph_->launch();
   ++launched_;
 }
 
 std::span<const int32_t> GpuDecoder::next(int64_t wanted) {
-  while (queued() < std::min(wanted, kInFlight)) launch(wanted - queued());
-  uint64_t* const words = history_.as<uint64_t>() + taken_ % kInFlight * rows_;
+  while (queued() < std::min(wanted, kInFlight)) launch();
+  uint64_t* const words = history_.data() + taken_ % kInFlight * rows_;
   const auto has_come = [&] {
     for (int64_t row = 0; row < rows_; ++row) {
       const uint64_t word = std::atomic_ref(words[row]).load(std::memory_order_relaxed);

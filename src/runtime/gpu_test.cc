@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <gtest/gtest.h>
+#include <numeric>
 #include <optional>
 
 namespace lowbit {
@@ -186,7 +187,7 @@ TEST_F(GpuModel, AnswersEndWithTheContext) {
 }
 
 // What the decoder itself gives: each prompt is computed alone, then the steps are taken together. spare: so
-// many bytes of the memory's limit are left behind the first step.
+// many bytes of the memory's limit are left when a step that is not recorded has what it needs.
 std::vector<std::vector<int32_t>> decoded(const LanguageModel& model,
                                           const std::vector<std::vector<int32_t>>& prompts, int64_t capacity,
                                           int64_t steps, std::optional<int64_t> spare = {}) {
@@ -206,16 +207,23 @@ std::vector<std::vector<int32_t>> decoded(const LanguageModel& model,
     forward(state.model, ops, rope, std::span(&prompt, 1), MatmulMode::kPrefill, cache, hidden.as<float>());
     batch.push_back({i, std::span(&first, 1)});
   }
-  GpuDecoder decoder(state.model, ops, rope, batch, cache, {}, std::vector<SamplingRow>(prompts.size()));
-  std::vector<std::vector<int32_t>> tokens(prompts.size());
+  std::vector<size_t> sequences(prompts.size());
+  std::iota(sequences.begin(), sequences.end(), 0);
+  const std::vector<SamplingRow> rows(prompts.size());
   Tensor taken;
+  if (spare) {
+    GpuDecoder once(state.model, ops, rope, sequences, cache, {}, 1);
+    once.begin(batch, rows);
+    once.next(1);
+    state.workspace->release();
+    const auto left = static_cast<int64_t>(state.gpu->memory().available());
+    taken = Tensor::allocate_on(state.gpu.get(), DType::kU8, {left - *spare});
+  }
+  GpuDecoder decoder(state.model, ops, rope, sequences, cache, {}, steps);
+  decoder.begin(batch, rows);
+  std::vector<std::vector<int32_t>> tokens(prompts.size());
   for (int64_t step = 0; step < steps; ++step) {
-    const std::span<const int32_t> chosen = decoder.next(spare && step == 0 ? 1 : steps - step);
-    if (spare && step == 0) {
-      state.workspace->release();
-      const auto left = static_cast<int64_t>(state.gpu->memory().available());
-      taken = Tensor::allocate_on(state.gpu.get(), DType::kU8, {left - *spare});
-    }
+    const std::span<const int32_t> chosen = decoder.next(steps - step);
     for (size_t i = 0; i < tokens.size(); ++i) tokens[i].push_back(chosen[i]);
     EXPECT_LE(decoder.queued(), steps - step - 1) << "steps that nobody wants";
   }

@@ -21,7 +21,8 @@ std::vector<GpuLibraries::Kind> kinds_of(const Block& block, int64_t rows) {
 
 }  // namespace
 
-GpuWarmUp::GpuWarmUp(std::shared_ptr<GpuLibraries> libraries, const Model& model, int64_t rows) {
+GpuWarmUp::GpuWarmUp(GpuQueue& queue, std::shared_ptr<GpuLibraries> libraries, const Model& model,
+                     int64_t rows) {
   // A batch is seldom as full as it could be, and the library chooses by its rows.
   for (const int64_t typical : {rows, rows * 3 / 4, rows / 2}) {
     if (typical == 0 || model.layer_count() == 0) continue;
@@ -29,12 +30,17 @@ GpuWarmUp::GpuWarmUp(std::shared_ptr<GpuLibraries> libraries, const Model& model
     kinds_.insert(kinds_.end(), kinds.begin(), kinds.end());
   }
   if constexpr (kHasCuda) {
-    done_ = std::async(std::launch::async, [this, libraries = std::move(libraries)] {
+    done_ = std::async(std::launch::async, [this, &queue, libraries = std::move(libraries)] {
+      queue.make_current();
+      try {
+        const HostWords kept_by_the_queue(queue, 1);
+      } catch (const Error&) {  // whoever needs it is told then
+      }
       libraries->gemm_problem();
       if (kinds_.empty()) return;
       try {
         libraries->load_code(kinds_, is_enough_);
-      } catch (const Error&) {  // whoever needs it is told then
+      } catch (const Error&) {  // as above
       }
     });
   }

@@ -108,8 +108,9 @@ bool load_on_gpu(LanguageModel::State& state, int device, const RuntimeOptions& 
   // Who wants room for more than usual will send long prompts. But what is taken for them must not be missing
   // while weights come.
   const bool has_room = plan.needed_bytes + sizes.work <= available;
-  state.warm_up = std::make_shared<GpuWarmUp>(
-      state.libraries, model, tokens > kCacheTokens && has_room ? std::min(tokens, kGpuPrefillRows) : 0);
+  state.warm_up =
+      std::make_shared<GpuWarmUp>(*state.gpu, state.libraries, model,
+                                  tokens > kCacheTokens && has_room ? std::min(tokens, kGpuPrefillRows) : 0);
   try {
     state.streamed_bytes = place_on_gpu(model, state.ops(), sizes, plan, log);
   } catch (const Error& error) {  // someone else has taken what was free

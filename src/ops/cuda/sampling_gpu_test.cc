@@ -176,7 +176,8 @@ TEST_F(GpuSamplingTest, StepsWithoutTheHostGiveWhatTheHostGives) {
     const std::vector<float> logits = numbers.normals(kRows * kVocab, 2);  // the same ones at every step
     Tensor logits_there = bytes_there(logits);
     float* const scores = static_cast<float*>(logits_there.mutable_bytes());
-    const GpuSampling sampling(gpu_, rule, scores, kVocab, rows);
+    GpuSampling sampling(gpu_, rule, scores, kVocab, static_cast<int64_t>(rows.size()));
+    sampling.begin(gpu_, rows);
     const Decoding next = decoding({100, 10, 100}, kSteps);
     std::vector<int32_t> expected;
     for (int64_t i = 0; i < kSteps; ++i) {
@@ -228,7 +229,8 @@ TEST_F(GpuSamplingTest, EachStepLeavesWhatTheNextOneBeginsWith) {
       for (size_t row = 0; row < kRows; ++row) rows.push_back({previous[row], &random[row]});
       Tensor scores_there = room(DType::kF32, kRows * kVocab), hidden = room(DType::kF32, kRows * width);
       float* const scores = scores_there.mutable_data<float>();
-      const GpuSampling sampling(gpu_, rule, scores, kVocab, rows);
+      GpuSampling sampling(gpu_, rule, scores, kVocab, static_cast<int64_t>(rows.size()));
+      sampling.begin(gpu_, rows);
       Decoding next = decoding({100, 9, 100, 11}, kHistory);
       next.args.table = gpu_embedding_table(table_there);
       next.args.hidden = hidden.mutable_data<float>();
