@@ -205,6 +205,29 @@ TEST_F(GpuRun, MakesTheSameFileWithLittleMemory) {
   EXPECT_EQ(run("auto", "on-cpu").peak_gpu_bytes, 0u);
 }
 
+// What forward passes and narrow matrices have left is not missing where a wide one needs the most.
+TEST_F(GpuRun, WideLayersNeedNoMoreThanTheBudget) {
+  write_tiny_model(folder_.path() / "model", {.intermediate = 6016});
+  calibration_.samples.assign(64, std::vector<int32_t>(200));
+  std::mt19937_64 engine(4);
+  for (auto& ids : calibration_.samples) {
+    for (int32_t& id : ids) id = static_cast<int32_t>(engine() % 96);
+  }
+  calibration_.tokens = 64 * 200;
+  run("cuda", "whole");
+  const SourceModel source = load_source(folder_.path() / "model");
+  const CalibrationBatches batches(source.model, calibration_.samples);
+  const GpuBudget budget =
+      gpu_budget(source.model, resolve_settings(source.model, options_), batches, calibration_.tokens);
+  for (const uint64_t spare : {uint64_t{0}, budget.least() / 8, budget.least() / 4, budget.least() / 2}) {
+    SCOPED_TRACE(spare);
+    options_.max_gpu_memory = budget.least() + spare;
+    options_.overwrite = true;
+    run("cuda", "little");
+    EXPECT_TRUE(file("little") == file("whole"));
+  }
+}
+
 // What is kept of layers that were finished is taken up, and the file is that of a run in one go.
 TEST_F(GpuRun, ResumesToTheSameFile) {
   write_tiny_model(folder_.path() / "model", {});

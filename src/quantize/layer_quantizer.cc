@@ -70,7 +70,11 @@ void LayerQuantizer::enter(std::string_view phase) {
   if (!ops_.gpu) return;
   const auto purpose = std::find_if(std::begin(kPurposes), std::end(kPurposes),
                                     [&](const auto& known) { return known.first == phase; });
-  if (purpose != std::end(kPurposes)) ops_.gpu->memory().set_purpose(purpose->second);
+  GpuMemory& memory = ops_.gpu->memory();
+  if (purpose != std::end(kPurposes)) memory.set_purpose(purpose->second);
+  // What an earlier phase has left would serve smaller needs of this one, and then be missing: GpuBudget
+  // counts each as large as it is.
+  if (memory.available() < memory.figures().used) ops_.workspace->release();
 }
 
 void LayerQuantizer::fetch(int64_t layer) {
