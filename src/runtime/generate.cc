@@ -18,10 +18,6 @@
 namespace lowbit {
 namespace {
 
-// Rows of one prefill step: enough to keep the matrix units busy, few enough for the activations to stay
-// small.
-constexpr int64_t kPrefillRows = 2048;
-
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
