@@ -2,6 +2,8 @@
 
 #include "command.h"
 #include "lowbit/error.h"
+#include "lowbit/fields.h"
+#include "lowbit/memory.h"
 #include "lowbit/report.h"
 #include "options.h"
 #include "paths.h"
@@ -15,6 +17,7 @@ namespace {
 
 struct Arguments {
   std::string path, tensor;
+  MemoryEstimateOptions memory;
   Common common;
 };
 
@@ -28,7 +31,7 @@ int run_inspect(const Arguments& arguments) {
     print_line(arguments.common.json ? json : tensor_text(json));
     return kOk;
   }
-  const std::string json = inspect_json(arguments.path);
+  const std::string json = inspect_with_memory_json(arguments.path, arguments.memory);
   print_line(arguments.common.json ? json : inspection_text(json));
   return kOk;
 }
@@ -40,11 +43,16 @@ void add_inspect(CLI::App& app, Run& run) {
       add_command(app, "inspect", "What a model or a safetensors file is, every byte accounted for",
                   "  lowbit inspect qwen2-int4\n"
                   "  prints architecture, bytes by component, bits per weight, format version and\n"
-                  "  which engines run it. With --tensor NAME: dtype, shape and statistics of one.");
+                  "  which engines run it, and estimates the memory to run and to train it.\n"
+                  "  With --tensor NAME: dtype, shape and statistics of one.");
   const auto arguments = std::make_shared<Arguments>();
   command.add_option("PATH", arguments->path, "a model's folder, or a .safetensors file")->required();
-  command.add_option("--tensor", arguments->tensor, "only this tensor, with statistics of its values")
-      ->type_name("NAME");
+  CLI::Option* tensor =
+      command.add_option("--tensor", arguments->tensor, "only this tensor, with statistics of its values")
+          ->type_name("NAME");
+  const Fields fields = option_fields(arguments->memory);
+  add_fields(command, fields, "Memory to run");
+  for (const Field& field : fields) tensor->excludes(command.get_option(option_name(field.name)));
   add_common(command, arguments->common);
   command.callback([arguments, &run] { run = [arguments] { return run_inspect(*arguments); }; });
 }

@@ -34,6 +34,7 @@ struct ClassifyOptions;
 struct PerplexityOptions;
 struct DivergenceOptions;
 struct SpeedOptions;
+struct MemoryEstimateOptions;
 
 Fields option_fields(AffineOptions& options);
 Fields option_fields(GptqOptions& options);
@@ -46,5 +47,6 @@ Fields option_fields(ClassifyOptions& options);
 Fields option_fields(PerplexityOptions& options);
 Fields option_fields(DivergenceOptions& options);
 Fields option_fields(SpeedOptions& options);
+Fields option_fields(MemoryEstimateOptions& options);
 
 }  // namespace lowbit

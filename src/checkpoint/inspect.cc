@@ -3,102 +3,15 @@
 #include "base/fail.h"
 #include "base/sha256.h"
 #include "checkpoint/gptq.h"
-#include "checkpoint/inspect_source.h"
-#include "checkpoint/tensor_kinds.h"
+#include "checkpoint/inspect_summary.h"
 
-#include <cstring>
+#include <cmath>
 #include <set>
 
 namespace lowbit {
 namespace {
 
 namespace fs = std::filesystem;
-
-bool ends_with(std::string_view text, std::string_view ending) {
-  return text.size() >= ending.size() && text.substr(text.size() - ending.size()) == ending;
-}
-
-// The part of a quantized module that a tensor is: codes, zeros, scales, g_idx; "dense" for all others.
-std::string_view kind_of(std::string_view name, const std::set<std::string, std::less<>>& modules) {
-  static constexpr std::pair<std::string_view, std::string_view> kParts[] = {
-      {".qweight", "codes"}, {".qzeros", "zeros"}, {".scales", "scales"}, {".g_idx", "g_idx"}};
-  for (const auto& [ending, kind] : kParts) {
-    if (ends_with(name, ending) && modules.count(name.substr(0, name.size() - ending.size()))) return kind;
-  }
-  return "dense";
-}
-
-struct ComponentBytes {
-  int64_t parameters = 0;
-  std::map<std::string_view, uint64_t> bytes;  // by kind
-  uint64_t total() const {
-    uint64_t sum = 0;
-    for (const auto& [kind, count] : bytes) sum += count;
-    return sum;
-  }
-};
-
-struct Waste {
-  uint64_t head = 0, biases = 0, g_idx = 0, buffers = 0;
-};
-
-struct Summary {
-  std::set<std::string, std::less<>> modules;  // quantized ones
-  std::map<std::string_view, ComponentBytes> components;
-  std::map<std::pair<std::string, std::string>, std::pair<int64_t, uint64_t>>
-      dtypes;  // kind, dtype: tensors, bytes
-  Waste waste;
-  int64_t parameters = 0, quantized_parameters = 0;
-  uint64_t tensor_bytes = 0, quantized_bytes = 0, header_bytes = 0;
-};
-
-Summary summarize(const InspectSource& source) {
-  Summary summary;
-  if (source.checkpoint) {
-    for (const auto& [name, weight] : source.checkpoint->weights) {
-      if (std::holds_alternative<QuantizedTensor>(weight))
-        summary.modules.insert(name.substr(0, name.size() - 7));
-    }
-  } else {
-    for (const auto& [name, tensor] : source.files.tensors) {
-      if (ends_with(name, ".qweight")) summary.modules.insert(name.substr(0, name.size() - 8));
-    }
-  }
-  for (const SafetensorsFile& file : source.files.files) summary.header_bytes += file.header_bytes;
-  for (const auto& [name, tensor] : source.files.tensors) {
-    const uint64_t bytes = tensor.byte_count();
-    const std::string_view component = component_of(name), kind = kind_of(name, summary.modules);
-    summary.tensor_bytes += bytes;
-    summary.components[component].bytes[kind] += bytes;
-    if (kind != "dense") summary.quantized_bytes += bytes;
-    auto& [count, sum] = summary.dtypes[{std::string(kind == "dense" ? component : kind),
-                                         std::string(dtype_name(tensor.dtype()))}];
-    ++count;
-    sum += bytes;
-    const bool is_used = !source.checkpoint || source.checkpoint->weights.count(name) > 0;
-    if (kind == "dense" && !is_used) {
-      (name == "lm_head.weight"   ? summary.waste.head
-       : ends_with(name, ".bias") ? summary.waste.biases
-                                  : summary.waste.buffers) += bytes;
-    } else if (kind == "dense" && is_floating(tensor.dtype())) {
-      summary.components[component].parameters += tensor.element_count();
-    }
-    if (kind == "g_idx" && source.checkpoint) {
-      const auto weight = source.checkpoint->weights.find(name.substr(0, name.size() - 6) + ".weight");
-      if (std::get<QuantizedTensor>(weight->second).column_order.empty()) summary.waste.g_idx += bytes;
-    }
-  }
-  if (source.checkpoint) {
-    for (const std::string& module : summary.modules) {
-      const Weight& weight = source.checkpoint->weights.find(module + ".weight")->second;
-      const int64_t count = out_features(weight) * in_features(weight);
-      summary.components[component_of(module + ".weight")].parameters += count;
-      summary.quantized_parameters += count;
-    }
-  }
-  for (const auto& [name, component] : summary.components) summary.parameters += component.parameters;
-  return summary;
-}
 
 Json components_json(const Summary& summary) {
   Json list = Json::array();
@@ -109,6 +22,28 @@ Json components_json(const Summary& summary) {
     list.push_back(std::move(entry));
   }
   list.push_back(Json::Object{{"component", "headers"}, {"parameters", 0}, {"bytes", summary.header_bytes}});
+  return list;
+}
+
+// Data types with what their numbers can be. Codes count steps of their group's scale.
+Json number_formats_json(const Summary& summary) {
+  Json list = Json::array();
+  for (const auto& [name, count] : summary.number_formats) {
+    NumberRange range{0, 0, 1, 1};
+    if (const std::optional<DType> dtype = parse_dtype(name)) {
+      range = number_range(*dtype);
+    } else {
+      range.largest = std::ldexp(1, std::stoi(name)) - 1;  // "4-bit codes"
+    }
+    list.push_back(Json::Object{{"dtype", name},
+                                {"tensors", count.tensors},
+                                {"parameters", count.parameters},
+                                {"bytes", count.bytes},
+                                {"lowest", range.lowest},
+                                {"largest", range.largest},
+                                {"smallest_normal", range.smallest_normal},
+                                {"step_at_one", range.step_at_one}});
+  }
   return list;
 }
 
@@ -150,7 +85,7 @@ std::string format_text(const Summary& summary, const std::vector<EngineModule>&
     std::string most = "empty";
     uint64_t bytes = 0;
     std::map<std::string, uint64_t> by_type;
-    for (const auto& [key, count] : summary.dtypes) by_type[key.second] += count.second;
+    for (const auto& [key, count] : summary.dtypes) by_type[key.second] += count.bytes;
     for (const auto& [type, count] : by_type) {
       if (count > bytes) most = type, bytes = count;
     }
@@ -209,7 +144,8 @@ Json ties_json(const InspectSource& source, const Summary& summary) {
       source.files.tensors.count("lm_head.weight") > 0 || source.files.tensors.count("lm_head.qweight") > 0;
   return Json::Object{{"tie_word_embeddings", tie && tie->is_bool() ? *tie : Json()},
                       {"head_in_file", has_head},
-                      {"head_repeats_embedding", summary.waste.head > 0}};
+                      {"head_repeats_embedding", summary.waste.head > 0},
+                      {"parameters_counted_once", summary.tied_parameters}};
 }
 
 void add_template(const InspectSource& source, Json& json) {
@@ -263,10 +199,14 @@ std::string inspect_json(const fs::path& path) {
   json.set("components", components_json(summary));
   Json dtypes = Json::array();
   for (const auto& [key, value] : summary.dtypes) {
-    dtypes.push_back(Json::Object{
-        {"kind", key.first}, {"dtype", key.second}, {"tensors", value.first}, {"bytes", value.second}});
+    dtypes.push_back(Json::Object{{"kind", key.first},
+                                  {"dtype", key.second},
+                                  {"tensors", value.tensors},
+                                  {"parameters", value.parameters},
+                                  {"bytes", value.bytes}});
   }
   json.set("dtypes", std::move(dtypes));
+  json.set("number_formats", number_formats_json(summary));
   json.set("ties", ties_json(source, summary));
   uint64_t waste_bytes = 0;
   Json waste = waste_json(summary.waste, waste_bytes);
@@ -288,8 +228,18 @@ std::string inspect_json(const fs::path& path) {
                                  {"tensors", static_cast<int64_t>(file.tensors.size())}});
   }
   json.set("files", std::move(files));
-  json.set("notes", texts(source.notes, false));
-  json.set("warnings", texts(source.notes, true));
+  std::vector<std::string> notes = source.notes;
+  if (summary.tied_parameters > 0) {
+    notes.push_back(fmt::format(
+        "the head is the embedding (tie_word_embeddings): its {} parameters are counted once, there",
+        summary.tied_parameters));
+  }
+  if (!summary.knows_all_parameters) {
+    notes.push_back(
+        "warning: parameters count dense tensors alone: lowbit does not know what the packed ones stand for");
+  }
+  json.set("notes", texts(notes, false));
+  json.set("warnings", texts(notes, true));
   return json.dump(2);
 }
 

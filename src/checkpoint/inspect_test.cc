@@ -94,6 +94,58 @@ TEST(Inspect, WasteIsNamedAndCounted) {
   EXPECT_EQ(json.get("parameters").as_integer(), 64 * 256 + 8 * 256);
 }
 
+const Json& number_format(const Json& json, std::string_view dtype) {
+  for (const Json& format : json.get("number_formats").as_array()) {
+    if (format.get("dtype").as_string() == dtype) return format;
+  }
+  static const Json kNone;
+  ADD_FAILURE() << "no " << dtype;
+  return kNone;
+}
+
+TEST(Inspect, EachNumberFormatHasItsParametersBytesAndRange) {
+  GptqFolder folder;  // 64 x 256 in 4 bits, groups of 128; an embedding of 8 x 256 in BF16
+  folder.write();
+  const Json json = inspect(folder.folder.path());
+  const Json& codes = number_format(json, "4-bit codes");
+  EXPECT_EQ(codes.get("parameters").as_integer(), 64 * 256);  // not the 64 * 32 words
+  EXPECT_EQ(codes.get("bytes").as_integer(), 64 * 256 / 2);
+  EXPECT_EQ(codes.get("largest").as_number(), 15);
+  const Json& dense = number_format(json, "BF16");
+  EXPECT_EQ(dense.get("parameters").as_integer(), 8 * 256);
+  EXPECT_EQ(dense.get("bytes").as_integer(), 2 * 8 * 256);
+  EXPECT_EQ(dense.get("largest").as_number(), 0x1.FEp127);
+  EXPECT_EQ(dense.get("step_at_one").as_number(), 0x1p-7);
+  EXPECT_EQ(number_format(json, "F16").get("parameters").as_integer(), 0);                // scales
+  EXPECT_EQ(number_format(json, "I32").get("bytes").as_integer(), 2 * 64 / 2 + 256 * 4);  // zeros and g_idx
+  int64_t parameters = 0, bytes = 0;
+  for (const Json& format : json.get("number_formats").as_array()) {
+    parameters += format.get("parameters").as_integer();
+    bytes += format.get("bytes").as_integer();
+  }
+  EXPECT_EQ(parameters, json.get("parameters").as_integer());
+  EXPECT_EQ(bytes, json.get("bytes").as_integer() -
+                       json.get("components").as_array().back().get("bytes").as_integer());
+}
+
+TEST(Inspect, ATiedHeadIsCountedOnceAndThatIsSaid) {
+  GptqFolder folder;
+  folder.write();
+  Json json = inspect(folder.folder.path());
+  EXPECT_EQ(json.get("ties").get("parameters_counted_once").as_integer(), 8 * 256);
+  EXPECT_CONTAINS(json.get("notes").dump(), "2048 parameters are counted once");
+  folder.tensors.push_back({"lm_head.weight", Tensor::zeros(DType::kBF16, {8, 256})});  // repeats it
+  folder.write();
+  json = inspect(folder.folder.path());
+  EXPECT_EQ(json.get("ties").get("parameters_counted_once").as_integer(), 8 * 256);
+  EXPECT_EQ(json.get("parameters").as_integer(), 64 * 256 + 8 * 256);
+  folder.config.set("tie_word_embeddings", false);
+  folder.write();
+  json = inspect(folder.folder.path());
+  EXPECT_EQ(json.get("ties").get("parameters_counted_once").as_integer(), 0);
+  EXPECT_EQ(json.get("parameters").as_integer(), 64 * 256 + 2 * 8 * 256);
+}
+
 TEST(Inspect, RemoteCodeStrayFilesAndTemplatesAreReported) {
   GptqFolder folder;
   folder.config.set("auto_map", Json(Json::Object{{"AutoModel", "evil.Model"}}));

@@ -75,6 +75,26 @@ std::string bytes_table(const Json& object, std::string_view key) {
   return table.text();
 }
 
+// What estimate_memory found.
+std::string memory_text(const Json& object) {
+  const Json* memory = object.find("memory");
+  if (!memory || !memory->is_object()) return "";
+  std::string out = section("Memory of the weights",
+                            remaining_text(*memory, {"parameters", "run_unknown", "train_unknown"}));
+  const auto reason = [&](std::string_view key) {
+    const Json* why = memory->find(key);
+    return why && why->is_string() ? wrapped("unknown:", text_of(why)) : std::string();
+  };
+  out += section("Memory to run on the CPU (estimated, with the weights)",
+                 members_text(*memory, "run") + reason("run_unknown"));
+  out += section("Memory to train all parameters with Adam (estimated, without activations)",
+                 objects_table(*memory, "train",
+                               {"dtype", "weight_bytes", "gradient_bytes", "adam_bytes", "total_bytes",
+                                "adam_8bit_bytes", "total_8bit_bytes"}) +
+                     reason("train_unknown"));
+  return out + lines_of(*memory, "notes", "note:");
+}
+
 }  // namespace
 
 std::string inspection_text(std::string_view inspect_json) {
@@ -105,6 +125,11 @@ std::string inspection_text(std::string_view inspect_json) {
   out += section(
       "Data types",
       objects_table(json, "dtypes", {"kind", "component", "dtype", "tensors", "parameters", "bytes"}));
+  out += section("Numbers (codes count steps of their group's scale)",
+                 objects_table(json, "number_formats",
+                               {"dtype", "tensors", "parameters", "bytes", "lowest", "largest",
+                                "smallest_normal", "step_at_one"}));
+  out += memory_text(json);
   out += section("Quantized modules",
                  objects_table(json, "quantized_modules", {"modules", "bits", "group_size"}));
   out += section("Waste", waste_text(json));

@@ -143,6 +143,15 @@ TEST(Inspection, MissingKeysAreLeftOutAndUnknownOnesAreShown) {
     EXPECT_TRUE(holds(text, part)) << part << "\n" << text;
   }
   EXPECT_FALSE(holds(text, "group order")) << text;
+  EXPECT_FALSE(holds(text, "Memory")) << text;
+  const std::string memory =
+      inspection_text(R"({"memory": {"parameters": 5, "footprint_bytes": 2500000, "run": null,
+    "run_unknown": "no config.json", "train": [{"dtype": "bfloat16", "adam_bytes": 4500000}], "train_unknown": null,
+    "notes": ["activations are left out"]}})");
+  for (const char* part :
+       {"2.5 MB", "unknown: no config.json", "bfloat16", "4.5 MB", "activations are left out"}) {
+    EXPECT_TRUE(holds(memory, part)) << part << "\n" << memory;
+  }
   inspection_text("{}");
   testing::error_of(ErrorCode::kCorruptFile, [] { inspection_text("not json"); });
 }

@@ -44,7 +44,10 @@ struct SequenceTokens {
   std::span<const int32_t> ids;
 };
 
-// Rows of prompts that are computed at once on a GPU, which has many units to keep busy.
+// Rows of prompts that are computed at once: enough to keep the matrix units busy, few enough for the
+// activations to stay small.
+constexpr int64_t kPrefillRows = 2048;
+// The same on a GPU, which has many units to keep busy.
 constexpr int64_t kGpuPrefillRows = 16384;
 
 // What a step's operators read beside weights, in one piece of memory for one copy to where they compute.

@@ -20,10 +20,6 @@
 namespace lowbit {
 namespace {
 
-// Rows of one prefill step: enough to keep the matrix units busy, few enough for the activations to stay
-// small.
-constexpr int64_t kPrefillRows = 2048;
-
 using Clock = std::chrono::steady_clock;
 double seconds_between(Clock::time_point start, Clock::time_point end) {
   return std::chrono::duration<double>(end - start).count();

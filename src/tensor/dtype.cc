@@ -1,5 +1,7 @@
 #include "tensor/dtype.h"
 
+#include <cmath>
+
 namespace lowbit {
 namespace {
 
@@ -30,5 +32,38 @@ std::optional<DType> parse_dtype(std::string_view name) {
 }
 
 bool is_floating(DType dtype) { return dtype <= DType::kBF16; }
+
+NumberRange number_range(DType dtype) {
+  // Bits of the significand behind the point, and the exponents of the largest and the smallest normal
+  // number.
+  const auto floating = [](int bits, int most, int least) {
+    const double step = std::ldexp(1, -bits), largest = std::ldexp(2 - step, most);
+    return NumberRange{-largest, largest, std::ldexp(1, least), step};
+  };
+  const auto bits = static_cast<int>(dtype_size(dtype) * 8);
+  switch (dtype) {
+    case DType::kF64:
+      return floating(52, 1023, -1022);
+    case DType::kF32:
+      return floating(23, 127, -126);
+    case DType::kF16:
+      return floating(10, 15, -14);
+    case DType::kBF16:
+      return floating(7, 127, -126);
+    case DType::kI64:
+    case DType::kI32:
+    case DType::kI16:
+    case DType::kI8:
+      return {-std::ldexp(1, bits - 1), std::ldexp(1, bits - 1) - 1, 1, 1};
+    case DType::kU64:
+    case DType::kU32:
+    case DType::kU16:
+    case DType::kU8:
+      return {0, std::ldexp(1, bits) - 1, 1, 1};
+    case DType::kBool:
+      break;
+  }
+  return {0, 1, 1, 1};
+}
 
 }  // namespace lowbit

@@ -15,4 +15,12 @@ std::string_view dtype_name(DType dtype);  // "BF16"
 std::optional<DType> parse_dtype(std::string_view name);
 bool is_floating(DType dtype);
 
+// The numbers that a type can hold.
+struct NumberRange {
+  double lowest = 0, largest = 0;
+  double smallest_normal = 0;  // above 0; below it floating types lose bits
+  double step_at_one = 0;      // from 1 to the next larger number
+};
+NumberRange number_range(DType dtype);
+
 }  // namespace lowbit

@@ -107,5 +107,21 @@ TEST(DType, NamesRoundTrip) {
   EXPECT_FALSE(parse_dtype("F8"));
 }
 
+TEST(DType, RangesAreThoseOfTheFormats) {
+  EXPECT_EQ(number_range(DType::kF32).largest, static_cast<double>(std::numeric_limits<float>::max()));
+  EXPECT_EQ(number_range(DType::kF32).smallest_normal,
+            static_cast<double>(std::numeric_limits<float>::min()));
+  EXPECT_EQ(number_range(DType::kF64).largest, std::numeric_limits<double>::max());
+  EXPECT_EQ(number_range(DType::kF64).step_at_one, std::numeric_limits<double>::epsilon());
+  EXPECT_EQ(number_range(DType::kF16).largest, 65504);
+  EXPECT_EQ(number_range(DType::kF16).smallest_normal, 0x1p-14);
+  EXPECT_EQ(number_range(DType::kBF16).largest, 0x1.FEp127);  // 3.39e38
+  EXPECT_EQ(number_range(DType::kBF16).lowest, -0x1.FEp127);
+  EXPECT_EQ(number_range(DType::kBF16).step_at_one, 0x1p-7);
+  EXPECT_EQ(number_range(DType::kI8).lowest, -128);
+  EXPECT_EQ(number_range(DType::kU8).largest, 255);
+  EXPECT_EQ(number_range(DType::kU32).largest, 4294967295.0);
+}
+
 }  // namespace
 }  // namespace lowbit

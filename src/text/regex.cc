@@ -64,7 +64,21 @@ std::string translate(std::string_view pattern) {
         i = end + 1;
         continue;
       }
-      if (c == '[') unsupported(pattern, "nests character classes, which is not supported");
+      if (c == '[') {
+        // A class in a class is their union, so its members join the outer ones, as long as no hyphen touches
+        // it.
+        const char next = i + 1 < pattern.size() ? pattern[i + 1] : ']';
+        if (next == '^' || next == ']' || out.back() == '-')
+          unsupported(pattern, "nests a negated or empty character class, which is not supported");
+        ++class_depth;
+        continue;
+      }
+      if (c == ']' && class_depth > 1) {
+        if (i + 1 < pattern.size() && pattern[i + 1] == '-')
+          unsupported(pattern, "has a hyphen after a nested character class, which is not supported");
+        --class_depth;
+        continue;
+      }
       if (pattern.substr(i, 2) == "&&")
         unsupported(pattern, "intersects character classes (&&), which is not supported");
       if (c == ']') --class_depth;

@@ -26,12 +26,21 @@ TEST(Regex, ClassesMeanWhatTheyMeanInOniguruma) {
   EXPECT_EQ(matches_of("^b$", "a\nb\nc"), (Strings{"b"}));
 }
 
+TEST(Regex, AClassInAClassIsTheirUnion) {
+  EXPECT_EQ(matches_of("[a[bc]d]+", "xabcdy"), (Strings{"abcd"}));
+  EXPECT_EQ(matches_of("[^a[bc]\\s]+", "xay zc"), (Strings{"x", "y", "z"}));
+  // BLOOM's split: the parentheses and the bar belong to the class.
+  EXPECT_EQ(matches_of(R"( ?[^(\s|[.,!?…。，、।۔،])]+)", "Ab (c|d), e…f"),
+            (Strings{"Ab", "c", "d", " e", "f"}));
+}
+
 TEST(Regex, AnEmptyMatchAfterAMatchDoesNotCount) {
   EXPECT_EQ(matches_of("b*", "abba"), (Strings{"", "bb", ""}));
 }
 
 TEST(Regex, UnsupportedSyntaxIsNamed) {
-  for (const char* bad : {"(", "[a&&b]", "[a[b]]", "(?m:.)", "[\\W]", "\\p{NoSuchScript}", "a{70000}"}) {
+  for (const char* bad : {"(", "[a&&b]", "[a[^b]]", "[a-[b]]", "[[a]-z]", "[a[]b]", "(?m:.)", "[\\W]",
+                          "\\p{NoSuchScript}", "a{70000}"}) {
     const std::string message = testing::error_of(ErrorCode::kUnsupported, [&] { Regex{bad}; });
     EXPECT_NE(message.find(bad), message.npos) << message;
   }

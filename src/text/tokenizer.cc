@@ -85,7 +85,8 @@ class Encoder {
       fail(ErrorCode::kUnsupported, "[tokenizer] the normalizer turns a text into more than {} bytes",
            max_normalized_);
     }
-    if (!state_.added.has_normalized()) return encode_piece(std::move(normalized.text), base == 0);
+    const bool is_start = base == 0 && normalized.keeps_start;
+    if (!state_.added.has_normalized()) return encode_piece(std::move(normalized.text), is_start);
     std::vector<TextSegment> segments;
     state_.added.split(normalized.text, true, filter_, base, normalized.origin, segments);
     for (const TextSegment& segment : segments) {
@@ -93,7 +94,7 @@ class Encoder {
         ids_.push_back(segment.id);
       } else {
         encode_piece(normalized.text.substr(segment.range.begin, segment.range.end - segment.range.begin),
-                     base == 0 && segment.range.begin == 0);
+                     is_start && segment.range.begin == 0);
       }
     }
   }

@@ -49,13 +49,14 @@ TEST_P(SmallTokenizer, AgreesWithHuggingFace) {
     EXPECT_EQ(tokenizer.decode(ids, {.skip_special_tokens = true}), expected.get("skipped").as_string());
     EXPECT_EQ(streamed(tokenizer, ids, {.skip_special_tokens = true}), expected.get("skipped").as_string());
   }
-  EXPECT_EQ(cases, 80);
+  EXPECT_GE(cases, 60);
 }
 
 INSTANTIATE_TEST_SUITE_P(Golden, SmallTokenizer,
-                         ::testing::Values("byte_fallback", "contiguous_prefix_space", "digits_bpe",
-                                           "llama3_ignore_merges", "metaspace_first_unk",
-                                           "metaspace_old_fused", "o200k_added", "suffix_bpe",
+                         ::testing::Values("bloom_bpe", "byte_fallback", "contiguous_prefix_space",
+                                           "digits_bpe", "llama3_ignore_merges", "metaspace_first_unk",
+                                           "metaspace_old_fused", "neox_bpe", "o200k_added", "suffix_bpe",
+                                           "unigram_bytes", "unigram_charsmap", "unigram_lowercase",
                                            "wordpiece_mixed", "wordpiece_untyped"),
                          [](const auto& info) { return std::string(info.param); });
 

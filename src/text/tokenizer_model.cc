@@ -21,9 +21,10 @@ std::unique_ptr<const TokenizerModel> TokenizerModel::from_json(Json& model) {
   const Json* named = model.find("type");
   const std::string type = named != nullptr && !named->is_null() ? named->as_string() : infer_type(model);
   if (type == "BPE") return bpe_from_json(model);
+  if (type == "Unigram") return unigram_from_json(model);
   if (type == "WordPiece") return word_piece_from_json(model);
-  fail(ErrorCode::kUnsupported, "the tokenizer model \"{}\" is not supported (BPE and WordPiece are)",
-       type.substr(0, 100));
+  fail(ErrorCode::kUnsupported,
+       "the tokenizer model \"{}\" is not supported (BPE, Unigram and WordPiece are)", type.substr(0, 100));
 }
 
 }  // namespace lowbit

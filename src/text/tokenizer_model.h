@@ -35,6 +35,7 @@ class TokenizerModel {
 };
 
 std::unique_ptr<const TokenizerModel> bpe_from_json(Json& model);
+std::unique_ptr<const TokenizerModel> unigram_from_json(Json& model);
 std::unique_ptr<const TokenizerModel> word_piece_from_json(Json& model);
 
 }  // namespace lowbit

@@ -32,9 +32,11 @@ class Normalizer::Rewriter {
   Rewriter(const NormalizedText& from, NormalizedText& to, size_t limit)
       : from_(from), to_(to), limit_(limit) {
     to_.text.reserve(from.text.size() + 16);
+    to_.keeps_start = from.keeps_start;
   }
 
   void keep(size_t begin, size_t end) {
+    note_start(begin, end > begin);
     to_.text.append(from_.text, begin, end - begin);
     if (!from_.origin.empty()) {
       to_.origin.insert(to_.origin.end(), from_.origin.begin() + static_cast<ptrdiff_t>(begin),
@@ -45,13 +47,21 @@ class Normalizer::Rewriter {
 
   // `text` stands for what is at byte `source` of the last text.
   void put(std::string_view text, size_t source) {
+    note_start(source, !text.empty());
     to_.text += text;
     if (!from_.origin.empty())
       to_.origin.resize(to_.text.size(), from_.origin[std::min(source, from_.origin.size() - 1)]);
     check();
   }
 
+  // HF tokenizers counts what a charsmap drops at the beginning to what follows, unlike other normalizers.
+  void keep_start() { to_.keeps_start = from_.keeps_start; }
+
  private:
+  void note_start(size_t source, bool is_text) {
+    if (to_.text.empty() && is_text && source > 0) to_.keeps_start = false;
+  }
+
   void check() const {
     if (to_.text.size() > limit_) {
       fail(ErrorCode::kUnsupported,
@@ -110,6 +120,10 @@ void Normalizer::add(const Json& json) {
     steps_.push_back({.kind = Kind::kNmt});
   } else if (type == "ByteLevel") {
     steps_.push_back({.kind = Kind::kByteLevel});
+  } else if (type == "Precompiled") {
+    steps_.push_back({.kind = Kind::kCharsmap,
+                      .charsmap = std::make_shared<const PrecompiledCharsmap>(
+                          PrecompiledCharsmap::from_base64(json.get("precompiled_charsmap").as_string()))});
   } else if (type == "BertNormalizer") {
     const bool lowercase = flag(json, "lowercase", true);
     if (flag(json, "clean_text", true)) steps_.push_back({.kind = Kind::kCleanText});
@@ -140,6 +154,35 @@ NormalizedText Normalizer::apply(std::string_view text, bool with_origin) const 
     current = std::move(next);
   }
   return current;
+}
+
+// As HF tokenizers: a grapheme cluster of less than six bytes is replaced as a whole by what stands for the
+// shortest key that it begins with; the characters of others, and of those without a key, are replaced one by
+// one.
+void Normalizer::apply_charsmap(const PrecompiledCharsmap& charsmap, std::string_view text, Rewriter& to) {
+  constexpr size_t kMaxClusterBytes = 5;
+  size_t done = 0;
+  const auto replace = [&](size_t begin, size_t end) {
+    const std::optional<std::string_view> replacement = charsmap.find(text.substr(begin, end - begin));
+    if (!replacement) return false;
+    to.keep(done, begin);
+    to.put(*replacement, begin);
+    done = end;
+    return true;
+  };
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = grapheme_end(text, at);
+    if (end - at > kMaxClusterBytes || !replace(at, end)) {
+      for (size_t begin = at; begin < end;) {
+        const size_t length = decode_utf8(text, begin).length;
+        replace(begin, begin + length);
+        begin += length;
+      }
+    }
+    at = end;
+  }
+  to.keep(done, text.size());
+  to.keep_start();
 }
 
 void Normalizer::apply_step(const Step& step, const NormalizedText& from, Rewriter& to) {
@@ -247,6 +290,9 @@ void Normalizer::apply_step(const Step& step, const NormalizedText& from, Rewrit
     case Kind::kByteLevel:
       for (size_t i = 0; i < text.size(); ++i)
         to.put(byte_level_text(static_cast<unsigned char>(text[i])), i);
+      break;
+    case Kind::kCharsmap:
+      apply_charsmap(*step.charsmap, text, to);
       break;
   }
 }

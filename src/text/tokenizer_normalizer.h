@@ -3,9 +3,11 @@
 #pragma once
 
 #include "base/json.h"
+#include "text/precompiled_charsmap.h"
 #include "text/tokenizer_pattern.h"
 #include "text/unicode.h"
 
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,6 +19,8 @@ struct NormalizedText {
   // For each byte of `text` the byte of the original that it stems from, never decreasing; empty when not
   // asked for.
   std::vector<uint32_t> origin;
+  // The first character stems from the first one of the original. False where what stood there was dropped.
+  bool keeps_start = true;
 };
 
 class Normalizer {
@@ -40,7 +44,8 @@ class Normalizer {
     kSeparateIdeographs,
     kStripNonspacing,
     kNmt,
-    kByteLevel
+    kByteLevel,
+    kCharsmap
   };
   struct Step {
     Kind kind;
@@ -48,10 +53,12 @@ class Normalizer {
     Pattern pattern = {};
     std::string content = {};
     bool left = false, right = false;
+    std::shared_ptr<const PrecompiledCharsmap> charsmap = {};
   };
   class Rewriter;
 
   void add(const Json& json);
+  static void apply_charsmap(const PrecompiledCharsmap& charsmap, std::string_view text, Rewriter& to);
   static void apply_step(const Step& step, const NormalizedText& from, Rewriter& to);
 
   std::vector<Step> steps_;

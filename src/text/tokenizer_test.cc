@@ -314,11 +314,10 @@ TEST(TokenizerBadInput, UnknownComponentsAreNamed) {
     EXPECT_NE(message.find(name), message.npos) << message;
     EXPECT_NE(message.find("test.json"), message.npos) << message;
   };
-  name_in(file_with(R"({"type":"Unigram","vocab":[["a",0.0]]})"), "Unigram");
-  name_in(file_with(R"({"vocab":[["a",0.0]],"unk_id":0})"), "Unigram");
+  name_in(file_with(R"({"type":"Trigram","vocab":{"a":0}})"), "Trigram");
+  name_in(file_with(R"({"vocab":{"a":0},"unk_token":"a"})"), "WordLevel");
   name_in(file_with(R"({"type":"BPE","dropout":0.1,"vocab":{"a":0},"merges":[]})"), "dropout");
-  name_in(file_with(kBpe, R"(,"normalizer":{"type":"Precompiled","precompiled_charsmap":"AAAA"})"),
-          "Precompiled");
+  name_in(file_with(kBpe, R"(,"normalizer":{"type":"Mystery"})"), "Mystery");
   name_in(file_with(kBpe, R"(,"pre_tokenizer":{"type":"UnicodeScripts"})"), "UnicodeScripts");
   name_in(file_with(kBpe, R"(,"post_processor":{"type":"Mystery"})"), "Mystery");
   name_in(file_with(kBpe, R"(,"decoder":{"type":"CTC"})"), "CTC");

@@ -156,6 +156,20 @@ bool is_cjk_ideograph(uint32_t c) {
          is_between(c, 0x2B920, 0x2CEAF) || is_between(c, 0xF900, 0xFAFF) || is_between(c, 0x2F800, 0x2FA1F);
 }
 
+size_t grapheme_end(std::string_view text, size_t at) {
+  utf8proc_int32_t state = 0;
+  CodePoint last = decode_utf8(text, at);
+  for (at += last.length; at < text.size(); at += last.length) {
+    const CodePoint c = decode_utf8(text, at);
+    if (utf8proc_grapheme_break_stateful(static_cast<utf8proc_int32_t>(last.value),
+                                         static_cast<utf8proc_int32_t>(c.value), &state)) {
+      break;
+    }
+    last = c;
+  }
+  return at;
+}
+
 void append_lowercase(std::string& out, uint32_t c) {
   if (c < 0x80) {
     out += static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
@@ -193,7 +207,10 @@ void append_normalized(std::string& out, std::string_view text, NormalForm form)
     at += c.length;
   }
   // Canonical order. utf8proc's own sort of one run of marks is quadratic, hence not used.
-  const auto combining_class = [](utf8proc_int32_t c) { return utf8proc_get_property(c)->combining_class; };
+  const auto combining_class = [](utf8proc_int32_t c) -> int {
+    const int known = utf8proc_get_property(c)->combining_class;
+    return known != 0 && is_newer_combining(static_cast<uint32_t>(c)) ? 0 : known;
+  };
   for (size_t at = 0; at < points.size();) {
     size_t end = at;
     while (end < points.size() && combining_class(points[end]) != 0) ++end;
@@ -204,14 +221,21 @@ void append_normalized(std::string& out, std::string_view text, NormalForm form)
     }
     at = end + 1;
   }
-  size_t size = points.size();
-  if (composed && size > 0) {
-    const auto compose = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-    const auto length = utf8proc_normalize_utf32(points.data(), static_cast<utf8proc_ssize_t>(size), compose);
-    if (length < 0) fail(ErrorCode::kInternal, "utf8proc cannot compose {} characters", size);
-    size = static_cast<size_t>(length);
+  for (size_t at = 0; at < points.size();) {
+    // Nothing composes across a mark that is none to the reference: [at, end) stands alone.
+    size_t end = at + 1;
+    while (end < points.size() && !is_newer_combining(static_cast<uint32_t>(points[end]))) ++end;
+    utf8proc_ssize_t length = static_cast<utf8proc_ssize_t>(end - at);
+    if (composed) {
+      const auto compose = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+      length = utf8proc_normalize_utf32(points.data() + at, length, compose);
+      if (length < 0) fail(ErrorCode::kInternal, "utf8proc cannot compose {} characters", end - at);
+    }
+    for (utf8proc_ssize_t i = 0; i < length; ++i) {
+      append_utf8(out, static_cast<uint32_t>(points[at + static_cast<size_t>(i)]));
+    }
+    at = end;
   }
-  for (size_t i = 0; i < size; ++i) append_utf8(out, static_cast<uint32_t>(points[i]));
 }
 
 }  // namespace lowbit

@@ -43,6 +43,9 @@ bool is_punctuation(uint32_t c);        // \p{P} of Unicode 8, or ASCII punctuat
 bool is_control_or_format(uint32_t c);  // Cc, Cf, Co: what BERT's cleaning calls control
 bool is_cjk_ideograph(uint32_t c);      // BERT's blocks
 
+// Where the extended grapheme cluster (Unicode annex 29) that begins at byte `at` ends.
+size_t grapheme_end(std::string_view text, size_t at);
+
 // Appends the full lower case of one character, without context (U+0130 gives two characters).
 void append_lowercase(std::string& out, uint32_t c);
 

@@ -50,6 +50,24 @@ TEST(NormalForm, ComposesAndDecomposes) {
   EXPECT_EQ(normalized("", NormalForm::kNfc), "");
 }
 
+// HF tokenizers' normal forms know the marks of Unicode 11 at most: newer ones neither move nor let others
+// compose.
+TEST(NormalForm, NewerMarksDoNotCombine) {
+  EXPECT_EQ(normalized("a\u0301\u1DFA", NormalForm::kNfd), "a\u0301\u1DFA");
+  EXPECT_EQ(normalized("a\u1DFA\u0301", NormalForm::kNfc), "a\u1DFA\u0301");
+  EXPECT_EQ(normalized("a\u1DFAe\u0301", NormalForm::kNfc), "a\u1DFA\u00E9");
+}
+
+TEST(Grapheme, ClustersEndWhereAnnex29SaysSo) {
+  const auto end_of_first = [](std::string_view text) { return grapheme_end(text, 0); };
+  EXPECT_EQ(end_of_first("ab"), 1u);
+  EXPECT_EQ(end_of_first("\r\n\n"), 2u);
+  EXPECT_EQ(end_of_first("e\u0301\u0323x"), 5u);
+  EXPECT_EQ(end_of_first("\u1100\u1161\u11A8\u1100"), 9u);
+  EXPECT_EQ(end_of_first("\U0001F468\u200D\U0001F469a"), 11u);
+  EXPECT_EQ(grapheme_end("ae\u0301", 1), 4u);
+}
+
 // Marks in descending order make a naive canonical sort quadratic: half a million of them would take minutes.
 TEST(NormalForm, ManyMarksTakeLinearTime) {
   std::string marks = "a";

@@ -14,6 +14,8 @@ bool is_newer_mark(uint32_t c);
 
 // Characters that were given a decomposition after the reference's tables were made.
 bool is_newer_decomposition(uint32_t c);
+// Marks that its normal forms take for characters that do not combine.
+bool is_newer_combining(uint32_t c);
 
 // Where BERT's classes in the reference, of Unicode 8 to 11, say the opposite of utf8proc's categories.
 bool differs_as_punctuation(uint32_t c);

@@ -40,10 +40,13 @@ size_t Vocabulary::slot_of(std::string_view token) const {
 }
 
 void Vocabulary::add(std::string token, int32_t id) {
+  if (find(token) >= 0) fail(ErrorCode::kCorruptFile, "the token \"{}\" appears twice", token.substr(0, 100));
+  add_again(std::move(token), id);
+}
+
+void Vocabulary::add_again(std::string token, int32_t id) {
   reserve(entries_.size() + 1);
   const size_t slot = slot_of(token);
-  if (slots_[slot] >= 0)
-    fail(ErrorCode::kCorruptFile, "the token \"{}\" appears twice", token.substr(0, 100));
   if (id >= end_id()) entry_of_id_.resize(static_cast<size_t>(id) + 1, -1);
   int32_t& entry = entry_of_id_[static_cast<size_t>(id)];
   if (entry >= 0) {

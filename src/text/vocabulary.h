@@ -20,6 +20,9 @@ class Vocabulary {
   static Vocabulary from_json(Json& vocab);
 
   void add(std::string token, int32_t id);  // neither the token nor the id may be there yet
+  // The same, but a token that is there already is found under the new id from now on; the old one keeps its
+  // text.
+  void add_again(std::string token, int32_t id);
 
   // The id, or -1.
   int32_t find(std::string_view token) const;

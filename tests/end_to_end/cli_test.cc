@@ -103,6 +103,7 @@ TEST(Usage, WhatIsMissingOrWrongIsNamed) {
   expect_error({"doctor", "--threads", "-3"}, 2, "--threads");
   expect_error({"generate", "m", "--prompt", "x", "--seed", "-1"}, 2, "--seed");
   expect_error({"inspect", "a", "b"}, 2, "b");
+  expect_error({"inspect", "a", "--tensor", "b", "--context", "64"}, 2, "--context");
 }
 
 TEST(Errors, AMissingModelIsOneLineAndNothingOnStdout) {
@@ -272,7 +273,14 @@ TEST(WholePath, QuantizesInspectsEvaluatesAndCompares) {
     EXPECT_NE(inspected.find(key), nullptr) << key;
   }
   EXPECT_EQ(inspected.get("dialect").as_string(), "gptq");
-  EXPECT_TRUE(holds(run({"inspect", out}).out, "embedding"));
+  const std::string text = run({"inspect", out}).out;
+  EXPECT_TRUE(holds(text, "embedding") && holds(text, "-bit codes") && holds(text, "footprint_bytes"))
+      << text;
+  const Json memory =
+      run_json({"inspect", out, "--context", "64", "--batch-size", "2"}).get("memory").get("run");
+  EXPECT_EQ(memory.get("context").as_integer(), 64);
+  EXPECT_EQ(memory.get("kv_cache_bytes").as_integer(),
+            memory.get("kv_cache_bytes_per_token").as_integer() * 64 * 2);
 
   // On a GPU the two round differently: they multiply other numbers of rows.
   const std::vector<std::string> windows = {"--text",  story_text(), "--context", "64",

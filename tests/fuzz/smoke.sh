@@ -31,6 +31,12 @@ END
 seed fuzz_index "" "$material"/peers/models/*/model.safetensors.index.json
 seed fuzz_config "" "$root"/demo/model/config.json "$material"/peers/*/*/config.json
 seed fuzz_tokenizer { "$root"/tests/golden/tokenizers/*/tokenizer.json "$root"/demo/model/tokenizer.json
+seed fuzz_charsmap "" /dev/null
+python3 - "$root"/tests/golden/tokenizers/unigram_charsmap/tokenizer.json "$work/fuzz_charsmap/small" <<'END'
+import base64, json, sys
+content = json.load(open(sys.argv[1], encoding="utf-8"))
+open(sys.argv[2], "wb").write(base64.b64decode(content["normalizer"]["precompiled_charsmap"]))
+END
 seed fuzz_chat_template "" "$material"/templates/llamacpp/*.jinja
 tr '\n' '\0' <"$root"/tests/golden/jinja_cases.txt | sed 's/\x00====\x00/\n/g' | tr '\0' ' ' |
   split -l 1 -a 3 - "$work/fuzz_chat_template/case"
@@ -39,7 +45,7 @@ split -l 1 -a 3 "$root"/demo/data/calibration.jsonl "$work/fuzz_dataset/line"
 
 status=0
 mkdir -p "$build/crashes"
-for target in fuzz_safetensors fuzz_index fuzz_config fuzz_tokenizer fuzz_chat_template fuzz_dataset; do
+for target in fuzz_safetensors fuzz_index fuzz_config fuzz_charsmap fuzz_tokenizer fuzz_chat_template fuzz_dataset; do
   log=$build/crashes/$target.log
   echo "== $target ($(ls "$work/$target" | wc -l) seeds)"
   if "$build/tests/fuzz/$target" -max_total_time="$2" -rss_limit_mb=4096 -timeout=25 -print_final_stats=1 \

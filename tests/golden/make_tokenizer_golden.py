@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Goldens for the tokenizers, made with HF `tokenizers` (0.23.3 when last run; Unicode tables as in src/text/unicode_versions.h).
+`train` needs `sentencepiece` too (0.2.3): it alone writes precompiled_charsmap.
 
-  make_tokenizer_golden.py train             trains the small tokenizers of tests/golden/tokenizers/ and writes their cases
+  make_tokenizer_golden.py train [NAME ...]  trains the small tokenizers of tests/golden/tokenizers/ and writes their cases
   make_tokenizer_golden.py compare BINARY [--count 10000] [--seed 1] FOLDER ...
       compares lowbit_tokenize_lines with HF on seeded random strings for each folder that holds a tokenizer.json, and
       for the small tokenizers; prints one line each and ends with 1 when any string differs
@@ -10,11 +11,13 @@ The strings mix scripts, emoji with joiners, combining marks, spaces, controls, 
 tokenizer's own added tokens.
 """
 import argparse
+import base64
 import json
 import os
 import random
 import subprocess
 import sys
+import tempfile
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -159,6 +162,14 @@ LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^
 O200K = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
          r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
          r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+BLOOM = " ?[^(\\s|[.,!?…。，、।۔،])]+"
+# What our map rewrites: full-width forms, ligatures, line ends, controls; a base with its mark (the grapheme cluster is the
+# key), a key that another one begins with, a key of several characters that no cluster holds, and deletions.
+RULES = ([((0xFEE0 + c,), (c,)) for c in range(0x21, 0x7F)] + [((c,), (0x20,)) for c in (0x09, 0x0A, 0x0D, 0xA0, 0x3000, 0x2003)] +
+         [((c,), ()) for c in (0x00AD, 0x200B, 0x07, 0x7F)] +
+         [((0xFB01,), (0x66, 0x69)), ((0xFB03,), (0x66, 0x66, 0x69)), ((0xBD,), (0x31, 0x2044, 0x32)), ((0xFDFA,), (0x635, 0x644, 0x6CC)),
+          ((0x65, 0x301), (0xE9,)), ((0x6F, 0x308), (0xF6,)), ((0x65, 0x323, 0x302), (0x1EC7,)), ((0x0D, 0x0A), (0x20,)), ((0x212B,), (0xC5,)),
+          ((0x4E00, 0x4E8C), (0x31, 0x32)), ((0x27, 0x27), (0x22,)), ((0x1F600,), (0x3A, 0x29))])
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
@@ -169,8 +180,97 @@ def train_bpe(tokenizer, size, special=("<|endoftext|>",), alphabet=ALPHABET, **
     return tokenizer
 
 
+def words_corpus():
+    """Few characters, so that the others are unknown to what is trained on it."""
+    rng = random.Random(11)
+    return [" ".join(rng.choice(WORDS) for _ in range(12)) for _ in range(2000)] + [
+        "".join(rng.choice(CHINESE[:40]) for _ in range(10)) + str(rng.randrange(10**6)) + rng.choice(".,!?é") for _ in range(500)]
+
+
+def charsmap(**options):
+    """What SentencePiece writes for normalization rules: base64 of the precompiled_charsmap of a model."""
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
+    with tempfile.TemporaryDirectory() as folder:
+        prefix = os.path.join(folder, "m")
+        sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(["a b c d e"] * 10), model_prefix=prefix, vocab_size=9,
+                                                 model_type="char", minloglevel=2, **options)
+        model = sentencepiece_model_pb2.ModelProto()
+        with open(prefix + ".model", "rb") as f:
+            model.ParseFromString(f.read())
+    return base64.b64encode(model.normalizer_spec.precompiled_charsmap).decode()
+
+
+def charsmap_of_rules():
+    with tempfile.NamedTemporaryFile("w", suffix=".tsv") as f:
+        for source, target in RULES:
+            f.write(" ".join(f"{c:X}" for c in source) + "\t" + " ".join(f"{c:X}" for c in target) + "\n")
+        f.flush()
+        return charsmap(normalization_rule_tsv=f.name)
+
+
+def train_unigram(tokenizer, size, special=("<pad>", "</s>", "<unk>")):
+    tokenizer.train_from_iterator(words_corpus(), trainers.UnigramTrainer(vocab_size=size, special_tokens=list(special),
+                                                                         unk_token="<unk>", show_progress=False))
+    content = json.loads(tokenizer.to_str())
+    for entry in content["model"]["vocab"]:  # a short file; ties among equals are wanted
+        entry[1] = round(entry[1], 3)
+    return content
+
+
+def make_unigram(made, map_base64):
+    # T5's and XLM-R's way: SentencePiece's map, words cut at white space.
+    t = Tokenizer(models.Unigram())
+    t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    t.decoder = decoders.Metaspace()
+    j = train_unigram(t, 400)
+    j["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": map_base64}
+    t = Tokenizer.from_str(json.dumps(j))
+    t.post_processor = processors.TemplateProcessing(single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)])
+    made["unigram_charsmap"] = (t, {})
+
+    # ALBERT's way, with pieces that hold spaces.
+    t = Tokenizer(models.Unigram())
+    t.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    t.decoder = decoders.Metaspace(prepend_scheme="first")
+    j = train_unigram(t, 350)
+    j["normalizer"] = {"type": "Sequence", "normalizers": [
+        {"type": "Replace", "pattern": {"String": "``"}, "content": '"'}, {"type": "NFKD"}, {"type": "StripAccents"}, {"type": "Lowercase"},
+        {"type": "Precompiled", "precompiled_charsmap": map_base64}, {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}]}
+    made["unigram_lowercase"] = (j, {})
+
+    # Bytes for what is unknown, where all bytes of neighbours are tokens; 0xF0 is none, so emoji stay unknown.
+    t = Tokenizer(models.Unigram())
+    t.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    t.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    j = train_unigram(t, 250)
+    j["model"]["byte_fallback"] = True
+    j["model"]["vocab"] += [[f"<0x{b:02X}>", 0.0] for b in range(256) if b != 0xF0]
+    made["unigram_bytes"] = (j, {})
+
+
+def make_byte_level(made):
+    t = Tokenizer(models.BPE())
+    t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(BLOOM), "isolated"),
+                                               pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    t.decoder = decoders.ByteLevel()
+    t.post_processor = processors.ByteLevel(trim_offsets=False)
+    made["bloom_bpe"] = (train_bpe(t, 500, ("<unk>", "<s>", "</s>", "<pad>")), {})
+
+    t = Tokenizer(models.BPE())
+    t.normalizer = normalizers.NFC()
+    t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    t.decoder = decoders.ByteLevel()
+    t.post_processor = processors.ByteLevel()
+    train_bpe(t, 500, ("<|endoftext|>", "<|padding|>"))
+    t.add_tokens([AddedToken(" " * n, normalized=True) for n in range(24, 1, -1)])
+    made["neox_bpe"] = (t, {})
+
+
 def make_small():
     made = {}
+    make_unigram(made, charsmap_of_rules())
+    make_byte_level(made)
 
     t = Tokenizer(models.BPE())
     t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
@@ -275,9 +375,11 @@ def make_small():
     return made
 
 
-def write_small():
+def write_small(names):
     total = 0
     for name, (tokenizer, config) in make_small().items():
+        if names and name not in names:
+            continue
         folder = os.path.join(FOLDER, name)
         os.makedirs(folder, exist_ok=True)
         content = tokenizer if isinstance(tokenizer, dict) else json.loads(tokenizer.to_str())
@@ -286,7 +388,7 @@ def write_small():
         hf = load(folder)
         decoder = load_for_decoding(folder)
         added = [t.content for t in hf.get_added_tokens_decoder().values()]
-        strings = random_strings(80, 42, added[:8])
+        strings = random_strings(60 if name.startswith(("unigram", "bloom", "neox")) else 80, 42, added[:8])
         parsed, plain, around = expected(hf, strings)
         with open(os.path.join(folder, "cases.jsonl"), "w", encoding="utf-8") as f:
             for s, a, b, c in zip(strings, parsed, plain, around):
@@ -306,7 +408,8 @@ def write_small():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("train")
+    p = commands.add_parser("train")
+    p.add_argument("names", nargs="*", help="only these")
     p = commands.add_parser("compare")
     p.add_argument("binary")
     p.add_argument("folders", nargs="*")
@@ -314,7 +417,7 @@ def main():
     p.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     if args.command == "train":
-        write_small()
+        write_small(args.names)
         return 0
     folders = args.folders + sorted(os.path.join(FOLDER, d) for d in os.listdir(FOLDER))
     return 1 if sum(compare(args.binary, f, args.count, args.seed) for f in folders) else 0
