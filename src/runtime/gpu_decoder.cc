@@ -25,7 +25,7 @@ OpContext with_workspace(OpContext ops, Workspace& workspace) {
 
 }  // namespace
 
-GpuDecoder::GpuDecoder(const Model& model, const OpContext& ops, const RopeTable& rope,
+GpuDecoder::GpuDecoder(const Model& model, const OpContext& ops, const RopeTables& rope,
                        std::span<const SequenceTokens> batch, KvCache& cache, const SamplingRule& rule,
                        std::span<const SamplingRow> rows)
     : model_(model),
@@ -57,7 +57,9 @@ GpuDecoder::~GpuDecoder() {
   }
 }
 
-void GpuDecoder::embed_ids() const { model_.embed(ops_, data_.ids(), hidden_.as<float>()); }
+void GpuDecoder::embed_ids() const {
+  model_.embed(ops_, data_.ids(), data_.positions(), hidden_.as<float>());
+}
 
 void GpuDecoder::queue_step(const OpContext& ops) const {
   if constexpr (kHasCuda) {

@@ -18,7 +18,7 @@ class GpuDecoder {
   // batch: one token for each sequence, the one that comes after what is in the cache. Model, rope and cache
   // must outlive it; what the cache holds behind its lengths is written on. rows: of the same sequences;
   // their random streams are read here, and those who own them move them on by the tokens that they take.
-  GpuDecoder(const Model& model, const OpContext& ops, const RopeTable& rope,
+  GpuDecoder(const Model& model, const OpContext& ops, const RopeTables& rope,
              std::span<const SequenceTokens> batch, KvCache& cache, const SamplingRule& rule,
              std::span<const SamplingRow> rows);
   ~GpuDecoder();
@@ -41,7 +41,7 @@ class GpuDecoder {
   const Model& model_;
   OpContext ops_;
   Workspace graph_workspace_;  // nobody else may get, or free, what the graph's kernels write to
-  const RopeTable& rope_;
+  const RopeTables& rope_;
   KvCache& cache_;
   StepData data_;
   int64_t rows_;
