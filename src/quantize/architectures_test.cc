@@ -112,7 +112,32 @@ TEST_P(QuantizeArchitecture, CarriesMadeAnewGiveTheSameStatesAndThoseOfARun) {
   EXPECT_LT(difference, 1e-4 * most);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, QuantizeArchitecture, ::testing::Values("phi3"));
+INSTANTIATE_TEST_SUITE_P(All, QuantizeArchitecture, ::testing::Values("phi3", "gpt2"));
+
+// A Conv1D's codes are written as those of a linear layer, its dense weights as [in, out].
+TEST(QuantizeConv1d, DenseFilesAreTurnedBack) {
+  LOWBIT_SKIP_WITHOUT_MATERIAL(material);
+  const TemporaryFolder folder;
+  const fs::path codes = folder.path() / "codes", dense = folder.path() / "dense";
+  QuantizeOptions options;
+  options.method = "rtn";
+  options.affine = {8, 32, true};
+  options.device = "cpu";
+  options.dynamic = {"-:.*h\\.1\\.mlp.*"};
+  quantize_tokens(material / "peers" / "models" / "gpt2", codes, options, {});
+  convert(codes, dense, {.to = "float32"});
+  const Checkpoint quantized = read_checkpoint(codes), turned = read_checkpoint(dense);
+  const std::string module = "transformer.h.0.attn.c_attn.weight";
+  const auto& of = std::get<QuantizedTensor>(quantized.weights.at(module));
+  EXPECT_EQ(of.out_features, 192);
+  EXPECT_EQ(of.in_features, 64);
+  EXPECT_EQ(std::get<Tensor>(turned.weights.at(module)).shape(), (Shape{64, 192}));
+  for (const char* kept : {"transformer.h.1.mlp.c_fc.weight", "transformer.wte.weight"}) {
+    EXPECT_TRUE(
+        same_bytes(std::get<Tensor>(quantized.weights.at(kept)), std::get<Tensor>(turned.weights.at(kept))));
+  }
+  EXPECT_EQ(answer(codes), answer(dense));
+}
 
 }  // namespace
 }  // namespace lowbit

@@ -168,7 +168,8 @@ TEST_P(ArchitectureGolden, EveryLayerAndTokenMatchesTransformers) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, ArchitectureGolden,
-                         ::testing::Values("qwen2", "qwen3", "mistral", "tinystories-golden", "phi3"));
+                         ::testing::Values("qwen2", "qwen3", "mistral", "tinystories-golden", "phi3",
+                                           "gpt2"));
 
 TEST(GptqGolden, EveryPeerCheckpointGivesItsDequantizedLogits) {
   LOWBIT_SKIP_WITHOUT_MATERIAL(material);
