@@ -112,7 +112,8 @@ TEST_P(QuantizeArchitecture, CarriesMadeAnewGiveTheSameStatesAndThoseOfARun) {
   EXPECT_LT(difference, 1e-4 * most);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, QuantizeArchitecture, ::testing::Values("phi3", "gpt2"));
+INSTANTIATE_TEST_SUITE_P(All, QuantizeArchitecture,
+                         ::testing::Values("phi3", "gpt2", "gpt_neox", "gpt_neox-sequential"));
 
 // A Conv1D's codes are written as those of a linear layer, its dense weights as [in, out].
 TEST(QuantizeConv1d, DenseFilesAreTurnedBack) {

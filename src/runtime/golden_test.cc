@@ -168,8 +168,8 @@ TEST_P(ArchitectureGolden, EveryLayerAndTokenMatchesTransformers) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, ArchitectureGolden,
-                         ::testing::Values("qwen2", "qwen3", "mistral", "tinystories-golden", "phi3",
-                                           "gpt2"));
+                         ::testing::Values("qwen2", "qwen3", "mistral", "tinystories-golden", "phi3", "gpt2",
+                                           "gpt_neox", "gpt_neox-sequential"));
 
 TEST(GptqGolden, EveryPeerCheckpointGivesItsDequantizedLogits) {
   LOWBIT_SKIP_WITHOUT_MATERIAL(material);
