@@ -169,7 +169,8 @@ TEST_P(ArchitectureGolden, EveryLayerAndTokenMatchesTransformers) {
 
 INSTANTIATE_TEST_SUITE_P(All, ArchitectureGolden,
                          ::testing::Values("qwen2", "qwen3", "mistral", "tinystories-golden", "phi3", "gpt2",
-                                           "gpt_neox", "gpt_neox-sequential", "bloom", "bloom-sharded"));
+                                           "gpt_neox", "gpt_neox-sequential", "bloom", "bloom-sharded", "opt",
+                                           "opt-postnorm-proj"));
 
 TEST(GptqGolden, EveryPeerCheckpointGivesItsDequantizedLogits) {
   LOWBIT_SKIP_WITHOUT_MATERIAL(material);
