@@ -114,7 +114,7 @@ TEST_P(QuantizeArchitecture, CarriesMadeAnewGiveTheSameStatesAndThoseOfARun) {
 
 INSTANTIATE_TEST_SUITE_P(All, QuantizeArchitecture,
                          ::testing::Values("phi3", "gpt2", "gpt_neox", "gpt_neox-sequential", "bloom", "opt",
-                                           "opt-postnorm-proj"));
+                                           "opt-postnorm-proj", "gemma3_text"));
 
 // A Conv1D's codes are written as those of a linear layer, its dense weights as [in, out].
 TEST(QuantizeConv1d, DenseFilesAreTurnedBack) {

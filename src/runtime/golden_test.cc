@@ -170,7 +170,7 @@ TEST_P(ArchitectureGolden, EveryLayerAndTokenMatchesTransformers) {
 INSTANTIATE_TEST_SUITE_P(All, ArchitectureGolden,
                          ::testing::Values("qwen2", "qwen3", "mistral", "tinystories-golden", "phi3", "gpt2",
                                            "gpt_neox", "gpt_neox-sequential", "bloom", "bloom-sharded", "opt",
-                                           "opt-postnorm-proj"));
+                                           "opt-postnorm-proj", "gemma3_text"));
 
 TEST(GptqGolden, EveryPeerCheckpointGivesItsDequantizedLogits) {
   LOWBIT_SKIP_WITHOUT_MATERIAL(material);
