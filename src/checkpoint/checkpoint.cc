@@ -82,7 +82,8 @@ void drop_buffers(Checkpoint& checkpoint) {
   for (auto place = checkpoint.weights.begin(); place != checkpoint.weights.end();) {
     const Tensor* tensor = std::get_if<Tensor>(&place->second);
     const bool is_buffer = tensor && is_derived_buffer(place->first) &&
-                           (!is_floating(tensor->dtype()) || ends_with(place->first, ".inv_freq"));
+                           (!is_floating(tensor->dtype()) || ends_with(place->first, ".inv_freq") ||
+                            tensor->shape().size() == 4);  // a causal mask [1, 1, n, n]
     if (tensor && !is_buffer && !is_floating(tensor->dtype())) {
       fail(ErrorCode::kUnsupported,
            "{}: the tensor {} is {}, and no dialect that lowbit reads has such a one",

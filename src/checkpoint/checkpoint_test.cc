@@ -87,9 +87,10 @@ TEST(Checkpoint, IntegersInAPlainModelAreRefusedButOldBuffersAreIgnored) {
   PlainFolder model;
   model.tensors.push_back({"bert.embeddings.position_ids", Tensor::zeros(DType::kI64, {1, 8})});
   model.tensors.push_back({"model.layers.0.self_attn.rotary_emb.inv_freq", Tensor::zeros(DType::kF32, {4})});
+  model.tensors.push_back({"h.0.attn.bias", Tensor::zeros(DType::kF32, {1, 1, 8, 8})});
   const Checkpoint checkpoint = model.read();
   EXPECT_EQ(checkpoint.weights.size(), 2u);
-  EXPECT_TRUE(has_note(checkpoint, "2 derived buffers"));
+  EXPECT_TRUE(has_note(checkpoint, "3 derived buffers"));
   model.tensors.push_back({"model.layers.0.mlp.up_proj.weight", Tensor::zeros(DType::kI8, {4, 4})});
   EXPECT_CONTAINS(model.refusal(ErrorCode::kUnsupported), "model.layers.0.mlp.up_proj.weight is I8");
 }

@@ -9,6 +9,15 @@
 //   o        input = carry          hidden += o(input)
 //   gate_up  input = norm(hidden)   carry  = silu(gate) * up
 //   down     input = carry          hidden += down(input)
+//
+// A stage may both take a carry and leave one; what it leaves is at most hidden_size wide, so that quantize/
+// can keep it. Where attention and MLP read the same hidden state, the MLP's last stage so leaves what
+// attention reads:
+//
+//   up       input = norm(hidden)   carry  = gelu(up)
+//   down     input = carry          carry  = attention's norm(hidden), hidden += down(input)
+//   qkv      input = carry          carry  = attention(...)
+//   o        input = carry          hidden += o(input)
 #pragma once
 
 #include "format/weight.h"
@@ -35,7 +44,14 @@ struct Stage {
   std::vector<int> linears;  // indices into Block::linears
   int64_t input_width = 0;
   bool reads_hidden = false;  // prepare() computes the input from hidden; otherwise the carry is the input
-  int64_t carry_width = 0;    // of what finish() leaves in carry; 0: it adds to hidden
+  int64_t carry_width = 0;    // of what finish() leaves in carry; 0: nothing, it adds to hidden alone
+
+  bool takes_and_leaves() const { return !reads_hidden && carry_width > 0; }
+};
+
+// Angles of all layers, and of those with a window where these have their own; empty without RoPE.
+struct RopeTables {
+  RopeTable all, windowed;
 };
 
 // The tokens of one step: ragged sequences whose rows stand one after the other.
@@ -43,7 +59,7 @@ struct StepInput {
   const OpContext* ops = nullptr;
   int64_t tokens = 0;
   const int32_t* positions = nullptr;  // [tokens], where the operators compute
-  const RopeTable* rope = nullptr;     // covers all positions
+  const RopeTables* rope = nullptr;    // cover all positions
   AttentionBatch sequences;
   int64_t layer_offset = 0;  // of this block's caches, see AttentionShape
   DType cache_dtype = DType::kF32;

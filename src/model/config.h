@@ -2,8 +2,10 @@
 #pragma once
 
 #include "base/json.h"
+#include "ops/elementwise_args.h"
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,22 +28,46 @@ struct RopeConfig {
   bool truncate = true;                              // yarn
 };
 
+class ConfigReader;
+
 struct ModelConfig {
   std::string model_type;    // "qwen2"
   std::string architecture;  // "Qwen2ForCausalLM"
   int64_t vocab_size = 0, hidden_size = 0, intermediate_size = 0;
   int64_t layers = 0, heads = 0, kv_heads = 0, head_dim = 0, rotary_dim = 0;
+  int64_t embedding_width = 0;  // of the embedding's rows and of what the head reads; mostly hidden_size
   int64_t max_positions = 0;
-  float rms_norm_eps = 1e-6f;
+  float norm_eps = 1e-6f;
+  float attention_scale = 0;  // of the scores; 0: 1 / sqrt(head_dim)
+  Activation activation = Activation::kSilu;
   bool tie_word_embeddings = false;
   bool qkv_bias = false, o_bias = false, mlp_bias = false, qk_norm = false;
-  RopeConfig rope;
-  std::vector<int64_t> windows;  // per layer; 0: full attention
+  bool has_parallel_residual = false;  // attention and MLP read the same hidden state
+  bool has_norm_first = true;          // norms stand before attention and MLP; otherwise behind them
+  bool has_final_norm = true;
+  RopeConfig rope;                        // unused where rotary_dim is 0
+  std::optional<RopeConfig> window_rope;  // of the layers with a window, where that is another
+  std::vector<int64_t> windows;           // per layer; 0: full attention
 };
 
-// Reads the fields that all decoder models share; an architecture adds its own. Errors (kCorruptFile,
-// kUnsupported) name the key, what was found and what was expected.
+// Reads what Llama and its relatives share; an architecture adds its own. Errors (kCorruptFile, kUnsupported)
+// name the key, what was found and what was expected.
 ModelConfig read_decoder_config(const Json& config);
+
+// The parts of it, for architectures that have other keys. read_sizes: also model_type, vocab_size, heads; as
+// many KV heads, no windows. intermediate "": four times the hidden size, as where the key is absent.
+struct SizeKeys {
+  std::string_view hidden = "hidden_size", intermediate = "intermediate_size", layers = "num_hidden_layers",
+                   heads = "num_attention_heads";
+};
+ModelConfig read_sizes(const ConfigReader& reader, const SizeKeys& keys);
+void read_grouped_heads(const ConfigReader& reader, ModelConfig& model);
+int64_t rotary_dim(int64_t head_dim, double share);
+std::vector<int64_t> read_layer_windows(const ConfigReader& reader, int64_t layers, int64_t window);
+// transformers 5 writes one object `rope_parameters`; earlier versions rope_theta and rope_scaling. Of such
+// an object, or of `config` itself where a key is not in there.
+Json rope_parameters(const ConfigReader& reader);
+RopeConfig read_rope(const ConfigReader& config, const Json& parameters, int64_t max_positions);
 
 // Angles of positions 0 ... positions-1 follow from these: F64 inverse frequencies [rotary_dim / 2] and the
 // factor that multiplies cosines and sines.
@@ -49,6 +75,6 @@ struct RopeFrequencies {
   std::vector<double> inverse;
   double attention_factor = 1;
 };
-RopeFrequencies rope_frequencies(const ModelConfig& config);
+RopeFrequencies rope_frequencies(const ModelConfig& config, const RopeConfig& rope);
 
 }  // namespace lowbit

@@ -86,7 +86,7 @@ TEST(Config, OnlyAnObjectIsAConfig) {
 
 TEST(Rope, FrequenciesFallFromOneByTheta) {
   const ModelConfig config = read_decoder_config(small_config());
-  const RopeFrequencies frequencies = rope_frequencies(config);
+  const RopeFrequencies frequencies = rope_frequencies(config, config.rope);
   ASSERT_EQ(frequencies.inverse.size(), 12u);
   EXPECT_EQ(frequencies.inverse[0], 1.0);
   EXPECT_NEAR(frequencies.inverse[6], std::pow(10000.0, -0.5), 1e-15);
@@ -103,7 +103,8 @@ TEST(Rope, ScalingsMatchTransformers) {
     json.set("head_dim", example.get("head_dim"));
     json.set("max_position_embeddings", example.get("max_position_embeddings"));
     json.set("rope_parameters", example.get("rope_parameters"));
-    const RopeFrequencies frequencies = rope_frequencies(read_decoder_config(json));
+    const ModelConfig config = read_decoder_config(json);
+    const RopeFrequencies frequencies = rope_frequencies(config, config.rope);
     const auto& expected = example.get("inverse").as_array();
     ASSERT_EQ(frequencies.inverse.size(), expected.size());
     for (size_t i = 0; i < expected.size(); ++i) {

@@ -1,38 +1,48 @@
-// The pre-norm decoder block that Llama, Mistral, Qwen2 and Qwen3 share: grouped-query attention with RoPE
-// and a SwiGLU MLP. What differs (biases, norms of q and k, windows) is in ModelConfig.
+// The block of all decoder models here: attention and an MLP, each with its norms and residual. What differs
+// is in DecoderParts, which an architecture fills in.
 #pragma once
 
-#include "model/block.h"
 #include "model/config.h"
+#include "model/norm.h"
+#include "model/weight_reader.h"
 
 namespace lowbit {
 
-// Takes tensors from named weights and checks them against the config.
-class WeightReader {
- public:
-  explicit WeightReader(const NamedWeights& weights) : weights_(weights) {}
+// The norms around attention or the MLP; usually the first alone.
+struct SublayerNorms {
+  Norm input;     // of hidden, for the linears; without one they read hidden itself
+  Norm output;    // of what is added to hidden
+  Norm residual;  // of hidden after that
 
-  // Each throws kCorruptFile naming the tensor, the shape found and the shape expected from config.json.
-  Weight matrix(const std::string& name, int64_t out_features, int64_t in_features) const;
-  Tensor vector(const std::string& name, int64_t length) const;  // as F32, which holds the others exactly
-  bool has(std::string_view name) const { return weights_.find(name) != weights_.end(); }
+  SublayerNorms moved(const MoveWeight& move) const {
+    return {input.moved(move), output.moved(move), residual.moved(move)};
+  }
+};
 
-  // "<module>.weight" and, where the file has one, "<module>.bias". A bias that is required but absent is an
-  // error.
-  Linear linear(const std::string& module, int64_t out_features, int64_t in_features, bool needs_bias) const;
-
- private:
-  const NamedWeights& weights_;
+struct DecoderParts {
+  // q, k, v; or one that makes all three: first q of all heads, then k, then v, or by head, q, k, v of each
+  // in turn.
+  std::vector<Linear> qkv;
+  bool is_qkv_by_head = false;
+  Linear o;
+  std::vector<Linear> up;  // gate and up; or one that makes both, gate first; or up alone, not gated
+  bool is_gated = true;
+  Linear down;
+  Activation activation = Activation::kSilu;
+  SublayerNorms attention_norms, mlp_norms;
+  Norm q_norm, k_norm;  // of each head, before RoPE
+  AttentionShape attention;
+  Tensor slopes;  // F32 [heads]: ALiBi, see AttentionShape
+  bool has_rope = true;
+  bool is_parallel = false;  // attention and MLP read the same hidden state
 };
 
 class DecoderBlock : public Block {
  public:
-  // prefix: "model.layers.0."
-  DecoderBlock(const ModelConfig& config, const WeightReader& weights, int64_t layer,
-               const std::string& prefix);
+  DecoderBlock(const ModelConfig& config, DecoderParts parts);
 
   std::unique_ptr<Block> moved(const MoveWeight& move) const override;
-  const Tensor* first_norm() const override { return &input_norm_; }
+  const Tensor* first_norm() const override { return &attention_norms_.input.weight; }
   void prepare(int stage, const StepInput& step, const float* hidden, Activations input) const override;
   void finish(int stage, const StepInput& step, ConstActivations input, float* hidden,
               Activations carry) const override;
@@ -40,21 +50,35 @@ class DecoderBlock : public Block {
   void run(const StepInput& step, float* hidden) const override;
 
  private:
+  enum class Part { kQkv, kO, kUp, kDown };
+
+  Part part_of(int stage) const;
+  std::span<const Linear> qkv() const { return {linears_.data(), o_}; }
+  std::span<const Linear> up() const { return {linears_.data() + o_ + 1, down_ - o_ - 1}; }
+  void attend(const StepInput& step, ConstActivations input, Activations out) const;
   void attend_products(const StepInput& step, Activations q, Activations k, Activations v,
                        Activations out) const;
+  void activate_up(const StepInput& step, ConstActivations input, Activations out) const;
   void run_fused(const StepInput& step, float* hidden) const;
-  void attend(const StepInput& step, ConstActivations input, Activations out) const;
-  void add_product(const StepInput& step, const Linear& linear, ConstActivations input, float* hidden) const;
+  void add_product(const StepInput& step, const Linear& linear, const SublayerNorms& norms,
+                   ConstActivations input, float* hidden) const;
 
   int64_t hidden_size_, intermediate_size_;
+  size_t o_, down_;  // linears_: qkv, o, up, down
+  bool is_qkv_by_head_, is_gated_, has_rope_, is_parallel_;
+  Activation activation_;
+  SublayerNorms attention_norms_, mlp_norms_;
+  Norm q_norm_, k_norm_;
   AttentionShape attention_;
-  float epsilon_;
-  Tensor input_norm_, post_attention_norm_;
-  Tensor q_norm_, k_norm_;  // [head_dim], or empty
+  Tensor slopes_;
 };
 
-// For the architectures whose tensors are named "model.layers.N.": what their rows in the registry point to.
-std::unique_ptr<Block> make_decoder_block(const ModelConfig& config, const NamedWeights& weights,
+// Heads, scale and window of a layer.
+AttentionShape attention_shape(const ModelConfig& config, int64_t layer);
+
+// For the architectures that are as Llama but for what ModelConfig says: what their rows in the registry
+// point to.
+std::unique_ptr<Block> make_decoder_block(const ModelConfig& config, const WeightReader& weights,
                                           int64_t layer);
 
 }  // namespace lowbit

@@ -3,17 +3,14 @@
 #include "model/model.h"
 
 namespace lowbit {
-namespace {
-
-ModelConfig read_config(const Json& config) {
-  ModelConfig model = read_decoder_config(config);
-  return model;
-}
-
-}  // namespace
-
 extern const Architecture kMistral;
-const Architecture kMistral = {
-    "mistral", read_config, make_decoder_block, "model.embed_tokens.weight", "model.norm.weight", "lm_head"};
+const Architecture kMistral = {.model_type = "mistral",
+                               .read_config = read_decoder_config,
+                               .make_frame = make_decoder_frame,
+                               .make_block = make_decoder_block,
+                               .base = "model.",
+                               .embedding = "embed_tokens.weight",
+                               .head = "lm_head",
+                               .has_gpu_path = true};
 
 }  // namespace lowbit

@@ -1,7 +1,6 @@
 #include "model/model.h"
 
 #include "base/fail.h"
-#include "model/decoder_block.h"
 #include "ops/fused.h"
 #include "ops/parallel.h"
 
@@ -21,29 +20,50 @@ const Architecture& find_architecture(const Json& config) {
   fail(ErrorCode::kUnsupported, "config.json: model_type is \"{}\"; lowbit knows {}", type, known);
 }
 
-Model Model::create(const Json& config, const NamedWeights& weights) {
+bool is_conv1d(const Json& config, std::string_view module) {
+  const Json* type = config.find("model_type");
+  for (const Architecture& architecture : architectures()) {
+    if (type && type->is_string() && architecture.model_type == type->as_string())
+      return architecture.has_conv1d && module != architecture.head;
+  }
+  return false;
+}
+
+Model Model::create(const Json& config, const NamedWeights& given) {
   const Architecture& architecture = find_architecture(config);
   Model model;
   model.config_ = architecture.read_config(config);
   const ModelConfig& shape = model.config_;
-  const WeightReader reader(weights);
-  const std::string head = architecture.head;
-  if (!reader.has(architecture.embedding) && shape.tie_word_embeddings && reader.has(head + ".weight")) {
-    model.embedding_ = reader.matrix(head + ".weight", shape.vocab_size, shape.hidden_size);
-  } else {
-    model.embedding_ = reader.matrix(architecture.embedding, shape.vocab_size, shape.hidden_size);
+  const std::string base(architecture.base), embedding = base + std::string(architecture.embedding),
+                                             head = std::string(architecture.head) + ".weight";
+  const WeightReader all(given);
+  const bool has_base = all.has(embedding) || !all.has(architecture.embedding);
+  NamedWeights completed;
+  const bool is_head_alone = has_base && shape.tie_word_embeddings && !all.has(embedding) && all.has(head);
+  if (is_head_alone) {
+    completed = given;
+    completed[embedding] = given.find(head)->second;
   }
+  const NamedWeights& weights = is_head_alone ? completed : given;
+  const WeightReader reader(weights, has_base ? base : "");
+  model.frame_ = architecture.make_frame(shape, reader);
   for (int64_t layer = 0; layer < shape.layers; ++layer) {
-    model.blocks_.push_back(architecture.make_block(shape, weights, layer));
+    model.blocks_.push_back(architecture.make_block(shape, reader, layer));
   }
-  model.norm_ = reader.vector(architecture.final_norm, shape.hidden_size);
-  model.is_tied_ = shape.tie_word_embeddings;
-  if (model.is_tied_) {
-    model.head_ = {head, model.embedding_, {}};
+  if (shape.tie_word_embeddings) {
+    model.head_ = {architecture.head, model.frame_.embedding, {}};
   } else {
-    model.head_ = reader.linear(head, shape.vocab_size, shape.hidden_size, false);
+    model.head_ =
+        WeightReader(weights).linear(architecture.head, shape.vocab_size, shape.embedding_width, false);
   }
   return model;
+}
+
+Frame make_decoder_frame(const ModelConfig& config, const WeightReader& weights) {
+  Frame frame;
+  frame.embedding = weights.matrix("embed_tokens.weight", config.vocab_size, config.hidden_size);
+  frame.final_norm = weights.rms_norm("norm", config.hidden_size, config.norm_eps);
+  return frame;
 }
 
 bool Model::has_fixed_weights() const {
@@ -51,36 +71,59 @@ bool Model::has_fixed_weights() const {
                      [](const auto& block) { return block->has_fixed_weights(); });
 }
 
-void Model::embed(const OpContext& ops, const TokenIds& tokens, float* hidden) const {
+void Model::embed(const OpContext& ops, const TokenIds& tokens, const int32_t* positions,
+                  float* hidden) const {
   for (int32_t id : tokens.ids) {
     if (id < 0 || id >= config_.vocab_size) {
       fail(ErrorCode::kInvalidArgument, "token id {} is outside of the model's vocabulary of {}", id,
            config_.vocab_size);
     }
   }
-  embedding(ops, embedding_, tokens, hidden);
+  const int64_t count = static_cast<int64_t>(tokens.ids.size()), width = config_.hidden_size;
+  if (frame_.project_in) {
+    const ActivationScratch rows(ops, count * config_.embedding_width);
+    embedding(ops, frame_.embedding, tokens, floats(rows.rows()));
+    matmul(ops, rows.rows(), count, *frame_.project_in, nullptr, hidden, MatmulMode::kDecode);
+  } else {
+    embedding(ops, frame_.embedding, tokens, hidden);
+  }
+  if (frame_.embedding_scale != 1) scale(ops, frame_.embedding_scale, count * width, hidden);
+  if (!frame_.positions.empty())
+    add_positions(ops, frame_.positions, frame_.position_offset, positions, count, hidden);
+  if (!frame_.embedding_norm.is_none()) apply_norm(ops, frame_.embedding_norm, hidden, count, width, hidden);
 }
 
-void Model::final_norm(const OpContext& ops, const float* hidden, int64_t rows, Activations normed) const {
-  rms_norm(ops, hidden, rows, norm_, config_.rms_norm_eps, normed);
+void Model::head_input(const OpContext& ops, const float* hidden, int64_t rows, Activations input) const {
+  const int64_t width = config_.hidden_size;
+  if (!frame_.project_out) return apply_norm(ops, frame_.final_norm, hidden, rows, width, input);
+  const ActivationScratch normed(ops, rows * width);
+  apply_norm(ops, frame_.final_norm, hidden, rows, width, normed.rows());
+  matmul(ops, normed.rows(), rows, *frame_.project_out, nullptr, input, MatmulMode::kDecode);
 }
 
 void Model::logits(const OpContext& ops, const float* hidden, int64_t rows, MatmulMode mode, float* logits,
                    const KeptRows* kept) const {
   const MatmulOutput output{&head_.weight, head_.bias.empty() ? nullptr : &head_.bias, logits};
-  matmul_normed(ops, {hidden, &norm_, config_.rms_norm_eps, kept}, rows, std::span(&output, 1), mode);
+  if (const Norm& norm = frame_.final_norm; norm.is_rms() && !frame_.project_out)
+    return matmul_normed(ops, {hidden, &norm.weight, norm.epsilon, kept}, rows, std::span(&output, 1), mode);
+  const ActivationScratch input(ops, rows * head_width());
+  head_input(ops, hidden, rows, input.rows());
+  matmul(ops, input.rows(), rows, std::span(&output, 1), mode);
 }
 
-void Model::move_final_norm(const MoveWeight& move) { norm_ = moved(norm_, move); }
+void Model::move_final_norm(const MoveWeight& move) { frame_.final_norm = frame_.final_norm.moved(move); }
 
 void Model::move_frame(const MoveWeight& move) {
   move_final_norm(move);
-  embedding_ = move(embedding_);
-  head_ = {head_.module, is_tied_ ? embedding_ : move(head_.weight), moved(head_.bias, move)};
+  frame_.embedding = move(frame_.embedding);
+  head_ = {head_.module, is_tied() ? frame_.embedding : move(head_.weight), moved(head_.bias, move)};
 }
 
-RopeTable Model::rope_table(const OpContext& ops, int64_t positions) const {
-  const RopeFrequencies frequencies = rope_frequencies(config_);
+namespace {
+
+RopeTable rope_table(const OpContext& ops, const ModelConfig& config, const RopeConfig& rope,
+                     int64_t positions) {
+  const RopeFrequencies frequencies = rope_frequencies(config, rope);
   const int64_t pairs = static_cast<int64_t>(frequencies.inverse.size());
   RopeTable table{Tensor::allocate(DType::kF32, {positions, pairs}),
                   Tensor::allocate(DType::kF32, {positions, pairs})};
@@ -97,6 +140,16 @@ RopeTable Model::rope_table(const OpContext& ops, int64_t positions) const {
   });
   if (!ops.gpu) return table;
   return {copied_to(*ops.gpu, table.cosines), copied_to(*ops.gpu, table.sines)};
+}
+
+}  // namespace
+
+RopeTables Model::rope_tables(const OpContext& ops, int64_t positions) const {
+  RopeTables tables;
+  if (config_.rotary_dim == 0) return tables;
+  tables.all = rope_table(ops, config_, config_.rope, positions);
+  if (config_.window_rope) tables.windowed = rope_table(ops, config_, *config_.window_rope, positions);
+  return tables;
 }
 
 }  // namespace lowbit

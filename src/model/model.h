@@ -1,15 +1,29 @@
-// A language model: embedding, blocks, final norm, head. Built from a config and named weights; checks all of
+// A language model: embedding, blocks, last norm, head. Built from a config and named weights; checks all of
 // them first. Knows no files and no quantization.
 #pragma once
 
 #include "model/block.h"
 #include "model/config.h"
+#include "model/weight_reader.h"
 
 #include <memory>
+#include <optional>
 
 namespace lowbit {
 
 struct Architecture;
+
+// What stands around the blocks, but for the head.
+struct Frame {
+  Weight embedding;  // [vocab, embedding_width]
+  float embedding_scale = 1;
+  std::optional<Weight> project_in;  // [hidden_size, embedding_width]
+  Tensor positions;  // learned ones that are added, [positions + position_offset, hidden_size], or empty
+  int64_t position_offset = 0;  // row of position 0
+  Norm embedding_norm;          // mostly none
+  Norm final_norm;
+  std::optional<Weight> project_out;  // [embedding_width, hidden_size]
+};
 
 class Model {
  public:
@@ -24,53 +38,63 @@ class Model {
 
   // The norm that reads hidden behind a layer; null where it does not stay in one place.
   const Tensor* norm_behind(int64_t layer) const {
-    return layer + 1 < layer_count() ? block(layer + 1).first_norm() : &norm_;
+    return layer + 1 < layer_count() ? block(layer + 1).first_norm() : &frame_.final_norm.weight;
   }
   void set_block(int64_t layer, std::unique_ptr<Block> block) {
     blocks_[static_cast<size_t>(layer)] = std::move(block);
   }
   bool has_fixed_weights() const;  // of all blocks, see there
 
-  const Weight& embedding_table() const { return embedding_; }
+  const Weight& embedding_table() const { return frame_.embedding; }
   Linear& head() { return head_; }  // shares the embedding's storage when tied
   const Linear& head() const { return head_; }
-  bool is_tied() const { return is_tied_; }
+  bool is_tied() const { return config_.tie_word_embeddings; }
+  int64_t head_width() const { return config_.embedding_width; }
 
-  // hidden: [ids.size(), hidden_size]. Ids outside the vocabulary throw kInvalidArgument.
-  void embed(const OpContext& ops, const TokenIds& tokens, float* hidden) const;
-  // normed: [rows, hidden_size], what the head reads; may be hidden.
-  void final_norm(const OpContext& ops, const float* hidden, int64_t rows, Activations normed) const;
-  // logits: [rows, vocab_size]; final norm and head. kept: perhaps the same rows.
+  // hidden: [tokens, hidden_size], the first block's input. positions: of the tokens, where the operators
+  // compute. Ids outside the vocabulary and positions that were not learned throw kInvalidArgument.
+  void embed(const OpContext& ops, const TokenIds& tokens, const int32_t* positions, float* hidden) const;
+  // input: [rows, head_width], what the head reads.
+  void head_input(const OpContext& ops, const float* hidden, int64_t rows, Activations input) const;
+  // logits: [rows, vocab_size]; head_input and head. kept: perhaps the same rows.
   void logits(const OpContext& ops, const float* hidden, int64_t rows, MatmulMode mode, float* logits,
               const KeptRows* kept = nullptr) const;
 
-  // What stands around the blocks (embedding, final norm, head) goes elsewhere; tied matrices stay one.
+  // What stands around the blocks of an architecture with a GPU path (embedding, final norm, head) goes
+  // elsewhere; tied matrices stay one.
   void move_frame(const MoveWeight& move);
   // The final norm alone: what collecting the inputs of the head needs.
   void move_final_norm(const MoveWeight& move);
 
-  RopeTable rope_table(const OpContext& ops, int64_t positions) const;  // where the operators compute
+  RopeTables rope_tables(const OpContext& ops, int64_t positions) const;  // where the operators compute
 
  private:
   ModelConfig config_;
   std::vector<std::unique_ptr<Block>> blocks_;
-  Weight embedding_;
-  Tensor norm_;
+  Frame frame_;
   Linear head_;
-  bool is_tied_ = false;
 };
 
-// One row per architecture (registry.cc).
+// One row per architecture (registry.cc). Names of tensors are behind `base`, but for the head's; files of
+// the model without its head leave `base` out.
 struct Architecture {
   std::string_view model_type;  // of config.json
   ModelConfig (*read_config)(const Json& config);
-  std::unique_ptr<Block> (*make_block)(const ModelConfig& config, const NamedWeights& weights, int64_t layer);
-  const char* embedding;  // tensor names
-  const char* final_norm;
-  const char* head;  // module name; used when not tied
+  Frame (*make_frame)(const ModelConfig& config, const WeightReader& weights);
+  std::unique_ptr<Block> (*make_block)(const ModelConfig& config, const WeightReader& weights, int64_t layer);
+  std::string_view base;       // "model."
+  std::string_view embedding;  // "embed_tokens.weight"
+  const char* head;            // module name; used when not tied
+  bool has_gpu_path = false;
+  bool has_conv1d = false;  // its blocks have no other linears than Conv1D
 };
 std::span<const Architecture> architectures();
-const Architecture& find_architecture(
-    const Json& config);  // by its model_type; kUnsupported names those there are
+// By its model_type; kUnsupported names those there are.
+const Architecture& find_architecture(const Json& config);
+// Whether the dense weight of a linear stands as [in, out] in files of such a model.
+bool is_conv1d(const Json& config, std::string_view module);
+
+// The frame of Llama and its relatives.
+Frame make_decoder_frame(const ModelConfig& config, const WeightReader& weights);
 
 }  // namespace lowbit

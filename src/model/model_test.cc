@@ -118,9 +118,10 @@ TEST(Model, IdsOutsideOfTheVocabularyAreRefused) {
   for (int32_t id : {-1, 11}) {
     std::vector<float> hidden(8);
     const std::vector<int32_t> ids = {id};
-    EXPECT_NE(testing::error_of(ErrorCode::kInvalidArgument, [&] { model.embed({}, ids, hidden.data()); })
-                  .find("vocabulary of 11"),
-              std::string::npos);
+    EXPECT_NE(
+        testing::error_of(ErrorCode::kInvalidArgument, [&] { model.embed({}, ids, nullptr, hidden.data()); })
+            .find("vocabulary of 11"),
+        std::string::npos);
   }
 }
 

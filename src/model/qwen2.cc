@@ -14,7 +14,13 @@ ModelConfig read_config(const Json& config) {
 }  // namespace
 
 extern const Architecture kQwen2;
-const Architecture kQwen2 = {
-    "qwen2", read_config, make_decoder_block, "model.embed_tokens.weight", "model.norm.weight", "lm_head"};
+const Architecture kQwen2 = {.model_type = "qwen2",
+                             .read_config = read_config,
+                             .make_frame = make_decoder_frame,
+                             .make_block = make_decoder_block,
+                             .base = "model.",
+                             .embedding = "embed_tokens.weight",
+                             .head = "lm_head",
+                             .has_gpu_path = true};
 
 }  // namespace lowbit

@@ -81,6 +81,7 @@ void check_for_gpu(const AttentionShape& shape, const AttentionBatch& batch) {
     fail(ErrorCode::kUnsupported,
          "attention on a GPU: heads have {} elements, at most 256 are possible; use the CPU", shape.head_dim);
   }
+  if (shape.slopes) fail(ErrorCode::kUnsupported, "attention on a GPU: ALiBi is for the CPU alone; use that");
   if (!batch.on_gpu) fail(ErrorCode::kInternal, "attention on a GPU: the sequences are not there");
 }
 
@@ -255,6 +256,7 @@ void attention(const OpContext& context, const AttentionShape& shape, const Atte
                      shape.window,
                      shape.layer_offset,
                      shape.scale,
+                     shape.slopes,
                      shape.cache_dtype == DType::kBF16,
                      mode == AttentionMode::kPrefill,
                      false};

@@ -21,6 +21,9 @@ struct AttentionShape {
   float scale = 1;                  // of the scores, usually 1 / sqrt(head_dim)
   int64_t window = 0;               // > 0: a token sees itself and the window - 1 before it
   int64_t layer_offset = 0;         // bytes from a sequence's keys and values to those of the layer
+  // ALiBi: F32 [heads], by which a score falls for each token between query and key. Null: none. Press et
+  // al., arXiv 2108.12409. CPU.
+  const float* slopes = nullptr;
 };
 
 // The sequences of a step in this machine's memory, and a copy of them on the GPU where operators compute

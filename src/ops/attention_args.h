@@ -45,6 +45,7 @@ struct AttentionArgs {
   int64_t window;
   int64_t layer_offset;  // bytes from the first layer's keys and values to those meant
   float scale;
+  const float* slopes;  // [heads], see AttentionShape; or null
   bool bf16_cache;
   bool prefill;
   bool combine;  // second phase of split items: merge `partial` into out

@@ -19,7 +19,7 @@ struct Problem {
   AttentionShape shape;
   std::vector<AttentionSequence> sequences;
   std::vector<Cache> caches;
-  std::vector<float> q;
+  std::vector<float> q, slopes;
   int64_t tokens = 0;
 
   // lengths: {keys already cached, new tokens}
@@ -84,7 +84,8 @@ struct Problem {
               dot += double{q[static_cast<size_t>(offset + d)]} *
                      double{caches[s].keys[static_cast<size_t>((base + key) * head_dim + d)]};
             }
-            scores.push_back(dot * double{shape.scale});
+            const double slope = shape.slopes ? double{shape.slopes[head]} : 0;
+            scores.push_back(dot * double{shape.scale} - slope * static_cast<double>(end - 1 - key));
             most = std::max(most, scores.back());
           }
           for (double& score : scores) sum += score = std::exp(score - most);
@@ -134,6 +135,23 @@ TEST(Attention, AWindowHidesOlderKeys) {
         EXPECT_LT(testing::relative_error(problem.run(bench.context(), mode), problem.expected()),
                   bound(kernel, mode))
             << kernel << " window " << window;
+      }
+    }
+  }
+}
+
+TEST(Attention, SlopesLowerTheScoresOfDistantKeys) {
+  for (const std::string& kernel : testing::available(attention_kernels(), "attention")) {
+    Bench bench(kernel);
+    for (int64_t group : {1, 3}) {
+      Problem problem(2, group, 32, {{0, 130}, {600, 2}, {70, 1}, {1100, 70}}, DType::kF32, 0, 7);
+      for (int64_t head = 0; head < problem.shape.heads; ++head)
+        problem.slopes.push_back(std::exp2(-static_cast<float>(head + 1)));
+      problem.shape.slopes = problem.slopes.data();
+      for (AttentionMode mode : {AttentionMode::kDecode, AttentionMode::kPrefill}) {
+        EXPECT_LT(testing::relative_error(problem.run(bench.context(), mode), problem.expected()),
+                  bound(kernel, mode))
+            << kernel << " group " << group;
       }
     }
   }

@@ -20,10 +20,14 @@ constexpr Kernel<RopeArgs> kRopeTable[] = {
     {"avx2", Isa::kAvx2, nullptr, rope_avx2},
     {"ref", Isa::kRef, nullptr, rope_ref},
 };
-constexpr Kernel<SwigluArgs> kSwigluTable[] = {
-    {"avx512", Isa::kAvx512, nullptr, swiglu_avx512},
-    {"avx2", Isa::kAvx2, nullptr, swiglu_avx2},
-    {"ref", Isa::kRef, nullptr, swiglu_ref},
+constexpr Kernel<LayerNormArgs> kLayerNormTable[] = {
+    {"avx2", Isa::kAvx2, nullptr, layer_norm_avx2},
+    {"ref", Isa::kRef, nullptr, layer_norm_ref},
+};
+constexpr Kernel<ActivateArgs> kActivateTable[] = {
+    {"avx512", Isa::kAvx512, nullptr, activate_avx512},
+    {"avx2", Isa::kAvx2, nullptr, activate_avx2},
+    {"ref", Isa::kRef, nullptr, activate_ref},
 };
 
 // Elementary steps below which a second thread does not pay.
@@ -131,17 +135,88 @@ void rope(const OpContext& context, Activations x, int64_t tokens, int64_t heads
   run_kernel(context, kernel, args, tokens, chunk_for(heads * head_dim, kChunk));
 }
 
-void swiglu(const OpContext& context, ConstActivations gate, ConstActivations up, int64_t count,
-            Activations out) {
+namespace {
+
+void activate_on_cpu(const OpContext& context, const ActivateArgs& args, int64_t count) {
+  const auto& kernel = choose_kernel<ActivateArgs>(context, "activate", kActivateTable, args);
+  run_kernel(context, kernel, args, count, kChunk / 2);
+}
+
+}  // namespace
+
+void activate(const OpContext& context, Activation f, ConstActivations x, int64_t count, Activations out) {
+  activate_on_cpu(context, {floats(x), nullptr, floats(out), f}, count);
+}
+
+void activate_gated(const OpContext& context, Activation f, ConstActivations gate, ConstActivations up,
+                    int64_t count, Activations out) {
   if constexpr (kHasCuda) {
-    if (context.gpu) {
+    if (context.gpu && f == Activation::kSilu) {
       if (count > 0) gpu_swiglu(halves(gate), halves(up), halves(out), count, context.gpu->stream());
       return;
     }
   }
-  const SwigluArgs args{floats(gate), floats(up), floats(out)};
-  const auto& kernel = choose_kernel<SwigluArgs>(context, "swiglu", kSwigluTable, args);
-  run_kernel(context, kernel, args, count, kChunk / 2);
+  activate_on_cpu(context, {floats(gate), floats(up), floats(out), f}, count);
+}
+
+void layer_norm(const OpContext& context, ConstActivations x, int64_t rows, const Tensor& weight,
+                const Tensor& bias, float epsilon, Activations y) {
+  const int64_t width = weight.element_count();
+  if (weight.dtype() != DType::kF32 || bias.dtype() != DType::kF32 || bias.element_count() != width) {
+    fail(ErrorCode::kInvalidArgument, "layer_norm: weight {} {} and bias {} {}, expected F32 of one length",
+         dtype_name(weight.dtype()), shape_text(weight.shape()), dtype_name(bias.dtype()),
+         shape_text(bias.shape()));
+  }
+  const LayerNormArgs args{floats(x), weight.data<float>(), bias.data<float>(), floats(y), width, epsilon};
+  const auto& kernel = choose_kernel<LayerNormArgs>(context, "layer_norm", kLayerNormTable, args);
+  run_kernel(context, kernel, args, rows, chunk_for(width, kChunk));
+}
+
+void split_columns(const OpContext& context, ConstActivations x, int64_t tokens, int64_t repeats,
+                   std::span<const ColumnPart> parts) {
+  int64_t stride = 0;
+  for (const ColumnPart& part : parts) stride += part.width;
+  split_work(context, tokens * repeats, chunk_for(stride, kChunk), [&](int64_t begin, int64_t end, int) {
+    const float* from = floats(x) + begin * stride;
+    for (int64_t i = begin; i < end; ++i) {
+      for (const ColumnPart& part : parts) {
+        std::memcpy(floats(part.out) + i * part.width, from, static_cast<size_t>(part.width) * sizeof(float));
+        from += part.width;
+      }
+    }
+  });
+}
+
+void add(const OpContext& context, ConstActivations x, int64_t count, float* to) {
+  const float* from = floats(x);
+  split_work(context, count, kChunk, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) to[i] += from[i];
+  });
+}
+
+void scale(const OpContext& context, float factor, int64_t count, float* x) {
+  split_work(context, count, kChunk, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) x[i] *= factor;
+  });
+}
+
+void add_positions(const OpContext& context, const Tensor& table, int64_t offset, const int32_t* positions,
+                   int64_t tokens, float* hidden) {
+  const int64_t width = table.size(1);
+  for (int64_t token = 0; token < tokens; ++token) {
+    if (positions[token] < 0 || positions[token] >= table.size(0) - offset) {
+      fail(ErrorCode::kInvalidArgument, "position {} of token {} is beyond the {} that the model has learned",
+           positions[token], token, table.size(0) - offset);
+    }
+  }
+  const OpScratch rows(context, static_cast<size_t>(width * worker_count(context)) * sizeof(float));
+  split_work(context, tokens, chunk_for(width, kChunk), [&](int64_t begin, int64_t end, int worker) {
+    float* row = rows.as<float>() + worker * width;
+    for (int64_t token = begin; token < end; ++token) {
+      to_float(table, (positions[token] + offset) * width, width, row);
+      for (int64_t i = 0; i < width; ++i) hidden[token * width + i] += row[i];
+    }
+  });
 }
 
 void embedding(const OpContext& context, const Weight& table, const TokenIds& tokens, float* out) {
@@ -189,7 +264,8 @@ std::vector<KernelListing> elementwise_kernels() {
   std::vector<KernelListing> list;
   append_listing<RmsNormArgs>(list, "rms_norm", kRmsNormTable);
   append_listing<RopeArgs>(list, "rope", kRopeTable);
-  append_listing<SwigluArgs>(list, "swiglu", kSwigluTable);
+  append_listing<LayerNormArgs>(list, "layer_norm", kLayerNormTable);
+  append_listing<ActivateArgs>(list, "activate", kActivateTable);
   return list;
 }
 

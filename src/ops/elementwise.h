@@ -1,9 +1,11 @@
-// The small ops between the products: norms, RoPE, SwiGLU, embedding. Rows are independent.
+// The small ops between the products: norms, RoPE, activations, embeddings. Rows are independent. Those whose
+// pointers are all of floats, and those that say so, are for the CPU alone.
 #pragma once
 
 #include "format/weight.h"
 #include "ops/context.h"
 #include "ops/cuda/elementwise_gpu.h"
+#include "ops/elementwise_args.h"
 #include "ops/kernel_table.h"
 #include "tensor/activations.h"
 
@@ -17,6 +19,11 @@ namespace lowbit {
 void rms_norm(const OpContext& context, ConstActivations x, int64_t rows, const Tensor& weight, float epsilon,
               Activations y);
 
+// y[r] = (x[r] - mean) / sqrt(variance + epsilon) * weight + bias; weight, bias: F32 [width]; y may be x. Ba
+// et al., arXiv 1607.06450. CPU.
+void layer_norm(const OpContext& context, ConstActivations x, int64_t rows, const Tensor& weight,
+                const Tensor& bias, float epsilon, Activations y);
+
 // Cosines and sines for positions 0 ... n-1: F32 [n, rotary_dim / 2] each.
 struct RopeTable {
   Tensor cosines, sines;
@@ -28,9 +35,28 @@ struct RopeTable {
 void rope(const OpContext& context, Activations x, int64_t tokens, int64_t heads, int64_t head_dim,
           const int32_t* positions, const RopeTable& table);
 
-// out = silu(gate) * up, element by element; out may be gate. Shazeer, arXiv 2002.05202.
-void swiglu(const OpContext& context, ConstActivations gate, ConstActivations up, int64_t count,
-            Activations out);
+// out = f(x), element by element; out may be x. gelu: Hendrycks and Gimpel, arXiv 1606.08415, with erf or
+// with tanh. CPU.
+void activate(const OpContext& context, Activation f, ConstActivations x, int64_t count, Activations out);
+// out = f(gate) * up; out may be gate. Shazeer, arXiv 2002.05202. Other functions than silu: CPU.
+void activate_gated(const OpContext& context, Activation f, ConstActivations gate, ConstActivations up,
+                    int64_t count, Activations out);
+inline void swiglu(const OpContext& context, ConstActivations gate, ConstActivations up, int64_t count,
+                   Activations out) {
+  activate_gated(context, Activation::kSilu, gate, up, count, out);
+}
+
+// Takes the product of fused weights apart. A row of x is `repeats` times the columns of all parts; out of a
+// part: [tokens, repeats * width], may not overlap x. CPU.
+struct ColumnPart {
+  int64_t width = 0;
+  Activations out;
+};
+void split_columns(const OpContext& context, ConstActivations x, int64_t tokens, int64_t repeats,
+                   std::span<const ColumnPart> parts);
+
+void add(const OpContext& context, ConstActivations x, int64_t count, float* to);  // to += x. CPU.
+void scale(const OpContext& context, float factor, int64_t count, float* x);       // x *= factor
 
 // Token ids in this machine's memory, and a copy of them on the GPU where there is one already.
 struct TokenIds {
@@ -44,6 +70,10 @@ struct TokenIds {
 // out[t] = table[ids[t]]; table: floating [vocab, width] or quantized; out: [tokens, width]. An id
 // outside [0, vocab) is kInvalidArgument.
 void embedding(const OpContext& context, const Weight& table, const TokenIds& ids, float* out);
+// hidden[t] += table[positions[t] + offset]; table: floating [rows, width]. A position beyond it is
+// kInvalidArgument.
+void add_positions(const OpContext& context, const Tensor& table, int64_t offset, const int32_t* positions,
+                   int64_t tokens, float* hidden);
 // How kernels take such a table, which lies as weights_gpu.h says.
 GpuEmbeddingTable gpu_embedding_table(const Weight& table);
 

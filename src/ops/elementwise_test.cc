@@ -84,7 +84,7 @@ TEST(Rope, EveryKernelRotatesPairsAndLeavesTheRestAlone) {
 }
 
 TEST(Swiglu, EveryKernelMatchesDouble) {
-  for (const std::string& kernel : testing::available(elementwise_kernels(), "swiglu")) {
+  for (const std::string& kernel : testing::available(elementwise_kernels(), "activate")) {
     for (int64_t count : {1, 7, 8, 16, 31, 40000}) {
       Numbers numbers(3);
       std::vector<float> gate = numbers.normals(count + 1, 20), up = numbers.normals(count + 1),
@@ -111,7 +111,7 @@ TEST(Swiglu, EveryKernelMatchesDouble) {
 
 // For gate << 0, silu(gate) = gate / (1 + e^-gate) has the relative error of the exponential.
 TEST(Swiglu, TheExponentialIsAccurateAndNotSuspiciouslySo) {
-  for (const std::string& kernel : testing::available(elementwise_kernels(), "swiglu")) {
+  for (const std::string& kernel : testing::available(elementwise_kernels(), "activate")) {
     const int64_t count = 200000;
     std::vector<float> gate, up(count, 1.0f), out(count);
     for (int64_t i = 0; i < count; ++i)
@@ -126,6 +126,131 @@ TEST(Swiglu, TheExponentialIsAccurateAndNotSuspiciouslySo) {
     EXPECT_LT(worst, 5e-7) << kernel;
     EXPECT_GT(worst, 1e-8) << kernel;
   }
+}
+
+double activated(Activation f, double x) {
+  switch (f) {
+    case Activation::kSilu:
+      return x / (1 + std::exp(-x));
+    case Activation::kGelu:
+      return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
+    case Activation::kGeluTanh:
+      return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    case Activation::kRelu:
+      return std::max(x, 0.0);
+  }
+  return NAN;
+}
+
+TEST(Activate, EveryKernelAndFunctionMatchesDouble) {
+  for (const std::string& kernel : testing::available(elementwise_kernels(), "activate")) {
+    for (Activation f : {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh, Activation::kRelu}) {
+      for (int64_t count : {1, 7, 8, 16, 31, 40000}) {
+        Numbers numbers(static_cast<uint32_t>(count));
+        const std::vector<float> x = numbers.normals(count, 3), up = numbers.normals(count);
+        std::vector<float> plain(x.size()), gated(x.size());
+        Bench bench(kernel, 2);
+        activate(bench.context(), f, x.data(), count, plain.data());
+        activate_gated(bench.context(), f, x.data(), up.data(), count, gated.data());
+        for (size_t i = 0; i < x.size(); ++i) {
+          const double expected = activated(f, double{x[i]}),
+                       bound = 3e-7 * std::max(1.0, std::fabs(double{x[i]}));
+          ASSERT_NEAR(plain[i], expected, bound) << kernel << " " << static_cast<int>(f) << " of " << x[i];
+          ASSERT_NEAR(gated[i], expected * double{up[i]}, bound * std::max(1.0, std::fabs(double{up[i]})))
+              << kernel << " " << static_cast<int>(f) << " of " << x[i];
+        }
+      }
+      std::vector<float> special{INFINITY, 1e30f, NAN, 0, -1e30f};
+      Bench bench(kernel);
+      activate(bench.context(), f, special.data(), 5, special.data());
+      EXPECT_EQ(special[0], INFINITY) << kernel;
+      EXPECT_EQ(special[1], 1e30f) << kernel;
+      EXPECT_TRUE(std::isnan(special[2])) << kernel;
+      EXPECT_EQ(special[3], 0) << kernel;
+      EXPECT_EQ(special[4], 0) << kernel;
+    }
+  }
+}
+
+TEST(LayerNorm, EveryKernelMatchesDouble) {
+  for (const std::string& kernel : testing::available(elementwise_kernels(), "layer_norm")) {
+    for (int64_t width : {1, 7, 8, 33, 576, 1000}) {
+      Numbers numbers(static_cast<uint32_t>(width));
+      const int64_t rows = 5;
+      std::vector<float> x = numbers.normals(rows * width);
+      std::fill(x.begin(), x.begin() + width, 3.0f);  // no variance
+      for (int64_t i = width; i < 2 * width; ++i) x[static_cast<size_t>(i)] += 1000;
+      const Tensor weight = tensor_of(numbers.normals(width), {width});
+      const Tensor bias = tensor_of(numbers.normals(width), {width});
+      std::vector<double> expected(x.size());
+      for (int64_t row = 0; row < rows; ++row) {
+        const float* from = x.data() + row * width;
+        double mean = 0, variance = 0;
+        for (int64_t i = 0; i < width; ++i) mean += double{from[i]} / static_cast<double>(width);
+        for (int64_t i = 0; i < width; ++i)
+          variance += std::pow(double{from[i]} - mean, 2) / static_cast<double>(width);
+        for (int64_t i = 0; i < width; ++i) {
+          expected[static_cast<size_t>(row * width + i)] =
+              (double{from[i]} - mean) / std::sqrt(variance + 1e-5) * double{float_at(weight, i)} +
+              double{float_at(bias, i)};
+        }
+      }
+      Bench bench(kernel, 2);
+      layer_norm(bench.context(), x.data(), rows, weight, bias, 1e-5f, x.data());
+      // The mean is rounded to a float before it is subtracted.
+      EXPECT_LT(testing::relative_error(x, expected), 5e-5) << kernel << " " << width;
+    }
+  }
+  Bench bench;
+  std::vector<float> x(4);
+  testing::error_of(ErrorCode::kInvalidArgument, [&] {
+    layer_norm(bench.context(), x.data(), 1, Tensor::zeros(DType::kF32, {4}), Tensor::zeros(DType::kF32, {3}),
+               0, x.data());
+  });
+}
+
+TEST(SplitColumns, TakesBlocksAndHeadsApart) {
+  Bench bench("", 2);
+  const int64_t tokens = 3;
+  for (int64_t repeats : {1, 4}) {
+    const int64_t widths[] = {6, 2, 3};
+    std::vector<float> x(static_cast<size_t>(tokens * repeats * 11));
+    for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i);
+    std::vector<std::vector<float>> out;
+    std::vector<ColumnPart> parts;
+    for (int64_t width : widths) out.emplace_back(static_cast<size_t>(tokens * repeats * width));
+    for (size_t part = 0; part < 3; ++part) parts.push_back({widths[part], out[part].data()});
+    split_columns(bench.context(), x.data(), tokens, repeats, parts);
+    int64_t before = 0;
+    for (size_t part = 0; part < 3; before += widths[part++]) {
+      for (int64_t i = 0; i < tokens * repeats * widths[part]; ++i) {
+        EXPECT_EQ(out[part][static_cast<size_t>(i)],
+                  static_cast<float>(i / widths[part] * 11 + before + i % widths[part]));
+      }
+    }
+  }
+}
+
+TEST(Positions, RowsOfTheTableAreAdded) {
+  Bench bench("", 2);
+  Numbers numbers(5);
+  const Tensor dense = tensor_of(numbers.normals(7 * 5), {7, 5});
+  const std::vector<int32_t> positions{4, 0, 4};
+  for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    const Tensor table = converted(dense, dtype);
+    std::vector<float> hidden(15, 1.0f);
+    add_positions(bench.context(), table, 2, positions.data(), 3, hidden.data());
+    for (int64_t i = 0; i < 15; ++i) {
+      const int64_t row = positions[static_cast<size_t>(i / 5)] + 2;
+      EXPECT_EQ(hidden[static_cast<size_t>(i)], 1.0f + float_at(table, row * 5 + i % 5));
+    }
+  }
+  const int32_t beyond = 5;
+  std::vector<float> hidden(5);
+  EXPECT_NE(testing::error_of(ErrorCode::kInvalidArgument,
+                              [&] { add_positions(bench.context(), dense, 2, &beyond, 1, hidden.data()); })
+                .find("position 5"),
+            std::string::npos);
 }
 
 TEST(Embedding, TakesRowsOfDenseAndQuantizedTables) {

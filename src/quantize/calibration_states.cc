@@ -82,7 +82,7 @@ CalibrationStates::CalibrationStates(const Model& model, const OpContext& ops,
     for (size_t i = 0; i < ids.size(); ++i) positions_.push_back(static_cast<int32_t>(i));
   }
   tokens_ = static_cast<int64_t>(positions_.size());
-  rope_ = model.rope_table(ops_, static_cast<int64_t>(longest));
+  rope_ = model.rope_tables(ops_, static_cast<int64_t>(longest));
   if (ops_.gpu && options.keeps_hidden_here) {
     hidden_here_.emplace(static_cast<size_t>(tokens_ * width_) * sizeof(float));
   } else {
@@ -98,16 +98,18 @@ void CalibrationStates::embed() {
   const OpContext here{ops_.threads, &workspace, ops_.kernels};
   std::vector<float> rows;
   float* hidden = hidden_here_ ? hidden_here_->as<float>() : hidden_.mutable_data<float>();
+  const int32_t* positions = positions_.data();
   for (const std::vector<int32_t>& ids : sequences_) {
     const size_t count = ids.size() * static_cast<size_t>(width_);
     if (ops_.gpu && !hidden_here_) {
       rows.resize(count);
-      model_.embed(here, ids, rows.data());
+      model_.embed(here, ids, positions, rows.data());
       ops_.gpu->copy_in(hidden, rows.data(), count * sizeof(float));
     } else {
-      model_.embed(here, ids, hidden);
+      model_.embed(here, ids, positions, hidden);
     }
     hidden += count;
+    positions += ids.size();
   }
 }
 
@@ -143,6 +145,7 @@ std::vector<AttentionSequence> CalibrationStates::attention_sequences(const Batc
 bool CalibrationStates::keeps_carry(const Stage& stage, int64_t tokens, int64_t hidden_size,
                                     size_t carry_budget) {
   const size_t bytes = static_cast<size_t>(tokens * stage.carry_width) * sizeof(float);
+  // Of a stage that takes a carry always (see Block).
   return bytes <= std::max(carry_budget, static_cast<size_t>(tokens * hidden_size) * sizeof(float));
 }
 
@@ -247,22 +250,27 @@ Hessian CalibrationStates::collect(const Block& block, int index) {
 std::vector<Hessian> CalibrationStates::collect_all(const Block& block) {
   std::vector<HessianAccumulator> accumulators;
   int64_t input_width = 0, carry_width = 0;
+  bool has_two_carries = false;
   for (const Stage& stage : block.stages()) {
     accumulators.emplace_back(ops_, stage.input_width);
     input_width = std::max(input_width, stage.input_width);
     carry_width = std::max(carry_width, stage.carry_width);
+    has_two_carries = has_two_carries || stage.takes_and_leaves();
   }
   auto visit = [&](const StepInput& step, const Batch& batch) {
     const size_t bytes = static_cast<size_t>(batch.tokens * width_) * sizeof(float);
     const Scratch moving = ops_.workspace->take(bytes);
-    const ActivationScratch input = take(batch, input_width), carry = take(batch, carry_width);
+    const ActivationScratch input = take(batch, input_width), first = take(batch, carry_width),
+                            second = take(batch, has_two_carries ? carry_width : 0);
+    Activations carry = first.rows(), next = has_two_carries ? second.rows() : carry;
     copy(ops_, moving.as<void>(), hidden(batch), bytes);
     for (size_t i = 0; i < block.stages().size(); ++i) {
       const Stage& stage = block.stages()[i];
       if (stage.reads_hidden) block.prepare(static_cast<int>(i), step, moving.as<float>(), input.rows());
-      const Activations source = stage.reads_hidden ? input.rows() : carry.rows();
+      const Activations source = stage.reads_hidden ? input.rows() : carry;
       accumulators[i].add(source, batch.tokens);
-      block.finish(static_cast<int>(i), step, source, moving.as<float>(), carry.rows());
+      block.finish(static_cast<int>(i), step, source, moving.as<float>(), next);
+      if (stage.carry_width > 0) std::swap(carry, next);
     }
   };
   // One batch after the other, since all Hessians grow at once.
@@ -276,13 +284,14 @@ std::vector<Hessian> CalibrationStates::collect_all(const Block& block) {
 }
 
 Hessian CalibrationStates::collect_head() {
-  return collect_rows(width_, [&](const StepInput& step, const Batch& batch, Activations rows) {
-    model_.final_norm(*step.ops, hidden(batch), batch.tokens, rows);
+  return collect_rows(model_.head_width(), [&](const StepInput& step, const Batch& batch, Activations rows) {
+    model_.head_input(*step.ops, hidden(batch), batch.tokens, rows);
   });
 }
 
 void CalibrationStates::advance(const Block& block, int index) {
   const Stage& stage = block.stages()[static_cast<size_t>(index)];
+  Tensor next;  // what the stage leaves, where it takes the carry that is kept
   if (stage.carry_width > 0) {
     // A carry that is not kept is made anew by whoever reads it, and memory for the one before it is not
     // held meanwhile: that is a large model, and its widest Hessian comes next.
@@ -291,8 +300,11 @@ void CalibrationStates::advance(const Block& block, int index) {
       return;
     }
     const int64_t count = tokens_ * stage.carry_width;
-    if (carry_.empty() || carry_.element_count() < count)
+    if (stage.takes_and_leaves()) {
+      next = allocate(ops_, ops_.activations(), {count});
+    } else if (carry_.empty() || carry_.element_count() < count) {
       carry_ = allocate(ops_, ops_.activations(), {count});
+    }
   }
   for_each_batch(0, plan_.batches.size(), Hidden::kChanged, [&](const StepInput& step, const Batch& batch) {
     const Stage* maker = stage.reads_hidden ? nullptr : &block.stages()[static_cast<size_t>(index - 1)];
@@ -307,9 +319,11 @@ void CalibrationStates::advance(const Block& block, int index) {
       block.prepare(first, step, hidden(batch), input.rows());
       if (maker) block.finish(first, step, input.rows(), hidden(batch), carry.rows());
     }
-    block.finish(index, step, source, hidden(batch),
-                 stage.carry_width > 0 ? kept_carry(stage, batch) : Activations());
+    block.finish(
+        index, step, source, hidden(batch),
+        stage.carry_width == 0 ? Activations() : rows_of(next.empty() ? carry_ : next, stage, batch));
   });
+  if (!next.empty()) carry_ = std::move(next);
   release_scratch();
 }
 

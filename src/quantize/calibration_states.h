@@ -93,9 +93,10 @@ class CalibrationStates {
   float* hidden(const Batch& batch) {
     return moving_ ? moving_ : hidden_.mutable_data<float>() + batch.row * width_;
   }
-  Activations kept_carry(const Stage& maker, const Batch& batch) {
-    return Activations(carry_.mutable_bytes(), carry_.dtype()).from(batch.row * maker.carry_width);
+  static Activations rows_of(Tensor& carry, const Stage& maker, const Batch& batch) {
+    return Activations(carry.mutable_bytes(), carry.dtype()).from(batch.row * maker.carry_width);
   }
+  Activations kept_carry(const Stage& maker, const Batch& batch) { return rows_of(carry_, maker, batch); }
   ActivationScratch take(const Batch& batch, int64_t width) const {
     return {ops_, batch.tokens * std::max<int64_t>(1, width)};
   }
@@ -116,7 +117,7 @@ class CalibrationStates {
   std::optional<PinnedMemory> hidden_here_;
   float* moving_ = nullptr;  // of the batch at work, where hidden_here_ is
   Tensor carry_;             // of the widest carry that was kept so far
-  RopeTable rope_;
+  RopeTables rope_;
   std::vector<int32_t> positions_;
   // On a GPU: what all batches read, made once, since each copy waits for the GPU.
   Tensor cache_;            // of one batch

@@ -4,6 +4,7 @@
 #include "base/fail.h"
 #include "base/threads.h"
 #include "checkpoint/gptq.h"
+#include "model/model.h"
 #include "quantize/matrix.h"
 #include "quantize/methods.h"
 #include "quantize/out_folder.h"
@@ -86,12 +87,14 @@ class Conversion {
   void add_quantized(const std::string& name, const QuantizedTensor& weight, std::vector<NamedTensor>& out) {
     const std::string module = name.substr(0, name.size() - std::string_view(".weight").size());
     if (dense_) {
-      const Shape shape = {weight.out_features, weight.in_features};
-      out.push_back({name, Tensor::borrow(nullptr, nullptr, *dense_, shape), [this, weight] {
+      Shape shape = {weight.out_features, weight.in_features};
+      const bool is_turned = is_conv1d(checkpoint_.config, module);
+      if (is_turned) std::swap(shape[0], shape[1]);
+      out.push_back({name, Tensor::borrow(nullptr, nullptr, *dense_, shape), [this, weight, is_turned] {
                        const Tensor exact = dequantized(weight);
                        const Tensor made = converted(exact, *dense_);
                        note_error(largest_difference(exact, made));
-                       return made;
+                       return is_turned ? transposed(made) : made;
                      }});
       return;
     }

@@ -52,7 +52,8 @@ Json memory_json(const Model& model, const QuantizationSettings& settings, const
         const uint64_t rows =
             floats((batches.round_tokens + HessianAccumulator::kChunkTokens) * stage.input_width);
         const uint64_t scratch = static_cast<uint64_t>(batches.scratch_bytes);
-        forward = std::max(forward, hidden + carry + scratch + rows + hessian);
+        const uint64_t left = stage.takes_and_leaves() ? floats(calibration.tokens * stage.carry_width) : 0;
+        forward = std::max(forward, hidden + carry + left + scratch + rows + hessian);
         solve = std::max(solve, hidden + carry + static_cast<uint64_t>(matrices) * hessian + slab);
         if (stage.carry_width == 0) continue;
         carry = CalibrationStates::keeps_carry(stage, calibration.tokens, config.hidden_size)
@@ -188,7 +189,10 @@ std::string plan_json(const fs::path& model, const fs::path& out, const Quantize
                     peak >> 20, available >> 20));
   }
   int device = kHost;
-  collect_reason([&] { device = choose_device(options.device, cpu_only_option(options), {}); });
+  collect_reason([&] {
+    device = device_for_model(choose_device(options.device, cpu_only_option(options), {}), options.device,
+                              source.checkpoint.config, {});
+  });
   std::optional<GpuQueue> gpu;
   if (device != kHost && is_gptq) {
     const CalibrationBatches on_gpu(source.model, calibration.samples);

@@ -83,7 +83,7 @@ GpuPurpose forward_purpose(int64_t tokens) {
   return {.use = GpuUse::kWork, .what = "a forward pass", .tokens = tokens, .helps = kForwardHelps};
 }
 
-void run_blocks(const Model& model, const OpContext& ops, const RopeTable& rope, const StepData& data,
+void run_blocks(const Model& model, const OpContext& ops, const RopeTables& rope, const StepData& data,
                 MatmulMode mode, const KvCache& cache, float* hidden, KeptRows* kept) {
   if (kept) kept->forget();
   StepInput step{.ops = &ops,
@@ -101,10 +101,10 @@ void run_blocks(const Model& model, const OpContext& ops, const RopeTable& rope,
   }
 }
 
-void forward(const Model& model, const OpContext& ops, const RopeTable& rope,
+void forward(const Model& model, const OpContext& ops, const RopeTables& rope,
              std::span<const SequenceTokens> batch, MatmulMode mode, KvCache& cache, float* hidden) {
   const StepData data(ops, batch, cache);
-  model.embed(ops, data.ids(), hidden);
+  model.embed(ops, data.ids(), data.positions(), hidden);
   run_blocks(model, ops, rope, data, mode, cache, hidden);
   for (const SequenceTokens& tokens : batch) {
     cache.set_length(tokens.sequence,
@@ -121,7 +121,7 @@ void forward_windows(const Model& model, const OpContext& ops, std::span<const s
   const GpuPhase phase(ops.gpu,
                        forward_purpose(std::min<int64_t>(batch_size, static_cast<int64_t>(windows.size())) *
                                        static_cast<int64_t>(longest)));
-  const RopeTable rope = model.rope_table(ops, static_cast<int64_t>(longest));
+  const RopeTables rope = model.rope_tables(ops, static_cast<int64_t>(longest));
   const int64_t width = model.config().hidden_size;
   batch_size = std::clamp<int64_t>(batch_size, 1, static_cast<int64_t>(windows.size()));
   // One layer's caches would do; a whole cache keeps this the same code as generation.

@@ -79,12 +79,12 @@ GpuPurpose forward_purpose(int64_t tokens);
 
 // All blocks; hidden: [tokens, hidden_size], the tokens' embeddings before. kept: where they leave their rows
 // to each other, and the last one to the head, or null. The cache's lengths are not changed.
-void run_blocks(const Model& model, const OpContext& ops, const RopeTable& rope, const StepData& data,
+void run_blocks(const Model& model, const OpContext& ops, const RopeTables& rope, const StepData& data,
                 MatmulMode mode, const KvCache& cache, float* hidden, KeptRows* kept = nullptr);
 
 // Appends the tokens to the cache and leaves the last block's output in `hidden` [sum of ids, hidden_size],
-// rows in the order of `batch`. The rope table must cover all positions.
-void forward(const Model& model, const OpContext& ops, const RopeTable& rope,
+// rows in the order of `batch`. The rope tables must cover all positions.
+void forward(const Model& model, const OpContext& ops, const RopeTables& rope,
              std::span<const SequenceTokens> batch, MatmulMode mode, KvCache& cache, float* hidden);
 
 // Batches of whole token windows without history, as evaluation needs them: calls `rows` for each window with

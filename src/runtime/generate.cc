@@ -38,7 +38,7 @@ class Generation {
         capacity_(capacity()),
         cache_(state.model.config(), static_cast<int64_t>(prompts.size()), capacity_, state.cache_dtype,
                ops_.gpu),
-        rope_(state.model.rope_table(ops_, capacity_)) {
+        rope_(state.model.rope_tables(ops_, capacity_)) {
     for (size_t i = 0; i < prompts.size(); ++i) {
       answers_.emplace_back(state.tokenizer ? &*state.tokenizer : nullptr, options, i, stream);
       answers_.back().result().prompt_tokens = static_cast<int64_t>(prompts[i].size());
@@ -243,7 +243,7 @@ class Generation {
   SamplingRule rule_;
   int64_t context_, capacity_;
   KvCache cache_;
-  RopeTable rope_;
+  RopeTables rope_;
   std::deque<Answer> answers_;
   std::vector<uint64_t> random_;  // a stream for each prompt
   std::vector<int32_t> next_;

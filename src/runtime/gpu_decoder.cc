@@ -28,7 +28,7 @@ std::vector<SequenceTokens> any_tokens(std::span<const size_t> sequences) {
 
 }  // namespace
 
-GpuDecoder::GpuDecoder(const Model& model, const OpContext& ops, const RopeTable& rope,
+GpuDecoder::GpuDecoder(const Model& model, const OpContext& ops, const RopeTables& rope,
                        std::span<const size_t> sequences, KvCache& cache, const SamplingRule& rule,
                        int64_t steps)
     : model_(model),
@@ -63,7 +63,7 @@ void GpuDecoder::begin(std::span<const SequenceTokens> batch, std::span<const Sa
   data_.set(ops_, batch, cache_);
   sampling_.begin(ops_, rows);
   ops_.gpu->clear(steps_.as<void>(), static_cast<size_t>(rows_) * sizeof(int64_t));
-  model_.embed(ops_, data_.ids(), hidden_.as<float>());
+  model_.embed(ops_, data_.ids(), data_.positions(), hidden_.as<float>());
 }
 
 void GpuDecoder::queue_step(const OpContext& ops) const {
@@ -111,7 +111,7 @@ void GpuDecoder::launch() {
       // embedding on; sampling, which moves on to the next one, was not: it comes last and takes no memory.
       if (error.code() != ErrorCode::kOutOfMemory || !recording_.valid()) throw;
       graph_ = recording_.get();
-      model_.embed(ops_, data_.ids(), hidden_.as<float>());
+      model_.embed(ops_, data_.ids(), data_.positions(), hidden_.as<float>());
       if (!graph_) queue_step(ops_);
     }
   }

@@ -18,7 +18,7 @@ class GpuDecoder {
   // For these sequences of the cache, and about so many steps. Model, rope and cache must outlive it; what
   // the cache holds behind its lengths is written on. The step is recorded by a thread of its own, from now
   // on: best while prompts are being computed.
-  GpuDecoder(const Model& model, const OpContext& ops, const RopeTable& rope,
+  GpuDecoder(const Model& model, const OpContext& ops, const RopeTables& rope,
              std::span<const size_t> sequences, KvCache& cache, const SamplingRule& rule, int64_t steps);
   ~GpuDecoder();
 
@@ -48,7 +48,7 @@ class GpuDecoder {
   const Model& model_;
   OpContext ops_;
   Workspace graph_workspace_;  // nobody else may get, or free, what the graph's kernels write to
-  const RopeTable& rope_;
+  const RopeTables& rope_;
   KvCache& cache_;
   StepData data_;
   int64_t rows_;

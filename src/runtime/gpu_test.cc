@@ -92,7 +92,7 @@ std::vector<std::vector<int32_t>> sampled_on_host(const LanguageModel& model,
   for (const auto& prompt : prompts) longest = std::max(longest, prompt.size());
   const int64_t capacity = static_cast<int64_t>(longest) + options.max_new_tokens;
   const int64_t count = static_cast<int64_t>(prompts.size());
-  const RopeTable rope = state.model.rope_table(ops, capacity);
+  const RopeTables rope = state.model.rope_tables(ops, capacity);
   KvCache cache(state.model.config(), count, capacity, state.cache_dtype, state.gpu.get());
   const SamplingRule rule = sampling_rule(options);
   std::vector<std::vector<int32_t>> previous = prompts, answers(prompts.size());
@@ -196,7 +196,7 @@ std::vector<std::vector<int32_t>> decoded(const LanguageModel& model,
   OpContext ops = state.ops();
   ops.workspace = &workspace;
   const int64_t width = state.model.config().hidden_size, count = static_cast<int64_t>(prompts.size());
-  const RopeTable rope = state.model.rope_table(ops, capacity);
+  const RopeTables rope = state.model.rope_tables(ops, capacity);
   KvCache cache(state.model.config(), count, capacity, state.cache_dtype, state.gpu.get());
   const int32_t first = 1;
   std::vector<SequenceTokens> batch;

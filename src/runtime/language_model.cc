@@ -134,15 +134,14 @@ void load_on_cpu(LanguageModel::State& state, const RuntimeOptions& options, con
     log.info("the weights stay in the mapped file: copies would take more than a quarter of the free memory");
   }
   state.model = Model::create(state.checkpoint.config, state.checkpoint.weights);
+  state.checkpoint.weights.clear();  // those of which the model has made copies of its own go
 }
 
 }  // namespace
 
 LanguageModel LanguageModel::load(const fs::path& folder, const RuntimeOptions& options, const Log& log) {
   validate(options);
-  const int device = choose_device(options.device, cpu_only(options), log);
-  if (device == kHost && options.max_gpu_memory.count > 0)
-    log.info("max_gpu_memory has no effect: the model runs on the CPU");
+  int device = choose_device(options.device, cpu_only(options), log);
   LanguageModel model;
   model.state_ = std::make_unique<State>();
   State& state = *model.state_;
@@ -154,6 +153,9 @@ LanguageModel LanguageModel::load(const fs::path& folder, const RuntimeOptions& 
   state.cache_dtype = parse_cache_dtype(options.kv_cache_dtype);
   state.checkpoint = read_checkpoint(folder);
   for (const std::string& note : state.checkpoint.notes) log.info(note);
+  device = device_for_model(device, options.device, state.checkpoint.config, log);
+  if (device == kHost && options.max_gpu_memory.count > 0)
+    log.info("max_gpu_memory has no effect: the model runs on the CPU");
   state.threads = std::make_unique<ThreadPool>(options.threads);
   if (device == kHost || !load_on_gpu(state, device, options, log)) load_on_cpu(state, options, log);
   try {

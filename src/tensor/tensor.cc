@@ -169,6 +169,39 @@ Tensor converted(const Tensor& tensor, DType dtype) {
   return out;
 }
 
+Tensor transposed(const Tensor& matrix) {
+  LOWBIT_ASSERT(matrix.shape().size() == 2 && matrix.device() == kHost);
+  const int64_t rows = matrix.size(0), columns = matrix.size(1);
+  Tensor out = Tensor::allocate(matrix.dtype(), {columns, rows});
+  auto move = [&]<class Element>(Element) {
+    constexpr int64_t kSide = 32;  // of a square that stays in the cache while it is turned
+    const Element* from = matrix.data<Element>();
+    Element* to = out.mutable_data<Element>();
+    for (int64_t top = 0; top < rows; top += kSide) {
+      for (int64_t left = 0; left < columns; left += kSide) {
+        for (int64_t column = left; column < std::min(columns, left + kSide); ++column) {
+          for (int64_t row = top; row < std::min(rows, top + kSide); ++row)
+            to[column * rows + row] = from[row * columns + column];
+        }
+      }
+    }
+  };
+  switch (dtype_size(matrix.dtype())) {
+    case 1:
+      move(uint8_t{});
+      break;
+    case 2:
+      move(uint16_t{});
+      break;
+    case 4:
+      move(uint32_t{});
+      break;
+    default:
+      move(uint64_t{});
+  }
+  return out;
+}
+
 Tensor copied_to(GpuQueue& gpu, const Tensor& tensor) {
   Tensor there = Tensor::allocate_on(&gpu, tensor.dtype(), tensor.shape());
   gpu.copy_in(there.mutable_bytes(), tensor.bytes(), tensor.byte_count());

@@ -81,6 +81,8 @@ class Tensor {
 // A copy in another floating type (round to nearest even), or the tensor itself when the type is already
 // that.
 Tensor converted(const Tensor& tensor, DType dtype);
+// A copy of a matrix [rows, columns] as [columns, rows].
+Tensor transposed(const Tensor& matrix);
 // A copy in a GPU's memory.
 Tensor copied_to(GpuQueue& gpu, const Tensor& tensor);
 // Element i of a floating tensor as a float. Slow: for tests, checks and statistics.

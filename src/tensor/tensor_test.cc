@@ -99,6 +99,25 @@ TEST(Tensor, APartIsElementsOfAnotherKindWithinTheSameBytes) {
   EXPECT_EQ(float_at(part, 5), 1.5f);  // the storage stays
 }
 
+TEST(Tensor, TransposingSwapsRowsAndColumnsOfAnyElement) {
+  for (DType dtype : {DType::kU8, DType::kBF16, DType::kF32, DType::kF64}) {
+    const int64_t rows = 37, columns = 66, size = static_cast<int64_t>(dtype_size(dtype));
+    Tensor matrix = Tensor::allocate(dtype, {rows, columns});
+    char* bytes = static_cast<char*>(matrix.mutable_bytes());
+    for (int64_t i = 0; i < rows * columns * size; ++i) bytes[i] = static_cast<char>(i * 31 + i / 256);
+    const Tensor turned = transposed(matrix);
+    ASSERT_EQ(turned.shape(), (Shape{columns, rows}));
+    const char* there = static_cast<const char*>(turned.bytes());
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t column = 0; column < columns; ++column) {
+        ASSERT_EQ(std::memcmp(there + (column * rows + row) * size, bytes + (row * columns + column) * size,
+                              static_cast<size_t>(size)),
+                  0);
+      }
+    }
+  }
+}
+
 TEST(DType, NamesRoundTrip) {
   for (int i = 0; i <= static_cast<int>(DType::kBool); ++i) {
     const DType dtype = static_cast<DType>(i);

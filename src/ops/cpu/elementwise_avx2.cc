@@ -9,7 +9,7 @@ namespace {
 // clang-format off
 #include "ops/cpu/vector_avx2.inc"
 #include "ops/cpu/exp.inc"
-#include "ops/cpu/swiglu.inc"
+#include "ops/cpu/activation.inc"
 // clang-format on
 
 inline void norm_row(const RmsNormArgs& args, const float* x, float* y) {
@@ -31,6 +31,44 @@ inline void norm_row(const RmsNormArgs& args, const float* x, float* y) {
     store_first(
         y + whole, count,
         mul(mul(load_first(x + whole, count, 0), inverse), load_first(args.weight + whole, count, 0)));
+  }
+}
+
+// Sum over the row of of(x), of: a pair of vectors of doubles or one double to the same.
+template <class Of>
+inline double sum_of(const float* x, int64_t width, const Of& of) {
+  const int64_t whole = width / kLanes * kLanes;
+  Wide sums[kWides] = {wide_zero(), wide_zero()};
+  for (int64_t i = 0; i < whole; i += kLanes) {
+    const Vec v = load(x + i);
+    for (int part = 0; part < kWides; ++part) sums[part] = wide_add(sums[part], of(widen(v, part)));
+  }
+  double sum = wide_reduce(wide_add(sums[0], sums[1]));
+  for (int64_t i = whole; i < width; ++i) sum += wide_reduce(of(wide_set1(static_cast<double>(x[i])))) / 4;
+  return sum;
+}
+
+inline void layer_norm_row(const LayerNormArgs& args, const float* x, float* y) {
+  const int64_t width = args.width, whole = width / kLanes * kLanes;
+  const double count = static_cast<double>(width);
+  const double mean = sum_of(x, width, [](Wide v) { return v; }) / count;
+  const Wide middle = wide_set1(mean);
+  const double squares = sum_of(x, width, [middle](Wide v) {
+    const Wide off = wide_sub(v, middle);
+    return _mm256_mul_pd(off, off);
+  });
+  const float inverse =
+      static_cast<float>(1 / __builtin_sqrt(squares / count + static_cast<double>(args.epsilon)));
+  const float center = static_cast<float>(mean);
+  auto normed = [&](Vec v, Vec weight, Vec bias) {
+    return fma(mul(sub(v, set1(center)), set1(inverse)), weight, bias);
+  };
+  for (int64_t i = 0; i < whole; i += kLanes)
+    store(y + i, normed(load(x + i), load(args.weight + i), load(args.bias + i)));
+  if (const int64_t rest = width - whole; rest > 0) {
+    store_first(y + whole, rest,
+                normed(load_first(x + whole, rest, 0), load_first(args.weight + whole, rest, 0),
+                       load_first(args.bias + whole, rest, 0)));
   }
 }
 
@@ -81,8 +119,13 @@ void rope_avx2(const RopeArgs& args, int64_t begin, int64_t end, void*) noexcept
   }
 }
 
-void swiglu_avx2(const SwigluArgs& args, int64_t begin, int64_t end, void*) noexcept {
-  swiglu_run(args, begin, end);
+void layer_norm_avx2(const LayerNormArgs& args, int64_t begin, int64_t end, void*) noexcept {
+  for (int64_t row = begin; row < end; ++row)
+    layer_norm_row(args, args.x + row * args.width, args.y + row * args.width);
+}
+
+void activate_avx2(const ActivateArgs& args, int64_t begin, int64_t end, void*) noexcept {
+  activate_run(args, begin, end);
 }
 
 void argmax_avx2(const ArgmaxArgs& args, int64_t begin, int64_t end, void*) noexcept {

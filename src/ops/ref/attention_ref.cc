@@ -22,9 +22,9 @@ void merge(float* state, const float* other, int64_t head_dim) {
   state[head_dim + 1] = state[head_dim + 1] * a + other[head_dim + 1] * b;
 }
 
-// Keys [begin, end) for one query.
+// Keys [begin, end) for one query, which is at `position` and loses `slope` per token to a key.
 void attend(const AttentionArgs& args, const AttentionSequence& sequence, int64_t kv_head, const float* q,
-            int64_t begin, int64_t end, float* weights, float* state) {
+            int64_t position, float slope, int64_t begin, int64_t end, float* weights, float* state) {
   const int64_t head_dim = args.head_dim;
   std::fill(state, state + head_dim, 0.0f);
   float maximum = -INFINITY, sum = 0;
@@ -34,7 +34,7 @@ void attend(const AttentionArgs& args, const AttentionSequence& sequence, int64_
       dot +=
           q[d] * cache_at(args, keys_of(args, sequence), (kv_head * sequence.capacity + key) * head_dim + d);
     }
-    weights[key - begin] = dot * args.scale;
+    weights[key - begin] = dot * args.scale - slope * static_cast<float>(position - key);
     maximum = std::max(maximum, weights[key - begin]);
   }
   for (int64_t key = begin; key < end; ++key) {
@@ -72,7 +72,8 @@ void attention_ref(const AttentionArgs& args, int64_t begin, int64_t end, void* 
           std::copy(from, from + width, state);
         } else {
           const int64_t first = (item.first_chunk + c) * kAttentionChunk;
-          attend(args, sequence, item.kv_head, args.q + offset, std::max(first, seen_begin),
+          attend(args, sequence, item.kv_head, args.q + offset, seen_end - 1,
+                 args.slopes ? args.slopes[head] : 0, std::max(first, seen_begin),
                  std::min(first + kAttentionChunk, seen_end), weights, state);
         }
         if (c > 0) merge(total, part, head_dim);

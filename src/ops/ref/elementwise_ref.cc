@@ -32,10 +32,43 @@ void rope_ref(const RopeArgs& args, int64_t begin, int64_t end, void*) noexcept 
   }
 }
 
-void swiglu_ref(const SwigluArgs& args, int64_t begin, int64_t end, void*) noexcept {
+void layer_norm_ref(const LayerNormArgs& args, int64_t begin, int64_t end, void*) noexcept {
+  const double count = static_cast<double>(args.width);
+  for (int64_t row = begin; row < end; ++row) {
+    const float* x = args.x + row * args.width;
+    float* y = args.y + row * args.width;
+    double sum = 0, squares = 0;
+    for (int64_t i = 0; i < args.width; ++i) sum += double{x[i]};
+    const double mean = sum / count;
+    for (int64_t i = 0; i < args.width; ++i) squares += (double{x[i]} - mean) * (double{x[i]} - mean);
+    const float inverse = static_cast<float>(1 / std::sqrt(squares / count + double{args.epsilon}));
+    const float center = static_cast<float>(mean);
+    for (int64_t i = 0; i < args.width; ++i) y[i] = (x[i] - center) * inverse * args.weight[i] + args.bias[i];
+  }
+}
+
+namespace {
+
+float activated(Activation kind, float x) {
+  switch (kind) {
+    case Activation::kSilu:
+      return x / (1.0f + std::exp(-x));
+    case Activation::kGelu:
+      return 0.5f * x * std::erfc(-x * 0.7071067811865476f);
+    case Activation::kGeluTanh:
+      return x / (1.0f + std::exp(-1.5957691216057308f * (x + 0.044715f * x * x * x)));
+    case Activation::kRelu:
+      return x < 0 ? 0 : x;
+  }
+  return NAN;
+}
+
+}  // namespace
+
+void activate_ref(const ActivateArgs& args, int64_t begin, int64_t end, void*) noexcept {
   for (int64_t i = begin; i < end; ++i) {
-    const float gate = args.gate[i];
-    args.out[i] = gate / (1.0f + std::exp(-gate)) * args.up[i];
+    const float y = activated(args.kind, args.x[i]);
+    args.out[i] = args.up ? y * args.up[i] : y;
   }
 }
 

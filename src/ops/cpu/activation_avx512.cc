@@ -8,12 +8,12 @@ namespace {
 // clang-format off
 #include "ops/cpu/vector_avx512.inc"
 #include "ops/cpu/exp.inc"
-#include "ops/cpu/swiglu.inc"
+#include "ops/cpu/activation.inc"
 // clang-format on
 }  // namespace
 
-void swiglu_avx512(const SwigluArgs& args, int64_t begin, int64_t end, void*) noexcept {
-  swiglu_run(args, begin, end);
+void activate_avx512(const ActivateArgs& args, int64_t begin, int64_t end, void*) noexcept {
+  activate_run(args, begin, end);
 }
 
 }  // namespace lowbit
