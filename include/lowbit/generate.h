@@ -22,8 +22,12 @@ struct RuntimeOptions {
   std::string kernel;           // force kernels: "ref", "avx2", or per op "matmul_affine=avx2,attention=ref"
   std::string kv_cache_dtype = "bfloat16";  // "bfloat16" or "float32"
   bool map_weights =
-      false;             // leave weights in the mapped file, which processes share, instead of copying them
-  Bytes max_gpu_memory;  // of a GPU's memory that this model may take, all in all; 0: all that is free
+      false;  // leave weights in the mapped file, which processes share, instead of copying them
+  bool load_in_4bit = false;  // round the layers' matrices to 4 bits while they are loaded; on the CPU
+  std::string bnb_4bit_quant_type = "nf4";  // "nf4" or "fp4", in groups of 64
+  std::vector<std::string>
+      llm_int8_skip_modules;    // left as they are: whole names, or their last parts ("o_proj")
+  Bytes max_gpu_memory;         // of a GPU's memory that this model may take, all in all; 0: all that is free
   int64_t kv_cache_tokens = 0;  // on a GPU: room that is kept for keys and values, in tokens over all
                                 // sequences, when it is decided which layers fit; 0: 2,048
 };
@@ -49,7 +53,7 @@ struct GenerateResult {
 
 struct GenerateSpeed {
   double prefill_seconds = 0, decode_seconds = 0;  // to the first tokens, and from there to the last one
-  int64_t prefill_tokens = 0, decode_tokens = 0;  // over all prompts of the call
+  int64_t prefill_tokens = 0, decode_tokens = 0;   // over all prompts of the call
 };
 
 // What a model takes. The figures of a GPU are the most at a time since it was loaded; on the CPU they are 0.

@@ -1,7 +1,9 @@
 #include "checkpoint/checkpoint.h"
 
 #include "base/fail.h"
+#include "checkpoint/bnb.h"
 #include "checkpoint/gptq_read.h"
+#include "format/codebook.h"
 
 #include <cstring>
 
@@ -132,8 +134,11 @@ Checkpoint read_checkpoint(const fs::path& folder) {
   checkpoint.config.erase("quantization_config");
 
   std::optional<GptqSettings> settings;
+  std::optional<BnbSettings> bnb;
   std::string base;
-  if (!source.object.is_null()) {
+  if (is_bnb_config(source.object)) {
+    bnb = read_bnb_settings(source.object, source.where);
+  } else if (!source.object.is_null()) {
     settings = read_gptq_settings(source.object, source.where);
     const fs::path beside = folder / "quantize_config.json";
     base =
@@ -162,6 +167,15 @@ Checkpoint read_checkpoint(const fs::path& folder) {
     info.config = source.object;
     checkpoint.quantization = std::move(info);
     read_gptq_weights(*settings, source.where, checkpoint);
+  } else if (bnb) {
+    QuantizationInfo info;
+    info.dialect = "bitsandbytes";
+    info.declared_version = format_name(bnb->format);
+    info.affine = {.bits = 4, .group_size = 64, .sym = true};
+    info.group_order = "sequential";
+    info.config = source.object;
+    checkpoint.quantization = std::move(info);
+    read_bnb_weights(*bnb, source.where, checkpoint);
   } else {
     for (const auto& [name, tensor] : checkpoint.files.tensors) checkpoint.weights.emplace(name, tensor);
   }

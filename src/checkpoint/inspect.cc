@@ -4,8 +4,11 @@
 #include "base/sha256.h"
 #include "checkpoint/gptq.h"
 #include "checkpoint/inspect_summary.h"
+#include "format/codebook.h"
 
+#include <algorithm>
 #include <cmath>
+#include <optional>
 #include <set>
 
 namespace lowbit {
@@ -25,6 +28,24 @@ Json components_json(const Summary& summary) {
   return list;
 }
 
+std::optional<Format> format_of_codes(std::string_view name) {
+  for (const Format format : {Format::kNf4, Format::kFp4}) {
+    if (name == fmt::format("{} codes", format_name(format))) return format;
+  }
+  return std::nullopt;
+}
+
+NumberRange codebook_range(Format format) {
+  NumberRange range{0, 0, 1, 1};
+  for (const float value : codebook_of(format)) {
+    range.lowest = std::min(range.lowest, double{value});
+    range.largest = std::max(range.largest, double{value});
+    if (value > 0) range.smallest_normal = std::min(range.smallest_normal, double{value});
+    if (value < 1) range.step_at_one = std::min(range.step_at_one, 1 - double{value});
+  }
+  return range;
+}
+
 // Data types with what their numbers can be. Codes count steps of their group's scale.
 Json number_formats_json(const Summary& summary) {
   Json list = Json::array();
@@ -32,6 +53,8 @@ Json number_formats_json(const Summary& summary) {
     NumberRange range{0, 0, 1, 1};
     if (const std::optional<DType> dtype = parse_dtype(name)) {
       range = number_range(*dtype);
+    } else if (const std::optional<Format> format = format_of_codes(name)) {
+      range = codebook_range(*format);
     } else {
       range.largest = std::ldexp(1, std::stoi(name)) - 1;  // "4-bit codes"
     }
@@ -80,7 +103,8 @@ std::vector<EngineModule> engine_modules(const Checkpoint& checkpoint) {
 }
 
 // "BF16", or "affine, 4 bits, group_size 128, symmetric"; "mixed" where modules differ.
-std::string format_text(const Summary& summary, const std::vector<EngineModule>& modules) {
+std::string format_text(const InspectSource& source, const Summary& summary,
+                        const std::vector<EngineModule>& modules) {
   if (modules.empty()) {
     std::string most = "empty";
     uint64_t bytes = 0;
@@ -100,6 +124,10 @@ std::string format_text(const Summary& summary, const std::vector<EngineModule>&
   auto one = [](const std::set<std::string>& values) {
     return values.size() == 1 ? *values.begin() : std::string("mixed");
   };
+  if (source.dialect == "bitsandbytes") {
+    return fmt::format("{}, 4 bits, group_size {}", source.checkpoint->quantization->declared_version,
+                       one(groups));
+  }
   return fmt::format("affine, {} bits, group_size {}, {}", one(bits), one(groups), one(kinds));
 }
 
@@ -194,7 +222,7 @@ std::string inspect_json(const fs::path& path) {
   if (is_quantized) {
     json.set("bits_per_quantized_weight", bits_each(summary.quantized_bytes, summary.quantized_parameters));
   }
-  json.set("format", format_text(summary, modules));
+  json.set("format", format_text(source, summary, modules));
   json.set("dialect", source.dialect);
   json.set("components", components_json(summary));
   Json dtypes = Json::array();
@@ -218,7 +246,8 @@ std::string inspect_json(const fs::path& path) {
            is_quantized ? Json(source.checkpoint->quantization->declared_version) : Json());
   json.set("found_version", is_quantized ? Json(source.checkpoint->quantization->found_version) : Json());
   json.set("quantized_modules", module_groups(modules));
-  json.set("engines", is_quantized ? engines_json(*source.checkpoint, modules) : Json::array());
+  json.set("engines", is_quantized && source.dialect == "gptq" ? engines_json(*source.checkpoint, modules)
+                                                               : Json::array());
   add_template(source, json);
   Json files = Json::array();
   for (const SafetensorsFile& file : source.files.files) {

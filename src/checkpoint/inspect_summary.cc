@@ -2,6 +2,7 @@
 
 #include "base/fail.h"
 #include "checkpoint/tensor_kinds.h"
+#include "format/codebook.h"
 
 namespace lowbit {
 namespace {
@@ -10,14 +11,30 @@ bool ends_with(std::string_view text, std::string_view ending) {
   return text.size() >= ending.size() && text.substr(text.size() - ending.size()) == ending;
 }
 
-// The part of a quantized module that a tensor is: codes, zeros, scales, g_idx; "dense" for all others.
-std::string_view kind_of(std::string_view name, const std::set<std::string, std::less<>>& modules) {
+// What part of which quantized module a tensor is: codes, zeros, scales, g_idx, codebook; "dense" for all
+// others.
+struct Part {
+  std::string_view kind = "dense", module;
+};
+Part part_of(std::string_view name, const std::set<std::string, std::less<>>& modules) {
   static constexpr std::pair<std::string_view, std::string_view> kParts[] = {
-      {".qweight", "codes"}, {".qzeros", "zeros"}, {".scales", "scales"}, {".g_idx", "g_idx"}};
+      {".qweight", "codes"},
+      {".qzeros", "zeros"},
+      {".scales", "scales"},
+      {".g_idx", "g_idx"},
+      {".weight", "codes"},  // bitsandbytes, with all that follows
+      {".weight.absmax", "scales"},
+      {".weight.nested_absmax", "scales"},
+      {".weight.quant_map", "codebook"},
+      {".weight.nested_quant_map", "codebook"},
+      {".weight.quant_state.bitsandbytes__nf4", "codebook"},
+      {".weight.quant_state.bitsandbytes__fp4", "codebook"}};
   for (const auto& [ending, kind] : kParts) {
-    if (ends_with(name, ending) && modules.count(name.substr(0, name.size() - ending.size()))) return kind;
+    if (!ends_with(name, ending)) continue;
+    const std::string_view module = name.substr(0, name.size() - ending.size());
+    if (modules.count(module)) return {kind, module};
   }
-  return "dense";
+  return {};
 }
 
 void find_modules(const InspectSource& source, Summary& summary) {
@@ -40,10 +57,11 @@ const QuantizedTensor& quantized(const InspectSource& source, std::string_view m
 }
 
 // The data type as numbers have it: packed codes are not the words that hold them.
-std::string number_format(const InspectSource& source, std::string_view name, std::string_view kind,
-                          std::string_view dtype) {
-  if (kind != "codes" || !source.checkpoint) return std::string(dtype);
-  return fmt::format("{}-bit codes", quantized(source, name.substr(0, name.size() - 8)).bits);
+std::string number_format(const InspectSource& source, const Part& part, std::string_view dtype) {
+  if (part.kind != "codes" || !source.checkpoint) return std::string(dtype);
+  const QuantizedTensor& weight = quantized(source, part.module);
+  if (has_codebook(weight.format)) return fmt::format("{} codes", format_name(weight.format));
+  return fmt::format("{}-bit codes", weight.bits);
 }
 
 // Where config.json ties the head to the embedding: what the head would add.
@@ -81,7 +99,8 @@ Summary summarize(const InspectSource& source) {
   for (const SafetensorsFile& file : source.files.files) summary.header_bytes += file.header_bytes;
   for (const auto& [name, tensor] : source.files.tensors) {
     TypeCount count{1, 0, tensor.byte_count()};
-    const std::string_view component = component_of(name), kind = kind_of(name, summary.modules);
+    const Part part = part_of(name, summary.modules);
+    const std::string_view component = component_of(name), kind = part.kind;
     summary.tensor_bytes += count.bytes;
     summary.components[component].bytes[kind] += count.bytes;
     if (kind != "dense") summary.quantized_bytes += count.bytes;
@@ -93,11 +112,10 @@ Summary summarize(const InspectSource& source) {
     } else if (kind == "dense" && is_floating(tensor.dtype())) {
       count.parameters = tensor.element_count();
     } else if (kind == "codes" && source.checkpoint) {
-      const QuantizedTensor& weight = quantized(source, name.substr(0, name.size() - 8));
+      const QuantizedTensor& weight = quantized(source, part.module);
       count.parameters = weight.out_features * weight.in_features;
       summary.quantized_parameters += count.parameters;
-    } else if (kind == "g_idx" && source.checkpoint &&
-               quantized(source, name.substr(0, name.size() - 6)).column_order.empty()) {
+    } else if (kind == "g_idx" && source.checkpoint && quantized(source, part.module).column_order.empty()) {
       summary.waste.g_idx += count.bytes;
     }
     if (count.parameters > 0) summary.weight_sizes.push_back(count.parameters);
@@ -105,7 +123,7 @@ Summary summarize(const InspectSource& source) {
     summary.parameters += count.parameters;
     const std::string_view dtype = dtype_name(tensor.dtype());
     summary.dtypes[{std::string(kind == "dense" ? component : kind), std::string(dtype)}].add(count);
-    summary.number_formats[number_format(source, name, kind, dtype)].add(count);
+    summary.number_formats[number_format(source, part, dtype)].add(count);
   }
   summary.tied_parameters = tied_parameters(source, summary);
   return summary;

@@ -15,7 +15,7 @@ namespace lowbit {
 
 struct ComponentBytes {
   int64_t parameters = 0;
-  std::map<std::string_view, uint64_t> bytes;  // by kind: codes, zeros, scales, g_idx, dense
+  std::map<std::string_view, uint64_t> bytes;  // by kind: codes, zeros, scales, g_idx, codebook, dense
   uint64_t total() const;
 };
 

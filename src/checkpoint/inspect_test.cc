@@ -65,7 +65,12 @@ TEST(Inspect, AQuantizedModelOfThePeers) {
   const Json act_order = inspect(material / "peers" / "gptq" / "tiny-w4g32-descact");
   EXPECT_EQ(act_order.get("group_order").as_string(), "act-order");
   EXPECT_EQ(act_order.get("waste_bytes").as_integer(), 0);
-  const Json foreign = inspect(material / "peers" / "bnb" / "tiny-nf4");
+  const Json nf4 = inspect(material / "peers" / "bnb" / "tiny-nf4-dq");
+  EXPECT_EQ(nf4.get("format").as_string(), "nf4, 4 bits, group_size 64");
+  EXPECT_EQ(nf4.get("parameters").as_integer(), json.get("parameters").as_integer());
+  EXPECT_EQ(nf4.get("waste_bytes").as_integer(), 0);
+  EXPECT_EQ(nf4.get("engines").size(), 0u);
+  const Json foreign = inspect(material / "peers" / "bnb" / "tiny-int8");
   EXPECT_EQ(foreign.get("dialect").as_string(), "bitsandbytes");
   EXPECT_CONTAINS(foreign.get("warnings").dump(), "bitsandbytes");
 }

@@ -1,6 +1,7 @@
 #include "format/weight.h"
 
 #include "format/bits.h"
+#include "format/codebook.h"
 #include "tensor/half.h"
 
 namespace lowbit {
@@ -29,7 +30,10 @@ Tensor dequantized(const QuantizedTensor& weight) {
   Tensor out = Tensor::allocate(DType::kF32, {rows, columns});
   float* values = out.mutable_data<float>();
   const uint32_t* words = weight.codes.data<uint32_t>();
-  const uint16_t* scales = weight.scales.data<uint16_t>();
+  const bool is_affine = weight.format == Format::kAffine;
+  const uint16_t* scales = is_affine ? weight.scales.data<uint16_t>() : nullptr;
+  const float* wide_scales = is_affine ? nullptr : weight.scales.data<float>();
+  const Codebook* codebook = is_affine ? nullptr : &codebook_of(weight.format);
   const uint8_t* zeros = weight.zero_points.empty() ? nullptr : weight.zero_points.data<uint8_t>();
   const int32_t* order = weight.column_order.empty() ? nullptr : weight.column_order.data<int32_t>();
   std::vector<uint8_t> codes(static_cast<size_t>(columns));
@@ -37,10 +41,15 @@ Tensor dequantized(const QuantizedTensor& weight) {
     unpack_bits(words + row, rows, columns, weight.bits, codes.data(), 1);
     for (int64_t position = 0; position < columns; ++position) {
       const int64_t group = position / weight.group_size;
-      const int zero_point = zeros ? zeros[group * rows + row] : 1 << (weight.bits - 1);
       const int64_t column = order ? order[position] : position;
-      values[row * columns + column] = f16_to_float(scales[group * rows + row]) *
-                                       static_cast<float>(codes[static_cast<size_t>(position)] - zero_point);
+      const int code = codes[static_cast<size_t>(position)];
+      float& value = values[row * columns + column];
+      if (codebook) {
+        value = decode_code(*codebook, code, wide_scales[group * rows + row]);
+        continue;
+      }
+      const int zero_point = zeros ? zeros[group * rows + row] : 1 << (weight.bits - 1);
+      value = f16_to_float(scales[group * rows + row]) * static_cast<float>(code - zero_point);
     }
   }
   return out;

@@ -10,7 +10,7 @@
 
 namespace lowbit {
 
-enum class Format : uint8_t { kAffine };
+enum class Format : uint8_t { kAffine, kNf4, kFp4 };
 
 // A matrix [out_features, in_features] of codes. Columns are packed along in_features, and out_features run
 // fastest, so that one vector load holds the same columns of neighbouring rows, and files of the GPTQ dialect
@@ -18,13 +18,14 @@ enum class Format : uint8_t { kAffine };
 //
 //   codes         I32 [packed_words(in, bits), out]  word w of row n: bits of columns 32 * w / bits ...
 //                 (format/bits.h)
-//   scales        F16 [groups, out]
-//   zero_points   U8  [groups, out]; empty when symmetric: 2^(bits-1) everywhere
+//   scales        F16 [groups, out]; F32 where a codebook says what codes mean (format/codebook.h)
+//   zero_points   U8  [groups, out]; empty when symmetric: 2^(bits-1) everywhere; none with a codebook
 //   column_order  I32 [in]; empty when columns stand in their own order. Otherwise position p of the packed
-//                 codes holds column column_order[p]: inputs are gathered before the product (act-order files).
+//                 codes holds column column_order[p]: inputs are gathered before the product (act-order
+//                 files).
 //
-// On a GPU (codes.device() >= 0) codes, scales and zero points lie as ops/cuda/fragments.h says, and group_size
-// is the size that is kept there.
+// On a GPU (codes.device() >= 0) codes, scales and zero points lie as ops/cuda/fragments.h says, and
+// group_size is the size that is kept there.
 struct QuantizedTensor {
   Format format = Format::kAffine;
   int bits = 4;

@@ -1,6 +1,7 @@
 #include "ops/matmul.h"
 
 #include "format/bits.h"
+#include "format/codebook.h"
 #include "ops/cpu/matmul_kernels.h"
 #include "ops/cuda/matmul_gpu.h"
 #include "ops/matmul_prepare.h"
@@ -35,13 +36,19 @@ constexpr MatmulKernel kAffineDecode[] = {
     {"avx2", Isa::kAvx2, has_whole_units, matmul_decode_affine_avx2},
     {"ref", Isa::kRef, nullptr, matmul_ref},
 };
+constexpr MatmulKernel kCodebookDecode[] = {
+    {"avx512", Isa::kAvx512, has_whole_units, matmul_decode_codebook_avx512},
+    {"avx2", Isa::kAvx2, has_whole_units, matmul_decode_codebook_avx2},
+    {"ref", Isa::kRef, nullptr, matmul_ref},
+};
 constexpr MatmulKernel kDensePrefill[] = {
     {"amx", Isa::kAmxBf16, is_bf16, matmul_prefill_amx},
     {"avx512", Isa::kAvx512, nullptr, matmul_prefill_avx512},
     {"avx2", Isa::kAvx2, nullptr, matmul_prefill_avx2},
     {"ref", Isa::kRef, nullptr, matmul_ref},
 };
-constexpr MatmulKernel kAffinePrefill[] = {
+// Of codes, affine or with a codebook.
+constexpr MatmulKernel kCodesPrefill[] = {
     {"amx", Isa::kAmxBf16, has_whole_units, matmul_prefill_amx},
     {"avx512", Isa::kAvx512, has_whole_units, matmul_prefill_avx512},
     {"avx2", Isa::kAvx2, has_whole_units, matmul_prefill_avx2},
@@ -54,13 +61,18 @@ struct Table {
 };
 
 Table table_of(WeightKind kind, MatmulMode mode) {
-  const bool is_affine = kind == WeightKind::kAffine;
-  if (mode == MatmulMode::kDecode) {
-    return is_affine ? Table{"matmul_affine_decode", kAffineDecode}
-                     : Table{"matmul_dense_decode", kDenseDecode};
+  const bool is_decode = mode == MatmulMode::kDecode;
+  switch (kind) {
+    case WeightKind::kAffine:
+      return is_decode ? Table{"matmul_affine_decode", kAffineDecode}
+                       : Table{"matmul_affine_prefill", kCodesPrefill};
+    case WeightKind::kCodebook:
+      return is_decode ? Table{"matmul_codebook_decode", kCodebookDecode}
+                       : Table{"matmul_codebook_prefill", kCodesPrefill};
+    default:
+      return is_decode ? Table{"matmul_dense_decode", kDenseDecode}
+                       : Table{"matmul_dense_prefill", kDensePrefill};
   }
-  return is_affine ? Table{"matmul_affine_prefill", kAffinePrefill}
-                   : Table{"matmul_dense_prefill", kDensePrefill};
 }
 
 XForm form_of(const MatmulKernel& kernel, WeightKind kind, MatmulMode mode) {
@@ -111,18 +123,20 @@ void set_weight(const Tensor& weight, MatmulArgs& args) {
 }
 
 void set_weight(const QuantizedTensor& weight, MatmulArgs& args) {
-  if (weight.format != Format::kAffine || !is_supported_bits(weight.bits) || weight.group_size <= 0 ||
+  const bool is_affine = weight.format == Format::kAffine;
+  if (!(is_affine ? is_supported_bits(weight.bits) : weight.bits == 4) || weight.group_size <= 0 ||
       weight.in_features < 0 || weight.out_features < 0) {
     fail(ErrorCode::kInvalidArgument, "matmul: no weight can have {} bits, group size {} and shape [{}, {}]",
          weight.bits, weight.group_size, weight.out_features, weight.in_features);
   }
-  args.kind = WeightKind::kAffine;
+  args.kind = is_affine ? WeightKind::kAffine : WeightKind::kCodebook;
+  if (!is_affine) args.codebook = codebook_of(weight.format).data();
   args.bits = weight.bits;
   args.out = weight.out_features;
   args.in = weight.in_features;
   args.group_size = std::min(weight.group_size, std::max<int64_t>(1, args.in));
   expect_shape(weight.codes, DType::kI32, {packed_words(args.in, args.bits), args.out}, "codes");
-  expect_shape(weight.scales, DType::kF16, {weight.groups(), args.out}, "scales");
+  expect_shape(weight.scales, is_affine ? DType::kF16 : DType::kF32, {weight.groups(), args.out}, "scales");
   args.codes = weight.codes.bytes();
   args.scales = weight.scales.bytes();
   if (!weight.zero_points.empty()) {
@@ -242,7 +256,7 @@ void for_each_part(std::span<const Job> jobs, int64_t first, int64_t last, const
 
 // Asks for the rows that a decode kernel reads first: as much of them as a first-level cache takes well.
 void ask_for_first_rows(const Job& job, int64_t begin, int64_t end) {
-  if (job.args.kind != WeightKind::kAffine) return;
+  if (!job.args.codes) return;
   constexpr int64_t kWordsAtFirst = 4096, kLineWords = 16;
   const int64_t rows =
       std::min((job.args.in * job.args.bits + 31) / 32, std::max<int64_t>(1, kWordsAtFirst / (end - begin)));
@@ -332,7 +346,7 @@ void matmul(const OpContext& given, ConstActivations x, int64_t tokens, std::spa
 std::vector<KernelListing> matmul_kernels() {
   std::vector<KernelListing> list;
   for (MatmulMode mode : {MatmulMode::kDecode, MatmulMode::kPrefill}) {
-    for (WeightKind kind : {WeightKind::kBF16, WeightKind::kAffine}) {
+    for (WeightKind kind : {WeightKind::kBF16, WeightKind::kAffine, WeightKind::kCodebook}) {
       const Table table = table_of(kind, mode);
       append_listing(list, table.op, table.kernels);
     }

@@ -7,7 +7,7 @@
 
 namespace lowbit {
 
-enum class WeightKind : uint8_t { kBF16, kF16, kF32, kAffine };
+enum class WeightKind : uint8_t { kBF16, kF16, kF32, kAffine, kCodebook };
 
 // How a kernel wants x (ops/matmul_prepare.h makes it; columns are already in the order of the weight's
 // positions).
@@ -30,11 +30,12 @@ struct MatmulArgs {
 
   WeightKind kind = WeightKind::kF32;
   const void* weight = nullptr;  // dense: [out, in]
-  int bits = 0;                  // affine: see format/weight.h; a symmetric weight has no zero_points
+  int bits = 0;                  // codes: see format/weight.h; a symmetric weight has no zero_points
   int64_t group_size = 0;        // at most `in`
   const void* codes = nullptr;
   const void* scales = nullptr;
   const void* zero_points = nullptr;
+  const float* codebook = nullptr;  // of 16 values; scales are F32 then
 
   const float* bias = nullptr;  // [out] or null
   float* y = nullptr;           // [rows, out]

@@ -27,8 +27,15 @@ struct Case {
   int64_t group_size = 128;
   int64_t in = 96, out = 33;
   bool is_reordered = false;
+  Format format = Format::kAffine;
 
+  std::string_view kind() const {
+    return bits == 0 ? "matmul_dense" : format == Format::kAffine ? "matmul_affine" : "matmul_codebook";
+  }
   std::string text() const {
+    if (format != Format::kAffine) {
+      return fmt::format("{} group {} [{}, {}]", format == Format::kNf4 ? "nf4" : "fp4", group_size, out, in);
+    }
     return bits ? fmt::format("affine {} bits sym={} group {} [{}, {}]{}", bits, sym, group_size, out, in,
                               is_reordered ? " reordered" : "")
                 : fmt::format("{} [{}, {}]", dtype_name(dtype), out, in);
@@ -54,6 +61,7 @@ Tensor random_dense(DType dtype, Shape shape, std::mt19937& random, float scale)
 Weight random_weight(const Case& c, std::mt19937& random) {
   if (c.bits == 0) return misaligned(random_dense(c.dtype, {c.out, c.in}, random, 0.05f));
   QuantizedTensor weight;
+  weight.format = c.format;
   weight.bits = c.bits;
   weight.group_size = c.group_size > 0 ? c.group_size : c.in;
   weight.out_features = c.out;
@@ -66,8 +74,8 @@ Weight random_weight(const Case& c, std::mt19937& random) {
               c.out);
   }
   weight.codes = misaligned(codes);
-  weight.scales =
-      misaligned(converted(random_dense(DType::kF32, {weight.groups(), c.out}, random, 0.02f), DType::kF16));
+  weight.scales = misaligned(random_dense(c.format == Format::kAffine ? DType::kF16 : DType::kF32,
+                                          {weight.groups(), c.out}, random, 0.02f));
   if (!c.sym) {
     Tensor zeros = Tensor::zeros(DType::kU8, {weight.groups(), c.out});
     for (int64_t i = 0; i < zeros.element_count(); ++i) {
@@ -150,7 +158,7 @@ class Matmul : public ::testing::Test {
 MatmulMode mode_of(const std::string& op) {
   return op.ends_with("decode") ? MatmulMode::kDecode : MatmulMode::kPrefill;
 }
-bool is_affine_op(const std::string& op) { return op.starts_with("matmul_affine"); }
+bool is_for(const KernelListing& kernel, const Case& c) { return kernel.op.starts_with(c.kind()); }
 
 // Relative to the sum of magnitudes. `least`: a kernel that claims to round must show it over a whole family
 // of cases.
@@ -184,6 +192,10 @@ std::vector<Case> all_cases() {
             cases.push_back({DType::kF32, bits, sym, group_size, in, out});
         }
       }
+      for (const Format format : {Format::kNf4, Format::kFp4}) {
+        for (int64_t group_size : {8, 12, 32, 64, 4096})
+          cases.push_back({DType::kF32, 4, true, group_size, in, out, false, format});
+      }
     }
   }
   for (int bits : {2, 3, 4, 8}) {
@@ -210,7 +222,7 @@ TEST_F(Matmul, EveryKernelAgreesWithTheExactProduct) {
     const Exact exact = exact_product(x, rows, weight, wanted_bias);
     for (size_t k = 0; k < kernels.size(); ++k) {
       const KernelListing& kernel = kernels[k];
-      if (!kernel.available || is_affine_op(kernel.op) != (c.bits > 0)) continue;
+      if (!kernel.available || !is_for(kernel, c)) continue;
       SCOPED_TRACE(kernel.op + " " + kernel.kernel + ", " + c.text() + ", rows " + std::to_string(rows));
       if (!should_fit(c, kernel.kernel)) {
         testing::error_of(ErrorCode::kInvalidArgument, [&] {
@@ -238,11 +250,17 @@ TEST_F(Matmul, EveryKernelAgreesWithTheExactProduct) {
 
 // Cases that meet every loop of every kernel, for the laws below.
 const Case kSomeCases[] = {
-    {DType::kBF16, 0, true, 0, 200, 203},        {DType::kF16, 0, true, 0, 200, 203},
-    {DType::kF32, 0, true, 0, 200, 203},         {DType::kF32, 4, false, 64, 608, 203},
-    {DType::kF32, 4, true, -1, 600, 203},        {DType::kF32, 8, false, 128, 600, 203},
-    {DType::kF32, 2, false, 32, 600, 203, true}, {DType::kF32, 3, false, 96, 600, 203},
+    {DType::kBF16, 0, true, 0, 200, 203},
+    {DType::kF16, 0, true, 0, 200, 203},
+    {DType::kF32, 0, true, 0, 200, 203},
+    {DType::kF32, 4, false, 64, 608, 203},
+    {DType::kF32, 4, true, -1, 600, 203},
+    {DType::kF32, 8, false, 128, 600, 203},
+    {DType::kF32, 2, false, 32, 600, 203, true},
+    {DType::kF32, 3, false, 96, 600, 203},
     {DType::kF32, 4, true, 32, 160, 2500},
+    {DType::kF32, 4, true, 64, 608, 203, false, Format::kNf4},
+    {DType::kF32, 4, true, 40, 600, 203, false, Format::kFp4},
 };
 
 template <class Body>
@@ -251,8 +269,7 @@ void for_every_kernel(const Body& body) {
     std::mt19937 random(7);
     const Weight weight = random_weight(c, random);
     for (const KernelListing& kernel : matmul_kernels()) {
-      if (!kernel.available || is_affine_op(kernel.op) != (c.bits > 0) || !should_fit(c, kernel.kernel))
-        continue;
+      if (!kernel.available || !is_for(kernel, c) || !should_fit(c, kernel.kernel)) continue;
       SCOPED_TRACE(kernel.op + " " + kernel.kernel + ", " + c.text());
       body(c, weight, kernel);
     }
@@ -337,7 +354,7 @@ TEST_F(Matmul, ZeroConstantTinyAndHugeRows) {
 
 TEST_F(Matmul, AScaleOfZeroGivesZero) {
   for (const KernelListing& kernel : matmul_kernels()) {
-    if (!kernel.available || !is_affine_op(kernel.op)) continue;
+    if (!kernel.available || !kernel.op.starts_with("matmul_affine")) continue;
     std::mt19937 random(11);
     const Case c{DType::kF32, 4, false, 32, 64, 40};
     Weight weight = random_weight(c, random);

@@ -45,6 +45,11 @@ class Conversion {
       fail(ErrorCode::kInvalidArgument,
            "cannot convert to \"{}\"; expected bfloat16, float16, float32, gptq or gptq_v2", options.to);
     }
+    if (checkpoint_.quantization && checkpoint_.quantization->dialect != "gptq" && !dense_) {
+      fail(ErrorCode::kUnsupported,
+           "{} is quantized with {}, which converts to bfloat16, float16 and float32 only", model.string(),
+           checkpoint_.quantization->dialect);
+    }
     if (!checkpoint_.quantization && !dense_ && (!options.to.empty() || options.sequential_groups)) {
       fail(ErrorCode::kInvalidArgument, "{} is not quantized: lowbit quantize makes a GPTQ checkpoint",
            model.string());

@@ -185,6 +185,44 @@ TEST(GptqGolden, EveryPeerCheckpointGivesItsDequantizedLogits) {
   EXPECT_GE(compared, 18);
 }
 
+TEST(BnbGolden, EveryPeerCheckpointOfFourBitsGivesItsDequantizedLogits) {
+  LOWBIT_SKIP_WITHOUT_MATERIAL(material);
+  for (const char* name : {"tiny-nf4", "tiny-nf4-dq", "tiny-fp4", "tiny-nf4-storage-bf16"}) {
+    SCOPED_TRACE(name);
+    const fs::path folder = material / "peers" / "bnb" / name;
+    const Golden golden = read_golden(folder, "dequant.");
+    compare(folder, golden, golden.json.get("dequant").get("greedy16"), 1e-4);
+  }
+}
+
+// What bitsandbytes saved of a model is what loading it in 4 bits gives, to the bit.
+TEST(BnbGolden, LoadingInFourBitsGivesTheWeightsOfBitsandbytes) {
+  LOWBIT_SKIP_WITHOUT_MATERIAL(material);
+  const fs::path source = material / "model-tinystories-656k-llama";
+  for (const std::string type : {"nf4", "fp4"}) {
+    SCOPED_TRACE(type);
+    const LanguageModel ours = LanguageModel::load(
+        source, {.device = "cpu", .threads = 2, .load_in_4bit = true, .bnb_4bit_quant_type = type});
+    const LanguageModel theirs =
+        LanguageModel::load(material / "peers" / "bnb" / ("tiny-" + type), {.device = "cpu"});
+    for (int64_t layer = 0; layer < 2; ++layer) {
+      const auto &a = ours.state().model.block(layer).linears(),
+                 &b = theirs.state().model.block(layer).linears();
+      ASSERT_EQ(a.size(), b.size());
+      for (size_t i = 0; i < a.size(); ++i) {
+        const Tensor x = dequantized(std::get<QuantizedTensor>(a[i].weight)),
+                     y = dequantized(std::get<QuantizedTensor>(b[i].weight));
+        int64_t different = 0;
+        // They had rounded the F32 source to 16 bits first.
+        for (int64_t k = 0; k < x.element_count(); ++k)
+          different +=
+              std::abs(x.data<float>()[k] - y.data<float>()[k]) > 1e-2f * std::abs(y.data<float>()[k]);
+        EXPECT_LE(different, x.element_count() / 100) << a[i].module;
+      }
+    }
+  }
+}
+
 TEST(GptqGolden, PlanarFilesAreRefusedByName) {
   LOWBIT_SKIP_WITHOUT_MATERIAL(material);
   const std::string message = testing::error_of(ErrorCode::kUnsupported, [&] {

@@ -3,10 +3,12 @@
 #include "base/cpu.h"
 #include "base/fail.h"
 #include "base/gpu.h"
+#include "format/codebook.h"
 #include "ops/cuda/libraries.h"
 #include "runtime/forward.h"
 #include "runtime/gpu_placement.h"
 #include "runtime/gpu_warm_up.h"
+#include "runtime/load_quantized.h"
 #include "runtime/options.h"
 #include "runtime/resident.h"
 
@@ -60,9 +62,19 @@ void read_generation_config(LanguageModel::State& state) {
 }
 
 std::string cpu_only(const RuntimeOptions& options) {
+  if (options.load_in_4bit) return "load_in_4bit";
   if (!options.kernel.empty()) return fmt::format("kernel \"{}\"", options.kernel);
   if (options.kv_cache_dtype != "bfloat16")
     return fmt::format("kv_cache_dtype \"{}\"", options.kv_cache_dtype);
+  return "";
+}
+
+// The format of a weight for which there are no kernels on a GPU, or "".
+std::string_view cpu_only_format(const NamedWeights& weights) {
+  for (const auto& [name, weight] : weights) {
+    const auto* quantized = std::get_if<QuantizedTensor>(&weight);
+    if (quantized && has_codebook(quantized->format)) return format_name(quantized->format);
+  }
   return "";
 }
 
@@ -73,6 +85,14 @@ constexpr uint64_t kSpareBytes = uint64_t{256} << 20;
 // Moves the model to the GPU. False: device is "auto", and the CPU is the better place; the log says why.
 bool load_on_gpu(LanguageModel::State& state, int device, const RuntimeOptions& options, const Log& log) {
   const bool may_refuse = parse_device(options.device) == kAnyDevice;
+  if (const std::string_view format = cpu_only_format(state.checkpoint.weights); !format.empty()) {
+    if (!may_refuse) {
+      fail(ErrorCode::kUnsupported,
+           "the model's weights are {}, for which lowbit has no GPU kernels yet: use --device cpu", format);
+    }
+    log.info(fmt::format("weights in {} run on the CPU only: that is where the model runs", format));
+    return false;
+  }
   try {
     state.gpu = std::make_unique<GpuQueue>(device, options.max_gpu_memory.count);
   } catch (const Error& error) {
@@ -130,6 +150,7 @@ bool load_on_gpu(LanguageModel::State& state, int device, const RuntimeOptions& 
 
 void load_on_cpu(LanguageModel::State& state, const RuntimeOptions& options, const Log& log) {
   state.workspace = std::make_unique<Workspace>();
+  if (options.load_in_4bit) quantize_on_load(state.checkpoint, options, state.ops(), log);
   if (!options.map_weights && !move_to_memory(state.checkpoint.weights, *state.threads)) {
     log.info("the weights stay in the mapped file: copies would take more than a quarter of the free memory");
   }

@@ -21,6 +21,14 @@ Fields option_fields(RuntimeOptions& options) {
       {"kv_cache_dtype", &options.kv_cache_dtype, "keys and values are kept as bfloat16 or float32"},
       {"map_weights", &options.map_weights,
        "leave weights in the mapped file, which processes share: slower, but no copy in memory"},
+      {"load_in_4bit", &options.load_in_4bit,
+       "round the matrices of the layers to 4 bits while they are loaded, as bitsandbytes does; on the CPU"},
+      {"bnb_4bit_quant_type", &options.bnb_4bit_quant_type,
+       "what load_in_4bit rounds to: nf4 or fp4, groups of 64"},
+      {"llm_int8_skip_modules", &options.llm_int8_skip_modules,
+       "a module that load_in_4bit leaves as it is, by its name or its last part, as o_proj; may be given "
+       "several "
+       "times"},
       {"max_gpu_memory", &options.max_gpu_memory,
        "take at most so much of the GPU's memory, as 6GB or 800MiB; layers that do not fit are streamed from "
        "this machine's memory; 0: all that is free"},
@@ -49,6 +57,14 @@ void validate(const RuntimeOptions& options) {
   if (options.kv_cache_tokens < 0 || options.kv_cache_tokens > int64_t{1} << 31) {
     fail(ErrorCode::kInvalidArgument, "kv_cache_tokens is {}, expected 0 to 2147483648",
          options.kv_cache_tokens);
+  }
+  if (options.bnb_4bit_quant_type != "nf4" && options.bnb_4bit_quant_type != "fp4") {
+    fail(ErrorCode::kInvalidArgument, "bnb_4bit_quant_type is \"{}\", expected \"nf4\" or \"fp4\"",
+         options.bnb_4bit_quant_type);
+  }
+  if (!options.load_in_4bit && !options.llm_int8_skip_modules.empty()) {
+    fail(ErrorCode::kInvalidArgument,
+         "llm_int8_skip_modules says what load_in_4bit leaves as it is: add load_in_4bit");
   }
   if (options.max_gpu_memory.count > 0 && parse_device(options.device) == kHost) {
     fail(ErrorCode::kInvalidArgument, "max_gpu_memory is {}, but device is \"cpu\": leave one of them out",

@@ -82,6 +82,35 @@ void pack_affine(const MatmulArgs& args, int64_t n, int64_t lanes, int64_t k, in
   }
 }
 
+void pack_codebook(const MatmulArgs& args, int64_t n, int64_t lanes, int64_t k, int64_t depth,
+                   uint16_t* strip) {
+  constexpr int64_t kUnit = 8;
+  const __mmask16 mask = static_cast<__mmask16>(lanes >= 16 ? 0xffff : (1 << lanes) - 1);
+  const Codebook16 codebook = load_codebook(args.codebook);
+  const int64_t end = args.in < k + depth * 32 ? args.in : k + depth * 32;
+  int64_t group = -1;
+  Vec scale = zero();
+  uint8_t* to = reinterpret_cast<uint8_t*>(strip);
+  for (int64_t column = k; column < end; column += kUnit) {
+    if (column / args.group_size != group) {
+      group = column / args.group_size;
+      scale = _mm512_maskz_loadu_ps(mask, static_cast<const float*>(args.scales) + group * args.out + n);
+    }
+    const VecI word = _mm512_maskz_loadu_epi32(
+        mask, static_cast<const uint8_t*>(args.codes) + (column / kUnit * args.out + n) * 4);
+#pragma GCC unroll 4
+    for (int p = 0; p < 4; ++p) {  // codes p and 4 + p
+      const Vec low = mul(lookup(codebook, shift_right(word, 4 * p)), scale);
+      const Vec high = mul(lookup(codebook, shift_right(word, 16 + 4 * p)), scale);
+      _mm512_store_si512(to, bf16_pairs(low, high));
+      to += 64;
+    }
+  }
+  for (uint8_t* last = reinterpret_cast<uint8_t*>(strip + depth * kTile); to < last; to += 64) {
+    _mm512_store_si512(to, zero_i32());
+  }
+}
+
 void pack_dense(const MatmulArgs& args, int64_t n, int64_t lanes, int64_t k, int64_t depth, uint16_t* strip) {
   for (int64_t tile = 0; tile < depth; ++tile) {
     const int64_t column = k + tile * 32, columns = args.in - column;
@@ -100,6 +129,7 @@ void pack_dense(const MatmulArgs& args, int64_t n, int64_t lanes, int64_t k, int
 
 void pack_strip(const MatmulArgs& args, int64_t n, int64_t lanes, int64_t k, int64_t depth, uint16_t* strip) {
   if (args.kind == WeightKind::kBF16) return pack_dense(args, n, lanes, k, depth, strip);
+  if (args.kind == WeightKind::kCodebook) return pack_codebook(args, n, lanes, k, depth, strip);
   switch (args.bits) {
     case 2:
       return pack_affine<2>(args, n, lanes, k, depth, strip);

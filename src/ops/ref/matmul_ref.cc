@@ -38,10 +38,20 @@ void decode_affine_row(const MatmulArgs& args, int64_t n, float* row) {
   }
 }
 
+void decode_codebook_row(const MatmulArgs& args, int64_t n, float* row) {
+  for (int64_t column = 0; column < args.in; ++column) {
+    const uint32_t word = load<uint32_t>(args.codes, column / 8 * args.out + n);
+    row[column] = args.codebook[word >> 4 * (column % 8) & 15] *
+                  load<float>(args.scales, column / args.group_size * args.out + n);
+  }
+}
+
 void decode_row(const MatmulArgs& args, int64_t n, float* row) {
   switch (args.kind) {
     case WeightKind::kAffine:
       return decode_affine_row(args, n, row);
+    case WeightKind::kCodebook:
+      return decode_codebook_row(args, n, row);
     case WeightKind::kF32:
       std::memcpy(row, static_cast<const char*>(args.weight) + n * args.in * 4,
                   static_cast<size_t>(args.in) * 4);

@@ -1,0 +1,32 @@
+// The bitsandbytes dialect of 4 bits: what transformers saves of a model loaded with load_in_4bit. Bytes:
+// docs/formats/bitsandbytes.md.
+#pragma once
+
+#include "checkpoint/checkpoint.h"
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace lowbit {
+
+// BitsAndBytesConfig.
+struct BnbSettings {
+  Format format = Format::kFp4;  // bnb_4bit_quant_type; what each tensor says of itself decides
+  bool use_double_quant = false;
+  std::string compute_dtype = "float32", quant_storage = "uint8";
+  std::vector<std::string> skip_modules;  // llm_int8_skip_modules
+};
+
+bool is_bnb_config(const Json& object);  // quantization_config is one
+// Errors name `where`: kCorruptFile for wrong types and for both widths at once, kUnsupported for
+// load_in_8bit.
+BnbSettings read_bnb_settings(const Json& object, std::string_view where);
+
+// Moves all of `files` into checkpoint.weights, decoding quantized modules. Scales that are encoded
+// themselves are decoded; a matrix whose groups do not fit its rows in whole units of eight columns becomes
+// dense F32, and a note says so. Errors name the tensor: kCorruptFile where sizes, types or the state do not
+// fit each other or the settings.
+void read_bnb_weights(const BnbSettings& settings, std::string_view where, Checkpoint& checkpoint);
+
+}  // namespace lowbit

@@ -1,0 +1,101 @@
+#include "runtime/load_quantized.h"
+
+#include "base/fail.h"
+#include "model/model.h"
+#include "ops/encode.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace lowbit {
+namespace {
+
+constexpr int64_t kGroupSize = 64;  // bitsandbytes' default; its configs have no other
+
+// By the module's name, or a part of it that begins and ends at a dot.
+bool names(std::string_view key, std::string_view module) {
+  for (size_t at = module.find(key); at != module.npos; at = module.find(key, at + 1)) {
+    const size_t end = at + key.size();
+    if ((at == 0 || module[at - 1] == '.') && (end == module.size() || module[end] == '.')) return true;
+  }
+  return false;
+}
+
+// Insertions, removals and replacements from one to the other.
+size_t distance_between(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), size_t{0});
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t replaced = diagonal + (a[i - 1] != b[j - 1]);
+      diagonal = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, replaced});
+    }
+  }
+  return row[b.size()];
+}
+
+void check_names(const std::vector<std::string>& keys, const std::vector<std::string>& modules) {
+  for (const std::string& key : keys) {
+    if (key.empty() || key.size() > 500)
+      fail(ErrorCode::kInvalidArgument,
+           "llm_int8_skip_modules has a name of {} characters, expected 1 to 500", key.size());
+    if (std::any_of(modules.begin(), modules.end(),
+                    [&](const std::string& module) { return names(key, module); }))
+      continue;
+    std::string nearest;
+    size_t least = key.size() + 500;
+    for (const std::string& module : modules) {
+      for (const std::string& name : {module, module.substr(module.rfind('.') + 1)}) {
+        if (const size_t distance = distance_between(key, name); distance < least)
+          least = distance, nearest = name;
+      }
+    }
+    fail(ErrorCode::kInvalidArgument,
+         "llm_int8_skip_modules names \"{}\", which no module of the model is called; did you mean \"{}\"?",
+         key, nearest);
+  }
+}
+
+}  // namespace
+
+void quantize_on_load(Checkpoint& checkpoint, const RuntimeOptions& options, const OpContext& ops,
+                      const Log& log) {
+  if (checkpoint.quantization) {
+    fail(ErrorCode::kInvalidArgument, "{} is quantized already ({}): load it without load_in_4bit",
+         checkpoint.folder.string(), checkpoint.quantization->dialect);
+  }
+  const Format format = options.bnb_4bit_quant_type == "nf4" ? Format::kNf4 : Format::kFp4;
+  std::vector<std::string> modules, all;
+  {
+    const Model model = Model::create(checkpoint.config, checkpoint.weights);
+    for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
+      for (const Linear& linear : model.block(layer).linears()) modules.push_back(linear.module);
+    }
+    all = modules;
+    all.push_back(model.head().module);
+  }
+  check_names(options.llm_int8_skip_modules, all);
+  int64_t left = 0;
+  for (const std::string& module : modules) {
+    const auto& keys = options.llm_int8_skip_modules;
+    if (std::any_of(keys.begin(), keys.end(), [&](const std::string& key) { return names(key, module); })) {
+      ++left;
+      continue;
+    }
+    Weight& weight = checkpoint.weights.find(module + ".weight")->second;
+    const Tensor dense = std::get<Tensor>(weight);
+    try {
+      weight = encoded(ops, dense, format, kGroupSize);
+    } catch (const Error& error) {
+      fail(error.code(), "{}: {}", module, error.what());
+    }
+  }
+  log.info(fmt::format("{} matrices rounded to {}, groups of {}{}",
+                       static_cast<int64_t>(modules.size()) - left, options.bnb_4bit_quant_type, kGroupSize,
+                       left > 0 ? fmt::format("; {} left as they are", left) : ""));
+}
+
+}  // namespace lowbit

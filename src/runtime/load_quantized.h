@@ -1,0 +1,16 @@
+// Quantizing while a model is loaded: each matrix of its layers goes from the mapped file to codes, so that
+// no more than one of them is in memory as it was.
+#pragma once
+
+#include "checkpoint/checkpoint.h"
+#include "lowbit/generate.h"
+#include "ops/context.h"
+
+namespace lowbit {
+
+// As load_in_4bit asks. Embedding, head, norms and biases stay. kInvalidArgument: the model is quantized
+// already; a name to be skipped that no module has; values that are not finite, naming the module.
+void quantize_on_load(Checkpoint& checkpoint, const RuntimeOptions& options, const OpContext& ops,
+                      const Log& log);
+
+}  // namespace lowbit
