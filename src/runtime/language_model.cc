@@ -150,10 +150,12 @@ bool load_on_gpu(LanguageModel::State& state, int device, const RuntimeOptions& 
 
 void load_on_cpu(LanguageModel::State& state, const RuntimeOptions& options, const Log& log) {
   state.workspace = std::make_unique<Workspace>();
-  if (options.load_in_4bit) quantize_on_load(state.checkpoint, options, state.ops(), log);
+  NamedWeights quantized;
+  if (options.load_in_4bit) quantized = quantized_on_load(state.checkpoint, options, state.ops(), log);
   if (!options.map_weights && !move_to_memory(state.checkpoint.weights, *state.threads)) {
     log.info("the weights stay in the mapped file: copies would take more than a quarter of the free memory");
   }
+  state.checkpoint.weights.merge(quantized);
   state.model = Model::create(state.checkpoint.config, state.checkpoint.weights);
   state.checkpoint.weights.clear();  // those of which the model has made copies of its own go
 }

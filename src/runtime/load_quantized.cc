@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 namespace lowbit {
 namespace {
@@ -61,41 +62,44 @@ void check_names(const std::vector<std::string>& keys, const std::vector<std::st
 
 }  // namespace
 
-void quantize_on_load(Checkpoint& checkpoint, const RuntimeOptions& options, const OpContext& ops,
-                      const Log& log) {
+NamedWeights quantized_on_load(Checkpoint& checkpoint, const RuntimeOptions& options, const OpContext& ops,
+                               const Log& log) {
   if (checkpoint.quantization) {
     fail(ErrorCode::kInvalidArgument, "{} is quantized already ({}): load it without load_in_4bit",
          checkpoint.folder.string(), checkpoint.quantization->dialect);
   }
   const Format format = options.bnb_4bit_quant_type == "nf4" ? Format::kNf4 : Format::kFp4;
-  std::vector<std::string> modules, all;
-  {
-    const Model model = Model::create(checkpoint.config, checkpoint.weights);
-    for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
-      for (const Linear& linear : model.block(layer).linears()) modules.push_back(linear.module);
-    }
-    all = modules;
-    all.push_back(model.head().module);
+  const std::vector<std::string>& keys = options.llm_int8_skip_modules;
+  Model model = Model::create(checkpoint.config, checkpoint.weights);
+  std::vector<std::string> modules = {model.head().module};
+  for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
+    for (const Linear& linear : model.block(layer).linears()) modules.push_back(linear.module);
   }
-  check_names(options.llm_int8_skip_modules, all);
+  check_names(keys, modules);
+  NamedWeights quantized;
   int64_t left = 0;
-  for (const std::string& module : modules) {
-    const auto& keys = options.llm_int8_skip_modules;
-    if (std::any_of(keys.begin(), keys.end(), [&](const std::string& key) { return names(key, module); })) {
-      ++left;
-      continue;
-    }
-    Weight& weight = checkpoint.weights.find(module + ".weight")->second;
-    const Tensor dense = std::get<Tensor>(weight);
-    try {
-      weight = encoded(ops, dense, format, kGroupSize);
-    } catch (const Error& error) {
-      fail(error.code(), "{}: {}", module, error.what());
+  for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
+    for (Linear& linear : model.block(layer).linears()) {
+      if (std::any_of(keys.begin(), keys.end(),
+                      [&](const std::string& key) { return names(key, linear.module); })) {
+        ++left;
+        continue;
+      }
+      // As the model has it: some files hold it the other way round.
+      const Tensor dense = std::get<Tensor>(std::exchange(linear.weight, Tensor()));
+      const std::string name = linear.module + ".weight";
+      checkpoint.weights.erase(name);
+      try {
+        quantized.emplace(name, encoded(ops, dense, format, kGroupSize));
+      } catch (const Error& error) {
+        fail(error.code(), "{}: {}", linear.module, error.what());
+      }
     }
   }
-  log.info(fmt::format("{} matrices rounded to {}, groups of {}{}",
-                       static_cast<int64_t>(modules.size()) - left, options.bnb_4bit_quant_type, kGroupSize,
+  log.info(fmt::format("{} matrices rounded to {}, groups of {}{}", quantized.size(),
+                       options.bnb_4bit_quant_type, kGroupSize,
                        left > 0 ? fmt::format("; {} left as they are", left) : ""));
+  return quantized;
 }
 
 }  // namespace lowbit

@@ -1,6 +1,7 @@
 #include "runtime/language_model.h"
 #include "support.h"
 
+#include <cmath>
 #include <gtest/gtest.h>
 
 namespace lowbit {
@@ -58,6 +59,36 @@ TEST(LoadQuantized, WhatCannotBeIsSaidWithTheNearestName) {
                         {.device = "cpu", .llm_int8_skip_modules = {"o_proj"}});
   });
   EXPECT_NE(alone.find("load_in_4bit"), std::string::npos) << alone;
+}
+
+// GPT-2 too, whose files hold matrices the other way round.
+TEST(LoadQuantized, EveryArchitectureGeneratesWithTheCodesOfItsWeights) {
+  LOWBIT_SKIP_WITHOUT_MATERIAL(material);
+  for (const char* name :
+       {"qwen2", "qwen3", "mistral", "phi3", "gpt2", "gpt_neox", "bloom", "opt", "gemma3_text"}) {
+    SCOPED_TRACE(name);
+    const auto folder = material / "peers" / "models" / name;
+    const LanguageModel dense = LanguageModel::load(folder, {.device = "cpu", .threads = 2});
+    const LanguageModel model =
+        LanguageModel::load(folder, {.device = "cpu", .threads = 2, .load_in_4bit = true});
+    const auto &source = dense.state().model.block(0).linears(),
+               &linears = model.state().model.block(0).linears();
+    for (size_t i = 0; i < source.size(); ++i) {
+      const Tensor a = converted(std::get<Tensor>(source[i].weight), DType::kF32),
+                   b = std::holds_alternative<Tensor>(linears[i].weight)
+                           ? std::get<Tensor>(linears[i].weight)
+                           : dequantized(std::get<QuantizedTensor>(linears[i].weight));
+      ASSERT_EQ(a.shape(), b.shape()) << linears[i].module;
+      double error = 0, size = 0;
+      for (int64_t k = 0; k < a.element_count(); ++k) {
+        error += std::pow(a.data<float>()[k] - b.data<float>()[k], 2);
+        size += std::pow(a.data<float>()[k], 2);
+      }
+      EXPECT_LT(std::sqrt(error / size), 0.12) << linears[i].module;
+      EXPECT_GT(std::sqrt(error / size), 0.05) << linears[i].module;
+    }
+    EXPECT_EQ(model.generate({{1, 2, 3}}, {.max_new_tokens = 4, .ignore_eos = true})[0].token_ids.size(), 4u);
+  }
 }
 
 TEST(LoadQuantized, AQuantizedModelIsNotQuantizedAgain) {
