@@ -39,9 +39,11 @@ struct CalibrationOptions {
 };
 
 struct QuantizeOptions {
-  std::string method = "gptq";  // "gptq" or "rtn"
-  std::string format = "affine";
-  std::string dialect = "gptq";
+  std::string method = "gptq";    // "gptq" or "rtn"
+  std::string format = "affine";  // or "nf4", "fp4" (groups of 64): method "rtn", dialect "bitsandbytes"
+  std::string dialect = "gptq";   // or "bitsandbytes"
+  bool bnb_4bit_use_double_quant =
+      false;  // with dialect "bitsandbytes": scales are encoded in 8 bits themselves
   AffineOptions affine;
   GptqOptions gptq;
   CalibrationOptions calibration;
@@ -57,8 +59,10 @@ struct QuantizeOptions {
   bool overwrite = false;  // replace OUT when it exists
   int threads = 0;
   std::string kernel;
-  std::string device = "auto";  // "cpu", "cuda", "cuda:N"; "auto": the first GPU that can be used, else the CPU
-  Bytes max_gpu_memory;         // of a GPU's memory that may be taken; 0: all that is free. Does not change the codes
+  std::string device =
+      "auto";  // "cpu", "cuda", "cuda:N"; "auto": the first GPU that can be used, else the CPU
+  Bytes
+      max_gpu_memory;  // of a GPU's memory that may be taken; 0: all that is free. Does not change the codes
 };
 
 struct ModuleReport {
@@ -76,7 +80,8 @@ struct ModuleReport {
 struct QuantizeResult {
   std::vector<ModuleReport> modules;
   double seconds = 0;
-  std::vector<std::pair<std::string, double>> seconds_by_phase;  // "load", "forward", "hessians", "codes", ...
+  std::vector<std::pair<std::string, double>>
+      seconds_by_phase;  // "load", "forward", "hessians", "codes", ...
   uint64_t peak_rss_bytes = 0, peak_anonymous_bytes = 0, peak_gpu_bytes = 0;
   uint64_t source_bytes = 0, bytes = 0;    // of the safetensors files
   double bits_per_weight = 0;              // of the quantized modules, scales and zero points included

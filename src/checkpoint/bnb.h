@@ -4,6 +4,7 @@
 
 #include "checkpoint/checkpoint.h"
 
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -28,5 +29,20 @@ BnbSettings read_bnb_settings(const Json& object, std::string_view where);
 // dense F32, and a note says so. Errors name the tensor: kCorruptFile where sizes, types or the state do not
 // fit each other or the settings.
 void read_bnb_weights(const BnbSettings& settings, std::string_view where, Checkpoint& checkpoint);
+
+// What stands beside the codes "<module>.weight" of a matrix [out, in]: its scales (encoded themselves, if
+// so), codebooks and state. dtype: what the matrix was, and what it becomes when it is decoded.
+struct BnbMatrix {
+  std::string module;
+  Format format = Format::kNf4;
+  int64_t group_size = 64, out_features = 0, in_features = 0;
+  DType dtype = DType::kBF16;
+  bool use_double_quant = false;
+};
+std::vector<NamedTensor> bnb_tensors_beside(const BnbMatrix& matrix, std::span<const float> scales);
+
+// quantization_config, with every key of BitsAndBytesConfig. skip_modules: null where its default says it
+// all.
+Json bnb_config_json(Format format, bool use_double_quant, DType compute_dtype, Json skip_modules);
 
 }  // namespace lowbit

@@ -28,40 +28,81 @@ void to_floats(const Tensor& tensor, int64_t first, int64_t count, float* to) {
   }
 }
 
-}  // namespace
+void require_finite(bool is_finite, const Tensor& weight) {
+  if (is_finite) return;
+  fail(ErrorCode::kInvalidArgument,
+       "a weight of shape {} holds values that are not finite: it cannot be quantized",
+       shape_text(weight.shape()));
+}
 
-Weight encoded(const OpContext& context, const Tensor& weight, Format format, int64_t group_size) {
-  const int64_t out = weight.size(0), in = weight.size(1), elements = out * in,
-                groups = (elements + group_size - 1) / group_size;
-  std::vector<float> scales(static_cast<size_t>(groups));
-  std::vector<uint8_t> bytes(static_cast<size_t>((elements + 1) / 2));
-  std::atomic<bool> is_finite = true;
-  // Groups are of an even size, so no two share a byte.
-  LOWBIT_ASSERT(group_size % 2 == 0);
+// body(group, values) for all groups of the flattened matrix.
+template <class Body>
+void for_each_group(const OpContext& context, const Tensor& weight, int64_t group_size, const Body& body) {
+  const int64_t elements = weight.element_count(), groups = (elements + group_size - 1) / group_size;
   split_work(context, groups, chunk_for(group_size, 1 << 16), [&](int64_t begin, int64_t end, int) {
     std::vector<float> values(static_cast<size_t>(group_size));
-    std::vector<uint8_t> codes(static_cast<size_t>(group_size) + 1);
     for (int64_t group = begin; group < end; ++group) {
       const int64_t first = group * group_size, count = std::min(group_size, elements - first);
       to_floats(weight, first, count, values.data());
-      codes[static_cast<size_t>(count)] = static_cast<uint8_t>(nearest_code(format, 0));
-      const float scale =
-          encode_group(format, std::span(values.data(), static_cast<size_t>(count)), codes.data(), 1);
-      if (!std::isfinite(scale)) is_finite = false;
-      scales[static_cast<size_t>(group)] = scale;
-      for (int64_t i = 0; i < count; i += 2) {
-        bytes[static_cast<size_t>((first + i) / 2)] =
-            static_cast<uint8_t>(codes[static_cast<size_t>(i)] << 4 | codes[static_cast<size_t>(i) + 1]);
-      }
+      body(group, std::span<const float>(values.data(), static_cast<size_t>(count)));
     }
   });
-  if (!is_finite)
-    fail(ErrorCode::kInvalidArgument,
-         "a weight of shape {} holds values that are not finite: it cannot be quantized",
-         shape_text(weight.shape()));
-  const FlatCodes flat{format, group_size, out, in, bytes.data()};
-  if (std::optional<QuantizedTensor> quantized = from_flat_codes(flat, scales)) return std::move(*quantized);
-  return dense_of(flat, scales);
+}
+
+}  // namespace
+
+std::vector<float> flat_scales(const OpContext& context, const Tensor& weight, int64_t group_size) {
+  std::vector<float> scales(static_cast<size_t>((weight.element_count() + group_size - 1) / group_size));
+  std::atomic<bool> is_finite = true;
+  for_each_group(context, weight, group_size, [&](int64_t group, std::span<const float> values) {
+    float scale = 0;
+    for (const float value : values) {
+      scale = std::max(scale, std::abs(value));
+      if (!std::isfinite(value)) is_finite = false;
+    }
+    scales[static_cast<size_t>(group)] = scale;
+  });
+  require_finite(is_finite, weight);
+  return scales;
+}
+
+FlatEncoded encode_flat(const OpContext& context, const Tensor& weight, Format format, int64_t group_size) {
+  LOWBIT_ASSERT(group_size % 2 == 0);  // no two groups share a byte
+  const int64_t elements = weight.element_count(), groups = (elements + group_size - 1) / group_size;
+  FlatEncoded result{Tensor::allocate(DType::kU8, {(elements + 1) / 2, 1}),
+                     std::vector<float>(static_cast<size_t>(groups))};
+  uint8_t* const bytes = result.bytes.mutable_data<uint8_t>();
+  std::vector<double> errors(static_cast<size_t>(groups)), sizes(errors.size());
+  std::atomic<bool> is_finite = true;
+  for_each_group(context, weight, group_size, [&](int64_t group, std::span<const float> values) {
+    const size_t at = static_cast<size_t>(group), count = values.size();
+    std::vector<uint8_t> codes(count + 1, static_cast<uint8_t>(nearest_code(format, 0)));
+    const float scale = encode_group(format, values, codes.data(), 1);
+    if (!std::isfinite(scale)) is_finite = false;
+    result.scales[at] = scale;
+    const Codebook& codebook = codebook_of(format);
+    for (size_t i = 0; i < count; ++i) {
+      const double value = values[i], change = value - decode_code(codebook, codes[i], scale);
+      errors[at] += change * change;
+      sizes[at] += value * value;
+    }
+    uint8_t* const to = bytes + group * group_size / 2;
+    for (size_t i = 0; i < count; i += 2) to[i / 2] = static_cast<uint8_t>(codes[i] << 4 | codes[i + 1]);
+  });
+  require_finite(is_finite, weight);
+  for (size_t group = 0; group < errors.size(); ++group) {  // in order, for any number of threads
+    result.error += errors[group];
+    result.size += sizes[group];
+  }
+  return result;
+}
+
+Weight encoded(const OpContext& context, const Tensor& weight, Format format, int64_t group_size) {
+  const FlatEncoded flat = encode_flat(context, weight, format, group_size);
+  const FlatCodes codes{format, group_size, weight.size(0), weight.size(1), flat.bytes.data<uint8_t>()};
+  if (std::optional<QuantizedTensor> quantized = from_flat_codes(codes, flat.scales))
+    return std::move(*quantized);
+  return dense_of(codes, flat.scales);
 }
 
 }  // namespace lowbit

@@ -61,8 +61,11 @@ Fields option_fields(CalibrationOptions& options) {
 Fields option_fields(QuantizeOptions& options) {
   return {
       {"method", &options.method, "how codes are chosen: gptq (needs calibration) or rtn (round to nearest)"},
-      {"format", &options.format, "what codes mean: affine"},
-      {"dialect", &options.dialect, "how the checkpoint spells them: gptq"},
+      {"format", &options.format,
+       "what codes mean: affine; nf4 or fp4, with method rtn and dialect bitsandbytes"},
+      {"dialect", &options.dialect, "how the checkpoint spells them: gptq or bitsandbytes"},
+      {"bnb_4bit_use_double_quant", &options.bnb_4bit_use_double_quant,
+       "of dialect bitsandbytes: encode scales in 8 bits, 4.13 bits per weight instead of 4.5"},
       {"dynamic", &options.dynamic,
        "\"REGEX=bits:8,group_size:64\" overrides options of matching modules, \"-:REGEX\" "
        "leaves them unquantized; may be repeated"},
@@ -89,8 +92,26 @@ Fields option_fields(QuantizeOptions& options) {
 
 void validate(const QuantizeOptions& options) {
   expect_one_of("method", options.method, {"gptq", "rtn"});
-  expect_one_of("format", options.format, {"affine"});
-  expect_one_of("dialect", options.dialect, {"gptq"});
+  expect_one_of("format", options.format, {"affine", "nf4", "fp4"});
+  expect_one_of("dialect", options.dialect, {"gptq", "bitsandbytes"});
+  const bool is_affine = options.format == "affine", is_gptq_dialect = options.dialect == "gptq";
+  if (is_affine != is_gptq_dialect) {
+    fail(ErrorCode::kInvalidArgument,
+         "dialect {} cannot spell format {}: affine goes with gptq, nf4 and fp4 with bitsandbytes",
+         options.dialect, options.format);
+  }
+  if (!is_affine && (options.method != "rtn" || options.lm_head)) {
+    fail(ErrorCode::kInvalidArgument, "format {} is written with method rtn and without lm_head",
+         options.format);
+  }
+  if (!is_affine && !options.calibration.data.empty()) {
+    fail(ErrorCode::kInvalidArgument, "format {} is rounded without data: leave calibration out",
+         options.format);
+  }
+  if (is_affine && options.bnb_4bit_use_double_quant) {
+    fail(ErrorCode::kInvalidArgument,
+         "bnb_4bit_use_double_quant is about dialect bitsandbytes, but dialect is {}", options.dialect);
+  }
   expect_one_of("compat", options.compat, {"", "autogptq"});
   expect_one_of("checkpoint_format", options.checkpoint_format, {"", "gptq", "gptq_v2"});
   if (!options.compat.empty() && options.method != "gptq") {

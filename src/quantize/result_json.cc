@@ -60,7 +60,8 @@ Json result_json(const QuantizeResult& result, const QuantizeOptions& options,
   // So that an evaluation can tell when it asks what the model was calibrated on.
   if (calibration) facts.set("dialogue_hashes", strings_json(calibration->dialogue_hashes));
   json.set("calibration", facts);
-  json.set("engines", engines_json(output_engines(settings, options)));
+  json.set("engines",
+           options.format == "affine" ? engines_json(output_engines(settings, options)) : Json::array());
   json.set("warnings", strings_json(result.warnings));
   std::vector<ModuleReport> worst;
   for (const ModuleReport& report : result.modules) {

@@ -1,0 +1,75 @@
+#include "base/fail.h"
+#include "checkpoint/bnb.h"
+#include "format/codebook.h"
+#include "format/nested_scales.h"
+
+#include <cstring>
+
+namespace lowbit {
+namespace {
+
+std::string_view torch_name(DType dtype) {
+  switch (dtype) {
+    case DType::kBF16:
+      return "bfloat16";
+    case DType::kF16:
+      return "float16";
+    case DType::kF32:
+      return "float32";
+    default:
+      fail(ErrorCode::kUnsupported, "bitsandbytes quantizes BF16, F16 and F32 weights, not {}",
+           dtype_name(dtype));
+  }
+}
+
+template <class T>
+Tensor vector_of(DType dtype, std::span<const T> values) {
+  Tensor tensor = Tensor::allocate(dtype, {static_cast<int64_t>(values.size())});
+  std::memcpy(tensor.mutable_bytes(), values.data(), values.size_bytes());
+  return tensor;
+}
+
+}  // namespace
+
+std::vector<NamedTensor> bnb_tensors_beside(const BnbMatrix& matrix, std::span<const float> scales) {
+  const std::string weight = matrix.module + ".weight";
+  // As Python's json.dumps writes it.
+  std::string state =
+      fmt::format(R"({{"quant_type": "{}", "blocksize": {}, "dtype": "{}", "shape": [{}, {}])",
+                  format_name(matrix.format), matrix.group_size, torch_name(matrix.dtype),
+                  matrix.out_features, matrix.in_features);
+  std::vector<NamedTensor> tensors;
+  if (matrix.use_double_quant) {
+    const NestedScales nested_scales = nested(scales, mean_of(scales));
+    tensors.push_back({weight + ".absmax", vector_of<uint8_t>(DType::kU8, nested_scales.codes)});
+    tensors.push_back({weight + ".nested_absmax", vector_of<float>(DType::kF32, nested_scales.outer_scales)});
+    tensors.push_back({weight + ".nested_quant_map", vector_of<float>(DType::kF32, nested_scales.map)});
+    state += fmt::format(R"(, "nested_blocksize": {}, "nested_dtype": "float32", "nested_offset": {})",
+                         NestedScales::kGroupSize, double{nested_scales.offset});
+  } else {
+    tensors.push_back({weight + ".absmax", vector_of<float>(DType::kF32, scales)});
+  }
+  state += "}";
+  tensors.push_back({weight + ".quant_map", vector_of<float>(DType::kF32, codebook_of(matrix.format))});
+  tensors.push_back({weight + ".quant_state.bitsandbytes__" + std::string(format_name(matrix.format)),
+                     vector_of<char>(DType::kU8, state)});
+  return tensors;
+}
+
+Json bnb_config_json(Format format, bool use_double_quant, DType compute_dtype, Json skip_modules) {
+  return Json::Object{{"_load_in_4bit", true},
+                      {"_load_in_8bit", false},
+                      {"bnb_4bit_compute_dtype", torch_name(compute_dtype)},
+                      {"bnb_4bit_quant_storage", "uint8"},
+                      {"bnb_4bit_quant_type", format_name(format)},
+                      {"bnb_4bit_use_double_quant", use_double_quant},
+                      {"llm_int8_enable_fp32_cpu_offload", false},
+                      {"llm_int8_has_fp16_weight", false},
+                      {"llm_int8_skip_modules", std::move(skip_modules)},
+                      {"llm_int8_threshold", 6.0},
+                      {"load_in_4bit", true},
+                      {"load_in_8bit", false},
+                      {"quant_method", "bitsandbytes"}};
+}
+
+}  // namespace lowbit

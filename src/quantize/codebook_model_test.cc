@@ -1,0 +1,134 @@
+// nf4 and fp4 in the dialect bitsandbytes, beside what bitsandbytes itself wrote.
+#include "checkpoint/checkpoint.h"
+#include "io/safetensors.h"
+#include "lowbit/convert.h"
+#include "lowbit/quantize.h"
+#include "quantize/test_problem.h"
+#include "support.h"
+
+#include <gtest/gtest.h>
+
+namespace lowbit {
+namespace {
+
+using namespace lowbit::testing;
+namespace fs = std::filesystem;
+
+QuantizeOptions options_of(const std::string& format, bool use_double_quant = false) {
+  QuantizeOptions options;
+  options.method = "rtn";
+  options.format = format;
+  options.dialect = "bitsandbytes";
+  options.bnb_4bit_use_double_quant = use_double_quant;
+  options.threads = 2;
+  return options;
+}
+
+std::map<std::string, Tensor> tensors_of(const fs::path& folder) {
+  std::map<std::string, Tensor> tensors;
+  for (const NamedTensor& named : open_safetensors(folder / "model.safetensors").tensors)
+    tensors.emplace(named.name, named.tensor);
+  return tensors;
+}
+
+// bitsandbytes on the CPU rounds nested scales through a table, and takes their mean in F32: these may
+// differ.
+TEST(CodebookModel, HasTheBytesOfBitsandbytes) {
+  LOWBIT_SKIP_WITHOUT_MATERIAL(material);
+  TemporaryFolder folder;
+  const fs::path source = folder.path() / "bf16";
+  convert(material / "model-tinystories-656k-llama", source, {.to = "bfloat16"});
+  struct Case {
+    const char* peer;
+    const char* format;
+    bool is_nested;
+  };
+  for (const Case& c : {Case{"tiny-nf4", "nf4", false}, {"tiny-nf4-dq", "nf4", true}}) {
+    SCOPED_TRACE(c.peer);
+    const fs::path out = folder.path() / c.peer, peer = material / "peers" / "bnb" / c.peer;
+    const QuantizeResult result = quantize(source, out, options_of(c.format, c.is_nested));
+    EXPECT_EQ(result.modules.size(), 14u);
+    EXPECT_NEAR(result.bits_per_weight, c.is_nested ? 4.3 : 4.6, 0.2);  // small matrices: codebooks weigh
+    const auto ours = tensors_of(out), theirs = tensors_of(peer);
+    ASSERT_EQ(ours.size(), theirs.size());
+    for (const auto& [name, expected] : theirs) {
+      // The source names the matrix that is embedding and head after the head.
+      const auto found = ours.find(name == "model.embed_tokens.weight" ? "lm_head.weight" : name);
+      ASSERT_NE(found, ours.end()) << name;
+      ASSERT_EQ(found->second.dtype(), expected.dtype()) << name;
+      const bool may_differ = c.is_nested && (name.ends_with(".absmax") || name.ends_with(".nested_absmax") ||
+                                              name.find(".quant_state.") != name.npos);
+      if (may_differ) continue;
+      EXPECT_TRUE(same_bytes(found->second, expected)) << name;
+    }
+    const Json config = read_checkpoint(out).quantization->config;
+    EXPECT_EQ(config.dump(), read_checkpoint(peer).quantization->config.dump());
+  }
+}
+
+TEST(CodebookModel, ReadsAsItWasRoundedForAnyNumberOfThreads) {
+  TemporaryFolder folder;
+  write_tiny_model(folder.path() / "model", {});
+  for (const std::string format : {"nf4", "fp4"}) {
+    for (const bool is_nested : {false, true}) {
+      SCOPED_TRACE(format);
+      QuantizeOptions options = options_of(format, is_nested);
+      options.overwrite = true;
+      const QuantizeResult result = quantize(folder.path() / "model", folder.path() / "out", options);
+      const std::string bytes = read_file(folder.path() / "out" / "model.safetensors");
+      options.threads = 1;
+      quantize(folder.path() / "model", folder.path() / "out", options);
+      EXPECT_TRUE(read_file(folder.path() / "out" / "model.safetensors") == bytes);
+      EXPECT_FALSE(fs::exists(folder.path() / "out.partial"));
+      const Checkpoint source = read_checkpoint(folder.path() / "model"),
+                       made = read_checkpoint(folder.path() / "out");
+      for (const ModuleReport& module : result.modules) {
+        const Tensor dense =
+            converted(std::get<Tensor>(source.weights.at(module.module + ".weight")), DType::kF32);
+        const Tensor rounded =
+            dequantized(std::get<QuantizedTensor>(made.weights.at(module.module + ".weight")));
+        double error = 0, size = 0;
+        for (int64_t i = 0; i < dense.element_count(); ++i) {
+          error += std::pow(double{dense.data<float>()[i]} - rounded.data<float>()[i], 2);
+          size += std::pow(dense.data<float>()[i], 2);
+        }
+        EXPECT_NEAR(std::sqrt(error / size) / module.relative_error, 1, is_nested ? 0.02 : 1e-5)
+            << module.module;
+      }
+    }
+  }
+}
+
+TEST(CodebookModel, WhatDoesNotGoTogetherIsRefused) {
+  auto refusal = [](const QuantizeOptions& options) {
+    return error_of(ErrorCode::kInvalidArgument, [&] { quantize("model", "out", options); });
+  };
+  QuantizeOptions options = options_of("nf4");
+  options.dialect = "gptq";
+  EXPECT_NE(refusal(options).find("bitsandbytes"), std::string::npos);
+  options = options_of("nf4");
+  options.method = "gptq";
+  EXPECT_NE(refusal(options).find("rtn"), std::string::npos);
+  options = options_of("nf4");
+  options.calibration.data = "data.jsonl";
+  EXPECT_NE(refusal(options).find("calibration"), std::string::npos);
+  options = {};
+  options.method = "rtn";
+  options.bnb_4bit_use_double_quant = true;
+  EXPECT_NE(refusal(options).find("bnb_4bit_use_double_quant"), std::string::npos);
+}
+
+TEST(CodebookModel, ModulesLeftAsTheyAreStandInTheConfig) {
+  TemporaryFolder folder;
+  write_tiny_model(folder.path() / "model", {.layers = 1});
+  QuantizeOptions options = options_of("nf4");
+  options.dynamic = {"-:.*o_proj"};
+  quantize(folder.path() / "model", folder.path() / "out", options);
+  const Checkpoint made = read_checkpoint(folder.path() / "out");
+  EXPECT_EQ(made.quantization->config.get("llm_int8_skip_modules").dump(),
+            R"(["model.layers.0.self_attn.o_proj", "lm_head"])");
+  EXPECT_TRUE(std::holds_alternative<Tensor>(made.weights.at("model.layers.0.self_attn.o_proj.weight")));
+}
+
+}  // namespace
+}  // namespace lowbit
