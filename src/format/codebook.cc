@@ -29,31 +29,45 @@ constexpr Codebook kNf4 = {-1.0f,
                            0.7229568362236023f,
                            1.0f};
 
-// Bit 3 is the sign; the magnitudes over 12.
-// Bit 3 is the sign; code 8, -0 by its bits, is stored as 0.
+// Bit 3 is the sign; the magnitudes over 12. Code 8, -0 by its bits, is stored as 0.
 constexpr Codebook kFp4 = {0.0f, 0.0625f / 12,  8.0f / 12,  1.0f,  4.0f / 12,  0.5f,  2.0f / 12,  0.25f,
                            0.0f, -0.0625f / 12, -8.0f / 12, -1.0f, -4.0f / 12, -0.5f, -2.0f / 12, -0.25f};
 
-struct Magnitude {
-  float most;  // the largest |x| with this code: as bitsandbytes prints it, some digits short of the middle
-  uint8_t code;
-};
-constexpr Magnitude kFp4Magnitudes[] = {{0.00260417f, 0}, {0.0859375f, 1}, {0.20833333f, 6}, {0.29166667f, 7},
-                                        {0.4166667f, 4},  {0.583333f, 5},  {0.8333333f, 2},  {INFINITY, 3}};
+// Above the first of them nf4's code is 1, above the second 2, ...
+constexpr std::array<float, 15> kNf4Middles = [] {
+  std::array<float, 15> middles{};
+  for (size_t i = 0; i < 15; ++i) middles[i] = (kNf4[i] + kNf4[i + 1]) / 2;
+  return middles;
+}();
+// Between fp4's magnitudes, as bitsandbytes prints them, some digits short of the middle; and their codes.
+constexpr float kFp4Middles[] = {0.00260417f, 0.0859375f, 0.20833333f, 0.29166667f,
+                                 0.4166667f,  0.583333f,  0.8333333f};
+constexpr uint8_t kFp4Codes[] = {0, 1, 6, 7, 4, 5, 2, 3};
 
-int nearest_nf4(float x) {
-  int code = 0;
-  for (int i = 0; i < 15; ++i)
-    code += x > (kNf4[static_cast<size_t>(i)] + kNf4[static_cast<size_t>(i) + 1]) / 2;
-  return std::isnan(x) ? 7 : code;
+// Counts what each value lies above: a middle at a time, over values side by side, so that the compiler takes
+// several at once. NaN lies above nothing.
+constexpr int64_t kAtOnce = 64;
+template <class Middles>
+void count_middles(const Middles& middles, const float* x, int64_t count, int32_t* above) {
+  std::fill_n(above, count, 0);
+  for (const float middle : middles) {
+    for (int64_t i = 0; i < count; ++i) above[i] += x[i] > middle;
+  }
 }
 
-int nearest_fp4(float x) {
-  if (std::isnan(x)) return 0;
-  for (const Magnitude& magnitude : kFp4Magnitudes) {
-    if (!(std::abs(x) > magnitude.most)) return magnitude.code | (x < 0 ? 8 : 0);
+// count: kAtOnce at most.
+void nearest_codes(Format format, const float* x, int64_t count, uint8_t* codes, int64_t code_stride) {
+  int32_t above[kAtOnce];
+  if (format == Format::kNf4) {
+    count_middles(kNf4Middles, x, count, above);
+    for (int64_t i = 0; i < count; ++i) codes[i * code_stride] = static_cast<uint8_t>(above[i]);
+    return;
   }
-  return 0;
+  float magnitudes[kAtOnce];
+  for (int64_t i = 0; i < count; ++i) magnitudes[i] = std::abs(x[i]);
+  count_middles(kFp4Middles, magnitudes, count, above);
+  for (int64_t i = 0; i < count; ++i)
+    codes[i * code_stride] = static_cast<uint8_t>(kFp4Codes[above[i]] | (x[i] < 0 ? 8 : 0));
 }
 
 }  // namespace
@@ -82,7 +96,12 @@ std::string_view format_name(Format format) {
   return "affine";
 }
 
-int nearest_code(Format format, float x) { return format == Format::kNf4 ? nearest_nf4(x) : nearest_fp4(x); }
+int nearest_code(Format format, float x) {
+  if (std::isnan(x)) x = 0;
+  uint8_t code = 0;
+  nearest_codes(format, &x, 1, &code, 1);
+  return code;
+}
 
 float encode_group(Format format, std::span<const float> values, uint8_t* codes, int64_t code_stride) {
   float scale = 0;
@@ -94,9 +113,13 @@ float encode_group(Format format, std::span<const float> values, uint8_t* codes,
   if (!is_finite) scale = std::numeric_limits<float>::quiet_NaN();
   // Below 1e-38 the reciprocal would not be finite.
   const float factor = 1 / std::max(scale, 1e-38f);
-  for (size_t i = 0; i < values.size(); ++i) {
-    const float x = std::clamp(values[i] * factor, -1.0f, 1.0f);
-    codes[static_cast<int64_t>(i) * code_stride] = static_cast<uint8_t>(nearest_code(format, x));
+  const auto count = static_cast<int64_t>(values.size());
+  for (int64_t first = 0; first < count; first += kAtOnce) {
+    const int64_t some = std::min(kAtOnce, count - first);
+    float x[kAtOnce];
+    for (int64_t i = 0; i < some; ++i)
+      x[i] = std::clamp(values[static_cast<size_t>(first + i)] * factor, -1.0f, 1.0f);
+    nearest_codes(format, x, some, codes + first * code_stride, code_stride);
   }
   return scale;
 }

@@ -67,6 +67,25 @@ TEST(Codebook, TiesGoToTheLowerValueOrTheSmallerMagnitude) {
   EXPECT_EQ(nearest_code(Format::kFp4, -0.0f), 0);
 }
 
+TEST(Codebook, GroupsHaveTheCodesOfTheirValuesForEveryLengthAndStride) {
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal;
+  for (const Format format : kFormats) {
+    for (const size_t count : {size_t{1}, size_t{3}, size_t{63}, size_t{64}, size_t{65}, size_t{200}}) {
+      for (const int64_t stride : {1, 3}) {
+        std::vector<float> values(count);
+        for (float& value : values) value = normal(random);
+        std::vector<uint8_t> codes(count * static_cast<size_t>(stride));
+        const float scale = encode_group(format, values, codes.data(), stride);
+        for (size_t i = 0; i < count; ++i) {
+          EXPECT_EQ(codes[i * static_cast<size_t>(stride)], nearest_code(format, values[i] * (1 / scale)))
+              << i;
+        }
+      }
+    }
+  }
+}
+
 TEST(Codebook, OddGroupsHaveDefinedCodes) {
   for (const Format format : kFormats) {
     const int zero = format == Format::kNf4 ? 7 : 0;
