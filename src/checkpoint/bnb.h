@@ -11,24 +11,28 @@
 
 namespace lowbit {
 
-// BitsAndBytesConfig.
-struct BnbSettings {
-  Format format = Format::kFp4;  // bnb_4bit_quant_type; what each tensor says of itself decides
-  bool use_double_quant = false;
-  std::string compute_dtype = "float32", quant_storage = "uint8";
-  std::vector<std::string> skip_modules;  // llm_int8_skip_modules
+// What belongs to a quantized matrix: "<module>.weight" and this.
+struct BnbPart {
+  std::string_view ending, kind;
 };
+inline constexpr BnbPart kBnbParts[] = {{"", "codes"},
+                                        {".absmax", "scales"},
+                                        {".nested_absmax", "scales"},
+                                        {".quant_map", "codebook"},
+                                        {".nested_quant_map", "codebook"},
+                                        {".quant_state.bitsandbytes__nf4", "codebook"},
+                                        {".quant_state.bitsandbytes__fp4", "codebook"}};
 
 bool is_bnb_config(const Json& object);  // quantization_config is one
-// Errors name `where`: kCorruptFile for wrong types and for both widths at once, kUnsupported for
-// load_in_8bit.
-BnbSettings read_bnb_settings(const Json& object, std::string_view where);
+// Checks BitsAndBytesConfig and returns its bnb_4bit_quant_type, all of it that reading needs. Errors name
+// `where`: kCorruptFile for wrong types and for both widths at once, kUnsupported for load_in_8bit.
+Format read_bnb_format(const Json& object, std::string_view where);
 
 // Moves all of `files` into checkpoint.weights, decoding quantized modules. Scales that are encoded
 // themselves are decoded; a matrix whose groups do not fit its rows in whole units of eight columns becomes
 // dense F32, and a note says so. Errors name the tensor: kCorruptFile where sizes, types or the state do not
-// fit each other or the settings.
-void read_bnb_weights(const BnbSettings& settings, std::string_view where, Checkpoint& checkpoint);
+// fit each other or `format`.
+void read_bnb_weights(Format format, std::string_view where, Checkpoint& checkpoint);
 
 // What stands beside the codes "<module>.weight" of a matrix [out, in]: its scales (encoded themselves, if
 // so), codebooks and state. dtype: what the matrix was, and what it becomes when it is decoded.

@@ -32,7 +32,7 @@ class Reader {
  public:
   Reader(std::string_view where, Checkpoint& checkpoint) : where_(where), checkpoint_(checkpoint) {}
 
-  void read(const BnbSettings& settings) {
+  void read(Format declared) {
     const auto& tensors = checkpoint_.files.tensors;
     std::map<std::string, Format, std::less<>> quantized;
     for (const auto& [name, tensor] : tensors) {
@@ -48,10 +48,10 @@ class Reader {
              name.substr(0, at));
     }
     for (const auto& [weight, format] : quantized) {
-      if (format != settings.format) {
+      if (format != declared) {
         fail(ErrorCode::kCorruptFile,
              "[bitsandbytes] {}: its quant_state is of {}, but {} says bnb_4bit_quant_type {}", weight,
-             format_name(format), where_, format_name(settings.format));
+             format_name(format), where_, format_name(declared));
       }
       checkpoint_.weights.insert_or_assign(weight, decoded(parts_of(weight, format)));
     }
@@ -70,12 +70,10 @@ class Reader {
 
  private:
   bool is_part(std::string_view name, const std::map<std::string, Format, std::less<>>& quantized) const {
-    for (std::string_view ending : {"", ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map",
-                                    ".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4"}) {
-      if (name.ends_with(ending) && quantized.contains(name.substr(0, name.size() - ending.size())))
-        return true;
-    }
-    return false;
+    return std::any_of(std::begin(kBnbParts), std::end(kBnbParts), [&](const BnbPart& part) {
+      return name.ends_with(part.ending) &&
+             quantized.contains(name.substr(0, name.size() - part.ending.size()));
+    });
   }
 
   const Tensor& tensor(const std::string& name) const {
@@ -201,8 +199,8 @@ class Reader {
 
 }  // namespace
 
-void read_bnb_weights(const BnbSettings& settings, std::string_view where, Checkpoint& checkpoint) {
-  Reader(where, checkpoint).read(settings);
+void read_bnb_weights(Format format, std::string_view where, Checkpoint& checkpoint) {
+  Reader(where, checkpoint).read(format);
 }
 
 }  // namespace lowbit

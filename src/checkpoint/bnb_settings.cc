@@ -43,7 +43,7 @@ bool is_bnb_config(const Json& object) {
   return !method && (object.find("load_in_4bit") || object.find("load_in_8bit"));
 }
 
-BnbSettings read_bnb_settings(const Json& object, std::string_view where) {
+Format read_bnb_format(const Json& object, std::string_view where) {
   const bool in_4bit = flag(object, "load_in_4bit", where) || flag(object, "_load_in_4bit", where);
   const bool in_8bit = flag(object, "load_in_8bit", where) || flag(object, "_load_in_8bit", where);
   if (in_4bit && in_8bit)
@@ -54,14 +54,12 @@ BnbSettings read_bnb_settings(const Json& object, std::string_view where) {
          "original model with `lowbit quantize --bits 8`",
          where);
   }
-  BnbSettings settings;
-  settings.format =
+  const Format format =
       choice(object, "bnb_4bit_quant_type", {"fp4", "nf4"}, where) == "nf4" ? Format::kNf4 : Format::kFp4;
-  settings.use_double_quant = flag(object, "bnb_4bit_use_double_quant", where);
-  settings.compute_dtype =
-      choice(object, "bnb_4bit_compute_dtype", {"float32", "float16", "bfloat16", "float64"}, where);
-  settings.quant_storage = choice(object, "bnb_4bit_quant_storage",
-                                  {"uint8", "int8", "float16", "bfloat16", "float32", "float64"}, where);
+  flag(object, "bnb_4bit_use_double_quant", where);
+  choice(object, "bnb_4bit_compute_dtype", {"float32", "float16", "bfloat16", "float64"}, where);
+  choice(object, "bnb_4bit_quant_storage", {"uint8", "int8", "float16", "bfloat16", "float32", "float64"},
+         where);
   if (const Json* skip = present(object, "llm_int8_skip_modules")) {
     if (!skip->is_array())
       fail(ErrorCode::kCorruptFile, "{}: llm_int8_skip_modules is {}, expected a list of names", where,
@@ -70,10 +68,9 @@ BnbSettings read_bnb_settings(const Json& object, std::string_view where) {
       if (!name.is_string())
         fail(ErrorCode::kCorruptFile, "{}: llm_int8_skip_modules holds {}, expected names", where,
              name.type_name());
-      settings.skip_modules.push_back(name.as_string());
     }
   }
-  return settings;
+  return format;
 }
 
 }  // namespace lowbit

@@ -134,10 +134,10 @@ Checkpoint read_checkpoint(const fs::path& folder) {
   checkpoint.config.erase("quantization_config");
 
   std::optional<GptqSettings> settings;
-  std::optional<BnbSettings> bnb;
+  std::optional<Format> bnb_format;
   std::string base;
   if (is_bnb_config(source.object)) {
-    bnb = read_bnb_settings(source.object, source.where);
+    bnb_format = read_bnb_format(source.object, source.where);
   } else if (!source.object.is_null()) {
     settings = read_gptq_settings(source.object, source.where);
     const fs::path beside = folder / "quantize_config.json";
@@ -167,15 +167,15 @@ Checkpoint read_checkpoint(const fs::path& folder) {
     info.config = source.object;
     checkpoint.quantization = std::move(info);
     read_gptq_weights(*settings, source.where, checkpoint);
-  } else if (bnb) {
+  } else if (bnb_format) {
     QuantizationInfo info;
     info.dialect = "bitsandbytes";
-    info.declared_version = format_name(bnb->format);
+    info.declared_version = format_name(*bnb_format);
     info.affine = {.bits = 4, .group_size = 64, .sym = true};
     info.group_order = "sequential";
     info.config = source.object;
     checkpoint.quantization = std::move(info);
-    read_bnb_weights(*bnb, source.where, checkpoint);
+    read_bnb_weights(*bnb_format, source.where, checkpoint);
   } else {
     for (const auto& [name, tensor] : checkpoint.files.tensors) checkpoint.weights.emplace(name, tensor);
   }

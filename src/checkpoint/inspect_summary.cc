@@ -1,6 +1,7 @@
 #include "checkpoint/inspect_summary.h"
 
 #include "base/fail.h"
+#include "checkpoint/bnb.h"
 #include "checkpoint/tensor_kinds.h"
 #include "format/codebook.h"
 
@@ -17,22 +18,20 @@ struct Part {
   std::string_view kind = "dense", module;
 };
 Part part_of(std::string_view name, const std::set<std::string, std::less<>>& modules) {
-  static constexpr std::pair<std::string_view, std::string_view> kParts[] = {
-      {".qweight", "codes"},
-      {".qzeros", "zeros"},
-      {".scales", "scales"},
-      {".g_idx", "g_idx"},
-      {".weight", "codes"},  // bitsandbytes, with all that follows
-      {".weight.absmax", "scales"},
-      {".weight.nested_absmax", "scales"},
-      {".weight.quant_map", "codebook"},
-      {".weight.nested_quant_map", "codebook"},
-      {".weight.quant_state.bitsandbytes__nf4", "codebook"},
-      {".weight.quant_state.bitsandbytes__fp4", "codebook"}};
-  for (const auto& [ending, kind] : kParts) {
+  static constexpr std::pair<std::string_view, std::string_view> kGptqParts[] = {
+      {".qweight", "codes"}, {".qzeros", "zeros"}, {".scales", "scales"}, {".g_idx", "g_idx"}};
+  auto module_before = [&](std::string_view text, std::string_view ending) {
+    if (!ends_with(text, ending)) return std::string_view();
+    const std::string_view module = text.substr(0, text.size() - ending.size());
+    return modules.count(module) ? module : std::string_view();
+  };
+  for (const auto& [ending, kind] : kGptqParts) {
+    if (const std::string_view module = module_before(name, ending); !module.empty()) return {kind, module};
+  }
+  for (const auto& [ending, kind] : kBnbParts) {
     if (!ends_with(name, ending)) continue;
-    const std::string_view module = name.substr(0, name.size() - ending.size());
-    if (modules.count(module)) return {kind, module};
+    const std::string_view module = module_before(name.substr(0, name.size() - ending.size()), ".weight");
+    if (!module.empty()) return {kind, module};
   }
   return {};
 }

@@ -124,13 +124,7 @@ float encode_group(Format format, std::span<const float> values, uint8_t* codes,
   return scale;
 }
 
-namespace {
-
-int code_at(const uint8_t* bytes, int64_t i) { return i % 2 == 0 ? bytes[i / 2] >> 4 : bytes[i / 2] & 15; }
-
 static_assert(std::endian::native == std::endian::little);
-
-}  // namespace
 
 std::optional<QuantizedTensor> from_flat_codes(const FlatCodes& codes, std::span<const float> scales) {
   constexpr int64_t kUnit = 8;   // codes of a word
@@ -168,7 +162,7 @@ Tensor dense_of(const FlatCodes& codes, std::span<const float> scales) {
   const Codebook& codebook = codebook_of(codes.format);
   for (int64_t i = 0; i < dense.element_count(); ++i) {
     dense.mutable_data<float>()[i] =
-        decode_code(codebook, code_at(codes.bytes, i), scales[static_cast<size_t>(i / codes.group_size)]);
+        decode_code(codebook, code_at(codes, i), scales[static_cast<size_t>(i / codes.group_size)]);
   }
   return dense;
 }

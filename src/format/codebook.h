@@ -40,6 +40,9 @@ struct FlatCodes {
   int64_t group_size = 64, out_features = 0, in_features = 0;
   const uint8_t* bytes = nullptr;  // [ceil(out * in / 2)]
 };
+inline int code_at(const FlatCodes& codes, int64_t i) {
+  return i % 2 == 0 ? codes.bytes[i / 2] >> 4 : codes.bytes[i / 2] & 15;
+}
 // As layers hold it; where a group does not fit a row, in smaller ones that repeat its scale. Nothing where
 // these would not be whole words of codes. scales: one for each group.
 std::optional<QuantizedTensor> from_flat_codes(const FlatCodes& codes, std::span<const float> scales);

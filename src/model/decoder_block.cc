@@ -225,10 +225,8 @@ AttentionShape attention_shape(const ModelConfig& config, int64_t layer) {
           .window = config.windows[static_cast<size_t>(layer)]};
 }
 
-std::unique_ptr<Block> make_decoder_block(const ModelConfig& config, const WeightReader& weights,
-                                          int64_t layer) {
-  const WeightReader here = weights.inside(fmt::format("layers.{}.", layer));
-  const WeightReader attention = here.inside("self_attn."), mlp = here.inside("mlp.");
+DecoderParts llama_parts(const ModelConfig& config, const WeightReader& layer_weights, int64_t layer) {
+  const WeightReader attention = layer_weights.inside("self_attn."), mlp = layer_weights.inside("mlp.");
   const int64_t hidden = config.hidden_size, intermediate = config.intermediate_size;
   const int64_t q_width = config.heads * config.head_dim, kv_width = config.kv_heads * config.head_dim;
   DecoderParts parts;
@@ -239,13 +237,21 @@ std::unique_ptr<Block> make_decoder_block(const ModelConfig& config, const Weigh
   parts.up = {mlp.linear("gate_proj", intermediate, hidden, config.mlp_bias),
               mlp.linear("up_proj", intermediate, hidden, config.mlp_bias)};
   parts.down = mlp.linear("down_proj", hidden, intermediate, config.mlp_bias);
-  parts.attention_norms.input = here.rms_norm("input_layernorm", hidden, config.norm_eps);
-  parts.mlp_norms.input = here.rms_norm("post_attention_layernorm", hidden, config.norm_eps);
+  parts.attention = attention_shape(config, layer);
+  return parts;
+}
+
+std::unique_ptr<Block> make_decoder_block(const ModelConfig& config, const WeightReader& weights,
+                                          int64_t layer) {
+  const WeightReader here = weights.inside(fmt::format("layers.{}.", layer));
+  const WeightReader attention = here.inside("self_attn.");
+  DecoderParts parts = llama_parts(config, here, layer);
+  parts.attention_norms.input = here.rms_norm("input_layernorm", config.hidden_size, config.norm_eps);
+  parts.mlp_norms.input = here.rms_norm("post_attention_layernorm", config.hidden_size, config.norm_eps);
   if (config.qk_norm) {
     parts.q_norm = attention.rms_norm("q_norm", config.head_dim, config.norm_eps);
     parts.k_norm = attention.rms_norm("k_norm", config.head_dim, config.norm_eps);
   }
-  parts.attention = attention_shape(config, layer);
   return std::make_unique<DecoderBlock>(config, std::move(parts));
 }
 

@@ -76,6 +76,9 @@ class DecoderBlock : public Block {
 // Heads, scale and window of a layer.
 AttentionShape attention_shape(const ModelConfig& config, int64_t layer);
 
+// q, k, v, o, gate, up and down of a layer under Llama's names, and its attention: all parts but the norms.
+DecoderParts llama_parts(const ModelConfig& config, const WeightReader& layer_weights, int64_t layer);
+
 // For the architectures that are as Llama but for what ModelConfig says: what their rows in the registry
 // point to.
 std::unique_ptr<Block> make_decoder_block(const ModelConfig& config, const WeightReader& weights,

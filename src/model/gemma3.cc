@@ -69,24 +69,15 @@ Frame make_frame(const ModelConfig& config, const WeightReader& weights) {
 
 std::unique_ptr<Block> make_block(const ModelConfig& config, const WeightReader& weights, int64_t layer) {
   const WeightReader here = weights.inside(fmt::format("layers.{}.", layer));
-  const WeightReader attention = here.inside("self_attn."), mlp = here.inside("mlp.");
-  const int64_t hidden = config.hidden_size, intermediate = config.intermediate_size;
-  const int64_t q_width = config.heads * config.head_dim, kv_width = config.kv_heads * config.head_dim;
-  DecoderParts parts;
-  parts.qkv = {attention.linear("q_proj", q_width, hidden, config.qkv_bias),
-               attention.linear("k_proj", kv_width, hidden, config.qkv_bias),
-               attention.linear("v_proj", kv_width, hidden, config.qkv_bias)};
-  parts.o = attention.linear("o_proj", hidden, q_width, config.o_bias);
-  parts.up = {mlp.linear("gate_proj", intermediate, hidden, false),
-              mlp.linear("up_proj", intermediate, hidden, false)};
-  parts.down = mlp.linear("down_proj", hidden, intermediate, false);
+  const WeightReader attention = here.inside("self_attn.");
+  const int64_t hidden = config.hidden_size;
+  DecoderParts parts = llama_parts(config, here, layer);
   parts.activation = config.activation;
   const auto norm = [&](const char* module) { return norm_of(here, module, hidden, config.norm_eps); };
   parts.attention_norms = {norm("input_layernorm"), norm("post_attention_layernorm"), {}};
   parts.mlp_norms = {norm("pre_feedforward_layernorm"), norm("post_feedforward_layernorm"), {}};
   parts.q_norm = norm_of(attention, "q_norm", config.head_dim, config.norm_eps);
   parts.k_norm = norm_of(attention, "k_norm", config.head_dim, config.norm_eps);
-  parts.attention = attention_shape(config, layer);
   return std::make_unique<DecoderBlock>(config, std::move(parts));
 }
 

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cmath>
+#include <numeric>
 
 namespace lowbit {
 namespace {
@@ -72,7 +73,6 @@ FlatEncoded encode_flat(const OpContext& context, const Tensor& weight, Format f
   FlatEncoded result{Tensor::allocate(DType::kU8, {(elements + 1) / 2, 1}),
                      std::vector<float>(static_cast<size_t>(groups))};
   uint8_t* const bytes = result.bytes.mutable_data<uint8_t>();
-  std::vector<double> errors(static_cast<size_t>(groups)), sizes(errors.size());
   std::atomic<bool> is_finite = true;
   for_each_group(context, weight, group_size, [&](int64_t group, std::span<const float> values) {
     const size_t at = static_cast<size_t>(group), count = values.size();
@@ -80,21 +80,29 @@ FlatEncoded encode_flat(const OpContext& context, const Tensor& weight, Format f
     const float scale = encode_group(format, values, codes.data(), 1);
     if (!std::isfinite(scale)) is_finite = false;
     result.scales[at] = scale;
-    const Codebook& codebook = codebook_of(format);
-    for (size_t i = 0; i < count; ++i) {
-      const double value = values[i], change = value - decode_code(codebook, codes[i], scale);
-      errors[at] += change * change;
-      sizes[at] += value * value;
-    }
     uint8_t* const to = bytes + group * group_size / 2;
     for (size_t i = 0; i < count; i += 2) to[i / 2] = static_cast<uint8_t>(codes[i] << 4 | codes[i + 1]);
   });
   require_finite(is_finite, weight);
-  for (size_t group = 0; group < errors.size(); ++group) {  // in order, for any number of threads
-    result.error += errors[group];
-    result.size += sizes[group];
-  }
   return result;
+}
+
+double rounding_error(const OpContext& context, const Tensor& weight, const FlatCodes& codes,
+                      std::span<const float> scales) {
+  const Codebook& codebook = codebook_of(codes.format);
+  std::vector<double> errors(scales.size()), sizes(scales.size());
+  for_each_group(context, weight, codes.group_size, [&](int64_t group, std::span<const float> values) {
+    const size_t at = static_cast<size_t>(group);
+    int64_t i = group * codes.group_size;
+    for (const double value : values) {
+      const double change = value - decode_code(codebook, code_at(codes, i++), scales[at]);
+      errors[at] += change * change;
+      sizes[at] += value * value;
+    }
+  });
+  const double error = std::accumulate(errors.begin(), errors.end(), 0.0),
+               size = std::accumulate(sizes.begin(), sizes.end(), 0.0);
+  return size > 0 ? std::sqrt(error / size) : 0;
 }
 
 Weight encoded(const OpContext& context, const Tensor& weight, Format format, int64_t group_size) {

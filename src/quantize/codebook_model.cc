@@ -11,7 +11,6 @@
 #include "quantize/work_folder.h"
 
 #include <chrono>
-#include <cmath>
 
 namespace lowbit {
 namespace {
@@ -76,15 +75,11 @@ class CodebookRun {
       }
     }
     total_ = static_cast<int64_t>(linears.size());
-    const std::string head = source_.model.head().module + ".weight";
-    for (const SafetensorsFile& file : source_.checkpoint.files.files) {
-      for (const NamedTensor& entry : file.tensors) {
-        if (source_.drops_head && entry.name == head) continue;
-        if (const auto linear = linears.find(entry.name); linear != linears.end()) {
-          add_matrix(*linear->second, files.tensors);
-        } else {
-          files.tensors.push_back(entry);
-        }
+    for (const NamedTensor& entry : kept_tensors(source_)) {
+      if (const auto linear = linears.find(entry.name); linear != linears.end()) {
+        add_matrix(*linear->second, files.tensors);
+      } else {
+        files.tensors.push_back(entry);
       }
     }
     // A list replaces transformers' own rule, which leaves the head alone.
@@ -93,10 +88,9 @@ class CodebookRun {
       left.push_back(source_.model.head().module);
       skipped = left;
     }
-    const DType compute = dtype_ == DType::kF32 ? DType::kF32 : dtype_;
     files.config =
         output_config(source_.checkpoint.config, files.tensors,
-                      bnb_config_json(format_, options_.bnb_4bit_use_double_quant, compute, skipped));
+                      bnb_config_json(format_, options_.bnb_4bit_use_double_quant, dtype_, skipped));
     return files;
   }
 
@@ -122,7 +116,10 @@ class CodebookRun {
                          const FlatEncoded flat =
                              encode_flat({.threads = &threads_}, dense, format_, kGroupSize);
                          ModuleReport& module = result_.modules[report];
-                         module.relative_error = flat.size > 0 ? std::sqrt(flat.error / flat.size) : 0;
+                         const FlatCodes codes{format_, kGroupSize, dense.size(0), dense.size(1),
+                                               flat.bytes.data<uint8_t>()};
+                         module.relative_error =
+                             rounding_error({.threads = &threads_}, dense, codes, flat.scales);
                          module.seconds = seconds_since(start);
                          log_.report({"quantize", ++done_, total_,
                                       fmt::format("{}: {}, relative error {:.4f}", module.module,
@@ -144,9 +141,7 @@ class CodebookRun {
 
   void finish(const fs::path& folder) {
     result_.source_bytes = source_.checkpoint.files.file_bytes;
-    for (const auto& entry : fs::directory_iterator(folder)) {
-      if (entry.path().extension() == ".safetensors") result_.bytes += entry.file_size();
-    }
+    result_.bytes = safetensors_bytes(folder);
     result_.bits_per_weight =
         8 * static_cast<double>(quantized_bytes_) / static_cast<double>(quantized_weights_);
     result_.seconds = seconds_since(start_);

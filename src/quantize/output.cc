@@ -20,17 +20,6 @@ const ModuleSettings* find_quantized(const QuantizationSettings& settings, std::
   return nullptr;
 }
 
-// Names and tensors of the source in the order of their files; not the second copy of a tied head.
-template <class Body>
-void for_each_tensor(const SourceModel& source, const Body& body) {
-  const std::string head = source.model.head().module + ".weight";
-  for (const SafetensorsFile& file : source.checkpoint.files.files) {
-    for (const NamedTensor& entry : file.tensors) {
-      if (!(source.drops_head && entry.name == head)) body(entry);
-    }
-  }
-}
-
 }  // namespace
 
 bool is_act_order(const ModuleSettings& settings) {
@@ -44,11 +33,11 @@ GptqVersion output_version(const QuantizeOptions& options) {
 
 std::vector<OutputTensor> output_layout(const SourceModel& source, const QuantizationSettings& settings) {
   std::vector<OutputTensor> result;
-  for_each_tensor(source, [&](const NamedTensor& entry) {
+  for (const NamedTensor& entry : kept_tensors(source)) {
     const ModuleSettings* module = find_quantized(settings, entry.name);
     if (!module) {
       result.push_back({entry.name, std::string(component_of(entry.name)), entry.tensor.byte_count()});
-      return;
+      continue;
     }
     const int64_t in = module->in_features, out = module->out_features;
     const int64_t groups = group_count(in, module->affine.group_size);
@@ -58,7 +47,7 @@ std::vector<OutputTensor> output_layout(const SourceModel& source, const Quantiz
     result.push_back({module->module + ".qzeros", "zeros", bytes(groups * packed_words(out, bits), 4)});
     result.push_back({module->module + ".scales", "scales", bytes(groups * out, 2)});
     result.push_back({module->module + ".g_idx", "g_idx", bytes(in, 4)});
-  });
+  }
   return result;
 }
 
@@ -69,10 +58,10 @@ CheckpointFiles output_files(const SourceModel& source, const QuantizationSettin
   files.base_name = options.model_file_base_name;
   files.max_shard_bytes = options.max_shard_size.empty() ? 0 : parse_bytes(options.max_shard_size).count;
   bool act_order = false;
-  for_each_tensor(source, [&](const NamedTensor& entry) {
+  for (const NamedTensor& entry : kept_tensors(source)) {
     if (!find_quantized(settings, entry.name)) {
       files.tensors.push_back(entry);
-      return;
+      continue;
     }
     const std::string module = entry.name.substr(0, entry.name.size() - 7);
     const auto found = modules.find(module);
@@ -81,7 +70,7 @@ CheckpointFiles output_files(const SourceModel& source, const QuantizationSettin
     for (NamedTensor& tensor : gptq_tensors(module, found->second, output_version(options))) {
       files.tensors.push_back(std::move(tensor));
     }
-  });
+  }
   GptqConfig config;
   config.affine = options.affine;
   config.version = output_version(options);

@@ -56,14 +56,6 @@ double bits_per_weight(const SourceModel& source, const QuantizationSettings& se
   return weights > 0 ? bits / weights : 0;
 }
 
-uint64_t safetensors_bytes(const fs::path& folder) {
-  uint64_t bytes = 0;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    if (entry.path().extension() == ".safetensors") bytes += entry.file_size();
-  }
-  return bytes;
-}
-
 class Run {
  public:
   Run(const fs::path& model, const fs::path& out, const QuantizeOptions& options, const Log& log)

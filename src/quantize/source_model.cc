@@ -45,4 +45,23 @@ SourceModel load_source(const std::filesystem::path& folder) {
   return source;
 }
 
+std::vector<NamedTensor> kept_tensors(const SourceModel& source) {
+  const std::string head = source.model.head().module + ".weight";
+  std::vector<NamedTensor> tensors;
+  for (const SafetensorsFile& file : source.checkpoint.files.files) {
+    for (const NamedTensor& entry : file.tensors) {
+      if (!(source.drops_head && entry.name == head)) tensors.push_back(entry);
+    }
+  }
+  return tensors;
+}
+
+uint64_t safetensors_bytes(const std::filesystem::path& folder) {
+  uint64_t bytes = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (entry.path().extension() == ".safetensors") bytes += entry.file_size();
+  }
+  return bytes;
+}
+
 }  // namespace lowbit

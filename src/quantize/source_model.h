@@ -21,4 +21,9 @@ struct SourceModel {
 // values (a merged adapter) is taken as untied, with a warning.
 SourceModel load_source(const std::filesystem::path& folder);
 
+// Its tensors in the order of their files; not the second copy of a tied head.
+std::vector<NamedTensor> kept_tensors(const SourceModel& source);
+// Of all safetensors files in a folder.
+uint64_t safetensors_bytes(const std::filesystem::path& folder);
+
 }  // namespace lowbit
