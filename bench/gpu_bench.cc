@@ -7,12 +7,14 @@
 // Matrices rotate over at least four times the second-level cache; launches are captured in a graph, as
 // decoding does it; medians of nine passes.
 #include "base/gpu.h"
+#include "format/codebook.h"
 #include "ops/cuda/attention_gpu.h"
 #include "ops/cuda/elementwise_gpu.h"
 #include "ops/cuda/fragments.h"
 #include "ops/cuda/libraries.h"
 #include "ops/cuda/limits.h"
 #include "ops/cuda/matmul_decode.h"
+#include "ops/cuda/matmul_gpu.h"
 #include "ops/sampling.h"
 #include "tensor/tensor.h"
 
@@ -45,23 +47,41 @@ struct Shape {
   int64_t out, in;
 };
 
-constexpr int64_t kGroup = 128;
-int64_t scale_bytes(const Shape& shape) { return (shape.in + kGroup - 1) / kGroup * shape.out * 2; }
+// How weights are kept.
+struct Coding {
+  const char* name;
+  int bits;
+  int64_t group_size = 128;
+  Format format = Format::kAffine;
+};
+constexpr Coding kCodings[] = {{"bf16", 16}, {"int8", 8}, {"int4", 4}, {"nf4", 4, 64, Format::kNf4}};
 
-double weight_bytes(const Shape& shape, int bits) {
-  return static_cast<double>(bits == 16 ? shape.out * shape.in * 2
-                                        : fragment_bytes(shape.out, shape.in, bits));
+int64_t scale_bytes(const Shape& shape, const Coding& coding) {
+  return coding.bits == 16 ? 0 : (shape.in + coding.group_size - 1) / coding.group_size * shape.out * 2;
+}
+int64_t weight_bytes(const Shape& shape, const Coding& coding) {
+  return coding.bits == 16 ? shape.out * shape.in * 2 : fragment_bytes(shape.out, shape.in, coding.bits);
+}
+// Without what is multiplied.
+GpuDecodeArgs args_for(const Coding& coding, int64_t rows, int64_t in) {
+  return {.rows = rows,
+          .in = in,
+          .bits = coding.bits,
+          .group_size = coding.group_size,
+          .has_table = has_codebook(coding.format),
+          .table = code_table(coding.format),
+          .matrices = 1};
 }
 
 // Microseconds per launch.
-double time_decode(const Shape& shape, int bits, int64_t rows, uint64_t l2_bytes) {
+double time_decode(const Shape& shape, const Coding& coding, int64_t rows, uint64_t l2_bytes) {
   constexpr int64_t kLaunches = 200;
-  const int64_t bytes = bits == 16 ? shape.out * shape.in * 2 : fragment_bytes(shape.out, shape.in, bits);
+  const int64_t bytes = weight_bytes(shape, coding);
   const int64_t copies = std::max<int64_t>(1, (4 * static_cast<int64_t>(l2_bytes) + bytes - 1) / bytes);
   char* const weights = static_cast<char*>(allocate(copies * bytes));
-  GpuDecodeArgs args{.rows = rows, .in = shape.in, .bits = bits, .group_size = kGroup, .matrices = 1};
+  GpuDecodeArgs args = args_for(coding, rows, shape.in);
   args.matrix[0].out = shape.out;
-  args.matrix[0].scales = allocate(scale_bytes(shape));
+  args.matrix[0].scales = allocate(scale_bytes(shape, coding));
   args.x = static_cast<const uint16_t*>(allocate(rows * shape.in * 2));
   args.matrix[0].y = {allocate(rows * shape.out * 2), DType::kBF16};
 
@@ -90,19 +110,18 @@ double time_decode(const Shape& shape, int bits, int64_t rows, uint64_t l2_bytes
 }
 
 void print_products(const Gpu& gpu, const GpuLimits& limits) {
-  std::printf("\n%-22s %5s %4s %10s %10s %10s %10s\n", "decode product", "bits", "rows", "MB", "us", "GB/s",
+  std::printf("\n%-22s %5s %4s %10s %10s %10s %10s\n", "decode product", "kind", "rows", "MB", "us", "GB/s",
               "of copy");
   const Shape shapes[] = {{"16384 x 8192", 16384, 8192},    {"qkv 2048 x 1536", 2048, 1536},
                           {"o 1536 x 1536", 1536, 1536},    {"gate_up 17920 x 1536", 17920, 1536},
                           {"down 1536 x 8960", 1536, 8960}, {"head 151936 x 1536", 151936, 1536}};
   for (const Shape& shape : shapes) {
-    for (int bits : {16, 8, 4}) {
+    for (const Coding& coding : kCodings) {
       for (int64_t rows : {1, 8, 32}) {
-        const double us = time_decode(shape, bits, rows, gpu.l2_bytes);
-        const double bytes =
-            weight_bytes(shape, bits) + (bits == 16 ? 0 : static_cast<double>(scale_bytes(shape)));
+        const double us = time_decode(shape, coding, rows, gpu.l2_bytes);
+        const auto bytes = static_cast<double>(weight_bytes(shape, coding) + scale_bytes(shape, coding));
         const double rate = bytes / us * 1e-3;
-        std::printf("%-22s %5d %4lld %10.2f %10.2f %10.0f %9.0f%%\n", shape.name, bits,
+        std::printf("%-22s %5s %4lld %10.2f %10.2f %10.0f %9.0f%%\n", shape.name, coding.name,
                     static_cast<long long>(rows), bytes / 1e6, us, rate, 100 * rate / limits.copy_gb_per_s);
       }
     }
@@ -173,7 +192,7 @@ struct Layers {
                            kCount = 28;
   static constexpr int64_t kContext = 4096;
 
-  int bits;
+  const Coding& coding;
   int64_t rows;
   std::vector<GpuDecodeArgs> products;  // qkv, o, gate and up, down of each layer
   GpuNormRowsArgs norm_rows;            // for products that do not norm
@@ -186,13 +205,13 @@ struct Layers {
   }
   GpuMatrix matrix(int64_t out, int64_t in) {
     const Shape shape{"", out, in};
-    GpuMatrix result{.out = out, .weight = take(static_cast<int64_t>(weight_bytes(shape, bits)))};
-    result.scales = take(scale_bytes(shape));
+    GpuMatrix result{.out = out, .weight = take(weight_bytes(shape, coding))};
+    result.scales = take(scale_bytes(shape, coding));
     result.y = {take(rows * out * 2), DType::kBF16};
     return result;
   }
 
-  Layers(int bits_, int64_t rows_, int64_t position) : bits(bits_), rows(rows_) {
+  Layers(const Coding& coding_, int64_t rows_, int64_t position) : coding(coding_), rows(rows_) {
     float* const hidden = static_cast<float*>(take(rows * kHidden * 4));
     float* const norm = static_cast<float*>(take(kHidden * 4));
     auto* const inner = static_cast<uint16_t*>(take(rows * kInner * 2));
@@ -229,7 +248,7 @@ struct Layers {
                                   .squares = static_cast<float*>(take(rows * kHidden / 8 * 4))};
     const GpuKeptRows kept_inner{.x = static_cast<uint16_t*>(take(kept * kInner * 2))};
     const auto keeps = [&](const GpuDecodeArgs& args) {
-      return keeps_rows(rows, args.in, tiles_of(args), bits, kGroup);
+      return keeps_rows(rows, args.in, tiles_of(args), coding.bits, coding.group_size);
     };
     auto set_x = [&](GpuDecodeArgs& args) {
       if (keeps(args)) {
@@ -237,19 +256,16 @@ struct Layers {
         args.hidden = args.norm_weight = nullptr;
         return;
       }
-      if (prepares_in_decode(rows, kHidden, tiles_of(args), bits, kGroup)) return;
+      if (prepares_in_decode(rows, kHidden, tiles_of(args), coding.bits, coding.group_size)) return;
       args.x = norm_rows.to;
       args.factors = norm_rows.factors;
       args.hidden = args.norm_weight = nullptr;
     };
     for (int64_t layer = 0; layer < kCount; ++layer) {
-      GpuDecodeArgs normed{.rows = rows,
-                           .in = kHidden,
-                           .bits = bits,
-                           .group_size = kGroup,
-                           .hidden = hidden,
-                           .norm_weight = norm,
-                           .epsilon = 1e-6f};
+      GpuDecodeArgs normed = args_for(coding, rows, kHidden);
+      normed.hidden = hidden;
+      normed.norm_weight = norm;
+      normed.epsilon = 1e-6f;
       GpuDecodeArgs qkv = normed, gated = normed;
       qkv.matrices = 3;
       for (int i = 0; i < 3; ++i) qkv.matrix[i] = matrix((i == 0 ? kHeads : kKvHeads) * kHeadDim, kHidden);
@@ -259,8 +275,7 @@ struct Layers {
       gated.matrix[0].y = {inner, DType::kBF16};
       set_x(qkv);
       set_x(gated);
-      GpuDecodeArgs o{.rows = rows, .in = kHidden, .bits = bits, .group_size = kGroup, .matrices = 1};
-      GpuDecodeArgs down{.rows = rows, .in = kInner, .bits = bits, .group_size = kGroup, .matrices = 1};
+      GpuDecodeArgs o = args_for(coding, rows, kHidden), down = args_for(coding, rows, kInner);
       o.matrix[0] = matrix(kHidden, kHidden);
       o.matrix[0].add_to = hidden;
       o.x = static_cast<const uint16_t*>(take(rows * kHidden * 2));
@@ -300,14 +315,15 @@ struct Layers {
 };
 
 void print_layers() {
-  std::printf("\n%-40s %10s %10s %10s\n", "a layer of Qwen2-1.5B: us, bits", "16", "8", "4");
+  std::printf("\n%-40s %10s %10s %10s %10s\n", "a layer of Qwen2-1.5B: us", kCodings[0].name,
+              kCodings[1].name, kCodings[2].name, kCodings[3].name);
   constexpr std::pair<int64_t, int64_t> kCases[] = {{1, 100}, {1, 260},  {1, 3900}, {4, 260},
                                                     {8, 260}, {16, 260}, {32, 260}};
   for (const auto& [rows, position] : kCases) {
     std::printf("%2lld sequences at position %-14lld", static_cast<long long>(rows),
                 static_cast<long long>(position));
-    for (int bits : {16, 8, 4}) {
-      Layers layers(bits, rows, position);
+    for (const Coding& coding : kCodings) {
+      Layers layers(coding, rows, position);
       GpuQueue queue(0);
       GpuGraph graph(queue, [&] { layers.queue(queue.stream()); });
       const double ms = gpu_median_ms([&] { graph.launch(); }, queue.stream());

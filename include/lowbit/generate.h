@@ -23,7 +23,7 @@ struct RuntimeOptions {
   std::string kv_cache_dtype = "bfloat16";  // "bfloat16" or "float32"
   bool map_weights =
       false;  // leave weights in the mapped file, which processes share, instead of copying them
-  bool load_in_4bit = false;  // round the layers' matrices to 4 bits while they are loaded; on the CPU
+  bool load_in_4bit = false;                // round the layers' matrices to 4 bits while they are loaded
   std::string bnb_4bit_quant_type = "nf4";  // "nf4" or "fp4", in groups of 64
   std::vector<std::string>
       llm_int8_skip_modules;    // left as they are: whole names, or their last parts ("o_proj")

@@ -4,6 +4,7 @@
 #include "checkpoint/checkpoint.h"
 #include "lowbit/evaluate.h"
 #include "runtime/gpu_placement.h"
+#include "runtime/load_quantized.h"
 #include "support.h"
 
 #include <gtest/gtest.h>
@@ -43,6 +44,29 @@ TEST_F(GpuEval, PerplexityIsTheSameWithStreamedLayers) {
     EXPECT_LE(result.memory.gpu_weight_bytes + result.memory.gpu_kv_cache_bytes,
               result.memory.gpu_peak_bytes);
     EXPECT_NE(to_json(result).find("\"streamed_bytes\""), std::string::npos);
+  }
+}
+
+// Its matrices become codes on the GPU, also those of layers that are streamed.
+TEST_F(GpuEval, PerplexityLoadedInFourBitsIsThatOfTheCpu) {
+  for (const char* type : {"nf4", "fp4"}) {
+    RuntimeOptions options{.device = "cpu", .load_in_4bit = true, .bnb_4bit_quant_type = type};
+    const double expected = perplexity(LanguageModel::load(kModel, options), kText, kWindows).mean_nll;
+    const double source = perplexity(load(0), kText, kWindows).mean_nll;
+    options.device = "cuda";
+    options.kv_cache_tokens = kTokens;
+    const LanguageModel whole = LanguageModel::load(kModel, options);
+    const double found = perplexity(whole, kText, kWindows).mean_nll;
+    EXPECT_NEAR(found, expected, 0.003) << type;
+    EXPECT_NE(found, source);
+    const Checkpoint checkpoint = read_checkpoint(kModel);
+    Model model = Model::create(checkpoint.config, checkpoint.weights);
+    const GpuEncoding encoding = encoding_on_load(model, checkpoint, options, {});
+    const GpuSizes sizes = gpu_sizes(model, DType::kBF16, kTokens, &encoding);
+    options.max_gpu_memory = plan_with_streamed(sizes, 3).needed_bytes;
+    const LanguageModel streamed = LanguageModel::load(kModel, options);
+    EXPECT_GT(streamed.memory().streamed_bytes, 0u);
+    EXPECT_EQ(perplexity(streamed, kText, kWindows).mean_nll, found) << type;
   }
 }
 

@@ -33,41 +33,37 @@ constexpr Codebook kNf4 = {-1.0f,
 constexpr Codebook kFp4 = {0.0f, 0.0625f / 12,  8.0f / 12,  1.0f,  4.0f / 12,  0.5f,  2.0f / 12,  0.25f,
                            0.0f, -0.0625f / 12, -8.0f / 12, -1.0f, -4.0f / 12, -0.5f, -2.0f / 12, -0.25f};
 
-// Above the first of them nf4's code is 1, above the second 2, ...
-constexpr std::array<float, 15> kNf4Middles = [] {
-  std::array<float, 15> middles{};
-  for (size_t i = 0; i < 15; ++i) middles[i] = (kNf4[i] + kNf4[i + 1]) / 2;
-  return middles;
+constexpr CodeSearch kNf4Search = [] {
+  CodeSearch search{.count = 15};
+  for (int i = 0; i < 16; ++i) {
+    const auto code = static_cast<size_t>(i);
+    if (i < 15) search.middles[i] = (kNf4[code] + kNf4[code + 1]) / 2;
+    search.codes[i] = static_cast<uint8_t>(i);
+  }
+  return search;
 }();
-// Between fp4's magnitudes, as bitsandbytes prints them, some digits short of the middle; and their codes.
-constexpr float kFp4Middles[] = {0.00260417f, 0.0859375f, 0.20833333f, 0.29166667f,
-                                 0.4166667f,  0.583333f,  0.8333333f};
-constexpr uint8_t kFp4Codes[] = {0, 1, 6, 7, 4, 5, 2, 3};
+// The middles as bitsandbytes prints them, some digits short.
+constexpr CodeSearch kFp4Search = {
+    .middles = {0.00260417f, 0.0859375f, 0.20833333f, 0.29166667f, 0.4166667f, 0.583333f, 0.8333333f},
+    .count = 7,
+    .codes = {0, 1, 6, 7, 4, 5, 2, 3},
+    .by_magnitude = true};
 
 // Counts what each value lies above: a middle at a time, over values side by side, so that the compiler takes
 // several at once. NaN lies above nothing.
 constexpr int64_t kAtOnce = 64;
-template <class Middles>
-void count_middles(const Middles& middles, const float* x, int64_t count, int32_t* above) {
-  std::fill_n(above, count, 0);
-  for (const float middle : middles) {
-    for (int64_t i = 0; i < count; ++i) above[i] += x[i] > middle;
-  }
-}
-
 // count: kAtOnce at most.
-void nearest_codes(Format format, const float* x, int64_t count, uint8_t* codes, int64_t code_stride) {
-  int32_t above[kAtOnce];
-  if (format == Format::kNf4) {
-    count_middles(kNf4Middles, x, count, above);
-    for (int64_t i = 0; i < count; ++i) codes[i * code_stride] = static_cast<uint8_t>(above[i]);
-    return;
+void nearest_codes(const CodeSearch& search, const float* x, int64_t count, uint8_t* codes,
+                   int64_t code_stride) {
+  float counted[kAtOnce];
+  for (int64_t i = 0; i < count; ++i) counted[i] = search.by_magnitude ? std::abs(x[i]) : x[i];
+  int32_t above[kAtOnce] = {};
+  for (int middle = 0; middle < search.count; ++middle) {
+    for (int64_t i = 0; i < count; ++i) above[i] += counted[i] > search.middles[middle];
   }
-  float magnitudes[kAtOnce];
-  for (int64_t i = 0; i < count; ++i) magnitudes[i] = std::abs(x[i]);
-  count_middles(kFp4Middles, magnitudes, count, above);
+  const uint8_t negative = search.by_magnitude ? 8 : 0;
   for (int64_t i = 0; i < count; ++i)
-    codes[i * code_stride] = static_cast<uint8_t>(kFp4Codes[above[i]] | (x[i] < 0 ? 8 : 0));
+    codes[i * code_stride] = static_cast<uint8_t>(search.codes[above[i]] | (x[i] < 0 ? negative : 0));
 }
 
 }  // namespace
@@ -84,6 +80,8 @@ const Codebook& codebook_of(Format format) {
   fail(ErrorCode::kInternal, "this format has no codebook");
 }
 
+const CodeSearch& code_search(Format format) { return format == Format::kFp4 ? kFp4Search : kNf4Search; }
+
 std::string_view format_name(Format format) {
   switch (format) {
     case Format::kNf4:
@@ -99,7 +97,7 @@ std::string_view format_name(Format format) {
 int nearest_code(Format format, float x) {
   if (std::isnan(x)) x = 0;
   uint8_t code = 0;
-  nearest_codes(format, &x, 1, &code, 1);
+  nearest_codes(code_search(format), &x, 1, &code, 1);
   return code;
 }
 
@@ -114,12 +112,13 @@ float encode_group(Format format, std::span<const float> values, uint8_t* codes,
   // Below 1e-38 the reciprocal would not be finite.
   const float factor = 1 / std::max(scale, 1e-38f);
   const auto count = static_cast<int64_t>(values.size());
+  const CodeSearch& search = code_search(format);
   for (int64_t first = 0; first < count; first += kAtOnce) {
     const int64_t some = std::min(kAtOnce, count - first);
     float x[kAtOnce];
     for (int64_t i = 0; i < some; ++i)
       x[i] = std::clamp(values[static_cast<size_t>(first + i)] * factor, -1.0f, 1.0f);
-    nearest_codes(format, x, some, codes + first * code_stride, code_stride);
+    nearest_codes(search, x, some, codes + first * code_stride, code_stride);
   }
   return scale;
 }

@@ -4,9 +4,9 @@
 // docs/formats/bitsandbytes.md.
 #pragma once
 
+#include "format/code_search.h"
 #include "format/weight.h"
 
-#include <array>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -14,11 +14,11 @@
 
 namespace lowbit {
 
-using Codebook = std::array<float, 16>;  // in the order of the codes; the largest magnitude is 1
-
 constexpr bool has_codebook(Format format) { return format != Format::kAffine; }
 const Codebook& codebook_of(Format format);   // kNf4, kFp4
 std::string_view format_name(Format format);  // "affine", "nf4", "fp4"
+
+const CodeSearch& code_search(Format format);
 
 // The code whose value is nearest to x, which lies in [-1, 1]. A tie goes to the lower value with nf4, to the
 // smaller magnitude with fp4 (bitsandbytes on CUDA; on the CPU its fp4 takes the lower value). NaN gets the

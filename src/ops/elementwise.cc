@@ -1,6 +1,7 @@
 #include "ops/elementwise.h"
 
 #include "format/bits.h"
+#include "format/codebook.h"
 #include "ops/cuda/matmul_gpu.h"
 #include "ops/elementwise_args.h"
 #include "ops/parallel.h"
@@ -254,6 +255,8 @@ GpuEmbeddingTable gpu_embedding_table(const Weight& table) {
     return {.matrix = matrix_of({.weight = &table}),
             .bits = kind.bits,
             .group_size = kind.group_size,
+            .has_table = has_codebook(kind.format),
+            .table = code_table(kind.format),
             .column_order = kind.column_order,
             .width = in_features(table)};
   }

@@ -45,7 +45,7 @@ class Piece {
 
 // Of a forward pass of so many rows, beside weights and cache: hidden states, what one block passes between
 // its stages, one weight unpacked for the library, logits, and what loading takes instead if that is more.
-uint64_t work_bytes(const Model& model, int64_t tokens) {
+uint64_t work_bytes(const Model& model, int64_t tokens, const GpuEncoding* encoding) {
   const ModelConfig& config = model.config();
   const int64_t rows = std::min(tokens, kGpuPrefillRows);
   const int64_t q = config.heads * config.head_dim, kv = config.kv_heads * config.head_dim;
@@ -54,10 +54,10 @@ uint64_t work_bytes(const Model& model, int64_t tokens) {
                                     config.intermediate_size + q + 2 * kv);
   uint64_t unpacked = 0, loading = 0;
   const auto see = [&](const Weight& weight) {
-    if (std::holds_alternative<QuantizedTensor>(weight)) {
+    if (std::holds_alternative<QuantizedTensor>(weight) || becomes_codes(encoding, weight)) {
       unpacked = std::max(unpacked, static_cast<uint64_t>(out_features(weight) * in_features(weight)) * 2);
     }
-    if constexpr (kHasCuda) loading = std::max<uint64_t>(loading, fill_scratch_bytes(weight));
+    if constexpr (kHasCuda) loading = std::max<uint64_t>(loading, fill_scratch_bytes(weight, encoding));
   };
   see(model.embedding_table());
   see(model.head().weight);
@@ -74,12 +74,13 @@ uint64_t work_bytes(const Model& model, int64_t tokens) {
 
 }  // namespace
 
-GpuSizes gpu_sizes(Model& model, DType cache_dtype, int64_t tokens) {
+GpuSizes gpu_sizes(Model& model, DType cache_dtype, int64_t tokens, const GpuEncoding* encoding) {
   GpuSizes sizes;
   Piece counted;
   const MoveWeight count = [&](const Weight& weight) {
     if constexpr (kHasCuda) {
-      gpu_layout(weight, [&](DType dtype, Shape shape) { return counted.take(dtype, shape); });
+      gpu_layout(
+          weight, [&](DType dtype, Shape shape) { return counted.take(dtype, shape); }, encoding);
     }
     return weight;
   };
@@ -92,25 +93,31 @@ GpuSizes gpu_sizes(Model& model, DType cache_dtype, int64_t tokens) {
   }
   sizes.tokens = tokens;
   sizes.cache = KvCache::bytes_per_token(model.config(), cache_dtype) * static_cast<uint64_t>(tokens);
-  sizes.work = work_bytes(model, tokens);
+  sizes.work = work_bytes(model, tokens, encoding);
   return sizes;
 }
 
 uint64_t place_on_gpu(Model& model, const OpContext& context, const GpuSizes& sizes, const GpuPlan& plan,
-                      const Log& log) {
+                      const Log& log, GpuEncoding* encoding) {
   if constexpr (kHasCuda) {
     GpuQueue& queue = *context.gpu;
     const GpuPhase phase(&queue, kLoading);
     StagedCopies copies(queue, *context.threads);
     const auto move_into = [&](Piece& piece) {
       return [&](const Weight& weight) {
-        Weight there = gpu_layout(weight, [&](DType dtype, Shape shape) { return piece.take(dtype, shape); });
-        fill_gpu_weight(context, weight, there,
-                        [&](void* to, const void* from, size_t bytes) { copies.copy_in(to, from, bytes); });
+        Weight there = gpu_layout(
+            weight, [&](DType dtype, Shape shape) { return piece.take(dtype, shape); }, encoding);
+        fill_gpu_weight(
+            context, weight, there,
+            [&](void* to, const void* from, size_t bytes) { copies.copy_in(to, from, bytes); }, encoding);
         return there;
       };
     };
 
+    if (encoding) {
+      const auto none = static_cast<uint32_t>(encoding->modules.size());
+      encoding->failed = copied_to(queue, Tensor::borrow(nullptr, &none, DType::kU32, {1}));
+    }
     std::shared_ptr<LayerStream> stream;
     if (!plan.streamed.empty()) stream = std::make_shared<LayerStream>(queue, plan.buffer_bytes);
     const uint64_t all = std::accumulate(sizes.layers.begin(), sizes.layers.end(), sizes.frame);
@@ -128,6 +135,7 @@ uint64_t place_on_gpu(Model& model, const OpContext& context, const GpuSizes& si
       model.set_block(layer, std::make_unique<StreamedBlock>(std::move(block), stream, next++));
     }
     queue.wait("loading the weights");
+    if (encoding) check_encoding(context, *encoding);
     context.workspace->release();
     if (!stream) return 0;
 

@@ -24,8 +24,8 @@ class GpuModel : public ::testing::Test {
   void SetUp() override {
     if (!gpu_support().problem.empty()) GTEST_SKIP() << gpu_support().problem;
   }
-  static LanguageModel load(const std::string& device) {
-    return LanguageModel::load(LOWBIT_SOURCE_DIR "/demo/model", {.device = device});
+  static LanguageModel load(const std::string& device, bool in_4bit = false) {
+    return LanguageModel::load(LOWBIT_SOURCE_DIR "/demo/model", {.device = device, .load_in_4bit = in_4bit});
   }
   static std::vector<std::vector<int32_t>> prompts(const LanguageModel& model) {
     std::vector<std::vector<int32_t>> ids;
@@ -43,13 +43,16 @@ std::vector<std::vector<int32_t>> tokens_of(const std::vector<GenerateResult>& r
 }
 
 TEST_F(GpuModel, GreedyTokensAreTheSameAgainAndDoNotDependOnTheBatch) {
-  const LanguageModel model = load("cuda");
-  const GenerateOptions options{.max_new_tokens = 60, .ignore_eos = true};
-  const auto ids = prompts(model);
-  const auto together = tokens_of(model.generate(ids, options));
-  EXPECT_EQ(tokens_of(model.generate(ids, options)), together);
-  for (size_t i = 0; i < ids.size(); ++i)
-    EXPECT_EQ(tokens_of(model.generate({ids[i]}, options))[0], together[i]) << i;
+  for (bool in_4bit : {false, true}) {
+    const LanguageModel model = load("cuda", in_4bit);
+    const GenerateOptions options{.max_new_tokens = 60, .ignore_eos = true};
+    const auto ids = prompts(model);
+    const auto together = tokens_of(model.generate(ids, options));
+    EXPECT_EQ(tokens_of(model.generate(ids, options)), together);
+    for (size_t i = 0; i < ids.size(); ++i)
+      EXPECT_EQ(tokens_of(model.generate({ids[i]}, options))[0], together[i])
+          << i << (in_4bit ? " in 4 bits" : "");
+  }
 }
 
 // Where long prompts are expected, whether they come at once or never.

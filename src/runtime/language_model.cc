@@ -3,7 +3,6 @@
 #include "base/cpu.h"
 #include "base/fail.h"
 #include "base/gpu.h"
-#include "format/codebook.h"
 #include "ops/cuda/libraries.h"
 #include "runtime/forward.h"
 #include "runtime/gpu_placement.h"
@@ -62,19 +61,9 @@ void read_generation_config(LanguageModel::State& state) {
 }
 
 std::string cpu_only(const RuntimeOptions& options) {
-  if (options.load_in_4bit) return "load_in_4bit";
   if (!options.kernel.empty()) return fmt::format("kernel \"{}\"", options.kernel);
   if (options.kv_cache_dtype != "bfloat16")
     return fmt::format("kv_cache_dtype \"{}\"", options.kv_cache_dtype);
-  return "";
-}
-
-// The format of a weight for which there are no kernels on a GPU, or "".
-std::string_view cpu_only_format(const NamedWeights& weights) {
-  for (const auto& [name, weight] : weights) {
-    const auto* quantized = std::get_if<QuantizedTensor>(&weight);
-    if (quantized && has_codebook(quantized->format)) return format_name(quantized->format);
-  }
   return "";
 }
 
@@ -85,14 +74,6 @@ constexpr uint64_t kSpareBytes = uint64_t{256} << 20;
 // Moves the model to the GPU. False: device is "auto", and the CPU is the better place; the log says why.
 bool load_on_gpu(LanguageModel::State& state, int device, const RuntimeOptions& options, const Log& log) {
   const bool may_refuse = parse_device(options.device) == kAnyDevice;
-  if (const std::string_view format = cpu_only_format(state.checkpoint.weights); !format.empty()) {
-    if (!may_refuse) {
-      fail(ErrorCode::kUnsupported,
-           "the model's weights are {}, for which lowbit has no GPU kernels yet: use --device cpu", format);
-    }
-    log.info(fmt::format("weights in {} run on the CPU only: that is where the model runs", format));
-    return false;
-  }
   try {
     state.gpu = std::make_unique<GpuQueue>(device, options.max_gpu_memory.count);
   } catch (const Error& error) {
@@ -101,9 +82,12 @@ bool load_on_gpu(LanguageModel::State& state, int device, const RuntimeOptions& 
     return false;
   }
   Model model = Model::create(state.checkpoint.config, state.checkpoint.weights);
+  std::optional<GpuEncoding> encoding;
+  if (options.load_in_4bit) encoding = encoding_on_load(model, state.checkpoint, options, log);
+  GpuEncoding* const encoded = encoding ? &*encoding : nullptr;
   const int64_t tokens = options.kv_cache_tokens > 0 ? options.kv_cache_tokens
                                                      : std::min(kCacheTokens, model.config().max_positions);
-  const GpuSizes sizes = gpu_sizes(model, state.cache_dtype, tokens);
+  const GpuSizes sizes = gpu_sizes(model, state.cache_dtype, tokens, encoded);
   const GpuMemory& memory = state.gpu->memory();
   const uint64_t free = memory.free_bytes(),
                  available = std::min(memory.available(), free - std::min(free, kSpareBytes));
@@ -132,7 +116,7 @@ bool load_on_gpu(LanguageModel::State& state, int device, const RuntimeOptions& 
       std::make_shared<GpuWarmUp>(*state.gpu, state.libraries, model,
                                   tokens > kCacheTokens && has_room ? std::min(tokens, kGpuPrefillRows) : 0);
   try {
-    state.streamed_bytes = place_on_gpu(model, state.ops(), sizes, plan, log);
+    state.streamed_bytes = place_on_gpu(model, state.ops(), sizes, plan, log, encoded);
   } catch (const Error& error) {  // someone else has taken what was free
     if (!may_refuse || error.code() != ErrorCode::kOutOfMemory) throw;
     log.info(fmt::format("the model runs on the CPU: {}", error.what()));

@@ -1,7 +1,6 @@
 #include "runtime/load_quantized.h"
 
 #include "base/fail.h"
-#include "model/model.h"
 #include "ops/encode.h"
 
 #include <algorithm>
@@ -60,46 +59,68 @@ void check_names(const std::vector<std::string>& keys, const std::vector<std::st
   }
 }
 
-}  // namespace
+Format format_of(const RuntimeOptions& options) {
+  return options.bnb_4bit_quant_type == "nf4" ? Format::kNf4 : Format::kFp4;
+}
 
-NamedWeights quantized_on_load(Checkpoint& checkpoint, const RuntimeOptions& options, const OpContext& ops,
-                               const Log& log) {
+// The model's matrices that are to become codes; the log says what is done.
+std::vector<Linear*> to_quantize(Model& model, const Checkpoint& checkpoint, const RuntimeOptions& options,
+                                 const Log& log) {
   if (checkpoint.quantization) {
     fail(ErrorCode::kInvalidArgument, "{} is quantized already ({}): load it without load_in_4bit",
          checkpoint.folder.string(), checkpoint.quantization->dialect);
   }
-  const Format format = options.bnb_4bit_quant_type == "nf4" ? Format::kNf4 : Format::kFp4;
-  const std::vector<std::string>& keys = options.llm_int8_skip_modules;
-  Model model = Model::create(checkpoint.config, checkpoint.weights);
+  std::vector<Linear*> linears;
   std::vector<std::string> modules = {model.head().module};
   for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
-    for (const Linear& linear : model.block(layer).linears()) modules.push_back(linear.module);
-  }
-  check_names(keys, modules);
-  NamedWeights quantized;
-  int64_t left = 0;
-  for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
     for (Linear& linear : model.block(layer).linears()) {
-      if (std::any_of(keys.begin(), keys.end(),
-                      [&](const std::string& key) { return names(key, linear.module); })) {
-        ++left;
-        continue;
-      }
-      // As the model has it: some files hold it the other way round.
-      const Tensor dense = std::get<Tensor>(std::exchange(linear.weight, Tensor()));
-      const std::string name = linear.module + ".weight";
-      checkpoint.weights.erase(name);
-      try {
-        quantized.emplace(name, encoded(ops, dense, format, kGroupSize));
-      } catch (const Error& error) {
-        fail(error.code(), "{}: {}", linear.module, error.what());
-      }
+      linears.push_back(&linear);
+      modules.push_back(linear.module);
     }
   }
-  log.info(fmt::format("{} matrices rounded to {}, groups of {}{}", quantized.size(),
+  const std::vector<std::string>& keys = options.llm_int8_skip_modules;
+  check_names(keys, modules);
+  const size_t left = std::erase_if(linears, [&](const Linear* linear) {
+    return std::any_of(keys.begin(), keys.end(),
+                       [&](const std::string& key) { return names(key, linear->module); });
+  });
+  log.info(fmt::format("{} matrices rounded to {}, groups of {}{}", linears.size(),
                        options.bnb_4bit_quant_type, kGroupSize,
                        left > 0 ? fmt::format("; {} left as they are", left) : ""));
+  return linears;
+}
+
+}  // namespace
+
+NamedWeights quantized_on_load(Checkpoint& checkpoint, const RuntimeOptions& options, const OpContext& ops,
+                               const Log& log) {
+  Model model = Model::create(checkpoint.config, checkpoint.weights);
+  NamedWeights quantized;
+  for (Linear* linear : to_quantize(model, checkpoint, options, log)) {
+    // As the model has it: some files hold it the other way round.
+    const Tensor dense = std::get<Tensor>(std::exchange(linear->weight, Tensor()));
+    const std::string name = linear->module + ".weight";
+    checkpoint.weights.erase(name);
+    try {
+      quantized.emplace(name, encoded(ops, dense, format_of(options), kGroupSize));
+    } catch (const Error& error) {
+      fail(error.code(), "{}: {}", linear->module, error.what());
+    }
+  }
   return quantized;
+}
+
+GpuEncoding encoding_on_load(Model& model, const Checkpoint& checkpoint, const RuntimeOptions& options,
+                             const Log& log) {
+  GpuEncoding encoding{.format = format_of(options)};
+  for (const Linear* linear : to_quantize(model, checkpoint, options, log)) {
+    if (in_features(linear->weight) % kGroupSize != 0)
+      fail(ErrorCode::kUnsupported, "{} has {} inputs: on a GPU load_in_4bit takes multiples of {}",
+           linear->module, in_features(linear->weight), kGroupSize);
+    encoding.indices.emplace(std::get<Tensor>(linear->weight).bytes(), encoding.modules.size());
+    encoding.modules.push_back(linear->module);
+  }
+  return encoding;
 }
 
 }  // namespace lowbit

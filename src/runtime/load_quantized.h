@@ -4,7 +4,9 @@
 
 #include "checkpoint/checkpoint.h"
 #include "lowbit/generate.h"
+#include "model/model.h"
 #include "ops/context.h"
+#include "ops/cuda/weights_gpu.h"
 
 namespace lowbit {
 
@@ -13,5 +15,10 @@ namespace lowbit {
 // quantized already; a name to be skipped that no module has; values that are not finite, naming the module.
 NamedWeights quantized_on_load(Checkpoint& checkpoint, const RuntimeOptions& options, const OpContext& ops,
                                const Log& log);
+
+// The same for a model that goes to a GPU, where its matrices become codes. kUnsupported: inputs of a matrix
+// are no multiple of the group size.
+GpuEncoding encoding_on_load(Model& model, const Checkpoint& checkpoint, const RuntimeOptions& options,
+                             const Log& log);
 
 }  // namespace lowbit

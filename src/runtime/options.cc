@@ -22,7 +22,7 @@ Fields option_fields(RuntimeOptions& options) {
       {"map_weights", &options.map_weights,
        "leave weights in the mapped file, which processes share: slower, but no copy in memory"},
       {"load_in_4bit", &options.load_in_4bit,
-       "round the matrices of the layers to 4 bits while they are loaded, as bitsandbytes does; on the CPU"},
+       "round the matrices of the layers to 4 bits while they are loaded, as bitsandbytes does"},
       {"bnb_4bit_quant_type", &options.bnb_4bit_quant_type,
        "what load_in_4bit rounds to: nf4 or fp4, groups of 64"},
       {"llm_int8_skip_modules", &options.llm_int8_skip_modules,

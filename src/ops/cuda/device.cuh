@@ -142,18 +142,31 @@ __device__ inline void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
 }
 
-// Element [n, k] of a weight that lies as matmul_decode.h says.
-__device__ inline float weight_at(const GpuMatrix& matrix, int bits, int64_t group_size, int64_t in,
-                                  int64_t n, int64_t k) {
+__device__ inline float value_of(const CodeTable& table, uint32_t code) {
+  const int shift = static_cast<int>(code % 4 * 8);
+  return __uint_as_float((table.upper[code / 4] >> shift & 0xff) << 24 |
+                         (table.lower[code / 4] >> shift & 0xff) << 16);
+}
+
+// Element [n, k] of a weight that lies as matmul_decode.h says. table: null where codes do not point into
+// one.
+__device__ inline float weight_at(const GpuMatrix& matrix, int bits, int64_t group_size,
+                                  const CodeTable* table, int64_t in, int64_t n, int64_t k) {
   if (bits == 16) return bf16_to_f32(static_cast<const uint16_t*>(matrix.weight)[n * in + k]);
   const int kept_bits = fragment_bits(bits);
   const FragmentPlace place = fragment_place(n, k, in, kept_bits);
+  const int64_t group_at = group_place(n, k / group_size, kept_groups(in, group_size));
+  const float scale = __half2float(static_cast<const __half*>(matrix.scales)[group_at]);
+  if (table) {
+    const uint32_t word =
+        *reinterpret_cast<const uint32_t*>(static_cast<const char*>(matrix.weight) + place.byte / 4 * 4);
+    return scale * value_of(*table, code_in_word(word, element_of_step(n, k)));
+  }
   const int code =
       static_cast<const uint8_t*>(matrix.weight)[place.byte] >> place.shift & ((1 << kept_bits) - 1);
-  const int64_t at = group_place(n, k / group_size, kept_groups(in, group_size));
   const int zero =
-      matrix.zero_points ? static_cast<const uint16_t*>(matrix.zero_points)[at] : 1 << (bits - 1);
-  return __half2float(static_cast<const __half*>(matrix.scales)[at]) * static_cast<float>(code - zero);
+      matrix.zero_points ? static_cast<const uint16_t*>(matrix.zero_points)[group_at] : 1 << (bits - 1);
+  return scale * static_cast<float>(code - zero);
 }
 
 // A launch may begin before what comes before it on the stream has ended (programmatic dependent launch):

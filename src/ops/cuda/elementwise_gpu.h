@@ -45,8 +45,10 @@ void gpu_swiglu(const uint16_t* gate, const uint16_t* up, uint16_t* out, int64_t
 
 struct GpuEmbeddingTable {
   GpuMatrix matrix;  // [vocab, width]; only the weight
-  int bits = 16;     // these three as in GpuDecodeArgs
+  int bits = 16;     // these as in GpuDecodeArgs
   int64_t group_size = 0;
+  bool has_table = false;
+  CodeTable table;
   const int32_t* column_order = nullptr;
   int64_t width = 0;
 };

@@ -28,7 +28,8 @@ __device__ inline void embed_row(const GpuEmbeddingTable& table, int64_t id, flo
 #pragma unroll
     for (int j = 0; j < kAtOnce; ++j) {
       const int i = min(first + j * threads, width - 1);
-      values[j] = weight_at(table.matrix, table.bits, table.group_size, width, id, i);
+      values[j] = weight_at(table.matrix, table.bits, table.group_size,
+                            table.has_table ? &table.table : nullptr, width, id, i);
       columns[j] = table.column_order ? __ldg(table.column_order + i) : i;
     }
 #pragma unroll

@@ -15,7 +15,8 @@ __global__ void plain_kernel(const GpuDecodeArgs args) {
   for (int64_t row = blockIdx.y; row < args.rows; row += gridDim.y) {
     float sum = 0;
     for (int64_t k = 0; k < args.in; ++k)
-      sum += weight_at(matrix, args.bits, args.group_size, args.in, n, k) *
+      sum += weight_at(matrix, args.bits, args.group_size, args.has_table ? &args.table : nullptr, args.in, n,
+                       k) *
              bf16_to_f32(args.x[row * args.in + k]);
     if (matrix.bias) sum += matrix.bias[n];
     const int64_t at = row * matrix.out + n;
@@ -35,8 +36,39 @@ __device__ inline uint32_t code_in_words(const uint32_t* words, int64_t out, int
   return code & ((1u << bits) - 1);
 }
 
+__device__ inline void load_eight(const float* from, float (&to)[8]) {
+#pragma unroll
+  for (int i = 0; i < 8; i += 4) {
+    const float4 four = *reinterpret_cast<const float4*>(from + i);
+    to[i] = four.x, to[i + 1] = four.y, to[i + 2] = four.z, to[i + 3] = four.w;
+  }
+}
+__device__ inline void load_eight(const uint16_t* from, float (&to)[8]) {  // BF16
+  const uint4 eight = *reinterpret_cast<const uint4*>(from);
+  const uint32_t pairs[4] = {eight.x, eight.y, eight.z, eight.w};
+#pragma unroll
+  for (int i = 0; i < 8; ++i) to[i] = i % 2 ? high_bf16(pairs[i / 2]) : low_bf16(pairs[i / 2]);
+}
+__device__ inline void load_eight(const __half* from, float (&to)[8]) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) to[i] = __half2float(from[i]);
+}
+
+// nearest_code
+__device__ inline uint32_t code_of(const CodeSearch& search, float x) {
+  const float counted = search.by_magnitude ? fabsf(x) : x;
+  int above = 0;
+#pragma unroll
+  for (int i = 0; i < CodeSearch::kMostMiddles; ++i) above += i < search.count && counted > search.middles[i];
+  return search.codes[above] | (search.by_magnitude && x < 0 ? 8u : 0u);
+}
+
+struct FloatTable {
+  float value[16];
+};
+
 // A thread per 16 bytes of fragments.
-template <int kBits>
+template <int kBits, bool kTable>
 __global__ void pack_kernel(const GpuPackArgs args, int64_t count) {
   follow_predecessor();
   const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -57,7 +89,9 @@ __global__ void pack_kernel(const GpuPackArgs args, int64_t count) {
         if (n >= args.out || k >= args.in) continue;
         const uint32_t code =
             code_in_words(static_cast<const uint32_t*>(args.words), args.out, args.bits, n, k);
-        if constexpr (kBits == 8) {
+        if constexpr (kTable) {
+          words[step] |= placed_in_word(code, 2 * pair + second);
+        } else if constexpr (kBits == 8) {
           words[step * 2 + second] |= code << (8 * pair);
         } else {
           words[step] |= code << (4 * (second * 4 + pair));
@@ -78,20 +112,80 @@ __global__ void pack_groups_kernel(const GpuPackArgs args) {
   const int64_t from = input / args.group_size * args.out + n;
   const int64_t to = group_place(n, group, groups);
   const bool is_inside = n < args.out && input < args.in;
-  static_cast<uint16_t*>(args.fragment_scales)[to] =
-      is_inside ? static_cast<const uint16_t*>(args.scales)[from] : uint16_t{0};
+  uint16_t scale = 0;
+  if (is_inside)
+    scale = args.has_table ? __half_as_ushort(__float2half_rn(static_cast<const float*>(args.scales)[from]))
+                           : static_cast<const uint16_t*>(args.scales)[from];
+  static_cast<uint16_t*>(args.fragment_scales)[to] = scale;
   if (args.zero_points) {
     static_cast<uint16_t*>(args.fragment_zero_points)[to] =
         is_inside ? static_cast<const uint8_t*>(args.zero_points)[from] : uint16_t{0};
   }
 }
 
+// A thread per 16 bytes of fragments: 16 inputs of each of two rows, of which four threads have a group.
+template <class From>
+__global__ void encode_kernel(const GpuEncodeArgs args, int64_t count) {
+  follow_predecessor();
+  constexpr int kBlocks = kTableGroup / kBlockInputs;
+  static_assert(piece_inputs(4) == kTableGroup);
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (index >= count) return;  // whole warps
+  const int64_t pieces = piece_count(args.in, 4), piece = index / 32 % pieces, tile = index / 32 / pieces;
+  const int g = static_cast<int>(index % 32 / 4), c = static_cast<int>(index % 4);
+  uint32_t words[2 * kBlocks] = {};
+#pragma unroll
+  for (int upper = 0; upper < 2; ++upper) {
+    const int64_t n = tile * kTileOutputs + g + upper * 8, first = piece * kTableGroup + c * 8;
+    const bool is_there = n < args.out && piece * kTableGroup < args.in;
+    float values[kBlocks][8] = {};
+    float scale = 0;
+    bool is_finite = true;
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+      if (is_there)
+        load_eight(static_cast<const From*>(args.from.data) + n * args.in + first + block * kBlockInputs,
+                   values[block]);
+#pragma unroll
+      for (const float value : values[block]) {
+        scale = fmaxf(scale, fabsf(value));
+        is_finite = is_finite && isfinite(value);
+      }
+    }
+#pragma unroll
+    for (int distance = 1; distance < 4; distance *= 2)
+      scale = fmaxf(scale, __shfl_xor_sync(0xffffffffu, scale, distance));
+    const __half rounded = __float2half_rn(scale);
+    if (!is_finite || __hisinf(rounded)) atomicMin(args.failed, args.index);
+    const float factor = __frcp_rn(fmaxf(scale, 1e-38f));
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const float x = fminf(fmaxf(__fmul_rn(values[block][i], factor), -1.0f), 1.0f);
+        if (is_there)
+          words[2 * block + i / kStepInputs] |=
+              placed_in_word(code_of(args.search, x), (upper + i % kStepInputs / 2 * 2) * 2 + i % 2);
+      }
+    }
+    if (c == 0)
+      static_cast<__half*>(args.fragment_scales)[group_place(tile * kTileOutputs + g + upper * 8, piece,
+                                                             kept_groups(args.in, kTableGroup))] = rounded;
+  }
+  static_cast<uint4*>(args.fragments)[index] = make_uint4(words[0], words[1], words[2], words[3]);
+}
+
 // A thread per 16 bytes of fragments: of each block of 32 inputs it has eight of two rows, which go to `to`
 // together. kWhole: groups and rows are cut at multiples of eight columns, and columns are in their own
 // order.
-template <int kBits, bool kWhole>
-__global__ void unpack_kernel(const GpuUnpackArgs args, int64_t count) {
+template <int kBits, bool kWhole, bool kTable>
+__global__ void unpack_kernel(const GpuUnpackArgs args, const FloatTable codebook, int64_t count) {
   follow_predecessor();
+  __shared__ float values[16];
+  if constexpr (kTable) {
+    if (threadIdx.x < 16) values[threadIdx.x] = codebook.value[threadIdx.x];
+    __syncthreads();
+  }
   const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (index >= count) return;
   const int in = static_cast<int>(args.in), out = static_cast<int>(args.out),
@@ -123,14 +217,16 @@ __global__ void unpack_kernel(const GpuUnpackArgs args, int64_t count) {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const int step = block * 2 + i / 4, pair = upper + i % 4 / 2 * 2, second = i % 2;
-        const uint32_t code = kBits == 8 ? words[step * 2 + second] >> (8 * pair) & 0xffu
-                                         : words[step] >> (4 * (second * 4 + pair)) & 0xfu;
+        const uint32_t code = kTable       ? code_in_word(words[step], 2 * pair + second)
+                              : kBits == 8 ? words[step * 2 + second] >> (8 * pair) & 0xffu
+                                           : words[step] >> (4 * (second * 4 + pair)) & 0xfu;
         if (!kWhole) {
           at = group_at(n, min(k + i, in - 1));
           scale = __half2float(static_cast<const __half*>(args.scales)[at]);
           zero = zero_at(at);
         }
-        const uint32_t value = f32_to_bf16(scale * static_cast<float>(static_cast<int>(code) - zero));
+        const float unscaled = kTable ? values[code] : static_cast<float>(static_cast<int>(code) - zero);
+        const uint32_t value = f32_to_bf16(scale * unscaled);
         if (kWhole) {
           pairs[i / 2] = second ? pairs[i / 2] | value << 16 : value;
         } else if (k + i < in) {
@@ -163,11 +259,10 @@ void gpu_matmul_plain(const GpuDecodeArgs& args, void* stream) {
 void gpu_pack_fragments(const GpuPackArgs& args, void* stream) {
   const int bits = fragment_bits(args.bits);
   const int64_t count = fragment_bytes(args.out, args.in, bits) / 16;
-  if (bits == 8) {
-    launch(pack_kernel<8>, blocks_for(count), dim3(kThreads), 0, stream, args, count);
-  } else {
-    launch(pack_kernel<4>, blocks_for(count), dim3(kThreads), 0, stream, args, count);
-  }
+  const auto kernel = bits == 8        ? pack_kernel<8, false>
+                      : args.has_table ? pack_kernel<4, true>
+                                       : pack_kernel<4, false>;
+  launch(kernel, blocks_for(count), dim3(kThreads), 0, stream, args, count);
   launch(pack_groups_kernel,
          blocks_for(tile_count(args.out) * kTileOutputs * kept_groups(args.in, args.kept_group_size)),
          dim3(kThreads), 0, stream, args);
@@ -177,9 +272,29 @@ void gpu_unpack_fragments(const GpuUnpackArgs& args, void* stream) {
   const int bits = fragment_bits(args.bits);
   const int64_t count = fragment_bytes(args.out, args.in, bits) / 16;
   const bool is_whole = !args.column_order && args.in % 8 == 0 && args.group_size % 8 == 0;
-  const auto kernel = bits == 8 ? (is_whole ? unpack_kernel<8, true> : unpack_kernel<8, false>)
-                                : (is_whole ? unpack_kernel<4, true> : unpack_kernel<4, false>);
-  launch(kernel, blocks_for(count), dim3(kThreads), 0, stream, args, count);
+  FloatTable table{};
+  if (args.codebook) std::copy(args.codebook->begin(), args.codebook->end(), table.value);
+  auto of = [&]<int kBits, bool kTable>() {
+    return is_whole ? unpack_kernel<kBits, true, kTable> : unpack_kernel<kBits, false, kTable>;
+  };
+  const auto kernel = bits == 8       ? of.template operator()<8, false>()
+                      : args.codebook ? of.template operator()<4, true>()
+                                      : of.template operator()<4, false>();
+  launch(kernel, blocks_for(count), dim3(kThreads), 0, stream, args, table, count);
+}
+
+void gpu_encode_fragments(const GpuEncodeArgs& args, void* stream) {
+  const int64_t count = fragment_bytes(args.out, args.in, 4) / 16;
+  auto queue = [&](auto kernel) {
+    launch(kernel, blocks_for(count), dim3(kThreads), 0, stream, args, count);
+  };
+  if (args.from.dtype == DType::kF32) {
+    queue(encode_kernel<float>);
+  } else if (args.from.dtype == DType::kF16) {
+    queue(encode_kernel<__half>);
+  } else {
+    queue(encode_kernel<uint16_t>);
+  }
 }
 
 }  // namespace lowbit

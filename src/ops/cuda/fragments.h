@@ -18,6 +18,11 @@
 //   8     32                 for each step 8 bytes: first elements of the pairs, then second ones
 //   4     64                 for each step a word: digit i is the first of pair i, digit 4 + i the second
 //
+// Codes that point into a table of 16 values (format/codebook.h) are looked up four at a time, by byte
+// permutes of three bits, and a choice between two of them by the fourth. So of the element j = 2 i + second
+// of the pairs the three lower bits are the lower ones of digit j, and the fourth is the highest bit of byte
+// j % 4 (j < 4), or of its lower digit (j >= 4): a byte becomes the choice by its sign.
+//
 // Scales (F16) and zero points (U16): [tile][group][g][2], those of rows g and g + 8 side by side. Groups are
 // kept in one of two sizes, larger ones several times: 128 inputs, or 32 where 128 is not a divisor
 // (kept_group_size).
@@ -28,10 +33,12 @@
 namespace lowbit {
 
 constexpr int kTileOutputs = 16, kBlockInputs = 32, kStepInputs = 4, kPieceBytes = 512, kUnitInputs = 128;
+constexpr int kTableGroup = 64;  // inputs of a group of codes that point into a table
 
 constexpr int64_t padded_inputs(int64_t in) { return (in + kUnitInputs - 1) / kUnitInputs * kUnitInputs; }
-// Sizes that 32 does not divide stay as they are: no fast kernel reads them.
-constexpr int64_t kept_group_size(int64_t in, int64_t group_size) {
+// Sizes that 32 does not divide stay as they are: no fast kernel reads them. With a table groups are of 64.
+constexpr int64_t kept_group_size(int64_t in, int64_t group_size, bool has_table = false) {
+  if (has_table) return group_size >= in || group_size % kTableGroup == 0 ? kTableGroup : group_size;
   if (group_size >= in || group_size % kUnitInputs == 0) return kUnitInputs;
   return group_size % kBlockInputs == 0 ? kBlockInputs : group_size;
 }
@@ -39,7 +46,7 @@ constexpr int64_t kept_groups(int64_t in, int64_t kept_group_size) {
   return (padded_inputs(in) + kept_group_size - 1) / kept_group_size;
 }
 
-// In which the codes of a weight are kept.
+// Bits in which the codes of a weight are kept.
 constexpr int fragment_bits(int bits) { return bits <= 4 ? 4 : 8; }
 constexpr int piece_inputs(int fragment_bits) { return kPieceBytes * 8 / (kTileOutputs * fragment_bits); }
 constexpr int64_t tile_count(int64_t out) { return (out + kTileOutputs - 1) / kTileOutputs; }
@@ -48,6 +55,11 @@ constexpr int64_t piece_count(int64_t in, int fragment_bits) {
 }
 constexpr int64_t fragment_bytes(int64_t out, int64_t in, int fragment_bits) {
   return tile_count(out) * piece_count(in, fragment_bits) * kPieceBytes;
+}
+
+// Which element of its step's pairs input k of output n is: 2 * pair + second.
+constexpr int element_of_step(int64_t n, int64_t k) {
+  return static_cast<int>((n % kTileOutputs / 8 + k % kStepInputs / 2 * 2) * 2 + k % 2);
 }
 
 struct FragmentPlace {
@@ -62,12 +74,26 @@ constexpr FragmentPlace fragment_place(int64_t n, int64_t k, int64_t in, int fra
             in_piece = static_cast<int>(k % piece_inputs(fragment_bits));
   const int block = in_piece / kBlockInputs, in_block = in_piece % kBlockInputs;
   const int thread = row % 8 * 4 + in_block / 8, step = block * 2 + in_block % 8 / kStepInputs;
-  const int pair = row / 8 + in_block % kStepInputs / 2 * 2, second = in_block % 2;
+  const int element = element_of_step(n, k), pair = element / 2, second = element % 2;
   const int64_t base = (tile * piece_count(in, fragment_bits) + piece) * kPieceBytes + thread * 16;
   if (fragment_bits == 8) return {base + step * 8 + second * 4 + pair, 0};
   const int digit = second * 4 + pair;
   return {base + step * 4 + digit / 2, digit % 2 * 4};
 }
+
+// Element j of a word of codes that point into a table.
+constexpr int upper_bit_of(int j) { return j < 4 ? 8 * j + 7 : 8 * j - 29; }
+constexpr uint32_t placed_in_word(uint32_t code, int j) {
+  return (code & 7) << (4 * j) | code >> 3 << upper_bit_of(j);
+}
+constexpr uint32_t code_in_word(uint32_t word, int j) {
+  return (word >> (4 * j) & 7) | (word >> upper_bit_of(j) & 1) << 3;
+}
+
+// The 16 values of a table as BF16: their lower and their upper bytes, four to a word.
+struct CodeTable {
+  uint32_t lower[4] = {}, upper[4] = {};
+};
 
 // Where the scale and the zero point of output n in a group stand.
 constexpr int64_t group_place(int64_t n, int64_t group, int64_t groups) {

@@ -1,6 +1,7 @@
 // Codes to the order of fragments.h and back, on a GPU. All pointers are to its memory.
 #pragma once
 
+#include "format/code_search.h"
 #include "ops/cuda/matmul_decode.h"
 
 #include <cstdint>
@@ -13,16 +14,31 @@ struct GpuPackArgs {
   int64_t out = 0, in = 0;
   int64_t group_size = 0, kept_group_size = 0;
   int bits = 0;
+  bool has_table = false;  // codes point into one; scales are F32, rounded to F16
   const void *words = nullptr, *scales = nullptr, *zero_points = nullptr;  // zero_points: null stays null
   void *fragments = nullptr, *fragment_scales = nullptr, *fragment_zero_points = nullptr;
 };
 void gpu_pack_fragments(const GpuPackArgs& args, void* stream);
 
-// The other way, and to numbers: BF16 [out, in], scale * (code - zero_point) rounded to nearest.
-// column_order: I32 [in] or null.
+// A dense matrix to codes that point into a table, with the scales of groups of 64 inputs: the codes and the
+// scales (rounded to F16) of encode_group.
+struct GpuEncodeArgs {
+  int64_t out = 0, in = 0;  // in: a multiple of kTableGroup
+  CodeSearch search;
+  ConstActivations from;  // F32, F16 or BF16 [out, in]
+  void *fragments = nullptr, *fragment_scales = nullptr;
+  // A value was not finite, or a scale beyond F16: the least `index` of such a matrix is left here.
+  unsigned* failed = nullptr;
+  unsigned index = 0;
+};
+void gpu_encode_fragments(const GpuEncodeArgs& args, void* stream);
+
+// The other way, and to numbers: BF16 [out, in], scale * (code - zero_point) or scale * codebook[code],
+// rounded to nearest. column_order: I32 [in] or null.
 struct GpuUnpackArgs {
   int64_t out = 0, in = 0, group_size = 0;
   int bits = 0;
+  const Codebook* codebook = nullptr;  // in this machine's memory
   const void *fragments = nullptr, *scales = nullptr, *zero_points = nullptr;
   const int32_t* column_order = nullptr;
   uint16_t* to = nullptr;

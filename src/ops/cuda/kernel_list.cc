@@ -12,7 +12,8 @@ std::vector<GpuKernelListing> list_gpu_kernels(GpuLibraries& libraries) {
   const bool has_gemm = libraries.gemm_problem().empty(), has_solver = libraries.solver_problem().empty();
   const std::string few = has_gemm ? fmt::format("decoding, and up to {} rows", kDecodeRows) : "any rows";
   return {
-      {"matmul", "tensor-core decode", few + "; 16 bits, or codes in groups of 32 or 128"},
+      {"matmul", "tensor-core decode",
+       few + "; 16 bits, codes in groups of 32 or 128, nf4 and fp4 in groups of 64"},
       {"matmul", "batch decode",
        fmt::format("two to {} rows on compute capability 9.0; above 16 by wgmma", kDecodeRows),
        has_gpu_batch()},
@@ -40,6 +41,7 @@ std::vector<GpuKernelListing> list_gpu_kernels(GpuLibraries& libraries) {
       {"argmax", "gpu", "evaluation"},
       {"log_sum_exp", "gpu", "evaluation"},
       {"divergence", "gpu", "evaluation"},
+      {"encode", "gpu", "loading in 4 bits: nf4 and fp4, groups of 64"},
       {"gram", "cublaslt", "quantizing: X^T X", has_gemm},
       {"gemm", "cublaslt", "quantizing: updates of the columns left", has_gemm},
       {"inverse_cholesky", "cusolver", "quantizing: the factor of GPTQ", has_solver},

@@ -34,8 +34,8 @@ __device__ inline void read_x(const UnitOfX& unit, int stride, int block, int ro
 // total += the product of a warp's tiles over a unit.
 template <class K>
 __device__ inline void multiply(const Loaded<K> (&now)[K::kTiles], const UnitOfX& unit, int stride,
-                                float (&total)[K::kTiles][K::kRowBlocks][4]) {
-  constexpr int kGroupBlocks = K::kFine ? 1 : K::kBlocks;
+                                const CodeTable& table, float (&total)[K::kTiles][K::kRowBlocks][4]) {
+  constexpr int kGroupBlocks = K::kGroupBlocks;
 #pragma unroll
   for (int group = 0; group < K::kBlocks / kGroupBlocks; ++group) {
     float sum[K::kTiles][K::kRowBlocks][4] = {};
@@ -52,7 +52,7 @@ __device__ inline void multiply(const Loaded<K> (&now)[K::kTiles], const UnitOfX
         for (int step = 0; step < 2; ++step) {
           const Operand a =
               operand<K>(now[t].data, 2 * block + step, 8388608.0f + static_cast<float>(zeros & 0xffffu),
-                         8388608.0f + static_cast<float>(zeros >> 16));
+                         8388608.0f + static_cast<float>(zeros >> 16), table);
 #pragma unroll
           for (int b = 0; b < K::kRowBlocks; ++b)
             multiply_add(to[t][b], a, x[b][2 * step], x[b][2 * step + 1]);
@@ -63,7 +63,7 @@ __device__ inline void multiply(const Loaded<K> (&now)[K::kTiles], const UnitOfX
 #pragma unroll
       for (int b = 0; b < K::kRowBlocks; ++b) {
         float x_sums[2] = {};
-        if constexpr (K::kBits == 4)
+        if constexpr (K::kSums)
           read_sums<K>(unit.sums, b * 8 + 2 * (static_cast<int>(threadIdx.x) % 4), group, x_sums);
 #pragma unroll
         for (int t = 0; t < K::kTiles; ++t)
@@ -73,38 +73,47 @@ __device__ inline void multiply(const Loaded<K> (&now)[K::kTiles], const UnitOfX
   }
 }
 
-// A unit is made operands of as a whole, and until the products are done nothing else is: the assembler does
-// not keep the registers that they still read.
+// Until the products are done nothing else is: the assembler does not keep the registers that they still
+// read. Looking codes up is so long that it would be begun for the next group; so all groups of a unit go at
+// once.
 template <class K>
-__device__ inline void multiply_by_wgmma(const Loaded<K>& unit, const UnitOfX& x,
+__device__ inline void multiply_by_wgmma(const Loaded<K>& unit, const UnitOfX& x, const CodeTable& table,
                                          float (&total)[K::kRowBlocks][4]) {
   constexpr uint32_t upper = piece_upper(128);
-  constexpr int kSteps = 2 * K::kBlocks, kGroupSteps = K::kGroups > 1 ? kSteps / K::kGroups : kSteps;
+  constexpr int kGroups = K::kGroups > 1 ? K::kGroups : 1, kGroupSteps = 2 * K::kBlocks / kGroups;
+  constexpr int kAtOnce = K::kTable ? kGroups : 1, kSteps = kAtOnce * kGroupSteps;
   const int c = threadIdx.x % 4;
 #pragma unroll
-  for (int group = 0; group < kSteps / kGroupSteps; ++group) {
-    const uint32_t zeros = unit.zeros[group];
-    Operand a[kGroupSteps];
+  for (int first = 0; first < kGroups; first += kAtOnce) {
+    Operand a[kSteps];
 #pragma unroll
-    for (int i = 0; i < kGroupSteps; ++i)
-      a[i] = operand<K>(unit.data, group * kGroupSteps + i, 8388608.0f + static_cast<float>(zeros & 0xffffu),
-                        8388608.0f + static_cast<float>(zeros >> 16));
-    float own[K::kRowBlocks][4] = {};
-    auto& sum = K::kBits == 16 ? total : own;
+    for (int i = 0; i < kSteps; ++i) {
+      const uint32_t zeros = unit.zeros[first + i / kGroupSteps];
+      a[i] = operand<K>(unit.data, first * kGroupSteps + i, 8388608.0f + static_cast<float>(zeros & 0xffffu),
+                        8388608.0f + static_cast<float>(zeros >> 16), table);
+    }
+    float own[kAtOnce][K::kRowBlocks][4] = {};
     begin_products();
 #pragma unroll
-    for (int i = 0; i < kGroupSteps; ++i)
-      multiply_few(sum, a[i], with_upper(x.operand + (group * kGroupSteps + i) * (2 * K::kRows), upper),
-                   K::kBits == 16 || i > 0);
+    for (int i = 0; i < kSteps; ++i)
+      multiply_few(K::kBits == 16 ? total : own[i / kGroupSteps], a[i],
+                   with_upper(x.operand + (first * kGroupSteps + i) * (2 * K::kRows), upper),
+                   K::kBits == 16 || i % kGroupSteps > 0);
     commit_products();
     wait_for_products<0>();
-    pin(sum);
-    if constexpr (K::kBits != 16) {
+    if constexpr (K::kBits == 16) {
+      pin(total);
+    } else {
 #pragma unroll
-      for (int b = 0; b < K::kRowBlocks; ++b) {
-        float x_sums[2] = {};
-        if constexpr (K::kBits == 4) read_sums<K>(x.sums, b * 8 + 2 * c, group, x_sums);
-        fold<K>(total[b], sum[b], x_sums, unit.scale[group], zeros);
+      for (int i = 0; i < kAtOnce; ++i) {
+        pin(own[i]);
+        const int group = first + i;
+#pragma unroll
+        for (int b = 0; b < K::kRowBlocks; ++b) {
+          float x_sums[2] = {};
+          if constexpr (K::kSums) read_sums<K>(x.sums, b * 8 + 2 * c, group, x_sums);
+          fold<K>(total[b], own[i][b], x_sums, unit.scale[group], unit.zeros[group]);
+        }
       }
     }
   }
@@ -170,8 +179,8 @@ __global__ void __launch_bounds__(K::kBound, 1)
   }
   let_successor_begin();
   if (!is_copied) __syncthreads();
-  if constexpr (K::kBits == 4) sum_x<K>(x, units_of_x, sums);
-  if (K::kBits == 4 || args.kept.squares) __syncthreads();
+  if constexpr (K::kSums) sum_x<K>(x, units_of_x, sums);
+  if (K::kSums || args.kept.squares) __syncthreads();
   if (blocks > 1) wait_for_cluster();  // all have begun: they may be sent to
 
   const uint32_t x_operand = piece_lower(shared_address(x), K::kRows * 16);
@@ -197,9 +206,9 @@ __global__ void __launch_bounds__(K::kBound, 1)
       slot = fetcher.following(slot);
       if constexpr (K::kWgmma) {
         fetcher.next();
-        multiply_by_wgmma<K>(now[0], unit_of_x, total[0]);
+        multiply_by_wgmma<K>(now[0], unit_of_x, args.table, total[0]);
       } else {
-        multiply<K>(now, unit_of_x, stride, total);
+        multiply<K>(now, unit_of_x, stride, args.table, total);
         fetcher.next();
       }
       if constexpr (!K::kOneSpan) {
@@ -272,11 +281,11 @@ void launch_kind(const GpuDecodeArgs& args, void* stream) {
 }
 
 // visit<K>() for the first kind that has room for so many rows; false if there is none.
-template <int kBits, bool kFine, class Visit>
+template <int kBits, Codes kCodes, class Visit>
 bool with_batch_kind(int64_t rows, int64_t in, int64_t tiles, const Visit& visit) {
   const Split split = split_of(in, tiles, kBits);
   auto visited = [&]<int kRowBlocks, Outputs kOutputs>() {
-    using K = BatchKind<kBits, kFine, kRowBlocks, kOutputs>;
+    using K = BatchKind<kBits, kCodes, kRowBlocks, kOutputs>;
     if (rows > K::kRows || room_of<K>(in, split, K::kAhead).total > device().shared_per_block) return false;
     visit.template operator()<K>();
     return true;
@@ -291,22 +300,22 @@ bool with_batch_kind(int64_t rows, int64_t in, int64_t tiles, const Visit& visit
          visited.template operator()<4, Outputs::kFew>();
 }
 // Of one launch.
-template <int kBits, bool kFine>
+template <int kBits, Codes kCodes>
 int64_t most_rows(int64_t in, int64_t tiles) {
   for (int64_t rows : {32, 16, 8})
-    if (with_batch_kind<kBits, kFine>(rows, in, tiles, [&]<class K>() {})) return rows;
+    if (with_batch_kind<kBits, kCodes>(rows, in, tiles, [&]<class K>() {})) return rows;
   return 0;
 }
 
-template <int kBits, bool kFine>
+template <int kBits, Codes kCodes>
 bool launch_for(const GpuDecodeArgs& args, void* stream) {
-  const int64_t tiles = tiles_of(args), most = most_rows<kBits, kFine>(args.in, tiles);
+  const int64_t tiles = tiles_of(args), most = most_rows<kBits, kCodes>(args.in, tiles);
   if (most == 0) return false;
   for (int64_t row = 0; row < args.rows; row += most) {
     const GpuDecodeArgs some = rows_of(args, row, std::min(most, args.rows - row));
-    with_batch_kind<kBits, kFine>(some.rows, some.in, tiles, [&]<class K>() {
+    with_batch_kind<kBits, kCodes>(some.rows, some.in, tiles, [&]<class K>() {
       if constexpr (!K::kMany) {
-        using Beside = BatchKind<kBits, kFine, K::kRowBlocks, Outputs::kFewBeside>;
+        using Beside = BatchKind<kBits, kCodes, K::kRowBlocks, Outputs::kFewBeside>;
         if (some.matrices == kMostMatrices) return launch_kind<Beside>(some, stream);  // attention follows
       }
       launch_kind<K>(some, stream);
@@ -317,26 +326,26 @@ bool launch_for(const GpuDecodeArgs& args, void* stream) {
 
 }  // namespace
 
-bool has_gpu_batch() { return has_own_code<batch_kernel<BatchKind<4, false, 4, Outputs::kFew>>>(); }
+bool has_gpu_batch() { return has_own_code<batch_kernel<BatchKind<4, Codes::kWide, 4, Outputs::kFew>>>(); }
 
 bool gpu_matmul_batch(const GpuDecodeArgs& args, void* stream) {
   if (!has_gpu_batch() || args.column_order || args.hidden) return false;
   return with_kind(args.bits, args.group_size,
-                   [&]<int kBits, bool kFine>() { return launch_for<kBits, kFine>(args, stream); });
+                   [&]<int kBits, Codes kCodes>() { return launch_for<kBits, kCodes>(args, stream); });
 }
 
 int64_t gpu_batch_rows(int64_t in, int64_t tiles, int bits, int64_t group_size) {
   if (!has_gpu_batch() || !fits_gpu_decode(in, bits, group_size)) return 0;
   return with_kind(bits, group_size,
-                   [&]<int kBits, bool kFine>() -> int64_t { return most_rows<kBits, kFine>(in, tiles); });
+                   [&]<int kBits, Codes kCodes>() -> int64_t { return most_rows<kBits, kCodes>(in, tiles); });
 }
 
 bool keeps_rows(int64_t rows, int64_t in, int64_t tiles, int bits, int64_t group_size) {
   if (rows < 2 || in % kUnitInputs != 0 || rows > gpu_batch_rows(in, tiles, bits, group_size)) return false;
-  return with_kind(bits, group_size, [&]<int kBits, bool kFine>() {
+  return with_kind(bits, group_size, [&]<int kBits, Codes kCodes>() {
     bool is_usual = false;  // rather than a kind for more rows
-    with_batch_kind<kBits, kFine>(rows, in, tiles,
-                                  [&]<class K>() { is_usual = K::kRows == kept_rows(rows); });
+    with_batch_kind<kBits, kCodes>(rows, in, tiles,
+                                   [&]<class K>() { is_usual = K::kRows == kept_rows(rows); });
     return is_usual;
   });
 }

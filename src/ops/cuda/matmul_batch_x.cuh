@@ -13,16 +13,16 @@ namespace {
 // follows).
 enum class Outputs { kFew, kFewBeside, kMany, kManyLong };
 constexpr bool are_many(Outputs outputs) { return outputs >= Outputs::kMany; }
-template <int kBits_, bool kFine_, int kRowBlocks_, Outputs kOutputs_>
-struct BatchKind : Kind<kBits_, kFine_, are_many(kOutputs_) && kRowBlocks_ != 4 ? 2 : 1, kRowBlocks_, true> {
+template <int kBits_, Codes kCodes_, int kRowBlocks_, Outputs kOutputs_>
+struct BatchKind : Kind<kBits_, kCodes_, are_many(kOutputs_) && kRowBlocks_ != 4 ? 2 : 1, kRowBlocks_, true> {
   static constexpr bool kMany = are_many(kOutputs_), kPieces = kRowBlocks_ > 1;  // see GpuKeptRows
-  static constexpr int kRows = 8 * kRowBlocks_;     // with those that x is filled up with
-  static constexpr int kUnitSums = kFine_ ? 4 : 1;  // of a row's x over a unit
+  static constexpr int kRows = 8 * kRowBlocks_;                      // with those that x is filled up with
+  static constexpr int kUnitSums = kCodes_ == Codes::kFine ? 4 : 1;  // of a row's x over a unit
   static constexpr bool kWgmma = kRowBlocks_ == 4 && kOutputs_ != Outputs::kFewBeside;
   static constexpr int kTiles = kMany && !kWgmma ? 2 : 1, kGroupTiles = !kMany ? kFewTiles : kWgmma ? 12 : 10;
   // Warps that share a tile. Of 4 bits and few rows so many that all their units are on their way at once.
   static constexpr bool kSplitsMore =
-      kOutputs_ == Outputs::kMany && kBits_ == 4 && !kFine_ && kRowBlocks_ == 1;
+      kOutputs_ == Outputs::kMany && kBits_ == 4 && kCodes_ == Codes::kWide && kRowBlocks_ == 1;
   static constexpr int kParts = kOutputs_ == Outputs::kFewBeside || (kMany && kWgmma) ? 1
                                 : kSplitsMore                                         ? 4
                                                                                       : 2;
@@ -84,7 +84,7 @@ Room room_of(int64_t in, const Split& split, int slots) {
   room.received = K::kWarps * slots * K::kTiles * K::kUnitBytes;
   room.x = room.received + senders.blocks * senders.each * outputs * 8;
   room.sums = room.x + (K::kPieces ? most * kUnitInputs : row_stride(most)) * K::kRows * 2;
-  room.factors = room.sums + (K::kBits == 4 ? most * K::kRows * 4 * K::kUnitSums : 0);
+  room.factors = room.sums + (K::kSums ? most * K::kRows * 4 * K::kUnitSums : 0);
   room.bases = room.factors + K::kRows * 4;
   room.barriers = room.bases + (K::kMany ? 0 : outputs * 16);
   room.total = room.barriers + 16;

@@ -75,7 +75,7 @@ __device__ inline void prepare_x(const GpuDecodeArgs& args, uint16_t* x, float* 
       if (column[p] >= 0) *reinterpret_cast<uint4*>(x + row[p] * shared_stride(in) + column[p]) = eights[p];
       added[p] = sum_of_eight(eights[p]);
     }
-    if constexpr (K::kBits == 4) {
+    if constexpr (K::kSums) {
       add_up<kLanes>(added);
 #pragma unroll
       for (int p = 0; p < kItems; ++p)
@@ -117,10 +117,10 @@ __device__ inline void read_x_from_memory(const GpuDecodeArgs& args, int unit, X
       const int k = unit * K::kInputs + block * kBlockInputs + 8 * c;
       const uint16_t* const from = args.x + min(b * 8 + g, rows - 1) * args.in + k;
       x.data[b][block] = k < args.in ? __ldcg(reinterpret_cast<const uint4*>(from)) : uint4{};
-      if constexpr (K::kBits == 4)
+      if constexpr (K::kSums)
         sums[block] = with_neighbour(with_neighbour(sum_of_eight(x.data[b][block]), 1), 2);
     }
-    if constexpr (K::kBits == 4) {
+    if constexpr (K::kSums) {
 #pragma unroll
       for (int group = 0; group < K::kGroups; ++group) {
         const float sum = K::kFine ? sums[group] : (sums[0] + sums[1]) + (sums[2] + sums[3]);
@@ -184,7 +184,7 @@ __global__ void __launch_bounds__(kBound<K>, 1)
 #pragma unroll
         for (int block = 0; block < K::kBlocks; ++block) x.data[0][block] = x_at[block * (kBlockInputs / 8)];
         x_at += K::kInputs / 8;
-        if constexpr (K::kBits == 4) {
+        if constexpr (K::kSums) {
 #pragma unroll
           for (int i = 0; i < K::kGroups; ++i)
             x.sums[0][i][0] = sums_at[i], x.sums[0][i][1] = sums_at[i + next_row];
@@ -196,7 +196,7 @@ __global__ void __launch_bounds__(kBound<K>, 1)
       wait_for_copies<K::kAhead - 1>();
       Loaded<K> now[K::kTiles];
       fetcher.read(slot, has_zeros, middle, now);
-      multiply_unit<K>(now, x, total);
+      multiply_unit<K>(now, x, args.table, total);
       fetcher.next();
       slot = fetcher.following(slot);
     }
@@ -260,23 +260,23 @@ bool has_room_for_x(int64_t rows, int64_t in) {
 }
 
 // More tiles in a block read x less often; but all processors of the GPU are to have a block.
-template <int kBits, bool kFine>
+template <int kBits, Codes kCodes>
 void launch_for_rows(const GpuDecodeArgs& args, void* stream) {
-  using One = Kind<kBits, kFine, 1, 1, true>;
-  using Two = Kind<kBits, kFine, 2, 1, true>;
+  using One = Kind<kBits, kCodes, 1, 1, true>;
+  using Two = Kind<kBits, kCodes, 2, 1, true>;
   if (!args.swiglu && tiles_of(args) < 2 * device().multiprocessors &&
       has_room_for_x<One>(args.rows, args.in))
     return launch_kind<One>(args, stream);
   if (has_room_for_x<Two>(args.rows, args.in)) return launch_kind<Two>(args, stream);
-  if (args.rows > 16) return launch_kind<Kind<kBits, kFine, 1, 4, false>>(args, stream);
-  if (args.rows > 8) return launch_kind<Kind<kBits, kFine, 2, 2, false>>(args, stream);
-  launch_kind<Kind<kBits, kFine, 2, 1, false>>(args, stream);
+  if (args.rows > 16) return launch_kind<Kind<kBits, kCodes, 1, 4, false>>(args, stream);
+  if (args.rows > 8) return launch_kind<Kind<kBits, kCodes, 2, 2, false>>(args, stream);
+  launch_kind<Kind<kBits, kCodes, 2, 1, false>>(args, stream);
 }
 // Whatever kernel of up to eight rows takes it.
-template <int kBits, bool kFine>
+template <int kBits, Codes kCodes>
 bool prepares(int64_t rows, int64_t in) {
-  return has_room_for_x<Kind<kBits, kFine, 1, 1, true>>(rows, in) &&
-         has_room_for_x<Kind<kBits, kFine, 2, 1, true>>(rows, in);
+  return has_room_for_x<Kind<kBits, kCodes, 1, 1, true>>(rows, in) &&
+         has_room_for_x<Kind<kBits, kCodes, 2, 1, true>>(rows, in);
 }
 
 }  // namespace
@@ -289,14 +289,14 @@ bool prepares_in_decode(int64_t rows, int64_t in, int64_t tiles, int bits, int64
   if (!fits_gpu_decode(in, bits, group_size)) return false;
   if (rows > 1 && gpu_batch_rows(in, tiles, bits, group_size) > 0) return false;
   return with_kind(bits, group_size,
-                   [&]<int kBits, bool kFine>() { return prepares<kBits, kFine>(rows, in); });
+                   [&]<int kBits, Codes kCodes>() { return prepares<kBits, kCodes>(rows, in); });
 }
 
 void gpu_matmul_decode(const GpuDecodeArgs& args, void* stream) {
   if (args.rows == 1 && !args.factors && gpu_matmul_row(args, stream)) return;
   if (gpu_matmul_batch(args, stream)) return;
   with_kind(args.bits, args.group_size,
-            [&]<int kBits, bool kFine>() { launch_for_rows<kBits, kFine>(args, stream); });
+            [&]<int kBits, Codes kCodes>() { launch_for_rows<kBits, kCodes>(args, stream); });
 }
 
 }  // namespace lowbit

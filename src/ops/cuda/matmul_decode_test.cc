@@ -2,17 +2,21 @@
 
 #include "base/gpu.h"
 #include "format/bits.h"
+#include "format/codebook.h"
 #include "ops/cuda/elementwise_gpu.h"
 #include "ops/cuda/fragments.h"
 #include "ops/cuda/fragments_gpu.h"
+#include "ops/cuda/matmul_gpu.h"
 #include "tensor/half.h"
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 #include <numeric>
 #include <random>
+#include <tuple>
 #include <vector>
 
 namespace lowbit {
@@ -51,6 +55,7 @@ struct Problem {
   int bits;
   int64_t group_size;
   bool has_zeros;
+  Format format = Format::kAffine;
 };
 
 const Problem kProblems[] = {{16, 64, 4, 64, false},
@@ -81,20 +86,30 @@ const Problem kProblems[] = {{16, 64, 4, 64, false},
                              // So many outputs that blocks go from group to group.
                              {8500, 256, 4, 128, true},
                              {8500, 160, 8, 32, false},
-                             {8500, 320, 16, 0, false}};
+                             {8500, 320, 16, 0, false},
+                             {48, 1536, 4, 64, false, Format::kNf4},
+                             {40, 8960, 4, 64, false, Format::kFp4},
+                             {33, 200, 4, 8, false, Format::kNf4},
+                             {20, 96, 4, 256, false, Format::kFp4},
+                             {8500, 320, 4, 64, false, Format::kNf4},
+                             {5632, 4096, 4, 128, false, Format::kNf4}};
 
 // A matrix as files have it, and its values.
 struct Matrix {
-  std::vector<uint16_t> dense;   // BF16 [out, in]
-  std::vector<uint32_t> words;   // [packed_words(in, bits), out]
-  std::vector<uint16_t> scales;  // F16 [groups, out]
-  std::vector<uint8_t> zeros;    // [groups, out]
-  std::vector<uint8_t> codes;    // [out, in]
-  std::vector<double> values;    // [out, in]
+  std::vector<uint16_t> dense;      // BF16 [out, in]
+  std::vector<uint32_t> words;      // [packed_words(in, bits), out]
+  std::vector<uint16_t> scales;     // F16 [groups, out]
+  std::vector<float> table_scales;  // instead, with a codebook; `scales` are these rounded
+  std::vector<uint8_t> zeros;       // [groups, out]
+  std::vector<uint8_t> codes;       // [out, in]
+  std::vector<double> values;       // [out, in]; a codebook's are BF16
+  std::vector<double> exact;        // with a codebook as it is
 };
 
 int64_t groups_of(const Problem& p) { return p.bits == 16 ? 0 : (p.in + p.group_size - 1) / p.group_size; }
-int64_t kept_size(const Problem& p) { return p.bits == 16 ? 0 : kept_group_size(p.in, p.group_size); }
+int64_t kept_size(const Problem& p) {
+  return p.bits == 16 ? 0 : kept_group_size(p.in, p.group_size, has_codebook(p.format));
+}
 int64_t groups_there(const Problem& p) { return p.bits == 16 ? 0 : kept_groups(p.in, kept_size(p)); }
 
 Matrix make_matrix(const Problem& p, std::mt19937& random) {
@@ -110,7 +125,8 @@ Matrix make_matrix(const Problem& p, std::mt19937& random) {
     return m;
   }
   for (int64_t i = 0; i < groups_of(p) * p.out; ++i) {
-    m.scales.push_back(float_to_f16(0.01f + 0.02f * std::abs(normal(random))));
+    m.table_scales.push_back(0.01f + 0.02f * std::abs(normal(random)));
+    m.scales.push_back(float_to_f16(m.table_scales.back()));
     if (p.has_zeros) m.zeros.push_back(static_cast<uint8_t>(random() % (1u << p.bits)));
   }
   m.codes.resize(elements);
@@ -123,8 +139,14 @@ Matrix make_matrix(const Problem& p, std::mt19937& random) {
                    element = static_cast<size_t>(n * p.in + k);
       const int zero = p.has_zeros ? m.zeros[at] : 1 << (p.bits - 1);
       m.values[element] = double{f16_to_float(m.scales[at])} * (int{m.codes[element]} - zero);
+      if (has_codebook(p.format)) {
+        const float value = codebook_of(p.format)[m.codes[element]];
+        m.values[element] = double{f16_to_float(m.scales[at])} * bf16_to_float(float_to_bf16(value));
+        m.exact.push_back(double{f16_to_float(m.scales[at])} * value);
+      }
     }
   }
+  if (!has_codebook(p.format)) m.exact = m.values;
   return m;
 }
 
@@ -148,19 +170,22 @@ struct Packed {
     if (p.bits == 16) return;
     const OnGpu<uint32_t> words(m.words);
     const OnGpu<uint16_t> given_scales(m.scales);
+    const OnGpu<float> table_scales(m.table_scales);
     const OnGpu<uint8_t> given_zeros(m.zeros);
-    gpu_pack_fragments({.out = p.out,
-                        .in = p.in,
-                        .group_size = p.group_size,
-                        .kept_group_size = kept_size(p),
-                        .bits = p.bits,
-                        .words = words.get(),
-                        .scales = given_scales.get(),
-                        .zero_points = has_zeros ? given_zeros.get() : nullptr,
-                        .fragments = fragments.get(),
-                        .fragment_scales = scales.get(),
-                        .fragment_zero_points = zeros.get()},
-                       nullptr);
+    gpu_pack_fragments(
+        {.out = p.out,
+         .in = p.in,
+         .group_size = p.group_size,
+         .kept_group_size = kept_size(p),
+         .bits = p.bits,
+         .has_table = has_codebook(p.format),
+         .words = words.get(),
+         .scales = has_codebook(p.format) ? static_cast<const void*>(table_scales.get()) : given_scales.get(),
+         .zero_points = has_zeros ? given_zeros.get() : nullptr,
+         .fragments = fragments.get(),
+         .fragment_scales = scales.get(),
+         .fragment_zero_points = zeros.get()},
+        nullptr);
     EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
   }
   GpuMatrix matrix(const Problem& p) const {
@@ -233,9 +258,13 @@ TEST(GpuMatmulDecode, PacksWhereFragmentPlaceSays) {
     for (int64_t n = 0; n < p.out; ++n) {
       for (int64_t k = 0; k < p.in; ++k) {
         const FragmentPlace place = fragment_place(n, k, p.in, bits);
-        ASSERT_EQ(packed[static_cast<size_t>(place.byte)] >> place.shift & ((1 << bits) - 1),
-                  m.codes[static_cast<size_t>(n * p.in + k)])
-            << p.bits << " bits " << n << " " << k;
+        uint32_t word = 0;
+        std::memcpy(&word, packed.data() + place.byte / 4 * 4, sizeof word);
+        const uint32_t code =
+            has_codebook(p.format)
+                ? code_in_word(word, element_of_step(n, k))
+                : packed[static_cast<size_t>(place.byte)] >> place.shift & ((1u << bits) - 1);
+        ASSERT_EQ(code, m.codes[static_cast<size_t>(n * p.in + k)]) << p.bits << " bits " << n << " " << k;
       }
       for (int64_t group = 0; group * kept_size(p) < p.in; ++group) {
         const size_t at = static_cast<size_t>(group_place(n, group, groups_there(p))),
@@ -267,6 +296,7 @@ TEST(GpuMatmulDecode, UnpacksToTheRoundedValuesInTheColumnsOrder) {
                             .in = p.in,
                             .group_size = kept_size(p),
                             .bits = p.bits,
+                            .codebook = has_codebook(p.format) ? &codebook_of(p.format) : nullptr,
                             .fragments = matrix.weight,
                             .scales = matrix.scales,
                             .zero_points = matrix.zero_points,
@@ -278,7 +308,7 @@ TEST(GpuMatmulDecode, UnpacksToTheRoundedValuesInTheColumnsOrder) {
         for (int64_t k = 0; k < p.in; ++k) {
           const int64_t column = is_ordered ? order[static_cast<size_t>(k)] : k;
           ASSERT_EQ(values[static_cast<size_t>(n * p.in + column)],
-                    float_to_bf16(static_cast<float>(m.values[static_cast<size_t>(n * p.in + k)])))
+                    float_to_bf16(static_cast<float>(m.exact[static_cast<size_t>(n * p.in + k)])))
               << p.bits << " bits " << n << " " << k;
         }
       }
@@ -334,6 +364,8 @@ TEST(GpuMatmulDecode, AgreesWithTheExactProductAndIsTheSameInAnyBatch) {
                          .in = p.in,
                          .bits = p.bits,
                          .group_size = kept_size(p),
+                         .has_table = has_codebook(p.format),
+                         .table = code_table(p.format),
                          .x = x_there.get(),
                          .matrices = 3};
       for (GpuMatrix& matrix : args.matrix) {
@@ -407,6 +439,8 @@ void norm_gather_and_gate(bool (*is_meant)(const Problem&)) {
                          .in = p.in,
                          .bits = p.bits,
                          .group_size = kept_size(p),
+                         .has_table = has_codebook(p.format),
+                         .table = code_table(p.format),
                          .column_order = is_ordered ? order_there.get() : nullptr,
                          .hidden = hidden_there.get(),
                          .norm_weight = norm_there.get(),
@@ -449,7 +483,7 @@ void norm_gather_and_gate(bool (*is_meant)(const Problem&)) {
                        b = factor * second.expected(row, n, up_magnitude);
           magnitude *= factor, up_magnitude *= factor;
           ASSERT_NEAR(values[at], a, tolerance(p.bits) * magnitude + 1e-6 * std::abs(a))
-              << p.bits << " bits, " << p.in;
+              << p.bits << " bits, " << p.in << ", " << rows << " rows";
           const double silu = a / (1 + std::exp(-a));
           ASSERT_NEAR(products[at], silu * b,
                       0.01 * (std::abs(silu) + 0.1 * magnitude) * (std::abs(b) + 0.1 * up_magnitude))
@@ -491,10 +525,14 @@ TEST(GpuMatmulDecode, KeptRowsGiveTheBytesOfARowAlone) {
   constexpr int64_t kWidth = 256, kCarry = 384;
   if (!keeps_rows(8, kWidth, tile_count(kWidth), 4, 128))
     GTEST_SKIP() << "this GPU has no kernel that keeps rows";
-  for (auto [bits, group_size] : {std::pair{4, 128}, {4, 32}, {8, 128}, {16, 0}}) {
+  for (auto [bits, group_size, format] : {std::tuple{4, 128, Format::kAffine},
+                                          {4, 32, Format::kAffine},
+                                          {4, 64, Format::kNf4},
+                                          {8, 128, Format::kAffine},
+                                          {16, 0, Format::kAffine}}) {
     for (int64_t inner : {640, 8576}) {  // few outputs, many
       const auto problem = [&](int64_t out, int64_t in) {
-        return Problem{out, in, bits, group_size, bits != 16};
+        return Problem{out, in, bits, group_size, bits != 16 && !has_codebook(format), format};
       };
       const Problem o_shape = problem(kWidth, kCarry), gate_shape = problem(inner, kWidth),
                     down_shape = problem(kWidth, inner);
@@ -534,7 +572,12 @@ TEST(GpuMatmulDecode, KeptRowsGiveTheBytesOfARowAlone) {
                                         hidden_here.begin() + (first + count) * kWidth);
           const OnGpu<float> hidden(here), end(std::vector<float>(here.size()));
           const OnGpu<uint16_t> gated(std::vector<uint16_t>(static_cast<size_t>(count * inner)));
-          GpuDecodeArgs args{.rows = count, .bits = bits, .group_size = group_size, .matrices = 1};
+          GpuDecodeArgs args{.rows = count,
+                             .bits = bits,
+                             .group_size = group_size,
+                             .has_table = has_codebook(format),
+                             .table = code_table(format),
+                             .matrices = 1};
           args.in = kCarry;
           args.x = carry.get() + first * kCarry;
           args.matrix[0] = o.matrix(o_shape);

@@ -210,14 +210,18 @@ __device__ inline float gated(float gate, float up) {
   return silu_times(bf16_to_f32(f32_to_bf16(gate)), bf16_to_f32(f32_to_bf16(up)));
 }
 
-// visit<kBits, kFine>() for weights that a kernel reads (fits_gpu_decode).
+// visit<kBits, kCodes>() for weights that a kernel reads (fits_gpu_decode). Groups of 64 are those of codes
+// that point into a table.
 template <class Visit>
 auto with_kind(int bits, int64_t group_size, const Visit& visit) {
   const bool is_fine = group_size == kBlockInputs;
-  if (bits == 16) return visit.template operator()<16, false>();
+  if (bits == 16) return visit.template operator()<16, Codes::kWide>();
   if (bits == 8)
-    return is_fine ? visit.template operator()<8, true>() : visit.template operator()<8, false>();
-  return is_fine ? visit.template operator()<4, true>() : visit.template operator()<4, false>();
+    return is_fine ? visit.template operator()<8, Codes::kFine>()
+                   : visit.template operator()<8, Codes::kWide>();
+  if (group_size == kTableGroup) return visit.template operator()<4, Codes::kTable>();
+  return is_fine ? visit.template operator()<4, Codes::kFine>()
+                 : visit.template operator()<4, Codes::kWide>();
 }
 
 // Of the device that is current at the first launch: all are used as it is.
@@ -254,8 +258,7 @@ Plan plan_of(const GpuDecodeArgs& args) {
   }
   if (K::kBits != 16) {
     plan.tile_bytes = static_cast<int>(piece_count(args.in, K::kBits) * kPieceBytes);
-    plan.tile_groups_bytes =
-        static_cast<int>(kept_groups(args.in, K::kFine ? kBlockInputs : kUnitInputs) * 32);
+    plan.tile_groups_bytes = static_cast<int>(kept_groups(args.in, K::kGroupBlocks * kBlockInputs) * 32);
   }
   return plan;
 }

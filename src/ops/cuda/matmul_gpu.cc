@@ -1,11 +1,13 @@
 #include "ops/cuda/matmul_gpu.h"
 
 #include "base/fail.h"
+#include "format/codebook.h"
 #include "ops/cuda/elementwise_gpu.h"
 #include "ops/cuda/fragments.h"
 #include "ops/cuda/fragments_gpu.h"
 #include "ops/cuda/libraries.h"
 #include "ops/cuda/matmul_decode.h"
+#include "tensor/half.h"
 
 #include <algorithm>
 #include <optional>
@@ -14,7 +16,7 @@ namespace lowbit {
 
 GpuWeightKind kind_of(const Weight& weight) {
   if (const auto* quantized = std::get_if<QuantizedTensor>(&weight)) {
-    return {quantized->bits, quantized->group_size, !quantized->zero_points.empty(),
+    return {quantized->format, quantized->bits, quantized->group_size, !quantized->zero_points.empty(),
             quantized->column_order.empty() ? nullptr : quantized->column_order.data<int32_t>()};
   }
   const DType dtype = std::get<Tensor>(weight).dtype();
@@ -22,6 +24,18 @@ GpuWeightKind kind_of(const Weight& weight) {
     fail(ErrorCode::kInternal, "matmul on a GPU: a dense weight is {}, expected BF16", dtype_name(dtype));
   }
   return {};
+}
+
+CodeTable code_table(Format format) {
+  CodeTable table;
+  if (!has_codebook(format)) return table;
+  const Codebook& values = codebook_of(format);
+  for (size_t i = 0; i < values.size(); ++i) {
+    const uint32_t value = float_to_bf16(values[i]), shift = static_cast<uint32_t>(i % 4 * 8);
+    table.lower[i / 4] |= (value & 0xff) << shift;
+    table.upper[i / 4] |= value >> 8 << shift;
+  }
+  return table;
 }
 
 GpuMatrix matrix_of(const MatmulOutput& output) {
@@ -52,6 +66,8 @@ GpuDecodeArgs args_of(int64_t tokens, int64_t in, std::span<const MatmulOutput> 
                      .in = in,
                      .bits = kind.bits,
                      .group_size = kind.group_size,
+                     .has_table = has_codebook(kind.format),
+                     .table = code_table(kind.format),
                      .matrices = static_cast<int>(outputs.size())};
   for (size_t i = 0; i < outputs.size(); ++i) args.matrix[i] = matrix_of(outputs[i]);
   return args;
@@ -107,6 +123,7 @@ void multiply_many(const OpContext& context, const uint16_t* x, int64_t tokens, 
                           .in = in,
                           .group_size = kind.group_size,
                           .bits = kind.bits,
+                          .codebook = has_codebook(kind.format) ? &codebook_of(kind.format) : nullptr,
                           .fragments = matrix.weight,
                           .scales = matrix.scales,
                           .zero_points = matrix.zero_points,

@@ -20,6 +20,7 @@ bool gated_mlp_on_gpu(const OpContext& context, const NormedRows& x, int64_t tok
 
 // How the kernels take a weight that lies as weights_gpu.h says.
 struct GpuWeightKind {
+  Format format = Format::kAffine;  // of codes
   int bits = 16;
   int64_t group_size = 0;
   bool has_zero_points = false;
@@ -27,6 +28,7 @@ struct GpuWeightKind {
   bool operator==(const GpuWeightKind&) const = default;
 };
 GpuWeightKind kind_of(const Weight& weight);
+CodeTable code_table(Format format);  // of a codebook's format; otherwise empty
 GpuMatrix matrix_of(const MatmulOutput& output);
 
 }  // namespace lowbit

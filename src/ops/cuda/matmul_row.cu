@@ -47,7 +47,7 @@ __device__ inline void keep_pieces(const uint2 (&fours)[kPieces][kWidth / 4], co
     sums[p] = sum_of_four(fours[p][0].x, fours[p][0].y);
     if constexpr (kWidth == 8) sums[p] += sum_of_four(fours[p][1].x, fours[p][1].y);
   }
-  if constexpr (K::kBits == 4) {
+  if constexpr (K::kSums) {
     add_up<kLanes>(sums);
 #pragma unroll
     for (int p = 0; p < kPieces; ++p) {
@@ -191,7 +191,7 @@ __global__ void __launch_bounds__(kBound<K>, 1)
 #pragma unroll
       for (int block = 0; block < K::kBlocks; ++block)
         now_x.data[0][block] = x_at[block * (kBlockInputs / 8)];
-      if constexpr (K::kBits == 4) {
+      if constexpr (K::kSums) {
 #pragma unroll
         for (int i = 0; i < K::kGroups; ++i) now_x.sums[0][i][0] = now_x.sums[0][i][1] = sums_at[i];
       }
@@ -200,7 +200,7 @@ __global__ void __launch_bounds__(kBound<K>, 1)
       wait_for_copies<K::kAhead - 1>();
       Loaded<K> now[K::kTiles];
       fetcher.read(slot, has_zeros, middle, now);
-      multiply_unit<K>(now, now_x, total);
+      multiply_unit<K>(now, now_x, args.table, total);
       fetcher.next();
       slot = fetcher.following(slot);
     }
@@ -251,11 +251,11 @@ void spread(Launch& launch) {
                                                             device().reserved_shared + 16);
 }
 
-template <int kBits, bool kFine>
+template <int kBits, Codes kCodes>
 bool launch_for(const GpuDecodeArgs& args, void* stream) {
   const int in = static_cast<int>(args.in);
   auto launch_kind = [&]<int kTiles>() {
-    using K = Kind<kBits, kFine, kTiles, 1, true, true>;
+    using K = Kind<kBits, kCodes, kTiles, 1, true, true>;
     auto bytes = [in](int warps, int slots) { return room_of<K>(in, warps, slots).total; };
     if (bytes(1, K::kAhead) > device().shared_per_block) return false;
     if (!args.column_order) {
@@ -266,7 +266,10 @@ bool launch_for(const GpuDecodeArgs& args, void* stream) {
         return true;
       }
     }
-    queue_launch<row_kernel<K, false>>(launch_of<K, row_kernel<K, false>>(args, bytes), args, stream);
+    const Launch looping = launch_of<K, row_kernel<K, false>>(args, bytes);
+    // A second round that few blocks have costs as much as a whole one: several tiles for a block are faster.
+    if (looping.blocks < looping.plan.groups && looping.plan.groups < 2 * looping.blocks) return false;
+    queue_launch<row_kernel<K, false>>(looping, args, stream);
     return true;
   };
   return args.swiglu ? launch_kind.template operator()<2>() : launch_kind.template operator()<1>();
@@ -276,7 +279,7 @@ bool launch_for(const GpuDecodeArgs& args, void* stream) {
 
 bool gpu_matmul_row(const GpuDecodeArgs& args, void* stream) {
   return with_kind(args.bits, args.group_size,
-                   [&]<int kBits, bool kFine>() { return launch_for<kBits, kFine>(args, stream); });
+                   [&]<int kBits, Codes kCodes>() { return launch_for<kBits, kCodes>(args, stream); });
 }
 
 }  // namespace lowbit

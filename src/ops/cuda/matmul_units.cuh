@@ -13,17 +13,24 @@ namespace {
 constexpr int kMostWarps = 16;
 constexpr int unit_inputs(int bits) { return bits == 16 ? 64 : 128; }
 
-// How the kernels differ. kFine: groups of 32 inputs instead of 128. kRowBlocks: of eight rows of x. kShared:
+// Groups of 128 inputs; of 32; of 64, and codes that point into a table.
+enum class Codes { kWide, kFine, kTable };
+
+// How the kernels differ. kRowBlocks: of eight rows of x. kShared:
 // x comes through shared memory (prepare_x), otherwise straight from where it is. kOneRow: there is only one
 // row.
-template <int kBits_, bool kFine_, int kTiles_, int kRowBlocks_, bool kShared_, bool kOneRow_ = false>
+template <int kBits_, Codes kCodes_, int kTiles_, int kRowBlocks_, bool kShared_, bool kOneRow_ = false>
 struct Kind {
   static constexpr int kBits = kBits_, kTiles = kTiles_, kRowBlocks = kRowBlocks_;
-  static constexpr bool kFine = kFine_, kShared = kShared_, kOneRow = kOneRow_;
+  static constexpr bool kFine = kCodes_ == Codes::kFine, kTable = kCodes_ == Codes::kTable;
+  static constexpr bool kShared = kShared_, kOneRow = kOneRow_;
+  // Codes of 4 bits have 128 added to them, which the sums of x take off again.
+  static constexpr bool kSums = kBits == 4 && !kTable;
 
   static constexpr int kInputs = unit_inputs(kBits), kBlocks = kInputs / kBlockInputs;
   static constexpr int kLoads = kBlocks * kBits / 8;  // of 16 bytes that a thread does for a tile's unit
-  static constexpr int kGroups = kBits == 16 ? 0 : kFine ? kBlocks : 1;
+  static constexpr int kGroupBlocks = kFine ? 1 : kTable ? kTableGroup / kBlockInputs : kBlocks;
+  static constexpr int kGroups = kBits == 16 ? 0 : kBlocks / kGroupBlocks;
   static constexpr int kUnitBytes =
       (kLoads * 16 + kGroups * 8) * 32;  // of a tile: pieces; scales and zeros by group
   // Units that are on their way while one is worked on, about 5 KB for each warp.
@@ -99,15 +106,46 @@ __device__ inline uint32_t upper_halves(float first, float second) {
   return __byte_perm(__float_as_uint(first), __float_as_uint(second), 0x7632);
 }
 
-// The operand of step `step` (0 to 2 * kBlocks - 1). 4 bits: 128 + code, which is 0x4300 | code in BF16; the
-// 128 and the zero point are taken off the sums. 8 bits: code - zero point: 2^23 + code is 0x4b000000 | code
-// in F32.
+// A byte's sign, in all of its bits. (__byte_perm is free to ignore that bit of a selector.)
+__device__ inline uint32_t signs_of_bytes(uint32_t bytes) {
+  uint32_t signs;
+  asm("prmt.b32 %0, %1, 0, 0xba98;" : "=r"(signs) : "r"(bytes));
+  return signs;
+}
+
+// The table's values of the codes in a word: of all four pairs. Each byte of a value is looked up of its own,
+// in the lower and in the upper half of the table.
+__device__ inline void look_up(uint32_t word, const CodeTable& table, uint32_t (&pairs)[4]) {
+  const uint32_t index = word & 0x77777777u;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const uint32_t four = half == 0 ? index : index >> 16;
+    const uint32_t is_above = signs_of_bytes(half == 0 ? word : word << 4);
+    auto chosen = [&](const uint32_t(&bytes)[4]) {
+      const uint32_t below = __byte_perm(bytes[0], bytes[1], four),
+                     above = __byte_perm(bytes[2], bytes[3], four);
+      return (above & is_above) | (below & ~is_above);
+    };
+    const uint32_t lower = chosen(table.lower), upper = chosen(table.upper);
+    pairs[2 * half] = __byte_perm(lower, upper, 0x5140);
+    pairs[2 * half + 1] = __byte_perm(lower, upper, 0x7362);
+  }
+}
+
+// The operand of step `step` (0 to 2 * kBlocks - 1). A table's: its values. 4 bits: 128 + code, which is
+// 0x4300 | code in BF16; the 128 and the zero point are taken off the sums. 8 bits: code - zero point: 2^23 +
+// code is 0x4b000000 | code in F32.
 template <class K>
-__device__ inline Operand operand(const uint4 (&data)[K::kLoads], int step, float zero, float zero8) {
+__device__ inline Operand operand(const uint4 (&data)[K::kLoads], int step, float zero, float zero8,
+                                  const CodeTable& table) {
   if constexpr (K::kBits == 16) {
     const uint4 &row = data[step / 2 * 2], &row8 = data[step / 2 * 2 + 1];
     const int half = step % 2 * 2;
     return {{word_of(row, half), word_of(row8, half), word_of(row, half + 1), word_of(row8, half + 1)}};
+  } else if constexpr (K::kTable) {
+    Operand a;
+    look_up(word_of(data[step / 4], step % 4), table, a.pair);
+    return a;
   } else if constexpr (K::kBits == 4) {
     Operand a;
     const uint32_t word = word_of(data[step / 4], step % 4);
@@ -141,7 +179,7 @@ __device__ inline void fold(float (&total)[4], const float (&sum)[4], const floa
 #pragma unroll
   for (int j = 0; j < 4; j += K::kOneRow ? 2 : 1) {
     float value = sum[j];
-    if constexpr (K::kBits == 4) {
+    if constexpr (K::kSums) {
       value = fmaf(-static_cast<float>(128 + (j < 2 ? zeros & 0xffffu : zeros >> 16)), x_sum[j % 2], value);
     }
     total[j] = fmaf(j < 2 ? scale : scale8, value, total[j]);
@@ -156,9 +194,9 @@ struct X {
 };
 
 template <class K>
-__device__ inline void multiply_unit(const Loaded<K> (&now)[K::kTiles], const X<K>& x,
+__device__ inline void multiply_unit(const Loaded<K> (&now)[K::kTiles], const X<K>& x, const CodeTable& table,
                                      float (&total)[K::kTiles][K::kRowBlocks][4]) {
-  constexpr int kGroupSteps = 2 * (K::kFine ? 1 : K::kBlocks);
+  constexpr int kGroupSteps = 2 * K::kGroupBlocks;
 #pragma unroll
   for (int group = 0; group < 2 * K::kBlocks / kGroupSteps; ++group) {
     float sum[K::kTiles][K::kRowBlocks][4] = {};
@@ -168,7 +206,7 @@ __device__ inline void multiply_unit(const Loaded<K> (&now)[K::kTiles], const X<
       for (int t = 0; t < K::kTiles; ++t) {
         const uint32_t zeros = now[t].zeros[group];
         const Operand a = operand<K>(now[t].data, step, 8388608.0f + static_cast<float>(zeros & 0xffffu),
-                                     8388608.0f + static_cast<float>(zeros >> 16));
+                                     8388608.0f + static_cast<float>(zeros >> 16), table);
 #pragma unroll
         for (int b = 0; b < K::kRowBlocks; ++b) {
           const uint4& some = x.data[b][step / 2];

@@ -1,11 +1,14 @@
 #include "ops/cuda/weights_gpu.h"
 
+#include "base/fail.h"
+#include "format/codebook.h"
 #include "ops/cuda/elementwise_gpu.h"
 #include "ops/cuda/fragments.h"
 #include "ops/cuda/fragments_gpu.h"
 
 #include <algorithm>
 #include <optional>
+#include <span>
 
 namespace lowbit {
 namespace {
@@ -25,7 +28,7 @@ QuantizedTensor layout(const QuantizedTensor& weight, TakeTensor take) {
   const int bits = fragment_bits(weight.bits);
   const int64_t out = weight.out_features, in = weight.in_features;
   QuantizedTensor there = weight;
-  there.group_size = kept_group_size(in, weight.group_size);
+  there.group_size = kept_group_size(in, weight.group_size, has_codebook(weight.format));
   const Shape groups = {tile_count(out), kept_groups(in, there.group_size), kTileOutputs};
   there.codes = take(DType::kI32, {tile_count(out), piece_count(in, bits), kPieceBytes / 4});
   there.scales = take(DType::kF16, groups);
@@ -50,12 +53,22 @@ void fill(const OpContext& context, const Tensor& tensor, Tensor& there, CopyIn 
   }
 }
 
+// F32, which become F16.
+void check_range(const Tensor& scales) {
+  constexpr float kMost = 65504;
+  const std::span<const float> values(scales.data<float>(), static_cast<size_t>(scales.element_count()));
+  if (const float most = std::ranges::max(values); most > kMost)
+    fail(ErrorCode::kUnsupported,
+         "a weight has a scale of {}, and on a GPU scales are F16, at most {}: use --device cpu", most, kMost);
+}
+
 void fill(const OpContext& context, const QuantizedTensor& weight, QuantizedTensor& there, CopyIn copy) {
   auto copied = [&](const Tensor& tensor) {
     Scratch scratch = context.workspace->take(std::max<size_t>(1, tensor.byte_count()));
     copy(scratch.as<void>(), tensor.bytes(), tensor.byte_count());
     return scratch;
   };
+  if (has_codebook(weight.format)) check_range(weight.scales);
   const Scratch words = copied(weight.codes), scales = copied(weight.scales);
   std::optional<Scratch> zero_points;
   if (!weight.zero_points.empty()) zero_points.emplace(copied(weight.zero_points));
@@ -66,6 +79,7 @@ void fill(const OpContext& context, const QuantizedTensor& weight, QuantizedTens
        .group_size = weight.group_size,
        .kept_group_size = there.group_size,
        .bits = weight.bits,
+       .has_table = has_codebook(weight.format),
        .words = words.as<void>(),
        .scales = scales.as<void>(),
        .zero_points = zero_points ? zero_points->as<void>() : nullptr,
@@ -75,19 +89,53 @@ void fill(const OpContext& context, const QuantizedTensor& weight, QuantizedTens
       context.gpu->stream());
 }
 
+void encode(const OpContext& context, const Tensor& tensor, QuantizedTensor& there, CopyIn copy,
+            const GpuEncoding& encoding) {
+  const Scratch given = context.workspace->take(tensor.byte_count());
+  copy(given.as<void>(), tensor.bytes(), tensor.byte_count());
+  gpu_encode_fragments({.out = there.out_features,
+                        .in = there.in_features,
+                        .search = code_search(there.format),
+                        .from = {given.as<void>(), tensor.dtype()},
+                        .fragments = there.codes.mutable_bytes(),
+                        .fragment_scales = there.scales.mutable_bytes(),
+                        .failed = const_cast<unsigned*>(encoding.failed.data<uint32_t>()),
+                        .index = static_cast<unsigned>(encoding.indices.at(tensor.bytes()))},
+                       context.gpu->stream());
+}
+
 }  // namespace
 
-Weight gpu_layout(const Weight& weight, TakeTensor take) {
+void check_encoding(const OpContext& context, const GpuEncoding& encoding) {
+  uint32_t failed = 0;
+  context.gpu->copy_out(&failed, encoding.failed.bytes(), sizeof failed);
+  if (failed < encoding.modules.size())
+    fail(ErrorCode::kInvalidArgument,
+         "{}: a value is not finite, or beyond 65504: it cannot be rounded to {}", encoding.modules[failed],
+         format_name(encoding.format));
+}
+
+Weight gpu_layout(const Weight& weight, TakeTensor take, const GpuEncoding* encoding) {
+  if (becomes_codes(encoding, weight))
+    return layout(QuantizedTensor{.format = encoding->format,
+                                  .bits = 4,
+                                  .group_size = kTableGroup,
+                                  .out_features = out_features(weight),
+                                  .in_features = in_features(weight)},
+                  take);
   return std::visit([&](const auto& kind) -> Weight { return layout(kind, take); }, weight);
 }
 
-void fill_gpu_weight(const OpContext& context, const Weight& weight, Weight& there, CopyIn copy) {
+void fill_gpu_weight(const OpContext& context, const Weight& weight, Weight& there, CopyIn copy,
+                     const GpuEncoding* encoding) {
+  if (becomes_codes(encoding, weight))
+    return encode(context, std::get<Tensor>(weight), std::get<QuantizedTensor>(there), copy, *encoding);
   std::visit([&]<class Kind>(const Kind& kind) { fill(context, kind, std::get<Kind>(there), copy); }, weight);
 }
 
-size_t fill_scratch_bytes(const Weight& weight) {
+size_t fill_scratch_bytes(const Weight& weight, const GpuEncoding* encoding) {
   const Tensor* dense = std::get_if<Tensor>(&weight);
-  if (!dense) return weight_bytes(weight);
+  if (!dense || becomes_codes(encoding, weight)) return weight_bytes(weight);
   const bool is_converted = dtype_there(*dense) == DType::kBF16 && dense->dtype() != DType::kBF16;
   return is_converted ? std::min(kConvertBytes, dense->byte_count()) : 0;
 }

@@ -3,6 +3,9 @@
 #include "base/gpu.h"
 #include "base/staged_copies.h"
 #include "format/bits.h"
+#include "format/codebook.h"
+#include "lowbit/error.h"
+#include "ops/encode.h"
 #include "ops/ops_test_support.h"
 #include "tensor/half.h"
 
@@ -129,6 +132,52 @@ TEST_F(GpuWeights, LargeDenseMatricesAreConvertedWhole) {
     const std::vector<char> found = back(std::get<Tensor>(to_gpu(gpu_, given)));
     ASSERT_EQ(found.size(), expected.byte_count());
     EXPECT_EQ(std::memcmp(found.data(), expected.bytes(), found.size()), 0) << dtype_name(dtype);
+  }
+}
+
+// A dense matrix that becomes codes there is the bytes of one that was encoded here.
+TEST_F(GpuWeights, CodesMadeThereAreThoseMadeHere) {
+  Numbers numbers(4);
+  for (Format format : {Format::kNf4, Format::kFp4}) {
+    for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+      Tensor source = floats({37, 320}, numbers);
+      for (int64_t i = 0; i < 64; ++i) source.mutable_data<float>()[i] = i % 3 == 0 ? 0.0f : -0.0f;
+      for (int64_t i = 64; i < 128; ++i) source.mutable_data<float>()[i] = 1e-39f;
+      const Tensor dense = converted(source, dtype);
+      GpuEncoding encoding{.format = format, .modules = {"other", "it"}, .indices = {{dense.bytes(), 1}}};
+      const uint32_t none = 2;
+      encoding.failed = copied_to(*queue_, Tensor::borrow(nullptr, &none, DType::kU32, {1}));
+      Weight there = gpu_layout(
+          dense, [&](DType type, Shape shape) { return Tensor::allocate_on(queue_.get(), type, shape); },
+          &encoding);
+      const auto fill_it = [&](const Tensor& from) {
+        encoding.indices = {{from.bytes(), 1}};
+        fill_gpu_weight(
+            gpu_, from, there,
+            [&](void* to, const void* bytes, size_t count) { queue_->copy_in(to, bytes, count); }, &encoding);
+        queue_->wait("a test");
+      };
+      fill_it(dense);
+      check_encoding(gpu_, encoding);
+
+      const ThreadPool threads(1);
+      Workspace workspace;
+      const Weight here = encoded({.threads = &threads, .workspace = &workspace}, dense, format, 64);
+      const Weight expected = to_gpu(gpu_, here);
+      const auto a = tensors_of(there), b = tensors_of(expected);
+      ASSERT_EQ(a.size(), b.size());
+      for (size_t part = 0; part < a.size(); ++part)
+        EXPECT_EQ(back(*a[part]), back(*b[part])) << format_name(format) << ", " << part;
+
+      source.mutable_data<float>()[1000] = std::numeric_limits<float>::quiet_NaN();
+      fill_it(converted(source, dtype));
+      try {
+        check_encoding(gpu_, encoding);
+        FAIL() << "NaN was rounded";
+      } catch (const Error& error) {
+        EXPECT_NE(std::string(error.what()).find("it: "), std::string::npos) << error.what();
+      }
+    }
   }
 }
 
