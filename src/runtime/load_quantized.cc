@@ -71,7 +71,7 @@ NamedWeights quantized_on_load(Checkpoint& checkpoint, const RuntimeOptions& opt
   const Format format = options.bnb_4bit_quant_type == "nf4" ? Format::kNf4 : Format::kFp4;
   const std::vector<std::string>& keys = options.llm_int8_skip_modules;
   Model model = Model::create(checkpoint.config, checkpoint.weights);
-  std::vector<std::string> modules = {model.head().module};
+  std::vector<std::string> modules = model.frame_linears();
   for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
     for (const Linear& linear : model.block(layer).linears()) modules.push_back(linear.module);
   }
