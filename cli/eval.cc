@@ -188,7 +188,8 @@ void add_eval(CLI::App& app, Run& run) {
   CLI::App& embeddings_command = add_command(
       eval, "embeddings", "How far an encoder's embeddings are from those of the model it was made from",
       "  lowbit eval embeddings minilm-int4 --reference minilm --text sentences.txt\n"
-      "  embeds every line with both, and prints mean, lowest and quantiles of the cosines.");
+      "  embeds every line with both, and prints mean, lowest and quantiles of\n"
+      "  the cosines.");
   add_model(embeddings_command, *arguments);
   embeddings_command
       .add_option("--reference", arguments->reference,

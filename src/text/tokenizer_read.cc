@@ -223,7 +223,8 @@ void PostProcessor::add(const Json& json, int32_t end_id) {
   if (single.size() + pair.size() > 4096)
     fail(ErrorCode::kUnsupported, "more than 4096 special tokens around a text");
   const auto type_of = [](const Json& piece) {
-    const int64_t value = piece.get("type_id").as_integer();
+    const Json* given = piece.find("type_id");
+    const int64_t value = given ? given->as_integer() : 0;
     if (value < 0 || value > 1 << 16)
       fail(ErrorCode::kCorruptFile, "the template has type_id {}, expected 0 to 65536", value);
     return static_cast<int32_t>(value);

@@ -366,7 +366,7 @@ TEST(Encoder, IsQuantizedComparedAndClassifies) {
   examples.close(), samples.close();
   const Json quantized = run_json({"quantize", kEncoder, "-o", out, "--bits", "8", "--group-size", "16",
                                    "--calibration", calibration, "--samples", "50", "--device", "cpu"});
-  EXPECT_TRUE(quantized.get("passed").as_bool());
+  EXPECT_TRUE(quantized.get("check").get("passed").as_bool());
   const Json same = run_json({"eval", "embeddings", kEncoder, "--reference", kEncoder, "--text", texts});
   EXPECT_NEAR(same.get("min_cosine").as_number(), 1, 1e-6);
   EXPECT_EQ(same.get("texts").as_integer(), 3);
