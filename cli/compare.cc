@@ -112,7 +112,7 @@ void add_compare(CLI::App& app, Run& run) {
               {"windows", &arguments->windows, "at most this many windows of the text; 0: all"},
               {"speed", &arguments->measures_speed, "measure tokens per second"}},
              "Comparison");
-  add_fields(command, option_fields(arguments->classify), "Classification");
+  add_fields(command, option_fields(arguments->classify), "Classification", {"max_length", "truncate"});
   add_fields(command, option_fields(arguments->runtime), "Runtime", {"threads"});
   add_common(command, arguments->common);
   command.callback([arguments, &run] { run = [arguments] { return run_compare(*arguments); }; });

@@ -20,6 +20,7 @@ struct Arguments {
   PerplexityOptions perplexity;
   DivergenceOptions divergence;
   SpeedOptions speed;
+  EmbeddingsOptions embeddings;
   Common common;
 };
 
@@ -31,6 +32,14 @@ LanguageModel load(Arguments& arguments, const std::string& model, int64_t batch
   return LanguageModel::load(model, arguments.runtime, log);
 }
 
+// What a model is compared with is loaded as it stands, whatever is done to the model while it is loaded.
+LanguageModel load_reference(const Arguments& arguments, int64_t batch, int64_t length, const Log& log) {
+  Arguments plain = arguments;
+  plain.runtime.load_in_4bit = false;
+  plain.runtime.llm_int8_skip_modules.clear();
+  return load(plain, arguments.reference, batch, length, log);
+}
+
 int run_classify(Arguments& arguments) {
   require_model(arguments.model);
   require_file(arguments.data, "--data");
@@ -40,6 +49,11 @@ int run_classify(Arguments& arguments) {
   const Log log = progress_log();
   const LanguageModel model =
       load(arguments, arguments.model, arguments.classify.batch_size, kUsualPrompt, log);
+  if (model.task() != "text-generation") {
+    const SequenceClassifyResult result = classify_sequences(model, arguments.data, arguments.classify, log);
+    print_line(arguments.common.json ? to_json(result) : sequence_classification_text(result));
+    return kOk;
+  }
   const ClassifyResult result = classify(model, arguments.data, arguments.classify, log);
   print_line(arguments.common.json ? to_json(result) : classification_text(result));
   return kOk;
@@ -65,10 +79,23 @@ int run_divergence(Arguments& arguments) {
   const Log log = progress_log();
   const DivergenceOptions& options = arguments.divergence;
   const LanguageModel model = load(arguments, arguments.model, options.batch_size, options.context, log),
-                      reference =
-                          load(arguments, arguments.reference, options.batch_size, options.context, log);
+                      reference = load_reference(arguments, options.batch_size, options.context, log);
   const DivergenceResult result = divergence(model, reference, arguments.text, options, log);
   print_line(arguments.common.json ? to_json(result) : divergence_text(result));
+  return kOk;
+}
+
+int run_embeddings(Arguments& arguments) {
+  require_model(arguments.model);
+  require_model(arguments.reference);
+  require_file(arguments.text, "--text");
+  set_on_interrupt(OnInterrupt::kFlag);
+  const Log log = progress_log();
+  const EmbeddingsOptions& options = arguments.embeddings;
+  const LanguageModel model = load(arguments, arguments.model, options.embed.batch_size, kUsualPrompt, log),
+                      reference = load_reference(arguments, options.embed.batch_size, kUsualPrompt, log);
+  const EmbeddingsResult result = compare_embeddings(model, reference, arguments.text, options, log);
+  print_line(arguments.common.json ? to_json(result) : embeddings_text(result));
   return kOk;
 }
 
@@ -108,13 +135,16 @@ void add_eval(CLI::App& app, Run& run) {
 
   auto arguments = std::make_shared<Arguments>();
   CLI::App& classify_command = add_command(
-      eval, "classify", "Yes or no on your own dialogues: counts, precision, recall, F1 with their intervals",
+      eval, "classify", "Labels of your own examples: counts, precision, recall, F1 with their intervals",
       "  lowbit eval classify qwen2-int4 --data test.jsonl --predictions out.jsonl\n"
       "  asks each dialogue of test.jsonl, reads {\"is_fraud\": true} or a bare label\n"
       "  from the greedy answer, compares it with the label of the file, and writes\n"
-      "  every answer to out.jsonl.");
+      "  every answer to out.jsonl.\n"
+      "  lowbit eval classify bert-int4 --data test.jsonl --label-key label\n"
+      "  runs an encoder with a classification head on {\"text\": ..., \"label\": ...}.");
   add_model(classify_command, *arguments);
-  classify_command.add_option("--data", arguments->data, "dialogues with labels, as JSONL")
+  classify_command
+      .add_option("--data", arguments->data, "dialogues, or texts for an encoder, with labels, as JSONL")
       ->required()
       ->type_name("FILE");
   classify_command
@@ -153,6 +183,25 @@ void add_eval(CLI::App& app, Run& run) {
       ->type_name("FILE");
   add_fields(divergence_command, option_fields(arguments->divergence), "Divergence");
   finish(divergence_command, arguments, run, run_divergence);
+
+  arguments = std::make_shared<Arguments>();
+  CLI::App& embeddings_command = add_command(
+      eval, "embeddings", "How far an encoder's embeddings are from those of the model it was made from",
+      "  lowbit eval embeddings minilm-int4 --reference minilm --text sentences.txt\n"
+      "  embeds every line with both, and prints mean, lowest and quantiles of\n"
+      "  the cosines.");
+  add_model(embeddings_command, *arguments);
+  embeddings_command
+      .add_option("--reference", arguments->reference,
+                  "the folder of the model it was made from, which says how texts are read and pooled")
+      ->required()
+      ->type_name("FOLDER");
+  embeddings_command.add_option("--text", arguments->text, "one text a line, or JSONL with \"text\"")
+      ->required()
+      ->type_name("FILE");
+  add_fields(embeddings_command, option_fields(arguments->embeddings), "Embeddings");
+  add_fields(embeddings_command, option_fields(arguments->embeddings.embed), "Embeddings");
+  finish(embeddings_command, arguments, run, run_embeddings);
 
   arguments = std::make_shared<Arguments>();
   CLI::App& speed_command =

@@ -16,6 +16,7 @@ struct Example {
   std::vector<Message> messages;          // empty for plain text
   std::string text;                       // plain text, when there are no messages
   std::optional<std::string> label_json;  // the value of the label key, as JSON, when asked for and present
+  std::optional<std::string> text_pair;   // a second text that belongs to `text`
 };
 
 enum class DatasetKind {
@@ -41,7 +42,7 @@ struct DatasetOptions {
 //   assistant, system
 //   {"instruction", "input", "output"}                     Alpaca; the user says "instruction\n\ninput"
 //   {"prompt", "completion"} or {"prompt", "response"}     strings, or lists of messages
-//   {"text"}                                               kText; all others are kChat. A file holds one of
+//   {"text"}, {"text", "text_pair"}                        kText; all others are kChat. A file holds one of
 //   the two.
 // A string "system" beside the second to fourth becomes the first message. Further keys are ignored, but for
 // the label. CRLF, blank lines and a BOM are accepted. Errors name file and line: kCorruptFile (bad JSON, a

@@ -2,6 +2,7 @@
 // Every result names its protocol.
 #pragma once
 
+#include "lowbit/embed.h"
 #include "lowbit/generate.h"
 
 #include <filesystem>
@@ -19,6 +20,9 @@ struct ClassifyOptions {
   int64_t max_new_tokens = 48;        // per answer
   int64_t limit = 0;                  // > 0: only the first examples, for trying out
   std::filesystem::path predictions;  // a JSONL file with every answer, or empty
+  // For encoders with a classification head, where unparsable and max_new_tokens must be left alone:
+  int64_t max_length = 0;  // ids of a text, special tokens included; 0: max_position_embeddings
+  bool truncate = false;   // cut longer texts; otherwise they are an error
 };
 
 struct Proportion {
@@ -41,8 +45,36 @@ struct ClassifyResult {
   std::vector<int> labels;
 };
 
+// Dialogues, which a model that writes text answers.
 ClassifyResult classify(const LanguageModel& model, const std::filesystem::path& data,
                         const ClassifyOptions& options = {}, const Log& log = {});
+
+// One label of an encoder's head against all others.
+struct LabelResult {
+  std::string label;
+  int64_t samples = 0;  // whose truth it is
+  Proportion precision, recall;
+  std::optional<double> f1;
+};
+
+struct SequenceClassifyResult {
+  int64_t samples = 0, tokens = 0, truncated = 0;
+  Proportion accuracy;
+  std::optional<double> macro_f1;  // mean over the labels that have one
+  std::vector<LabelResult> labels;
+  std::vector<std::vector<int64_t>> confusion;  // [truth][prediction]
+  double seconds = 0, samples_per_second = 0;
+  MemoryUse memory;
+  std::string protocol;
+  std::vector<int> predictions, truths;           // per sample: indices into labels
+  std::vector<std::vector<float>> probabilities;  // per sample, of each label
+};
+
+// Examples {"text", label} or {"text", "text_pair", label} through an encoder's classification head. A label
+// is a name of id2label, an index, or with two labels true or false. kInvalidArgument: another kind of model,
+// no texts, a label that the model does not have, texts too long.
+SequenceClassifyResult classify_sequences(const LanguageModel& model, const std::filesystem::path& data,
+                                          const ClassifyOptions& options = {}, const Log& log = {});
 
 // Answers that changed sides between two models.
 struct Flips {
@@ -108,6 +140,30 @@ DivergenceResult divergence(const LanguageModel& model, const LanguageModel& ref
                             const std::filesystem::path& text, const DivergenceOptions& options = {},
                             const Log& log = {});
 
+struct EmbeddingsOptions {
+  EmbedOptions embed;
+  int64_t limit = 0;  // > 0: only the first texts
+};
+
+// Cosines between the embeddings that two models make of the same texts.
+struct EmbeddingsResult {
+  double mean_cosine = 0, min_cosine = 0, p1_cosine = 0, p5_cosine = 0, median_cosine = 0, standard_error = 0;
+  // Spearman's rank correlation of the cosines between texts, as one model has them and as the other: what
+  // search and clustering go by. None below three texts, and above 2,000 it is of the first 2,000.
+  std::optional<double> similarity_spearman;
+  int64_t worst_text = 0;  // number of the text with the least cosine, from 1
+  int64_t texts = 0, tokens = 0, truncated = 0, width = 0;
+  double seconds = 0, reference_seconds = 0;
+  MemoryUse memory, reference_memory;
+  std::string protocol;
+};
+
+// Of each line of a text file that is not blank, or each "text" of JSONL. kInvalidArgument: a model that is
+// no encoder, no texts, embeddings of two widths, texts too long.
+EmbeddingsResult compare_embeddings(const LanguageModel& model, const LanguageModel& reference,
+                                    const std::filesystem::path& text, const EmbeddingsOptions& options = {},
+                                    const Log& log = {});
+
 struct SpeedOptions {
   int64_t batch_size = 1;       // sequences at once
   int64_t prompt_tokens = 128;  // of each, read at once
@@ -127,6 +183,8 @@ SpeedResult measure_speed(const LanguageModel& model, const SpeedOptions& option
 std::string to_json(const ClassifyResult& result);
 std::string to_json(const PerplexityResult& result);
 std::string to_json(const DivergenceResult& result);
+std::string to_json(const SequenceClassifyResult& result);
+std::string to_json(const EmbeddingsResult& result);
 
 std::string to_json(const SpeedResult& result);
 std::string to_json(const PairedResult& result);

@@ -30,10 +30,12 @@ struct CalibrationOptions;
 struct QuantizeOptions;
 struct RuntimeOptions;
 struct GenerateOptions;
+struct EmbedOptions;
 struct ClassifyOptions;
 struct PerplexityOptions;
 struct DivergenceOptions;
 struct SpeedOptions;
+struct EmbeddingsOptions;
 struct MemoryEstimateOptions;
 
 Fields option_fields(AffineOptions& options);
@@ -43,10 +45,12 @@ Fields option_fields(
     QuantizeOptions& options);  // its own members; affine, gptq, calibration have lists of their own
 Fields option_fields(RuntimeOptions& options);
 Fields option_fields(GenerateOptions& options);
+Fields option_fields(EmbedOptions& options);
 Fields option_fields(ClassifyOptions& options);
 Fields option_fields(PerplexityOptions& options);
 Fields option_fields(DivergenceOptions& options);
 Fields option_fields(SpeedOptions& options);
+Fields option_fields(EmbeddingsOptions& options);  // those of `embed` have a list of their own
 Fields option_fields(MemoryEstimateOptions& options);
 
 }  // namespace lowbit

@@ -78,18 +78,22 @@ class LanguageModel {
   LanguageModel(LanguageModel&&) noexcept;
   LanguageModel& operator=(LanguageModel&&) noexcept;
 
-  const Tokenizer& tokenizer() const;         // kNotFound when the folder has none
-  const ChatTemplate& chat_template() const;  // kNotFound when the model has none
+  const Tokenizer& tokenizer() const;  // kNotFound when the folder has none
+  const ChatTemplate& chat_template()
+      const;  // kNotFound when the model has none, kInvalidArgument: an encoder
   GenerateOptions sampling_defaults() const;  // of generation_config.json
   int64_t context_length() const;             // max_position_embeddings
   int64_t vocab_size() const;
+  // What it is for, as transformers' pipelines are called: "text-generation"; of encoders "fill-mask",
+  // "text-classification" or, without a head, "feature-extraction".
+  std::string task() const;
   std::string device() const;  // where it runs: "cpu" or "cuda:0"
   MemoryUse memory() const;
 
   // Continues each prompt (token ids). Prompts of different lengths run as one ragged batch and give the
   // tokens that each would give alone (when sampling: with the random stream of its place in the call).
-  // kInvalidArgument: an empty prompt, ids out of range, a prompt longer than the context, options out of
-  // range.
+  // kInvalidArgument: an encoder, an empty prompt, ids out of range, a prompt longer than the context,
+  // options out of range.
   std::vector<GenerateResult> generate(const std::vector<std::vector<int32_t>>& prompts,
                                        const GenerateOptions& options, const StreamSink& stream = {},
                                        GenerateSpeed* speed = nullptr) const;

@@ -16,7 +16,7 @@ struct MemoryEstimateOptions {
   std::string kv_cache_dtype = "bfloat16";  // "bfloat16" or "float32"
 };
 
-// Generating on the CPU as lowbit does it, in bytes.
+// Generating on the CPU as lowbit does it, in bytes; of an encoder, reading all sequences at once.
 struct RunMemory {
   int64_t context = 0, batch_size = 0;
   uint64_t kv_cache_bytes_per_token = 0;

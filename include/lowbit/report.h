@@ -30,6 +30,8 @@ std::string comparison_json(const std::vector<ComparisonRow>& rows);
 std::string classification_text(const ClassifyResult& result);
 std::string perplexity_text(const PerplexityResult& result);
 std::string divergence_text(const DivergenceResult& result);
+std::string sequence_classification_text(const SequenceClassifyResult& result);
+std::string embeddings_text(const EmbeddingsResult& result);
 std::string speed_text(const SpeedResult& result);
 std::string quantize_text(const QuantizeResult& result);
 

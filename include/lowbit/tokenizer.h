@@ -33,6 +33,12 @@ struct DecodeOptions {
   bool skip_unknown_ids = false;
 };
 
+// What an encoder reads.
+struct EncoderInput {
+  std::vector<int32_t> ids, types;  // types: 0 for the first text and what belongs to it, 1 for the second
+  int64_t full_length = 0;          // ids that it would be if nothing was cut
+};
+
 class Tokenizer {
  public:
   // Reads tokenizer.json of a model folder, and tokenizer_config.json beside it where present.
@@ -44,6 +50,12 @@ class Tokenizer {
 
   // Linear in the length of the text. Text that is not UTF-8: each invalid byte becomes U+FFFD.
   std::vector<int32_t> encode(std::string_view text, const EncodeOptions& options = {}) const;
+  // One text or two, with the special tokens around them and the token types that the post-processor gives.
+  // max_length > 0: at most so many ids; what the longer text has more is cut off its end first, then both
+  // are (transformers: longest_first). kUnsupported: the post-processor knows no pairs.
+  // options.add_special_tokens is not read.
+  EncoderInput encode_input(std::string_view text, std::optional<std::string_view> second = {},
+                            int64_t max_length = 0, const EncodeOptions& options = {}) const;
   // Ids outside the vocabulary throw kInvalidArgument, unless skipped.
   std::string decode(std::span<const int32_t> ids, const DecodeOptions& options = {}) const;
 

@@ -14,16 +14,18 @@ bool starts_with(std::string_view text, std::string_view beginning) {
   return text.substr(0, beginning.size()) == beginning;
 }
 
-// What belongs to a model besides weights and config: how text becomes ids, how it generates, and its
-// licence.
+// What belongs to a model besides weights and config: how text becomes ids, how it generates, how its states
+// become embeddings, and its licence.
 bool is_copied(std::string_view name) {
   if (name.size() > 4 && name.substr(name.size() - 4) == ".tmp") return false;
   for (std::string_view beginning :
        {"tokenizer", "vocab", "merges", "chat_template", "LICENSE", "LICENCE", "NOTICE"}) {
     if (starts_with(name, beginning)) return true;
   }
-  return name == "special_tokens_map.json" || name == "added_tokens.json" ||
-         name == "generation_config.json" || name == "spiece.model" || name == "USE_POLICY.md";
+  return name == "modules.json" || name == "sentence_bert_config.json" ||
+         name == "config_sentence_transformers.json" || name == "special_tokens_map.json" ||
+         name == "added_tokens.json" || name == "generation_config.json" || name == "spiece.model" ||
+         name == "USE_POLICY.md";
 }
 
 void copy_files(const fs::path& source, const fs::path& folder) {
@@ -32,12 +34,13 @@ void copy_files(const fs::path& source, const fs::path& folder) {
     const std::string name = entry.path().filename().string();
     if (is_copied(name) && entry.is_regular_file()) names.push_back(name);
   }
-  const fs::path templates = "additional_chat_templates";
-  if (fs::is_directory(source / templates)) {
-    fs::create_directory(folder / templates);
-    for (const fs::directory_entry& entry : fs::directory_iterator(source / templates)) {
-      if (entry.path().extension() != ".jinja" || !entry.is_regular_file() || entry.is_symlink()) continue;
-      write_file_atomically(folder / templates / entry.path().filename(),
+  for (const auto& [part, extension] :
+       {std::pair{"additional_chat_templates", ".jinja"}, {"1_Pooling", ".json"}}) {
+    if (!fs::is_directory(source / part)) continue;
+    fs::create_directory(folder / part);
+    for (const fs::directory_entry& entry : fs::directory_iterator(source / part)) {
+      if (entry.path().extension() != extension || !entry.is_regular_file() || entry.is_symlink()) continue;
+      write_file_atomically(folder / part / entry.path().filename(),
                             read_file(entry.path(), kMaxCopiedBytes));
     }
   }

@@ -63,10 +63,19 @@ std::string number_format(const InspectSource& source, const Part& part, std::st
   return fmt::format("{}-bit codes", weight.bits);
 }
 
+// Whether the model's head says tokens. transformers writes tie_word_embeddings for other models too.
+bool has_token_head(const Json& config) {
+  const Json* names = config.find("architectures");
+  if (names == nullptr || names->size() == 0 || !names->is_array() || !names->as_array()[0].is_string())
+    return true;
+  const std::string& name = names->as_array()[0].as_string();
+  return name != "BertModel" && !ends_with(name, "ForSequenceClassification");
+}
+
 // Where config.json ties the head to the embedding: what the head would add.
 int64_t tied_parameters(const InspectSource& source, const Summary& summary) {
   const Json* tie = source.config.find("tie_word_embeddings");
-  const bool is_tied = tie != nullptr && tie->is_bool() && tie->as_bool();
+  const bool is_tied = tie != nullptr && tie->is_bool() && tie->as_bool() && has_token_head(source.config);
   if ((!is_tied && summary.waste.head == 0) || summary.modules.count("lm_head") > 0) return 0;
   const auto head = source.files.tensors.find("lm_head.weight");
   const bool has_head = head != source.files.tensors.end();

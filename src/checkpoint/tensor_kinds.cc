@@ -8,13 +8,15 @@ bool has(std::string_view text, std::string_view part) { return text.find(part) 
 }  // namespace
 
 std::string_view component_of(std::string_view name) {
-  if (name.substr(0, 8) == "lm_head." || name.substr(0, 10) == "embed_out.") return "head";
+  for (std::string_view head : {"lm_head.", "embed_out.", "cls.", "classifier."})
+    if (name.substr(0, head.size()) == head) return "head";
+  if (has(name, "pooler.")) return "head";
   // q_norm stands inside of self_attn, post_attention_layernorm has "attention" in it: norms first.
   if (has(name, "norm") || has(name, "ln_") || has(name, "LayerNorm")) return "norms";
   if (has(name, "embed") || has(name, "wte.") || has(name, "wpe.")) return "embedding";
   if (has(name, "attn") || has(name, "attention")) return "attention";
   if (has(name, "mlp") || has(name, "feed_forward") || has(name, ".fc1.") || has(name, ".fc2.") ||
-      has(name, "experts")) {
+      has(name, "experts") || has(name, ".intermediate.") || has(name, ".output.dense.")) {
     return "mlp";
   }
   return "other";

@@ -152,6 +152,12 @@ std::vector<std::vector<size_t>> length_sorted_batches(const std::vector<size_t>
 ClassifyResult classify(const LanguageModel& model, const std::filesystem::path& data,
                         const ClassifyOptions& options, const Log& log) {
   validate(options);
+  require_text_generation(model.state());
+  if (options.truncate || options.max_length > 0) {
+    fail(ErrorCode::kInvalidArgument,
+         "max_length and truncate are for encoders; {} writes its answers: leave them out",
+         model.state().folder.string());
+  }
   const Dataset dataset = load_dataset(data, {.label_key = options.label_key});
   for (const std::string& warning : dataset.warnings) log.warning(data.string() + ": " + warning);
   const std::vector<Question> questions = read_questions(dataset, options, data.string());

@@ -11,14 +11,22 @@ void check_at_least(const char* name, int64_t value, int64_t least) {
 }  // namespace
 
 Fields option_fields(ClassifyOptions& options) {
-  return {{"batch_size", &options.batch_size, "prompts per batch; does not change the answers"},
-          {"label_key", &options.label_key, "key of the JSON answer, and of the example's label"},
-          {"unparsable", &options.unparsable,
-           "answers without a label: count (on their own; a missed positive when the truth is positive) or "
-           "negative "
-           "(as the answer \"negative\")"},
-          {"max_new_tokens", &options.max_new_tokens, "at most this many tokens per answer"},
-          {"limit", &options.limit, "only the first examples, for trying out; 0: all"}};
+  return {
+      {"batch_size", &options.batch_size, "prompts per batch; does not change the answers"},
+      {"label_key", &options.label_key, "key of the JSON answer, and of the example's label"},
+      {"unparsable", &options.unparsable,
+       "answers without a label: count (on their own; a missed positive when the truth is positive) or "
+       "negative "
+       "(as the answer \"negative\")"},
+      {"max_new_tokens", &options.max_new_tokens, "at most this many tokens per answer"},
+      {"limit", &options.limit, "only the first examples, for trying out; 0: all"},
+      {"max_length", &options.max_length,
+       "encoders: tokens of a text, special ones included; 0: the model's max_position_embeddings"},
+      {"truncate", &options.truncate, "encoders: cut texts that are longer; otherwise they are an error"}};
+}
+
+Fields option_fields(EmbeddingsOptions& options) {
+  return {{"limit", &options.limit, "only the first texts; 0: all"}};
 }
 
 Fields option_fields(PerplexityOptions& options) {
@@ -55,6 +63,8 @@ void validate(const ClassifyOptions& options) {
          options.unparsable);
   }
 }
+
+void validate(const EmbeddingsOptions& options) { check_at_least("limit", options.limit, 0); }
 
 void validate(const PerplexityOptions& options) {
   check_at_least("context", options.context, 2);

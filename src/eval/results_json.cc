@@ -88,6 +88,59 @@ std::string to_json(const DivergenceResult& result) {
   return json.dump(2);
 }
 
+std::string to_json(const SequenceClassifyResult& result) {
+  Json json = Json::object();
+  json.set("samples", result.samples);
+  json.set("accuracy", number_or_null(result.accuracy.value));
+  json.set("accuracy_interval", interval(result.accuracy));
+  json.set("macro_f1", number_or_null(result.macro_f1));
+  Json labels = Json::array();
+  for (size_t i = 0; i < result.labels.size(); ++i) {
+    const LabelResult& label = result.labels[i];
+    Json counts = Json::object();
+    for (size_t k = 0; k < result.labels.size(); ++k)
+      counts.set(result.labels[k].label, result.confusion[i][k]);
+    labels.push_back(Json::Object{{"label", label.label},
+                                  {"samples", label.samples},
+                                  {"precision", number_or_null(label.precision.value)},
+                                  {"precision_interval", interval(label.precision)},
+                                  {"recall", number_or_null(label.recall.value)},
+                                  {"recall_interval", interval(label.recall)},
+                                  {"f1", number_or_null(label.f1)},
+                                  {"predicted_as", counts}});
+  }
+  json.set("labels", labels);
+  json.set("tokens", result.tokens);
+  json.set("truncated", result.truncated);
+  json.set("seconds", result.seconds);
+  json.set("samples_per_second", result.samples_per_second);
+  json.set("memory", memory_json(result.memory));
+  json.set("protocol", result.protocol);
+  return json.dump(2);
+}
+
+std::string to_json(const EmbeddingsResult& result) {
+  Json json = Json::object();
+  json.set("mean_cosine", result.mean_cosine);
+  json.set("standard_error", result.standard_error);
+  json.set("median_cosine", result.median_cosine);
+  json.set("p5_cosine", result.p5_cosine);
+  json.set("p1_cosine", result.p1_cosine);
+  json.set("min_cosine", result.min_cosine);
+  json.set("worst_text", result.worst_text);
+  json.set("similarity_spearman", number_or_null(result.similarity_spearman));
+  json.set("texts", result.texts);
+  json.set("tokens", result.tokens);
+  json.set("truncated", result.truncated);
+  json.set("width", result.width);
+  json.set("seconds", result.seconds);
+  json.set("reference_seconds", result.reference_seconds);
+  json.set("memory", memory_json(result.memory));
+  json.set("reference_memory", memory_json(result.reference_memory));
+  json.set("protocol", result.protocol);
+  return json.dump(2);
+}
+
 std::string to_json(const PairedResult& result) {
   Json json = flips_json(result.all);
   json.set("samples", result.samples);

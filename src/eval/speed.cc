@@ -1,5 +1,6 @@
 #include "base/fail.h"
 #include "eval/validate.h"
+#include "runtime/language_model.h"
 
 #include <algorithm>
 
@@ -7,6 +8,7 @@ namespace lowbit {
 
 SpeedResult measure_speed(const LanguageModel& model, const SpeedOptions& options, const Log& log) {
   validate(options);
+  require_text_generation(model.state());
   if (options.prompt_tokens + options.new_tokens > model.context_length()) {
     fail(ErrorCode::kInvalidArgument,
          "{} prompt tokens and {} new ones are more than the model's context of {}", options.prompt_tokens,

@@ -1,7 +1,10 @@
 #include "eval/statistics.h"
 
+#include "base/fail.h"
+
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 namespace lowbit {
 
@@ -25,6 +28,37 @@ double percentile(const std::vector<double>& ascending, double share) {
   const size_t above = std::min(below + 1, ascending.size() - 1);
   const double part = place - static_cast<double>(below);
   return ascending[below] + part * (ascending[above] - ascending[below]);
+}
+
+namespace {
+
+// Ranks of the values, less their mean.
+std::vector<double> centered_ranks(const std::vector<float>& values) {
+  std::vector<size_t> order(values.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return values[a] < values[b]; });
+  std::vector<double> ranks(values.size());
+  for (size_t begin = 0, end = 0; begin < order.size(); begin = end) {
+    while (end < order.size() && values[order[end]] == values[order[begin]]) ++end;
+    const double rank = static_cast<double>(begin + end - 1) / 2 - static_cast<double>(order.size() - 1) / 2;
+    for (size_t i = begin; i < end; ++i) ranks[order[i]] = rank;
+  }
+  return ranks;
+}
+
+}  // namespace
+
+std::optional<double> spearman(const std::vector<float>& a, const std::vector<float>& b) {
+  LOWBIT_ASSERT(a.size() == b.size());
+  const std::vector<double> x = centered_ranks(a), y = centered_ranks(b);
+  double xy = 0, xx = 0, yy = 0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    xy += x[i] * y[i];
+    xx += x[i] * x[i];
+    yy += y[i] * y[i];
+  }
+  if (xx == 0 || yy == 0) return std::nullopt;
+  return xy / std::sqrt(xx * yy);
 }
 
 std::optional<double> ratio(int64_t numerator, int64_t denominator) {

@@ -25,6 +25,10 @@ class RunningMean {
 // neighbours as numpy does by default. 0 for an empty list.
 double percentile(const std::vector<double>& ascending, double share);
 
+// Spearman's rank correlation; equal values share the mean of their ranks. None where one side is constant or
+// there are fewer than two values.
+std::optional<double> spearman(const std::vector<float>& a, const std::vector<float>& b);
+
 // numerator / denominator; none when the denominator is 0.
 std::optional<double> ratio(int64_t numerator, int64_t denominator);
 

@@ -55,6 +55,7 @@ void score_tokens(const LanguageModel::State& state, const std::vector<int32_t>&
 }
 
 void check_context(const LanguageModel& model, int64_t context) {
+  require_text_generation(model.state());
   if (context > model.context_length()) {
     fail(ErrorCode::kInvalidArgument,
          "context is {}, but the model was made for at most {} ids (max_position_embeddings)", context,

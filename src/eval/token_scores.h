@@ -24,7 +24,7 @@ PerplexityResult perplexity_of(const RunningMean& nll, const WindowPlan& plan, i
 
 [[noreturn]] void fail_not_finite(const std::filesystem::path& folder, size_t window, int64_t position);
 
-// kInvalidArgument when windows of `context` ids are longer than the model's context.
+// kInvalidArgument when windows of `context` ids are longer than the model's context, or it is an encoder.
 void check_context(const LanguageModel& model, int64_t context);
 
 }  // namespace lowbit

@@ -11,5 +11,6 @@ void validate(const ClassifyOptions& options);
 void validate(const PerplexityOptions& options);
 void validate(const DivergenceOptions& options);
 void validate(const SpeedOptions& options);
+void validate(const EmbeddingsOptions& options);
 
 }  // namespace lowbit

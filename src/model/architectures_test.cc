@@ -40,6 +40,15 @@ Json gemma3() {
       "config.json");
 }
 
+Json bert(const char* architecture) {
+  Json config =
+      parse_json(R"({"model_type": "bert", "vocab_size": 11, "hidden_size": 8, "intermediate_size": 12,
+    "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 16})",
+                 "config.json");
+  config.set("architectures", Json(Json::Array{Json(architecture)}));
+  return config;
+}
+
 ModelConfig read(const Json& config) { return find_architecture(config).read_config(config); }
 
 void expect_refusal(Json config, const char* key, Json value, ErrorCode code = ErrorCode::kUnsupported) {
@@ -99,6 +108,16 @@ TEST(Architectures, WhatIsNotSupportedIsNamed) {
   expect_refusal(gemma3(), "final_logit_softcapping", Json(30.0));
   expect_refusal(gemma3(), "use_bidirectional_attention", true);
   expect_refusal(gemma3(), "layer_types", parse_json(R"(["full_attention", "chunked", "x"])", "t"));
+  expect_refusal(bert("BertModel"), "is_decoder", true);
+  expect_refusal(bert("BertModel"), "position_embedding_type", "relative_key");
+  expect_refusal(bert("BertForSequenceClassification"), "problem_type", "regression");
+  expect_refusal(bert("BertForSequenceClassification"), "id2label", parse_json(R"({"0": "x"})", "t"));
+  expect_refusal(bert("BertForSequenceClassification"), "id2label",
+                 parse_json(R"({"0": "x", "2": "y"})", "t"), ErrorCode::kCorruptFile);
+  const std::string head =
+      testing::error_of(ErrorCode::kUnsupported, [] { read(bert("BertForTokenClassification")); });
+  for (const char* word : {"BertForTokenClassification", "BertModel", "BertForMaskedLM"})
+    EXPECT_NE(head.find(word), std::string::npos) << head;
   Json neox = gpt_neox();
   neox.set("rope_scaling", parse_json(R"({"type": "dynamic", "factor": 2})", "t"));
   EXPECT_NE(testing::error_of(ErrorCode::kUnsupported, [&] { read(neox); }).find("dynamic"),
@@ -141,6 +160,63 @@ TEST(Architectures, NamesOfABareModelAreFoundToo) {
     EXPECT_NE(testing::error_of(ErrorCode::kCorruptFile, [&] { Model::create(gpt2(), fewer); }).find(name),
               std::string::npos);
   }
+}
+
+TEST(Architectures, HeadsOfEncodersAreReadAndTheirTensorsAskedFor) {
+  EXPECT_EQ(read(bert("BertModel")).head_kind, HeadKind::kNone);
+  EXPECT_FALSE(read(bert("BertModel")).tie_word_embeddings);
+  EXPECT_TRUE(read(bert("BertForMaskedLM")).tie_word_embeddings);
+  EXPECT_EQ(read(bert("BertForSequenceClassification")).labels,
+            (std::vector<std::string>{"LABEL_0", "LABEL_1"}));
+  NamedWeights weights;
+  auto add = [&](const std::string& name, Shape shape) {
+    weights[name] = Tensor::zeros(DType::kF32, std::move(shape));
+  };
+  auto add_linear = [&](const std::string& module, int64_t out, int64_t in) {
+    add(module + ".weight", {out, in});
+    add(module + ".bias", {out});
+  };
+  auto add_norm = [&](const std::string& module) {
+    add(module + ".weight", {8});
+    add(module + ".bias", {8});
+  };
+  add("embeddings.word_embeddings.weight", {11, 8});
+  add("embeddings.position_embeddings.weight", {16, 8});
+  add("embeddings.token_type_embeddings.weight", {2, 8});
+  add_norm("embeddings.LayerNorm");
+  const std::string layer = "encoder.layer.0.";
+  for (const char* name : {"query", "key", "value"}) add_linear(layer + "attention.self." + name, 8, 8);
+  add_linear(layer + "attention.output.dense", 8, 8);
+  add_norm(layer + "attention.output.LayerNorm");
+  add_linear(layer + "intermediate.dense", 12, 8);
+  add_linear(layer + "output.dense", 8, 12);
+  add_norm(layer + "output.LayerNorm");
+  const Model bare = Model::create(bert("BertModel"), weights);
+  EXPECT_FALSE(bare.has_head());
+  EXPECT_EQ(bare.head_outputs(), 0);
+  EXPECT_TRUE(bare.frame_linears().empty());
+  EXPECT_EQ(bare.block(0).linears()[4].module, "encoder.layer.0.intermediate.dense");
+
+  NamedWeights whole;
+  for (const auto& [name, weight] : weights) whole["bert." + name] = weight;
+  const auto refusal = [&](const char* architecture) {
+    return testing::error_of(ErrorCode::kCorruptFile, [&] { Model::create(bert(architecture), whole); });
+  };
+  EXPECT_NE(refusal("BertForSequenceClassification").find("bert.pooler.dense.weight"), std::string::npos);
+  EXPECT_NE(refusal("BertForMaskedLM").find("cls.predictions.transform.dense.weight"), std::string::npos);
+  weights.clear();
+  add_linear("bert.pooler.dense", 8, 8);
+  add_linear("classifier", 2, 8);
+  add_linear("cls.predictions.transform.dense", 8, 8);
+  add_norm("cls.predictions.transform.LayerNorm");
+  add("cls.predictions.bias", {11});
+  whole.merge(weights);
+  const Model classifier = Model::create(bert("BertForSequenceClassification"), whole);
+  EXPECT_EQ(classifier.head_outputs(), 2);
+  EXPECT_EQ(classifier.frame_linears(), (std::vector<std::string>{"bert.pooler.dense", "classifier"}));
+  const Model masked = Model::create(bert("BertForMaskedLM"), whole);
+  EXPECT_EQ(masked.head_outputs(), 11);
+  EXPECT_TRUE(masked.is_tied());
 }
 
 TEST(Architectures, OnlyConv1dIsTurned) {

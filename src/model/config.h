@@ -1,4 +1,4 @@
-// What config.json says of a decoder model, checked for sense before anything is built from it.
+// What config.json says of a model, checked for sense before anything is built from it.
 #pragma once
 
 #include "base/json.h"
@@ -30,6 +30,14 @@ struct RopeConfig {
 
 class ConfigReader;
 
+// What a model's head says.
+enum class HeadKind {
+  kNextToken,  // of each token, which one follows
+  kTokens,     // of each token, which one stands there: a masked language model
+  kClasses,    // of a sequence, by its first token
+  kNone,       // there is none: what counts are the hidden states
+};
+
 struct ModelConfig {
   std::string model_type;    // "qwen2"
   std::string architecture;  // "Qwen2ForCausalLM"
@@ -45,6 +53,10 @@ struct ModelConfig {
   bool has_parallel_residual = false;  // attention and MLP read the same hidden state
   bool has_norm_first = true;          // norms stand before attention and MLP; otherwise behind them
   bool has_final_norm = true;
+  bool is_causal = true;  // a token sees those before it; otherwise all: an encoder, which writes nothing
+  HeadKind head_kind = HeadKind::kNextToken;
+  std::vector<std::string> labels;        // kClasses: their names
+  int64_t token_types = 0;                // of encoders: kinds of segments, 0 without embeddings of them
   RopeConfig rope;                        // unused where rotary_dim is 0
   std::optional<RopeConfig> window_rope;  // of the layers with a window, where that is another
   std::vector<int64_t> windows;           // per layer; 0: full attention

@@ -222,7 +222,8 @@ AttentionShape attention_shape(const ModelConfig& config, int64_t layer) {
           .head_dim = config.head_dim,
           .scale = config.attention_scale > 0 ? config.attention_scale
                                               : 1.0f / std::sqrt(static_cast<float>(config.head_dim)),
-          .window = config.windows[static_cast<size_t>(layer)]};
+          .window = config.windows[static_cast<size_t>(layer)],
+          .is_causal = config.is_causal};
 }
 
 DecoderParts llama_parts(const ModelConfig& config, const WeightReader& layer_weights, int64_t layer) {

@@ -1,5 +1,5 @@
-// The block of all decoder models here: attention and an MLP, each with its norms and residual. What differs
-// is in DecoderParts, which an architecture fills in.
+// The block of all models here: attention and an MLP, each with its norms and residual. What differs is in
+// DecoderParts, which an architecture fills in; an encoder's attention is not causal.
 #pragma once
 
 #include "model/config.h"

@@ -50,7 +50,9 @@ Model Model::create(const Json& config, const NamedWeights& given) {
   for (int64_t layer = 0; layer < shape.layers; ++layer) {
     model.blocks_.push_back(architecture.make_block(shape, reader, layer));
   }
-  if (shape.tie_word_embeddings) {
+  if (architecture.make_head) {
+    model.head_ = architecture.make_head(shape, WeightReader(weights), model.frame_);
+  } else if (shape.tie_word_embeddings) {
     model.head_ = {architecture.head, model.frame_.embedding, {}};
   } else {
     model.head_ =
@@ -71,8 +73,15 @@ bool Model::has_fixed_weights() const {
                      [](const auto& block) { return block->has_fixed_weights(); });
 }
 
-void Model::embed(const OpContext& ops, const TokenIds& tokens, const int32_t* positions,
-                  float* hidden) const {
+std::vector<std::string> Model::frame_linears() const {
+  std::vector<std::string> modules;
+  if (frame_.transform) modules.push_back(frame_.transform->linear.module);
+  if (has_head()) modules.push_back(head_.module);
+  return modules;
+}
+
+void Model::embed(const OpContext& ops, const TokenIds& tokens, const int32_t* positions, float* hidden,
+                  const int32_t* types) const {
   for (int32_t id : tokens.ids) {
     if (id < 0 || id >= config_.vocab_size) {
       fail(ErrorCode::kInvalidArgument, "token id {} is outside of the model's vocabulary of {}", id,
@@ -90,15 +99,43 @@ void Model::embed(const OpContext& ops, const TokenIds& tokens, const int32_t* p
   if (frame_.embedding_scale != 1) scale(ops, frame_.embedding_scale, count * width, hidden);
   if (!frame_.positions.empty())
     add_positions(ops, frame_.positions, frame_.position_offset, positions, count, hidden);
+  add_token_types(ops, types, count, hidden);
   if (!frame_.embedding_norm.is_none()) apply_norm(ops, frame_.embedding_norm, hidden, count, width, hidden);
+}
+
+void Model::add_token_types(const OpContext& ops, const int32_t* types, int64_t count, float* hidden) const {
+  if (frame_.token_types.empty()) {
+    if (types) fail(ErrorCode::kInvalidArgument, "a model of type {} has no token types", config_.model_type);
+    return;
+  }
+  const std::vector<int32_t> zeros(types ? 0 : static_cast<size_t>(count));
+  if (!types) types = zeros.data();
+  for (int64_t i = 0; i < count; ++i) {
+    if (types[i] < 0 || types[i] >= config_.token_types) {
+      fail(ErrorCode::kInvalidArgument, "token type {} is outside of the model's {}", types[i],
+           config_.token_types);
+    }
+  }
+  add_positions(ops, frame_.token_types, 0, types, count, hidden);
 }
 
 void Model::head_input(const OpContext& ops, const float* hidden, int64_t rows, Activations input) const {
   const int64_t width = config_.hidden_size;
-  if (!frame_.project_out) return apply_norm(ops, frame_.final_norm, hidden, rows, width, input);
+  if (!frame_.project_out && !frame_.transform)
+    return apply_norm(ops, frame_.final_norm, hidden, rows, width, input);
   const ActivationScratch normed(ops, rows * width);
-  apply_norm(ops, frame_.final_norm, hidden, rows, width, normed.rows());
-  matmul(ops, normed.rows(), rows, *frame_.project_out, nullptr, input, MatmulMode::kDecode);
+  if (frame_.transform) {
+    const auto& [linear, activation] = *frame_.transform;
+    matmul(ops, hidden, rows, linear.weight, linear.bias.empty() ? nullptr : &linear.bias, normed.rows(),
+           MatmulMode::kDecode);
+    activate(ops, activation, normed.rows(), rows * width, normed.rows());
+    apply_norm(ops, frame_.final_norm, normed.rows(), rows, width,
+               frame_.project_out ? normed.rows() : input);
+  } else {
+    apply_norm(ops, frame_.final_norm, hidden, rows, width, normed.rows());
+  }
+  if (frame_.project_out)
+    matmul(ops, normed.rows(), rows, *frame_.project_out, nullptr, input, MatmulMode::kDecode);
 }
 
 void Model::logits(const OpContext& ops, const float* hidden, int64_t rows, MatmulMode mode, float* logits,

@@ -1,5 +1,5 @@
-// A language model: embedding, blocks, last norm, head. Built from a config and named weights; checks all of
-// them first. Knows no files and no quantization.
+// A language model or encoder: embedding, blocks, last norm, head. Built from a config and named weights;
+// checks all of them first. Knows no files and no quantization.
 #pragma once
 
 #include "model/block.h"
@@ -13,6 +13,12 @@ namespace lowbit {
 
 struct Architecture;
 
+// A linear layer and what its output goes through, on the way to a head.
+struct HeadTransform {
+  Linear linear;  // [hidden_size, hidden_size]
+  Activation activation = Activation::kGelu;
+};
+
 // What stands around the blocks, but for the head.
 struct Frame {
   Weight embedding;  // [vocab, embedding_width]
@@ -20,7 +26,9 @@ struct Frame {
   std::optional<Weight> project_in;  // [hidden_size, embedding_width]
   Tensor positions;  // learned ones that are added, [positions + position_offset, hidden_size], or empty
   int64_t position_offset = 0;  // row of position 0
+  Tensor token_types;           // learned ones that are added, [token_types, hidden_size], or empty
   Norm embedding_norm;          // mostly none
+  std::optional<HeadTransform> transform;  // before the final norm
   Norm final_norm;
   std::optional<Weight> project_out;  // [embedding_width, hidden_size]
 };
@@ -48,15 +56,22 @@ class Model {
   const Weight& embedding_table() const { return frame_.embedding; }
   Linear& head() { return head_; }  // shares the embedding's storage when tied
   const Linear& head() const { return head_; }
+  bool has_head() const { return config_.head_kind != HeadKind::kNone; }
+  int64_t head_outputs() const { return has_head() ? out_features(head_.weight) : 0; }  // ids or classes
+  // Modules around the blocks that are linear layers, and stay dense: those before the head, and the head.
+  std::vector<std::string> frame_linears() const;
   bool is_tied() const { return config_.tie_word_embeddings; }
   int64_t head_width() const { return config_.embedding_width; }
 
   // hidden: [tokens, hidden_size], the first block's input. positions: of the tokens, where the operators
-  // compute. Ids outside the vocabulary and positions that were not learned throw kInvalidArgument.
-  void embed(const OpContext& ops, const TokenIds& tokens, const int32_t* positions, float* hidden) const;
-  // input: [rows, head_width], what the head reads.
+  // compute. types: [tokens] of a model that has them, null: all 0. Ids outside the vocabulary, and positions
+  // and types that were not learned, throw kInvalidArgument.
+  void embed(const OpContext& ops, const TokenIds& tokens, const int32_t* positions, float* hidden,
+             const int32_t* types = nullptr) const;
+  // input: [rows, head_width], what the head reads; without a head, of a sequence's first row, what such
+  // models call its pooled output.
   void head_input(const OpContext& ops, const float* hidden, int64_t rows, Activations input) const;
-  // logits: [rows, vocab_size]; head_input and head. kept: perhaps the same rows.
+  // logits: [rows, head_outputs]; head_input and head. kept: perhaps the same rows.
   void logits(const OpContext& ops, const float* hidden, int64_t rows, MatmulMode mode, float* logits,
               const KeptRows* kept = nullptr) const;
 
@@ -69,6 +84,8 @@ class Model {
   RopeTables rope_tables(const OpContext& ops, int64_t positions) const;  // where the operators compute
 
  private:
+  void add_token_types(const OpContext& ops, const int32_t* types, int64_t count, float* hidden) const;
+
   ModelConfig config_;
   std::vector<std::unique_ptr<Block>> blocks_;
   Frame frame_;
@@ -87,6 +104,8 @@ struct Architecture {
   const char* head;            // module name; used when not tied
   bool has_gpu_path = false;
   bool has_conv1d = false;  // its blocks have no other linears than Conv1D
+  // A head that is not simply `head`, or is the embedding; it may be none.
+  Linear (*make_head)(const ModelConfig& config, const WeightReader& weights, const Frame& frame) = nullptr;
 };
 std::span<const Architecture> architectures();
 // By its model_type; kUnsupported names those there are.

@@ -4,11 +4,12 @@
 
 namespace lowbit {
 
-extern const Architecture kBloom, kGemma3, kGpt2, kGptNeox, kLlama, kMistral, kOpt, kPhi3, kQwen2, kQwen3;
+extern const Architecture kBert, kBloom, kGemma3, kGpt2, kGptNeox, kLlama, kMistral, kOpt, kPhi3, kQwen2,
+    kQwen3;
 
 std::span<const Architecture> architectures() {
-  static const Architecture kArchitectures[] = {kBloom,   kGemma3, kGpt2, kGptNeox, kLlama,
-                                                kMistral, kOpt,    kPhi3, kQwen2,   kQwen3};
+  static const Architecture kArchitectures[] = {kBert,    kBloom, kGemma3, kGpt2,  kGptNeox, kLlama,
+                                                kMistral, kOpt,   kPhi3,   kQwen2, kQwen3};
   return kArchitectures;
 }
 

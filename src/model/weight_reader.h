@@ -11,6 +11,7 @@ class WeightReader {
   explicit WeightReader(const NamedWeights& weights, std::string prefix = "")
       : weights_(weights), prefix_(std::move(prefix)) {}
   WeightReader inside(std::string_view part) const { return WeightReader(weights_, full(part)); }
+  WeightReader outside() const { return WeightReader(weights_); }  // without any prefix
 
   // Each throws kCorruptFile naming the tensor, the shape found and the shape expected from config.json.
   Weight matrix(std::string_view name, int64_t out_features, int64_t in_features) const;

@@ -27,6 +27,10 @@ void check(const AttentionShape& shape, std::span<const AttentionSequence> seque
     fail(ErrorCode::kInvalidArgument, "attention: the cache is {}, expected F32 or BF16",
          dtype_name(shape.cache_dtype));
   }
+  if (!shape.is_causal && (shape.window > 0 || shape.slopes)) {
+    fail(ErrorCode::kInvalidArgument,
+         "attention: a window and slopes are for causal attention; here tokens see all of their sequence");
+  }
   for (const AttentionSequence& sequence : sequences) {
     if (sequence.count < 0 || sequence.position < 0 ||
         sequence.position > sequence.capacity - sequence.count) {
@@ -60,7 +64,8 @@ void for_each_block(const AttentionShape& shape, std::span<const AttentionSequen
       item.sequence = static_cast<int64_t>(s);
       item.first_row = first;
       item.rows = std::min(kAttentionRows, rows - first);
-      const int64_t last_key = sequence.position + (first + item.rows - 1) / group;
+      const int64_t last_key =
+          sequence.position + (shape.is_causal ? (first + item.rows - 1) / group : sequence.count - 1);
       const int64_t first_token = sequence.position + first / group;
       const int64_t first_key = shape.window > 0 ? std::max<int64_t>(0, first_token - shape.window + 1) : 0;
       item.first_chunk = first_key / kAttentionChunk;
@@ -82,6 +87,10 @@ void check_for_gpu(const AttentionShape& shape, const AttentionBatch& batch) {
          "attention on a GPU: heads have {} elements, at most 256 are possible; use the CPU", shape.head_dim);
   }
   if (shape.slopes) fail(ErrorCode::kUnsupported, "attention on a GPU: ALiBi is for the CPU alone; use that");
+  if (!shape.is_causal) {
+    fail(ErrorCode::kUnsupported,
+         "attention on a GPU: attention that is not causal is for the CPU alone; use that");
+  }
   if (!batch.on_gpu) fail(ErrorCode::kInternal, "attention on a GPU: the sequences are not there");
 }
 
@@ -257,6 +266,7 @@ void attention(const OpContext& context, const AttentionShape& shape, const Atte
                      shape.layer_offset,
                      shape.scale,
                      shape.slopes,
+                     shape.is_causal,
                      shape.cache_dtype == DType::kBF16,
                      mode == AttentionMode::kPrefill,
                      false};
@@ -265,8 +275,8 @@ void attention(const OpContext& context, const AttentionShape& shape, const Atte
   // A short context stays on this thread, and so does what is left to do for a split one.
   int64_t keys = 0;
   for (const AttentionItem* item = items; item < items + item_count; ++item) {
-    const int64_t end = sequences[static_cast<size_t>(item->sequence)].position +
-                        (item->first_row + item->rows - 1) * shape.kv_heads / shape.heads + 1;
+    const int64_t end = seen_end(args, sequences[static_cast<size_t>(item->sequence)],
+                                 (item->first_row + item->rows - 1) * shape.kv_heads / shape.heads);
     keys += std::min(end - item->first_chunk * kAttentionChunk, item->chunks * kAttentionChunk) * item->rows;
   }
   run_kernel(context, kernel, args, item_count, chunk_for(2 * shape.head_dim * keys / item_count, kSmall),

@@ -1,4 +1,4 @@
-// Causal attention with grouped queries over a KV cache, for ragged batches.
+// Attention with grouped queries over a KV cache, causal or not, for ragged batches.
 // Softmax in FP32, streamed over the keys (Milakov and Gimelshein, arXiv 1805.02867; Dao et al., arXiv
 // 2205.14135).
 #pragma once
@@ -24,6 +24,8 @@ struct AttentionShape {
   // ALiBi: F32 [heads], by which a score falls for each token between query and key. Null: none. Press et
   // al., arXiv 2108.12409. CPU.
   const float* slopes = nullptr;
+  // A token sees itself and those before it; otherwise all of its sequence, without window and slopes. CPU.
+  bool is_causal = true;
 };
 
 // The sequences of a step in this machine's memory, and a copy of them on the GPU where operators compute
@@ -52,9 +54,10 @@ void kv_append(const OpContext& context, const AttentionShape& shape, const Atte
                ConstActivations k, ConstActivations v);
 
 // out[t, h] = softmax(scale * q[t, h] K^T) V over the keys that token t may see. q, out: [tokens, heads *
-// head_dim]. A row's result does not depend on the other rows of the call, on `count`, or on the number of
-// threads; with an FP32 kernel not on the mode either. (A value that is not finite may spoil rows of the same
-// call before its token.) kInvalidArgument as kv_append, and when heads is no multiple of kv_heads.
+// head_dim]. A row's result does not depend on the other rows of the call, on the number of threads, or, with
+// causality, on `count`; with an FP32 kernel not on the mode either. (A value that is not finite may spoil
+// rows of the same call before its token.) kInvalidArgument as kv_append, and when heads is no multiple of
+// kv_heads or a window or slopes are given without causality.
 void attention(const OpContext& context, const AttentionShape& shape, const AttentionBatch& batch,
                ConstActivations q, Activations out, AttentionMode mode);
 

@@ -46,6 +46,7 @@ struct AttentionArgs {
   int64_t layer_offset;  // bytes from the first layer's keys and values to those meant
   float scale;
   const float* slopes;  // [heads], see AttentionShape; or null
+  bool causal;
   bool bf16_cache;
   bool prefill;
   bool combine;  // second phase of split items: merge `partial` into out
@@ -57,6 +58,10 @@ static inline const void* keys_of(const AttentionArgs& args, const AttentionSequ
 }
 static inline const void* values_of(const AttentionArgs& args, const AttentionSequence& sequence) {
   return static_cast<const char*>(sequence.values) + args.layer_offset;
+}
+// The first key that the new token `token` of a sequence does not see.
+static inline int64_t seen_end(const AttentionArgs& args, const AttentionSequence& sequence, int64_t token) {
+  return sequence.position + (args.causal ? token + 1 : sequence.count);
 }
 
 // Floats of scratch per worker. Kernels pad head_dim to 32.

@@ -73,7 +73,7 @@ struct Problem {
       for (int64_t token = 0; token < sequence.count; ++token) {
         for (int64_t head = 0; head < shape.heads; ++head) {
           const int64_t offset = ((sequence.row + token) * shape.heads + head) * head_dim;
-          const int64_t end = sequence.position + token + 1;
+          const int64_t end = sequence.position + (shape.is_causal ? token + 1 : sequence.count);
           const int64_t begin = shape.window > 0 ? std::max<int64_t>(0, end - shape.window) : 0;
           const int64_t base = head / group * sequence.capacity;
           std::vector<double> scores;
@@ -157,6 +157,28 @@ TEST(Attention, SlopesLowerTheScoresOfDistantKeys) {
   }
 }
 
+TEST(Attention, WithoutCausalityATokenSeesAllOfItsSequence) {
+  for (const std::string& kernel : testing::available(attention_kernels(), "attention")) {
+    Bench one(kernel, 1), three(kernel, 3);
+    for (int64_t head_dim : {12, 32, 64}) {
+      for (int64_t group : {1, 3}) {
+        // Of few and many items: the longest one is split by chunks of keys.
+        for (const auto& lengths : std::vector<std::vector<std::pair<int64_t, int64_t>>>{
+                 {{0, 5}, {0, 1}, {0, 67}, {0, 513}}, {{0, 300}}, {{70, 3}}}) {
+          Problem problem(1, group, head_dim, lengths, DType::kF32, 0, 7);
+          problem.shape.is_causal = false;
+          for (AttentionMode mode : {AttentionMode::kDecode, AttentionMode::kPrefill}) {
+            const std::vector<float> out = problem.run(one.context(), mode);
+            EXPECT_LT(testing::relative_error(out, problem.expected()), bound(kernel, mode))
+                << kernel << " head_dim " << head_dim << " group " << group;
+            EXPECT_TRUE(testing::same_bits(out, problem.run(three.context(), mode))) << kernel;
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(Attention, ARowIsTheSameWhateverElseIsInTheCallAndOnAnyNumberOfThreads) {
   for (const std::string& kernel : testing::available(attention_kernels(), "attention")) {
     for (int64_t window : {0, 90}) {
@@ -228,6 +250,9 @@ TEST(Attention, RefusesWhatDoesNotFit) {
   Problem uneven(2, 2, 8, {{0, 4}}, DType::kF32, 0, 1);
   uneven.shape.heads = 3;
   testing::error_of(ErrorCode::kInvalidArgument, [&] { uneven.run(bench.context()); });
+  Problem window(2, 2, 8, {{0, 4}}, DType::kF32, 2, 1);
+  window.shape.is_causal = false;
+  testing::error_of(ErrorCode::kInvalidArgument, [&] { window.run(bench.context()); });
 }
 
 }  // namespace

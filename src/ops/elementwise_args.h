@@ -33,7 +33,7 @@ struct LayerNormArgs {
   float epsilon;
 };
 
-enum class Activation : uint8_t { kSilu, kGelu, kGeluTanh, kRelu };
+enum class Activation : uint8_t { kSilu, kGelu, kGeluTanh, kRelu, kTanh };
 
 // Units: elements.
 struct ActivateArgs {

@@ -138,13 +138,16 @@ double activated(Activation f, double x) {
       return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
     case Activation::kRelu:
       return std::max(x, 0.0);
+    case Activation::kTanh:
+      return std::tanh(x);
   }
   return NAN;
 }
 
 TEST(Activate, EveryKernelAndFunctionMatchesDouble) {
   for (const std::string& kernel : testing::available(elementwise_kernels(), "activate")) {
-    for (Activation f : {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh, Activation::kRelu}) {
+    for (Activation f : {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh, Activation::kRelu,
+                         Activation::kTanh}) {
       for (int64_t count : {1, 7, 8, 16, 31, 40000}) {
         Numbers numbers(static_cast<uint32_t>(count));
         const std::vector<float> x = numbers.normals(count, 3), up = numbers.normals(count);
@@ -163,11 +166,12 @@ TEST(Activate, EveryKernelAndFunctionMatchesDouble) {
       std::vector<float> special{INFINITY, 1e30f, NAN, 0, -1e30f};
       Bench bench(kernel);
       activate(bench.context(), f, special.data(), 5, special.data());
-      EXPECT_EQ(special[0], INFINITY) << kernel;
-      EXPECT_EQ(special[1], 1e30f) << kernel;
+      const bool is_tanh = f == Activation::kTanh;
+      EXPECT_EQ(special[0], is_tanh ? 1 : INFINITY) << kernel;
+      EXPECT_EQ(special[1], is_tanh ? 1 : 1e30f) << kernel;
       EXPECT_TRUE(std::isnan(special[2])) << kernel;
       EXPECT_EQ(special[3], 0) << kernel;
-      EXPECT_EQ(special[4], 0) << kernel;
+      EXPECT_EQ(special[4], is_tanh ? -1 : 0) << kernel;
     }
   }
 }

@@ -83,9 +83,10 @@ class CodebookRun {
       }
     }
     // A list replaces transformers' own rule, which leaves the head alone.
+    const std::vector<std::string> frame = source_.model.frame_linears();
     Json skipped;
-    if (left.size() > 0) {
-      left.push_back(source_.model.head().module);
+    if (left.size() > 0 || frame.size() > 1 || !source_.model.has_head()) {
+      for (const std::string& module : frame) left.push_back(module);
       skipped = left;
     }
     files.config =

@@ -165,7 +165,7 @@ std::string plan_json(const fs::path& model, const fs::path& out, const Quantize
   for (const auto& layer : settings.layers) {
     for (const ModuleSettings& module : layer) add_module(modules, module, options.method);
   }
-  add_module(modules, settings.head, options.method);
+  if (source.model.has_head()) add_module(modules, settings.head, options.method);
   Json components = Json::object();
   uint64_t bytes = 0;
   for (const OutputTensor& tensor : output_layout(source, settings)) {

@@ -217,7 +217,7 @@ class Run {
       if (!report.note.empty() && report.method != "none")
         result_.warnings.push_back(report.module + ": " + report.note);
     }
-    if (!settings_.head.is_quantized) {
+    if (!settings_.head.is_quantized && source_.model.has_head()) {
       ModuleReport head;
       head.module = settings_.head.module;
       head.method = "none";
@@ -245,6 +245,12 @@ class Run {
     if (calibration_.held_back.empty()) {
       warn({has_calibration_ ? "the result was not checked: too few examples to hold any back"
                              : "the result was not checked: that takes --calibration data"});
+      return;
+    }
+    if (!source_.model.has_head()) {
+      warn(
+          {"the result was not checked: the model has no head whose answers could be compared; lowbit eval "
+           "embeddings compares it with its source"});
       return;
     }
     phases_.enter("check");

@@ -237,7 +237,12 @@ QuantizationSettings resolve_settings(const Model& model, const QuantizeOptions&
     for (const Stage& stage : model.block(layer).stages()) resolver.check_unit(stage, linears);
     result.layers.push_back(std::move(linears));
   }
-  result.head = resolver.module(model.head().module, model.head().weight);
+  const HeadKind head = model.config().head_kind;
+  if (options.lm_head && (head == HeadKind::kNone || head == HeadKind::kClasses)) {
+    fail(ErrorCode::kInvalidArgument, "lm_head cannot be quantized: this model has {}; leave out --lm-head",
+         head == HeadKind::kNone ? "no head" : "one for classes, which is small and stays dense");
+  }
+  if (model.has_head()) result.head = resolver.module(model.head().module, model.head().weight);
   if (!options.lm_head) {
     result.head.is_quantized = false;
     result.head.reason = model.is_tied() ? "shares its weights with the embedding"

@@ -86,6 +86,54 @@ std::string classification_text(const ClassifyResult& result) {
   return table.text() + wrapped("protocol:", result.protocol);
 }
 
+std::string sequence_classification_text(const SequenceClassifyResult& result) {
+  TextTable table;
+  table.align_left(1);
+  table.add({"samples", fmt::format("{}  (in {}, {:.2f} per second)", count_text(result.samples),
+                                    seconds_text(result.seconds), result.samples_per_second)});
+  table.add({"accuracy", percent_interval(result.accuracy)});
+  table.add({"macro F1", share_text(result.macro_f1)});
+  if (result.truncated > 0) table.add({"cut", fmt::format("{} texts", count_text(result.truncated))});
+  add_memory(table, result.memory);
+  TextTable labels;
+  std::vector<std::string> heading = {"label", "samples", "precision", "recall", "F1"};
+  // A row of the confusion: what the examples of a label were taken for.
+  const bool has_confusion = result.labels.size() <= 8;
+  for (size_t i = 0; has_confusion && i < result.labels.size(); ++i)
+    heading.push_back("as " + result.labels[i].label);
+  labels.add(heading);
+  labels.add_rule();
+  for (size_t i = 0; i < result.labels.size(); ++i) {
+    const LabelResult& label = result.labels[i];
+    std::vector<std::string> row = {label.label, count_text(label.samples), percent_interval(label.precision),
+                                    percent_interval(label.recall), share_text(label.f1)};
+    for (size_t k = 0; has_confusion && k < result.labels.size(); ++k)
+      row.push_back(count_text(result.confusion[i][k]));
+    labels.add(row);
+  }
+  return table.text() + labels.text() + wrapped("protocol:", result.protocol);
+}
+
+std::string embeddings_text(const EmbeddingsResult& result) {
+  TextTable table;
+  table.align_left(1);
+  table.add({"mean cosine",
+             fmt::format("{:.6f} ± {}", result.mean_cosine, significant_text(result.standard_error, 2))});
+  table.add({"median", fixed_text(result.median_cosine, 6)});
+  table.add({"lowest 5 %", fixed_text(result.p5_cosine, 6)});
+  table.add({"lowest 1 %", fixed_text(result.p1_cosine, 6)});
+  table.add({"minimum", fmt::format("{:.6f}  (text {})", result.min_cosine, result.worst_text)});
+  if (result.similarity_spearman)
+    table.add({"rank correlation",
+               fmt::format("{:.5f}  (of the similarities between texts)", *result.similarity_spearman)});
+  table.add({"texts", fmt::format("{} of {} tokens, {} cut", count_text(result.texts),
+                                  count_text(result.tokens), count_text(result.truncated))});
+  table.add({"time", fmt::format("{}, of the reference {}", seconds_text(result.seconds),
+                                 seconds_text(result.reference_seconds))});
+  add_memory(table, result.memory);
+  return table.text() + wrapped("protocol:", result.protocol);
+}
+
 std::string perplexity_text(const PerplexityResult& result) {
   TextTable table;
   table.align_left(1);

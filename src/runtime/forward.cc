@@ -17,11 +17,13 @@ constexpr std::string_view kForwardHelps =
 
 }  // namespace
 
-KvCache::KvCache(const ModelConfig& config, int64_t sequences, int64_t capacity, DType dtype, GpuQueue* gpu)
+KvCache::KvCache(const ModelConfig& config, int64_t sequences, int64_t capacity, DType dtype, GpuQueue* gpu,
+                 Layers layers)
     : sequences_(sequences),
       capacity_(capacity),
       kv_heads_(config.kv_heads),
       dtype_(dtype),
+      layers_(layers),
       lengths_(static_cast<size_t>(sequences), 0) {
   const int64_t part = config.kv_heads * capacity * config.head_dim;
   part_bytes_ = part * static_cast<int64_t>(dtype_size(dtype));
@@ -29,7 +31,8 @@ KvCache::KvCache(const ModelConfig& config, int64_t sequences, int64_t capacity,
                              .what = "the keys and values",
                              .tokens = sequences * capacity,
                              .helps = kCacheHelps});
-  storage_ = Tensor::allocate_on(gpu, dtype, {config.layers, sequences, 2, part});
+  storage_ =
+      Tensor::allocate_on(gpu, dtype, {layers == Layers::kShared ? 1 : config.layers, sequences, 2, part});
 }
 
 uint64_t KvCache::bytes_per_token(const ModelConfig& config, DType dtype) {
@@ -47,7 +50,7 @@ StepData::StepData(const OpContext& ops, std::span<const SequenceTokens> batch, 
 }
 
 void StepData::set(const OpContext& ops, std::span<const SequenceTokens> batch, KvCache& cache) {
-  sequences_.clear(), ids_.clear(), positions_.clear();
+  sequences_.clear(), ids_.clear(), positions_.clear(), types_.clear();
   for (const SequenceTokens& tokens : batch) {
     const int64_t count = static_cast<int64_t>(tokens.ids.size()), start = cache.length(tokens.sequence);
     if (start + count > cache.capacity()) {
@@ -57,8 +60,11 @@ void StepData::set(const OpContext& ops, std::span<const SequenceTokens> batch, 
     sequences_.push_back({this->tokens(), count, start, cache.capacity(), cache.keys(tokens.sequence),
                           cache.values(tokens.sequence)});
     ids_.insert(ids_.end(), tokens.ids.begin(), tokens.ids.end());
+    types_.insert(types_.end(), tokens.types.begin(), tokens.types.end());
     for (int64_t i = 0; i < count; ++i) positions_.push_back(static_cast<int32_t>(start + i));
   }
+  if (!types_.empty() && types_.size() != ids_.size())
+    fail(ErrorCode::kInternal, "{} token types for {} tokens", types_.size(), ids_.size());
   if (!ops.gpu) return;
   std::vector<char> all;
   auto append = [&](const auto& values) {
@@ -104,7 +110,7 @@ void run_blocks(const Model& model, const OpContext& ops, const RopeTables& rope
 void forward(const Model& model, const OpContext& ops, const RopeTables& rope,
              std::span<const SequenceTokens> batch, MatmulMode mode, KvCache& cache, float* hidden) {
   const StepData data(ops, batch, cache);
-  model.embed(ops, data.ids(), data.positions(), hidden);
+  model.embed(ops, data.ids(), data.positions(), hidden, data.types());
   run_blocks(model, ops, rope, data, mode, cache, hidden);
   for (const SequenceTokens& tokens : batch) {
     cache.set_length(tokens.sequence,
@@ -114,7 +120,8 @@ void forward(const Model& model, const OpContext& ops, const RopeTables& rope,
 
 void forward_windows(const Model& model, const OpContext& ops, std::span<const std::vector<int32_t>> windows,
                      int64_t batch_size, DType cache_dtype,
-                     const std::function<void(size_t window, const float* hidden)>& rows) {
+                     const std::function<void(size_t window, const float* hidden)>& rows,
+                     std::span<const std::vector<int32_t>> types) {
   size_t longest = 0;
   for (const auto& window : windows) longest = std::max(longest, window.size());
   if (longest == 0) return;
@@ -124,15 +131,17 @@ void forward_windows(const Model& model, const OpContext& ops, std::span<const s
   const RopeTables rope = model.rope_tables(ops, static_cast<int64_t>(longest));
   const int64_t width = model.config().hidden_size;
   batch_size = std::clamp<int64_t>(batch_size, 1, static_cast<int64_t>(windows.size()));
-  // One layer's caches would do; a whole cache keeps this the same code as generation.
-  KvCache cache(model.config(), batch_size, static_cast<int64_t>(longest), cache_dtype, ops.gpu);
+  // On a GPU, where kernels begin before those of the layer before have ended, layers keep their own.
+  KvCache cache(model.config(), batch_size, static_cast<int64_t>(longest), cache_dtype, ops.gpu,
+                ops.gpu ? KvCache::Layers::kApart : KvCache::Layers::kShared);
   for (size_t first = 0; first < windows.size(); first += static_cast<size_t>(batch_size)) {
     const size_t count = std::min(static_cast<size_t>(batch_size), windows.size() - first);
     std::vector<SequenceTokens> batch;
     int64_t tokens = 0;
     for (size_t i = 0; i < count; ++i) {
       cache.set_length(static_cast<int64_t>(i), 0);
-      batch.push_back({static_cast<int64_t>(i), windows[first + i]});
+      batch.push_back({static_cast<int64_t>(i), windows[first + i],
+                       types.empty() ? std::span<const int32_t>() : std::span(types[first + i])});
       tokens += static_cast<int64_t>(windows[first + i].size());
     }
     const Scratch hidden = ops.workspace->take(static_cast<size_t>(tokens * width) * sizeof(float));

@@ -14,9 +14,11 @@ namespace lowbit {
 // head_dim].
 class KvCache {
  public:
+  // Where nothing is read again once all layers have run, one layer's memory serves all of them.
+  enum class Layers { kApart, kShared };
   // gpu: in whose memory; null: this machine's.
   KvCache(const ModelConfig& config, int64_t sequences, int64_t capacity, DType dtype,
-          GpuQueue* gpu = nullptr);
+          GpuQueue* gpu = nullptr, Layers layers = Layers::kApart);
 
   static uint64_t bytes_per_token(const ModelConfig& config, DType dtype);  // of all layers
 
@@ -29,12 +31,13 @@ class KvCache {
   // Of a sequence's first layer; the next layer's stand layer_bytes() behind.
   void* keys(int64_t sequence);
   void* values(int64_t sequence);
-  int64_t layer_bytes() const { return sequences_ * 2 * part_bytes_; }
+  int64_t layer_bytes() const { return layers_ == Layers::kShared ? 0 : sequences_ * 2 * part_bytes_; }
 
  private:
   Tensor storage_;
   int64_t sequences_, capacity_, kv_heads_, part_bytes_;  // part: keys or values of one layer and sequence
   DType dtype_;
+  Layers layers_;
   std::vector<int64_t> lengths_;
 };
 
@@ -42,6 +45,7 @@ class KvCache {
 struct SequenceTokens {
   int64_t sequence = 0;
   std::span<const int32_t> ids;
+  std::span<const int32_t> types = {};  // of encoders, see Model::embed; of all sequences of a step or none
 };
 
 // Rows of prompts that are computed at once: enough to keep the matrix units busy, few enough for the
@@ -63,11 +67,12 @@ class StepData {
   const int32_t* positions() const {
     return there_ ? positions_there_ : positions_.data();
   }  // where they compute
+  const int32_t* types() const { return types_.empty() ? nullptr : types_.data(); }
   AttentionBatch sequences() const { return {sequences_, sequences_there_, arrivals_there_}; }
 
  private:
   std::vector<AttentionSequence> sequences_;
-  std::vector<int32_t> ids_, positions_;
+  std::vector<int32_t> ids_, positions_, types_;
   std::optional<Scratch> there_;
   const AttentionSequence* sequences_there_ = nullptr;
   const int32_t *ids_there_ = nullptr, *positions_there_ = nullptr;
@@ -88,9 +93,11 @@ void forward(const Model& model, const OpContext& ops, const RopeTables& rope,
              std::span<const SequenceTokens> batch, MatmulMode mode, KvCache& cache, float* hidden);
 
 // Batches of whole token windows without history, as evaluation needs them: calls `rows` for each window with
-// its last hidden states [window size, hidden_size]. Windows are taken `batch_size` at a time.
+// its last hidden states [window size, hidden_size]. Windows are taken `batch_size` at a time. types: of
+// their tokens, or none.
 void forward_windows(const Model& model, const OpContext& ops, std::span<const std::vector<int32_t>> windows,
                      int64_t batch_size, DType cache_dtype,
-                     const std::function<void(size_t window, const float* hidden)>& rows);
+                     const std::function<void(size_t window, const float* hidden)>& rows,
+                     std::span<const std::vector<int32_t>> types = {});
 
 }  // namespace lowbit

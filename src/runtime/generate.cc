@@ -257,6 +257,7 @@ std::vector<GenerateResult> LanguageModel::generate(const std::vector<std::vecto
                                                     const GenerateOptions& options, const StreamSink& stream,
                                                     GenerateSpeed* speed) const {
   validate(options);
+  require_text_generation(*state_);
   const int64_t vocab = vocab_size();
   for (size_t i = 0; i < prompts.size(); ++i) {
     if (prompts[i].empty())

@@ -195,6 +195,7 @@ const Tokenizer& LanguageModel::tokenizer() const {
 }
 
 const ChatTemplate& LanguageModel::chat_template() const {
+  require_text_generation(*state_);
   if (!state_->chat_template) throw Error(ErrorCode::kNotFound, state_->chat_template_error);
   return *state_->chat_template;
 }
@@ -224,6 +225,38 @@ MemoryUse LanguageModel::memory() const {
   use.gpu_workspace_bytes = figures.work;
   use.gpu_peak_bytes = figures.peak;
   return use;
+}
+
+std::string LanguageModel::task() const {
+  switch (state_->model.config().head_kind) {
+    case HeadKind::kNextToken:
+      return "text-generation";
+    case HeadKind::kTokens:
+      return "fill-mask";
+    case HeadKind::kClasses:
+      return "text-classification";
+    case HeadKind::kNone:
+      return "feature-extraction";
+  }
+  fail(ErrorCode::kInternal, "a head of unknown kind");
+}
+
+void require_text_generation(const LanguageModel::State& state) {
+  const ModelConfig& config = state.model.config();
+  if (config.is_causal) return;
+  fail(ErrorCode::kInvalidArgument,
+       "{} is an encoder ({}) and writes no text; lowbit eval embeddings compares its embeddings with its "
+       "source's{}",
+       state.folder.string(), config.architecture.empty() ? config.model_type : config.architecture,
+       config.head_kind == HeadKind::kClasses ? ", lowbit eval classify runs it on examples" : "");
+}
+
+void require_encoder(const LanguageModel::State& state) {
+  const ModelConfig& config = state.model.config();
+  if (!config.is_causal) return;
+  fail(ErrorCode::kInvalidArgument,
+       "{} is a model of type {}, which writes text; this takes an encoder, as a BERT", state.folder.string(),
+       config.model_type);
 }
 
 int64_t LanguageModel::context_length() const { return state_->model.config().max_positions; }

@@ -38,4 +38,9 @@ struct LanguageModel::State {
   OpContext ops() const { return {threads.get(), workspace.get(), &kernels, gpu.get(), libraries.get()}; }
 };
 
+// kInvalidArgument unless the model writes text; says what an encoder can do.
+void require_text_generation(const LanguageModel::State& state);
+// kInvalidArgument unless it is an encoder.
+void require_encoder(const LanguageModel::State& state);
+
 }  // namespace lowbit

@@ -71,7 +71,7 @@ std::vector<Linear*> to_quantize(Model& model, const Checkpoint& checkpoint, con
          checkpoint.folder.string(), checkpoint.quantization->dialect);
   }
   std::vector<Linear*> linears;
-  std::vector<std::string> modules = {model.head().module};
+  std::vector<std::string> modules = model.frame_linears();
   for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
     for (Linear& linear : model.block(layer).linears()) {
       linears.push_back(&linear);

@@ -45,6 +45,13 @@ RunMemory run_memory(const ModelConfig& config, const MemoryEstimateOptions& opt
   run.batch_size = options.batch_size;
   run.kv_cache_bytes_per_token = KvCache::bytes_per_token(config, parse_cache_dtype(options.kv_cache_dtype));
   const int64_t tokens = run.context * run.batch_size;
+  if (!config.is_causal) {  // keys and values of one layer at a time, and of all tokens at once
+    const int64_t each = activations_per_token(config) + 2 * config.kv_heads * config.head_dim;
+    run.kv_cache_bytes_per_token = 0;
+    run.activation_bytes = static_cast<uint64_t>(tokens * each) * sizeof(float);
+    run.total_bytes = weight_bytes + run.activation_bytes;
+    return run;
+  }
   run.kv_cache_bytes = run.kv_cache_bytes_per_token * static_cast<uint64_t>(tokens);
   const int64_t floats = std::min(tokens, kPrefillRows) * activations_per_token(config) +
                          run.context * config.rotary_dim + run.batch_size * config.vocab_size;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/json.h"
+#include "lowbit/embed.h"
 #include "lowbit/fields.h"
 #include "lowbit/generate.h"
 #include "lowbit/log.h"
@@ -13,6 +14,7 @@ namespace lowbit {
 // kInvalidArgument with the range.
 void validate(const RuntimeOptions& options);
 void validate(const GenerateOptions& options);
+void validate(const EmbedOptions& options);
 // "cpu": kHost, "cuda": 0, "cuda:1": 1, "auto": kAnyDevice.
 constexpr int kAnyDevice = -2;
 int parse_device(std::string_view name);

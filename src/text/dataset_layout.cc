@@ -153,6 +153,7 @@ struct Reader {
       add_side(*completion, object.find("completion") ? "completion" : "response", "assistant");
     } else if (const Json* text = object.find("text")) {
       example.text = string_of(*text, "text");
+      if (const Json* second = object.find("text_pair")) example.text_pair = string_of(*second, "text_pair");
       if (example.text.empty()) warnings.add(fmt::format("{}: empty text", line));
       return DatasetKind::kText;
     } else {

@@ -1,6 +1,8 @@
 // lowbit_tokenize_lines FOLDER: for each line of stdin, a JSON string or {"text":..., "special":bool,
 // "parse":bool} or
-// {"ids":[...], "skip":bool}, prints one line: the ids as JSON, or the decoded text as JSON, or {"error":
+// {"text":..., "second": ..., "max_length": n} or
+// {"ids":[...], "skip":bool}, prints one line: the ids as JSON (of two texts ids, then token types), or the
+// decoded text as JSON, or {"error":
 // "..."}. `special` adds the tokens around a text, `parse` recognises special tokens in it. For tests only.
 #include "base/json.h"
 #include "lowbit/error.h"
@@ -34,6 +36,15 @@ Json answer(const lowbit::Tokenizer& tokenizer, const Json& request) {
   const std::string& text = request.is_string() ? request.as_string() : request.get("text").as_string();
   const lowbit::EncodeOptions options{.add_special_tokens = flag(request, "special"),
                                       .parse_special_tokens = flag(request, "parse")};
+  if (const Json* second = request.find("second")) {
+    const lowbit::EncoderInput input =
+        tokenizer.encode_input(text, second->as_string(), request.get("max_length").as_integer(), options);
+    Json::Array list;
+    for (const auto* values : {&input.ids, &input.types}) {
+      for (int32_t value : *values) list.emplace_back(int64_t{value});
+    }
+    return Json(std::move(list));
+  }
   Json::Array out;
   for (int32_t id : tokenizer.encode(text, options)) out.emplace_back(int64_t{id});
   return Json(std::move(out));

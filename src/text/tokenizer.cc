@@ -158,7 +158,10 @@ Tokenizer Tokenizer::from_json(std::string_view tokenizer_json, std::string_view
   return tokenizer;
 }
 
-std::vector<int32_t> Tokenizer::encode(std::string_view text, const EncodeOptions& options) const {
+namespace {
+
+void encode_text(const Tokenizer::State& state, std::string_view text, const EncodeOptions& options,
+                 std::vector<int32_t>& ids) {
   if (text.size() > kMaxTextBytes) {
     fail(ErrorCode::kInvalidArgument, "[tokenizer] a text has {} bytes, at most {} go into one call: cut it",
          text.size(), kMaxTextBytes);
@@ -171,14 +174,63 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, const EncodeOption
     text = clean.text;
     filter.literal = clean.literal;
   }
+  ids.reserve(ids.size() + text.size() / 4 + 8);
+  Encoder(state, filter, ids).encode(text);
+}
+
+}  // namespace
+
+std::vector<int32_t> Tokenizer::encode(std::string_view text, const EncodeOptions& options) const {
   std::vector<int32_t> ids;
-  ids.reserve(text.size() / 4 + 8);
-  if (options.add_special_tokens) ids = state_->post_processor.before;
-  Encoder(*state_, filter, ids).encode(text);
-  if (options.add_special_tokens) {
-    ids.insert(ids.end(), state_->post_processor.after.begin(), state_->post_processor.after.end());
+  if (!options.add_special_tokens) {
+    encode_text(*state_, text, options, ids);
+    return ids;
+  }
+  for (const PostProcessor::Piece& piece : state_->post_processor.single) {
+    if (piece.id == PostProcessor::kFirst) {
+      encode_text(*state_, text, options, ids);
+    } else {
+      ids.push_back(piece.id);
+    }
   }
   return ids;
+}
+
+EncoderInput Tokenizer::encode_input(std::string_view text, std::optional<std::string_view> second,
+                                     int64_t max_length, const EncodeOptions& options) const {
+  const PostProcessor& post = state_->post_processor;
+  const std::vector<PostProcessor::Piece>& pieces = second ? post.pair : post.single;
+  if (pieces.empty())
+    fail(ErrorCode::kUnsupported, "[tokenizer] tokenizer.json does not say what stands around two texts");
+  std::vector<int32_t> texts[2];
+  encode_text(*state_, text, options, texts[0]);
+  if (second) encode_text(*state_, *second, options, texts[1]);
+  const size_t around = pieces.size() - (second ? 2 : 1);
+  if (max_length > 0 && static_cast<size_t>(max_length) <= around) {
+    fail(ErrorCode::kInvalidArgument,
+         "[tokenizer] max_length is {}, but the special tokens around a text are {} already", max_length,
+         around);
+  }
+  EncoderInput input;
+  input.full_length = static_cast<int64_t>(around + texts[0].size() + texts[1].size());
+  if (max_length > 0 && input.full_length > max_length) {
+    const size_t room = static_cast<size_t>(max_length) - around;
+    const bool is_first_longer = texts[0].size() > texts[1].size();
+    size_t shorter = texts[is_first_longer].size();
+    if (2 * shorter > room) shorter = room / 2;
+    texts[is_first_longer].resize(shorter);
+    texts[!is_first_longer].resize(room - shorter);
+  }
+  for (const PostProcessor::Piece& piece : pieces) {
+    if (piece.id >= 0) {
+      input.ids.push_back(piece.id);
+    } else {
+      const std::vector<int32_t>& ids = texts[piece.id == PostProcessor::kSecond];
+      input.ids.insert(input.ids.end(), ids.begin(), ids.end());
+    }
+    input.types.resize(input.ids.size(), piece.type);
+  }
+  return input;
 }
 
 std::string Tokenizer::decode(std::span<const int32_t> ids, const DecodeOptions& options) const {

@@ -53,10 +53,34 @@ TEST_P(SmallTokenizer, AgreesWithHuggingFace) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Golden, SmallTokenizer,
-                         ::testing::Values("bloom_bpe", "byte_fallback", "contiguous_prefix_space",
-                                           "digits_bpe", "llama3_ignore_merges", "metaspace_first_unk",
-                                           "metaspace_old_fused", "neox_bpe", "o200k_added", "suffix_bpe",
-                                           "unigram_bytes", "unigram_charsmap", "unigram_lowercase",
+                         ::testing::Values("bert_template", "bloom_bpe", "byte_fallback",
+                                           "contiguous_prefix_space", "digits_bpe", "llama3_ignore_merges",
+                                           "metaspace_first_unk", "metaspace_old_fused", "neox_bpe",
+                                           "o200k_added", "suffix_bpe", "unigram_bytes", "unigram_charsmap",
+                                           "unigram_lowercase", "wordpiece_mixed", "wordpiece_untyped"),
+                         [](const auto& info) { return std::string(info.param); });
+
+class PairsOfTexts : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(PairsOfTexts, AgreeWithHuggingFaceWholeAndCut) {
+  const fs::path folder = fs::path(LOWBIT_SOURCE_DIR) / "tests/golden/tokenizers" / GetParam();
+  const Tokenizer tokenizer = Tokenizer::load(folder);
+  std::istringstream lines(read_file(folder / "pairs.jsonl"));
+  int cases = 0;
+  for (std::string line; std::getline(lines, line); ++cases) {
+    const Json expected = parse_json(line, "pairs.jsonl");
+    const EncoderInput input =
+        tokenizer.encode_input(expected.get("text").as_string(), expected.get("second").as_string(),
+                               expected.get("max_length").as_integer(), {.parse_special_tokens = true});
+    std::vector<int32_t> both = input.ids;
+    both.insert(both.end(), input.types.begin(), input.types.end());
+    EXPECT_EQ(both, ids_of(expected.get("expected"))) << line;
+  }
+  EXPECT_GE(cases, 40);
+}
+
+INSTANTIATE_TEST_SUITE_P(Golden, PairsOfTexts,
+                         ::testing::Values("bert_template", "byte_fallback", "unigram_charsmap",
                                            "wordpiece_mixed", "wordpiece_untyped"),
                          [](const auto& info) { return std::string(info.param); });
 

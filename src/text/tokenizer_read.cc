@@ -175,10 +175,15 @@ class Reader {
     if ((add_bos == nullptr && add_eos == nullptr) && is_given(post_processor)) return;
     const auto is_on = [](const Json* json) { return json != nullptr && json->is_bool() && json->as_bool(); };
     PostProcessor& post = state.post_processor;
-    post.before.clear();
-    post.after.clear();
-    if (is_on(add_bos) && state.bos) post.before.push_back(*state.bos);
-    if (is_on(add_eos) && state.eos) post.after.push_back(*state.eos);
+    post.single.clear();
+    const auto around = [&](int32_t text, int32_t type, std::vector<PostProcessor::Piece>& pieces) {
+      if (is_on(add_bos) && state.bos) pieces.push_back({*state.bos, type});
+      pieces.push_back({text, type});
+      if (is_on(add_eos) && state.eos) pieces.push_back({*state.eos, type});
+    };
+    around(PostProcessor::kFirst, 0, post.single);
+    post.pair = post.single;
+    around(PostProcessor::kSecond, 1, post.pair);
   }
 
   const Json& config_;
@@ -187,10 +192,6 @@ class Reader {
   std::shared_ptr<Tokenizer::State> state_;
   int32_t largest_added_ = -1;
 };
-
-void insert_front(std::vector<int32_t>& ids, const std::vector<int32_t>& front) {
-  ids.insert(ids.begin(), front.begin(), front.end());
-}
 
 }  // namespace
 
@@ -219,8 +220,15 @@ void PostProcessor::add(const Json& json, int32_t end_id) {
     }
     return static_cast<int32_t>(value);
   };
-  if (before.size() + after.size() > 4096)
+  if (single.size() + pair.size() > 4096)
     fail(ErrorCode::kUnsupported, "more than 4096 special tokens around a text");
+  const auto type_of = [](const Json& piece) {
+    const Json* given = piece.find("type_id");
+    const int64_t value = given ? given->as_integer() : 0;
+    if (value < 0 || value > 1 << 16)
+      fail(ErrorCode::kCorruptFile, "the template has type_id {}, expected 0 to 65536", value);
+    return static_cast<int32_t>(value);
+  };
   if (type == "Sequence") {
     for (const Json& element : json.get("processors").as_array()) add(element, end_id);
   } else if (type == "ByteLevel") {
@@ -232,30 +240,62 @@ void PostProcessor::add(const Json& json, int32_t end_id) {
         fail(ErrorCode::kCorruptFile, "\"{}\" is not a pair of token and id", key);
       return checked(pair.as_array()[1]);
     };
-    insert_front(before, {id_of("cls")});
-    after.push_back(id_of("sep"));
-  } else if (type == "TemplateProcessing") {
-    std::vector<int32_t> front, back;
-    int sequences = 0;
-    for (const Json& piece : json.get("single").as_array()) {
-      if (piece.find("Sequence") != nullptr) {
-        ++sequences;
-      } else if (const Json* special = piece.find("SpecialToken")) {
-        const Json& known = json.get("special_tokens").get(special->get("id").as_string());
-        for (const Json& id : known.get("ids").as_array())
-          (sequences == 0 ? front : back).push_back(checked(id));
-      } else {
-        fail(ErrorCode::kUnsupported,
-             "a part of the template is neither a \"Sequence\" nor a \"SpecialToken\"");
-      }
+    const int32_t cls = id_of("cls"), sep = id_of("sep");
+    if (type == "BertProcessing") {
+      wrap({{cls, 0}, {kFirst, 0}, {sep, 0}}, {{cls, 0}, {kFirst, 0}, {sep, 0}, {kSecond, 1}, {sep, 1}});
+    } else {
+      wrap({{cls, 0}, {kFirst, 0}, {sep, 0}},
+           {{cls, 0}, {kFirst, 0}, {sep, 0}, {sep, 0}, {kSecond, 0}, {sep, 0}});
     }
-    if (sequences != 1)
-      fail(ErrorCode::kUnsupported, "the template for one text has {} texts, expected 1", sequences);
-    insert_front(before, front);
-    after.insert(after.end(), back.begin(), back.end());
+  } else if (type == "TemplateProcessing") {
+    const auto pieces_of = [&](std::string_view key) {
+      std::vector<Piece> pieces;
+      for (const Json& piece : json.get(key).as_array()) {
+        if (const Json* sequence = piece.find("Sequence")) {
+          pieces.push_back({sequence->get("id").as_string() == "B" ? kSecond : kFirst, type_of(*sequence)});
+        } else if (const Json* special = piece.find("SpecialToken")) {
+          const Json& known = json.get("special_tokens").get(special->get("id").as_string());
+          for (const Json& id : known.get("ids").as_array())
+            pieces.push_back({checked(id), type_of(*special)});
+        } else {
+          fail(ErrorCode::kUnsupported,
+               "a part of the template is neither a \"Sequence\" nor a \"SpecialToken\"");
+        }
+      }
+      return pieces;
+    };
+    const auto count = [](const std::vector<Piece>& pieces, int32_t text) {
+      return std::count_if(pieces.begin(), pieces.end(),
+                           [&](const Piece& piece) { return piece.id == text; });
+    };
+    const std::vector<Piece> one = pieces_of("single");
+    if (count(one, kFirst) != 1 || count(one, kSecond) != 0) {
+      fail(ErrorCode::kUnsupported, "the template for one text has {} texts, expected 1",
+           count(one, kFirst) + count(one, kSecond));
+    }
+    std::vector<Piece> two;
+    if (is_given(json.find("pair"))) two = pieces_of("pair");
+    if (count(two, kFirst) != 1 || count(two, kSecond) != 1) two.clear();
+    wrap(one, two);
   } else {
     fail(ErrorCode::kUnsupported, "the post-processor \"{}\" is not supported", type);
   }
+}
+
+// Around what processors before have put around the texts. What several of them make of a pair is not known.
+void PostProcessor::wrap(const std::vector<Piece>& around_one, const std::vector<Piece>& around_two) {
+  const std::vector<Piece> inner = single;
+  single.clear();
+  for (const Piece& piece : around_one) {
+    if (piece.id != kFirst) {
+      single.push_back(piece);
+    } else if (inner.size() == 1) {
+      single.push_back({kFirst, piece.type});
+    } else {
+      single.insert(single.end(), inner.begin(), inner.end());
+    }
+  }
+  pair = inner.size() == 1 ? around_two : std::vector<Piece>();
 }
 
 std::shared_ptr<const Tokenizer::State> read_tokenizer(Json tokenizer, const Json& config,

@@ -11,15 +11,22 @@
 
 namespace lowbit {
 
-// All post-processors of tokenizer.json come to this: ids before and after the text.
+// All post-processors of tokenizer.json come to this: what stands around one text, and around two.
 struct PostProcessor {
-  std::vector<int32_t> before, after;
+  static constexpr int32_t kFirst = -1, kSecond = -2;  // in place of an id: the texts
+  struct Piece {
+    int32_t id = kFirst;
+    int32_t type = 0;  // "token type" of these ids
+  };
+  std::vector<Piece> single = {{kFirst, 0}};
+  std::vector<Piece> pair = {{kFirst, 0}, {kSecond, 1}};  // empty: it is not known what stands around two
 
   // Null and absent mean: nothing. Throws kUnsupported naming a type that is not known.
   static PostProcessor from_json(const Json* json, int32_t end_id);
 
  private:
   void add(const Json& json, int32_t end_id);
+  void wrap(const std::vector<Piece>& around_one, const std::vector<Piece>& around_two);
 };
 
 struct Tokenizer::State {

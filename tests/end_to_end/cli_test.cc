@@ -37,6 +37,7 @@ const std::vector<std::vector<std::string>> kCommands = {{"quantize"},
                                                          {"eval", "classify"},
                                                          {"eval", "perplexity"},
                                                          {"eval", "divergence"},
+                                                         {"eval", "embeddings"},
                                                          {"compare"},
                                                          {"generate"},
                                                          {"chat"},
@@ -347,6 +348,50 @@ TEST(Doctor, MeasuresOverTheBytesOfAModel) {
   EXPECT_NEAR(static_cast<double>(bytes->as_integer()), size, 1 << 20);  // it reads pieces of 1 MiB
   const Json longer = run_json({"doctor", stories(), "--context", "100000"});
   EXPECT_GT(longer.find("limits")->find("buffer_bytes")->as_integer(), bytes->as_integer() + (1 << 20));
+}
+
+const std::string kEncoder = LOWBIT_SOURCE_DIR "/tests/golden/bert_classifier";
+
+TEST(Encoder, IsQuantizedComparedAndClassifies) {
+  const TemporaryFolder folder;
+  const std::string texts = (folder.path() / "texts.txt").string(),
+                    data = (folder.path() / "data.jsonl").string(),
+                    calibration = (folder.path() / "calibration.jsonl").string(),
+                    out = (folder.path() / "int8").string();
+  std::ofstream(texts) << "the water\nwho made it\n\nit is not the same\n";
+  std::ofstream examples(data), samples(calibration);
+  for (int i = 0; i < 9; ++i)
+    examples << R"({"text": "what is )" << i << R"(", "label": ")" << (i % 2 ? "spam" : "ham") << "\"}\n";
+  for (int i = 0; i < 60; ++i) samples << R"({"text": "the )" << i << R"( of them and )" << i * 7 << "\"}\n";
+  examples.close(), samples.close();
+  const Json quantized = run_json({"quantize", kEncoder, "-o", out, "--bits", "8", "--group-size", "16",
+                                   "--calibration", calibration, "--samples", "50", "--device", "cpu"});
+  EXPECT_TRUE(quantized.get("check").get("passed").as_bool());
+  const Json same = run_json({"eval", "embeddings", kEncoder, "--reference", kEncoder, "--text", texts});
+  EXPECT_NEAR(same.get("min_cosine").as_number(), 1, 1e-6);
+  EXPECT_EQ(same.get("texts").as_integer(), 3);
+  const Json int8 = run_json({"eval", "embeddings", out, "--reference", kEncoder, "--text", texts});
+  EXPECT_GT(int8.get("min_cosine").as_number(), 0.99);
+  // The reference stays as it is.
+  const Json nf4 =
+      run_json({"eval", "embeddings", kEncoder, "--reference", kEncoder, "--text", texts, "--load-in-4bit"});
+  EXPECT_LT(nf4.get("mean_cosine").as_number(), int8.get("mean_cosine").as_number());
+  const Json classes = run_json({"eval", "classify", out, "--data", data, "--label-key", "label"});
+  EXPECT_EQ(classes.get("samples").as_integer(), 9);
+  EXPECT_EQ(classes.get("labels").size(), 3u);
+  const Outcome table = run({"eval", "classify", out, "--data", data, "--label-key", "label"});
+  for (const char* part : {"accuracy", "macro F1", "as spam", "ham"})
+    EXPECT_TRUE(holds(table.out, part)) << table.out;
+}
+
+TEST(Encoder, SaysWhatItCanDoWhereItCannot) {
+  for (const std::vector<std::string>& words : std::vector<std::vector<std::string>>{
+           {"generate", kEncoder, "--prompt", "the"}, {"chat", kEncoder}, {"eval", "speed", kEncoder}}) {
+    const Outcome outcome = run(words);
+    EXPECT_EQ(outcome.code, 2) << words[0];
+    EXPECT_TRUE(holds(outcome.err, "is an encoder (BertForSequenceClassification) and writes no text"))
+        << outcome.err;
+  }
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 `train` needs `sentencepiece` too (0.2.3): it alone writes precompiled_charsmap.
 
   make_tokenizer_golden.py train [NAME ...]  trains the small tokenizers of tests/golden/tokenizers/ and writes their cases
+  make_tokenizer_golden.py pairs             writes pairs.jsonl of those in PAIRS: two texts with token types, cut and not
   make_tokenizer_golden.py compare BINARY [--count 10000] [--seed 1] FOLDER ...
       compares lowbit_tokenize_lines with HF on seeded random strings for each folder that holds a tokenizer.json, and
       for the small tokenizers; prints one line each and ends with 1 when any string differs
@@ -113,6 +114,28 @@ def expected(tokenizer, strings):
     return parsed, plain, around
 
 
+PAIRS = ("bert_template", "byte_fallback", "unigram_charsmap", "wordpiece_mixed", "wordpiece_untyped")
+
+
+def pair_requests(strings, seed):
+    rng = random.Random(seed)
+    return [{"text": a, "second": b, "max_length": rng.choice([0, 0, 5, 8, 13, 21]), "parse": True}
+            for a, b in zip(strings, strings[1:] + strings[:1])]
+
+
+def expected_pairs(tokenizer, requests):
+    """Ids, then token types."""
+    out = []
+    for r in requests:
+        tokenizer.no_truncation()
+        if r["max_length"]:
+            tokenizer.enable_truncation(r["max_length"], strategy="longest_first")
+        e = tokenizer.encode(r["text"], r["second"])
+        out.append(e.ids + e.type_ids)
+    tokenizer.no_truncation()
+    return out
+
+
 def run_binary(binary, folder, requests):
     text = "".join(json.dumps(r) + "\n" for r in requests)
     result = subprocess.run([binary, folder], input=text.encode(), stdout=subprocess.PIPE, check=True)
@@ -138,6 +161,9 @@ def compare(binary, folder, count, seed):
         "skip": ([{"ids": i, "skip": True} for i in around + random_ids],
                  [decoder.decode(i, skip_special_tokens=True) for i in around + random_ids]),
     }
+    if os.path.basename(os.path.normpath(folder)) in PAIRS or tokenizer.token_to_id("[SEP]") is not None:
+        requests = pair_requests(strings, seed)
+        jobs["pairs"] = (requests, expected_pairs(tokenizer, requests))
     differ = 0
     report = []
     for name, (requests, want) in jobs.items():
@@ -356,6 +382,16 @@ def make_small():
     del j["model"]["type"]
     made["wordpiece_untyped"] = (j, {})
 
+    t = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    t.normalizer = normalizers.BertNormalizer(lowercase=True)
+    t.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    t.train_from_iterator(corpus(), trainers.WordPieceTrainer(
+        vocab_size=400, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], limit_alphabet=150, show_progress=False))
+    t.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+                                                     special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    t.decoder = decoders.WordPiece()
+    made["bert_template"] = (t, {})
+
     t = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=6))
     t.normalizer = normalizers.Sequence([normalizers.NFKD(), normalizers.StripAccents(), normalizers.Nmt()])
     t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Digits(individual_digits=False),
@@ -405,11 +441,22 @@ def write_small(names):
     print(f"{total} bytes together")
 
 
+def write_pairs():
+    for name in PAIRS:
+        folder = os.path.join(FOLDER, name)
+        hf = load(folder)
+        requests = pair_requests(random_strings(40, 43, []), 44)
+        with open(os.path.join(folder, "pairs.jsonl"), "w", encoding="utf-8") as f:
+            for r, e in zip(requests, expected_pairs(hf, requests)):
+                f.write(json.dumps({**r, "expected": e}, ensure_ascii=False, separators=(",", ":")) + "\n")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     p = commands.add_parser("train")
     p.add_argument("names", nargs="*", help="only these")
+    commands.add_parser("pairs")
     p = commands.add_parser("compare")
     p.add_argument("binary")
     p.add_argument("folders", nargs="*")
@@ -418,6 +465,9 @@ def main():
     args = parser.parse_args()
     if args.command == "train":
         write_small(args.names)
+        return 0
+    if args.command == "pairs":
+        write_pairs()
         return 0
     folders = args.folders + sorted(os.path.join(FOLDER, d) for d in os.listdir(FOLDER))
     return 1 if sum(compare(args.binary, f, args.count, args.seed) for f in folders) else 0

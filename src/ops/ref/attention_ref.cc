@@ -63,8 +63,8 @@ void attention_ref(const AttentionArgs& args, int64_t begin, int64_t end, void* 
       const int64_t token = (item.first_row + row) / group,
                     head = item.kv_head * group + (item.first_row + row) % group;
       const int64_t offset = ((sequence.row + token) * args.heads + head) * head_dim;
-      const int64_t seen_end = sequence.position + token + 1;
-      const int64_t seen_begin = args.window > 0 ? std::max<int64_t>(0, seen_end - args.window) : 0;
+      const int64_t end = seen_end(args, sequence, token);
+      const int64_t seen_begin = args.window > 0 ? std::max<int64_t>(0, end - args.window) : 0;
       for (int64_t c = 0; c < item.chunks; ++c) {
         float* state = c == 0 ? total : part;
         if (args.combine) {
@@ -72,9 +72,8 @@ void attention_ref(const AttentionArgs& args, int64_t begin, int64_t end, void* 
           std::copy(from, from + width, state);
         } else {
           const int64_t first = (item.first_chunk + c) * kAttentionChunk;
-          attend(args, sequence, item.kv_head, args.q + offset, seen_end - 1,
-                 args.slopes ? args.slopes[head] : 0, std::max(first, seen_begin),
-                 std::min(first + kAttentionChunk, seen_end), weights, state);
+          attend(args, sequence, item.kv_head, args.q + offset, end - 1, args.slopes ? args.slopes[head] : 0,
+                 std::max(first, seen_begin), std::min(first + kAttentionChunk, end), weights, state);
         }
         if (c > 0) merge(total, part, head_dim);
       }

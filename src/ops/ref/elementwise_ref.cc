@@ -59,6 +59,8 @@ float activated(Activation kind, float x) {
       return x / (1.0f + std::exp(-1.5957691216057308f * (x + 0.044715f * x * x * x)));
     case Activation::kRelu:
       return x < 0 ? 0 : x;
+    case Activation::kTanh:
+      return std::tanh(x);
   }
   return NAN;
 }
