@@ -78,22 +78,9 @@ const Codebook& codebook_of(Format format) {
       return kNf4;
     case Format::kFp4:
       return kFp4;
-    case Format::kAffine:
-      break;
+    default:
+      fail(ErrorCode::kInternal, "{} has no codebook", format_name(format));
   }
-  fail(ErrorCode::kInternal, "this format has no codebook");
-}
-
-std::string_view format_name(Format format) {
-  switch (format) {
-    case Format::kNf4:
-      return "nf4";
-    case Format::kFp4:
-      return "fp4";
-    case Format::kAffine:
-      break;
-  }
-  return "affine";
 }
 
 int nearest_code(Format format, float x) {

@@ -10,15 +10,13 @@
 #include <cstdint>
 #include <optional>
 #include <span>
-#include <string_view>
 
 namespace lowbit {
 
 using Codebook = std::array<float, 16>;  // in the order of the codes; the largest magnitude is 1
 
-constexpr bool has_codebook(Format format) { return format != Format::kAffine; }
-const Codebook& codebook_of(Format format);   // kNf4, kFp4
-std::string_view format_name(Format format);  // "affine", "nf4", "fp4"
+constexpr bool has_codebook(Format format) { return format == Format::kNf4 || format == Format::kFp4; }
+const Codebook& codebook_of(Format format);  // kNf4, kFp4
 
 // The code whose value is nearest to x, which lies in [-1, 1]. A tie goes to the lower value with nf4, to the
 // smaller magnitude with fp4 (bitsandbytes on CUDA; on the CPU its fp4 takes the lower value). NaN gets the

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "format/codebook.h"
+#include "format/int8.h"
 #include "ops/context.h"
 
 #include <vector>
@@ -21,7 +22,18 @@ double rounding_error(const OpContext& context, const Tensor& weight, const Flat
 // Its scales alone.
 std::vector<float> flat_scales(const OpContext& context, const Tensor& weight, int64_t group_size);
 
-// As layers hold it; the dense matrix, as F32, where from_flat_codes has no form for it.
+// The same in rows of int8 (format/int8.h). Values are rounded to F16 first, as bitsandbytes does; one that
+// F16 cannot hold counts as not finite. Scales that a file keeps in `scale_dtype`, F32, F16 or BF16, are
+// rounded to it before codes are chosen.
+struct Int8Rows {
+  Tensor codes;                // I8 [out, in]
+  std::vector<float> largest;  // magnitude of each row
+  std::vector<float> scales;   // value = scale * code
+};
+Int8Rows encode_int8_rows(const OpContext& context, const Tensor& weight, DType scale_dtype = DType::kF32);
+double rounding_error(const OpContext& context, const Tensor& weight, const Int8Rows& rows);
+
+// As layers hold it; the dense matrix, as F32, where from_flat_codes has no form for it. kInt8 has no groups.
 Weight encoded(const OpContext& context, const Tensor& weight, Format format, int64_t group_size);
 
 }  // namespace lowbit
