@@ -1,6 +1,8 @@
 #include "format/int8.h"
 
+#include "format/affine.h"
 #include "format/bits.h"
+#include "tensor/half.h"
 
 #include <algorithm>
 #include <bit>
@@ -18,6 +20,13 @@ float largest_magnitude(std::span<const float> values) {
     is_finite = is_finite && std::isfinite(value);
   }
   return is_finite ? largest : std::numeric_limits<float>::quiet_NaN();
+}
+
+Int8Grid int8_grid(float largest, DType scale_dtype) {
+  const float exact = int8_scale(largest);
+  if (scale_dtype == DType::kF32 || largest == 0) return {exact, int8_factor(largest)};
+  const float scale = scale_dtype == DType::kF16 ? round_scale(exact) : bf16_to_float(float_to_bf16(exact));
+  return {scale, 1 / scale};
 }
 
 void encode_int8(std::span<const float> values, float factor, int8_t* codes) {

@@ -12,10 +12,17 @@ namespace lowbit {
 
 constexpr float kInt8Largest = 127;  // of a code's magnitude
 
-// What codes are made with: code = round_half_even(value * factor). 127 times the rounded reciprocal, not
-// 127 / largest: so bitsandbytes on the CPU. 0 for a row of zeros.
-inline float int8_factor(float largest) { return largest > 0 ? kInt8Largest * (1 / largest) : 0; }
+// The scale of a row, and what its codes are made with: code = round_half_even(value * factor). That is 127
+// times the rounded reciprocal, not 127 / largest: so bitsandbytes on the CPU. 0 for a row of zeros.
 inline float int8_scale(float largest) { return largest / kInt8Largest; }
+inline float int8_factor(float largest) { return largest > 0 ? kInt8Largest * (1 / largest) : 0; }
+
+// The same of files that keep scales in F16 or BF16 (F32: as above), so that codes are chosen for the scale
+// that is kept. Never 0 but for a row of zeros.
+struct Int8Grid {
+  float scale, factor;
+};
+Int8Grid int8_grid(float largest, DType scale_dtype);
 
 // The largest magnitude; NaN when a value is not finite.
 float largest_magnitude(std::span<const float> values);

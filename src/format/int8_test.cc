@@ -77,8 +77,8 @@ TEST(Int8, RowsOfAFileAreWhatTheLayerDecodes) {
       EXPECT_EQ(weight.activations, ActivationFormat::kNone);
       const Tensor dense = dequantized(weight);
       for (int64_t i = 0; i < in * out; ++i) {
-        ASSERT_EQ(dense.data<float>()[i], scales[static_cast<size_t>(i / in)] *
-                                              static_cast<float>(codes[static_cast<size_t>(i)]))
+        ASSERT_EQ(dense.data<float>()[i],
+                  scales[static_cast<size_t>(i / in)] * static_cast<float>(codes[static_cast<size_t>(i)]))
             << i;
       }
     }

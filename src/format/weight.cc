@@ -21,6 +21,16 @@ std::string_view format_name(Format format) {
   fail(ErrorCode::kInternal, "unknown format");
 }
 
+std::string_view activation_name(ActivationFormat format) {
+  switch (format) {
+    case ActivationFormat::kNone:
+      return "none";
+    case ActivationFormat::kInt8Dynamic:
+      return "int8-dynamic";
+  }
+  fail(ErrorCode::kInternal, "unknown format of activations");
+}
+
 size_t QuantizedTensor::byte_count() const {
   return codes.byte_count() + scales.byte_count() + zero_points.byte_count() + column_order.byte_count();
 }
@@ -61,8 +71,8 @@ Tensor dequantized(const QuantizedTensor& weight) {
       const int64_t at = group * rows + row;
       const float scale = is_wide ? wide_scales[at] : f16_to_float(half_scales[at]);
       const int zero_point = zeros ? zeros[at] : 1 << (weight.bits - 1);
-      values[row * columns + column] = codebook ? decode_code(*codebook, code, scale)
-                                                : scale * static_cast<float>(code - zero_point);
+      values[row * columns + column] =
+          codebook ? decode_code(*codebook, code, scale) : scale * static_cast<float>(code - zero_point);
     }
   }
   return out;

@@ -20,6 +20,7 @@ enum class ActivationFormat : uint8_t {
   kNone,        // they stay floats
   kInt8Dynamic  // rounded to int8 with a scale for each row (token), by that row alone; only with kInt8
 };
+std::string_view activation_name(ActivationFormat format);  // "none", "int8-dynamic"
 
 // A matrix [out_features, in_features] of codes. Columns are packed along in_features, and out_features run
 // fastest, so that one vector load holds the same columns of neighbouring rows, and files of the GPTQ dialect

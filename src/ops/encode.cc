@@ -1,7 +1,6 @@
 #include "ops/encode.h"
 
 #include "base/fail.h"
-#include "format/affine.h"
 #include "ops/parallel.h"
 #include "tensor/half.h"
 
@@ -33,7 +32,8 @@ void to_floats(const Tensor& tensor, int64_t first, int64_t count, float* to) {
 void require_finite(bool is_finite, const Tensor& weight) {
   if (is_finite) return;
   fail(ErrorCode::kInvalidArgument,
-       "a weight of shape {} holds values that are not finite: it cannot be quantized",
+       "a weight of shape {} holds values that are not finite (or, for int8, beyond F16): it cannot be "
+       "quantized",
        shape_text(weight.shape()));
 }
 
@@ -117,32 +117,34 @@ double rounding_error(const OpContext& context, const Tensor& weight, const Flat
   });
 }
 
+std::vector<float> int8_row_sizes(const OpContext& context, const Tensor& weight) {
+  std::vector<float> sizes = flat_scales(context, weight, weight.size(1));
+  bool is_finite = true;
+  for (float& size : sizes) {
+    size = f16_to_float(float_to_f16(size));
+    is_finite = is_finite && std::isfinite(size);
+  }
+  require_finite(is_finite, weight);
+  return sizes;
+}
+
 Int8Rows encode_int8_rows(const OpContext& context, const Tensor& weight, DType scale_dtype) {
   const int64_t in = weight.size(1);
-  const auto out = static_cast<size_t>(weight.size(0));
-  Int8Rows rows{Tensor::allocate(DType::kI8, weight.shape()), std::vector<float>(out), std::vector<float>(out)};
+  Int8Rows rows{Tensor::allocate(DType::kI8, weight.shape()),
+                std::vector<float>(static_cast<size_t>(weight.size(0)))};
   int8_t* const codes = rows.codes.mutable_data<int8_t>();
   std::atomic<bool> is_finite = true;
   for_each_group(context, weight, in, [&](int64_t row, std::span<const float> values) {
     std::vector<float> halves(values.begin(), values.end());
-    if (weight.dtype() != DType::kF16) {
-      for (float& value : halves) value = f16_to_float(float_to_f16(value));
-    }
-    const auto at = static_cast<size_t>(row);
+    for (float& value : halves) value = f16_to_float(float_to_f16(value));
     const float largest = largest_magnitude(halves);
     if (!std::isfinite(largest)) {
       is_finite = false;
       return;
     }
-    rows.largest[at] = largest;
-    rows.scales[at] = int8_scale(largest);
-    float factor = int8_factor(largest);
-    if (scale_dtype != DType::kF32 && largest > 0) {
-      rows.scales[at] = scale_dtype == DType::kBF16 ? bf16_to_float(float_to_bf16(rows.scales[at]))
-                                                    : round_scale(rows.scales[at]);
-      factor = 1 / rows.scales[at];
-    }
-    encode_int8(halves, factor, codes + row * in);
+    const Int8Grid grid = int8_grid(largest, scale_dtype);
+    rows.scales[static_cast<size_t>(row)] = grid.scale;
+    encode_int8(halves, grid.factor, codes + row * in);
   });
   require_finite(is_finite, weight);
   return rows;

@@ -83,7 +83,8 @@ Table table_of(WeightKind kind, MatmulMode mode) {
       return is_decode ? Table{"matmul_codebook_decode", kCodebookDecode}
                        : Table{"matmul_codebook_prefill", kCodesPrefill};
     case WeightKind::kInt8:
-      return is_decode ? Table{"matmul_int8_decode", kInt8Decode} : Table{"matmul_int8_prefill", kInt8Prefill};
+      return is_decode ? Table{"matmul_int8_decode", kInt8Decode}
+                       : Table{"matmul_int8_prefill", kInt8Prefill};
     default:
       return is_decode ? Table{"matmul_dense_decode", kDenseDecode}
                        : Table{"matmul_dense_prefill", kDensePrefill};
@@ -141,10 +142,11 @@ void set_weight(const Tensor& weight, MatmulArgs& args) {
 void set_int8_inputs(const QuantizedTensor& weight, MatmulArgs& args) {
   if (weight.format != Format::kInt8 || !(weight.outlier_threshold >= 0) ||
       weight.in_features > kMostInt8Columns) {
-    fail(ErrorCode::kInvalidArgument,
-         "matmul: inputs in int8 go with int8 weights of at most {} columns and a threshold of 0 or more, not "
-         "with {}, {} columns and {}",
-         kMostInt8Columns, format_name(weight.format), weight.in_features, weight.outlier_threshold);
+    fail(
+        ErrorCode::kInvalidArgument,
+        "matmul: inputs in int8 go with int8 weights of at most {} columns and a threshold of 0 or more, not "
+        "with {}, {} columns and {}",
+        kMostInt8Columns, format_name(weight.format), weight.in_features, weight.outlier_threshold);
   }
   args.kind = WeightKind::kInt8;
   args.outlier_threshold = weight.outlier_threshold;
@@ -153,13 +155,13 @@ void set_int8_inputs(const QuantizedTensor& weight, MatmulArgs& args) {
 void set_weight(const QuantizedTensor& weight, MatmulArgs& args) {
   const bool is_affine = weight.format == Format::kAffine, is_int8 = weight.format == Format::kInt8;
   const bool has_bits = is_affine ? is_supported_bits(weight.bits) : weight.bits == (is_int8 ? 8 : 4);
-  const bool is_one_group = !is_int8 || (weight.group_size >= weight.in_features && weight.zero_points.empty());
+  const bool is_one_group =
+      !is_int8 || (weight.group_size >= weight.in_features && weight.zero_points.empty());
   if (!has_bits || !is_one_group || weight.group_size <= 0 || weight.in_features < 0 ||
       weight.out_features < 0) {
     fail(ErrorCode::kInvalidArgument,
          "matmul: no {} weight can have {} bits, group size {} and shape [{}, {}]",
-         format_name(weight.format), weight.bits, weight.group_size, weight.out_features,
-         weight.in_features);
+         format_name(weight.format), weight.bits, weight.group_size, weight.out_features, weight.in_features);
   }
   args.kind = WeightKind::kAffine;
   if (has_codebook(weight.format)) {
@@ -388,7 +390,8 @@ void matmul(const OpContext& given, ConstActivations x, int64_t tokens, std::spa
 std::vector<KernelListing> matmul_kernels() {
   std::vector<KernelListing> list;
   for (MatmulMode mode : {MatmulMode::kDecode, MatmulMode::kPrefill}) {
-    for (WeightKind kind : {WeightKind::kBF16, WeightKind::kAffine, WeightKind::kCodebook, WeightKind::kInt8}) {
+    for (WeightKind kind :
+         {WeightKind::kBF16, WeightKind::kAffine, WeightKind::kCodebook, WeightKind::kInt8}) {
       const Table table = table_of(kind, mode);
       append_listing(list, table.op, table.kernels);
     }

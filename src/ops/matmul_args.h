@@ -34,7 +34,7 @@ struct MatmulArgs {
   int bits = 0;                  // codes: see format/weight.h; a symmetric weight has no zero_points
   int64_t group_size = 0;        // at most `in`
   const void* codes = nullptr;
-  const void* scales = nullptr;     // F16; F32 where has_wide_scales
+  const void* scales = nullptr;  // F16; F32 where has_wide_scales
   const void* zero_points = nullptr;
   const float* codebook = nullptr;  // of 16 values
   bool has_wide_scales = false;     // kCodebook, kInt8, and kAffine of format int8

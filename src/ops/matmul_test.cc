@@ -84,8 +84,7 @@ Weight random_weight(const Case& c, std::mt19937& random) {
               c.out);
   }
   weight.codes = misaligned(codes);
-  weight.scales =
-      misaligned(random_dense(scale_dtype(c.format), {weight.groups(), c.out}, random, 0.02f));
+  weight.scales = misaligned(random_dense(scale_dtype(c.format), {weight.groups(), c.out}, random, 0.02f));
   if (c.threshold) {
     weight.activations = ActivationFormat::kInt8Dynamic;
     weight.outlier_threshold = *c.threshold;
@@ -299,8 +298,7 @@ TEST_F(Matmul, Int8KernelsHaveTheBitsOfTheReference) {
     const Tensor bias = random_dense(DType::kF32, {c.out}, random, 0.1f);
     for (int64_t rows : {1, 4, 16, 18, 37}) {
       const std::vector<float> x = random_rows(rows, c.in, random);
-      const auto expected =
-          product(x, rows, weight, &bias, MatmulMode::kDecode, "matmul_int8_decode", "ref");
+      const auto expected = product(x, rows, weight, &bias, MatmulMode::kDecode, "matmul_int8_decode", "ref");
       for (const KernelListing& kernel : matmul_kernels()) {
         if (!kernel.available || !is_for(kernel, c)) continue;
         SCOPED_TRACE(kernel.op + " " + kernel.kernel + ", " + c.text() + ", rows " + std::to_string(rows));
@@ -389,8 +387,7 @@ TEST_F(Matmul, ARowThatIsNotFiniteStaysAlone) {
         } else if (std::isnan(poison) || kernel.op == "matmul_affine_decode" || c.threshold) {
           // Integers know no infinity: such a row becomes NaN there (ref keeps infinities where it has
           // floats).
-          ASSERT_TRUE(std::isnan(y[at]) ||
-                      (kernel.kernel == "ref" && !c.threshold && !std::isfinite(y[at])));
+          ASSERT_TRUE(std::isnan(y[at]) || (kernel.kernel == "ref" && !c.threshold && !std::isfinite(y[at])));
         } else {
           ASSERT_FALSE(std::isfinite(y[at]));
         }
@@ -544,14 +541,9 @@ TEST(MatmulPrepare, VersionsOfTheInt8EncodingAgreeToTheBit) {
       for (int version = 0; version < 2; ++version) {
         codes[version].assign(static_cast<size_t>(padded), -1);
         outliers[version].assign(static_cast<size_t>(padded / 64), ~uint64_t{0});
-        const Int8Row row = {x.data(),
-                             count,
-                             padded,
-                             limit,
-                             codes[version].data(),
-                             outliers[version].data(),
-                             &scales[version],
-                             &sums[version]};
+        const Int8Row row = {
+            x.data(),         count,         padded, limit, codes[version].data(), outliers[version].data(),
+            &scales[version], &sums[version]};
         (version ? encode_int8_avx2 : encode_int8_ref)(row);
       }
       ASSERT_EQ(codes[0], codes[1]) << limit << " " << count;

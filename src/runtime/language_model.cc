@@ -3,7 +3,6 @@
 #include "base/cpu.h"
 #include "base/fail.h"
 #include "base/gpu.h"
-#include "format/codebook.h"
 #include "ops/cuda/libraries.h"
 #include "runtime/forward.h"
 #include "runtime/gpu_placement.h"
@@ -63,6 +62,7 @@ void read_generation_config(LanguageModel::State& state) {
 
 std::string cpu_only(const RuntimeOptions& options) {
   if (options.load_in_4bit) return "load_in_4bit";
+  if (options.load_in_8bit) return "load_in_8bit";
   if (!options.kernel.empty()) return fmt::format("kernel \"{}\"", options.kernel);
   if (options.kv_cache_dtype != "bfloat16")
     return fmt::format("kv_cache_dtype \"{}\"", options.kv_cache_dtype);
@@ -73,7 +73,7 @@ std::string cpu_only(const RuntimeOptions& options) {
 std::string_view cpu_only_format(const NamedWeights& weights) {
   for (const auto& [name, weight] : weights) {
     const auto* quantized = std::get_if<QuantizedTensor>(&weight);
-    if (quantized && has_codebook(quantized->format)) return format_name(quantized->format);
+    if (quantized && quantized->format != Format::kAffine) return format_name(quantized->format);
   }
   return "";
 }
@@ -151,7 +151,8 @@ bool load_on_gpu(LanguageModel::State& state, int device, const RuntimeOptions& 
 void load_on_cpu(LanguageModel::State& state, const RuntimeOptions& options, const Log& log) {
   state.workspace = std::make_unique<Workspace>();
   NamedWeights quantized;
-  if (options.load_in_4bit) quantized = quantized_on_load(state.checkpoint, options, state.ops(), log);
+  if (options.load_in_4bit || options.load_in_8bit)
+    quantized = quantized_on_load(state.checkpoint, options, state.ops(), log);
   if (!options.map_weights && !move_to_memory(state.checkpoint.weights, *state.threads)) {
     log.info("the weights stay in the mapped file: copies would take more than a quarter of the free memory");
   }

@@ -11,7 +11,7 @@
 namespace lowbit {
 namespace {
 
-constexpr int64_t kGroupSize = 64;  // bitsandbytes' default; its configs have no other
+constexpr int64_t kGroupSize = 64;  // of 4 bits: bitsandbytes' default; its configs have no other
 
 // By the module's name, or a part of it that begins and ends at a dot.
 bool names(std::string_view key, std::string_view module) {
@@ -65,10 +65,12 @@ void check_names(const std::vector<std::string>& keys, const std::vector<std::st
 NamedWeights quantized_on_load(Checkpoint& checkpoint, const RuntimeOptions& options, const OpContext& ops,
                                const Log& log) {
   if (checkpoint.quantization) {
-    fail(ErrorCode::kInvalidArgument, "{} is quantized already ({}): load it without load_in_4bit",
-         checkpoint.folder.string(), checkpoint.quantization->dialect);
+    fail(ErrorCode::kInvalidArgument, "{} is quantized already ({}): load it without load_in_{}bit",
+         checkpoint.folder.string(), checkpoint.quantization->dialect, options.load_in_8bit ? 8 : 4);
   }
-  const Format format = options.bnb_4bit_quant_type == "nf4" ? Format::kNf4 : Format::kFp4;
+  const Format format = options.load_in_8bit                   ? Format::kInt8
+                        : options.bnb_4bit_quant_type == "nf4" ? Format::kNf4
+                                                               : Format::kFp4;
   const std::vector<std::string>& keys = options.llm_int8_skip_modules;
   Model model = Model::create(checkpoint.config, checkpoint.weights);
   std::vector<std::string> modules = {model.head().module};
@@ -90,14 +92,19 @@ NamedWeights quantized_on_load(Checkpoint& checkpoint, const RuntimeOptions& opt
       const std::string name = linear.module + ".weight";
       checkpoint.weights.erase(name);
       try {
-        quantized.emplace(name, encoded(ops, dense, format, kGroupSize));
+        Weight weight = encoded(ops, dense, format, kGroupSize);
+        if (format == Format::kInt8) {
+          std::get<QuantizedTensor>(weight).activations = ActivationFormat::kInt8Dynamic;
+          std::get<QuantizedTensor>(weight).outlier_threshold = options.llm_int8_threshold;
+        }
+        quantized.emplace(name, std::move(weight));
       } catch (const Error& error) {
         fail(error.code(), "{}: {}", linear.module, error.what());
       }
     }
   }
-  log.info(fmt::format("{} matrices rounded to {}, groups of {}{}", quantized.size(),
-                       options.bnb_4bit_quant_type, kGroupSize,
+  log.info(fmt::format("{} matrices rounded to {}, {}{}", quantized.size(), format_name(format),
+                       format == Format::kInt8 ? "rows" : fmt::format("groups of {}", kGroupSize),
                        left > 0 ? fmt::format("; {} left as they are", left) : ""));
   return quantized;
 }

@@ -37,13 +37,15 @@ void pack(const MatmulArgs& args, int64_t n, int64_t width, int64_t word, int64_
     const __mmask16 mask = static_cast<__mmask16>(lanes >= 16 ? 0xffff : lanes > 0 ? (1 << lanes) - 1 : 0);
     const uint8_t* from = static_cast<const uint8_t*>(args.codes) + (word * args.out + n + column) * 4;
     for (int64_t w = 0; w < 16 * depth; ++w, to += 64)
-      _mm512_store_si512(to, w < words ? _mm512_maskz_loadu_epi32(mask, from + w * args.out * 4) : zero_i32());
+      _mm512_store_si512(to,
+                         w < words ? _mm512_maskz_loadu_epi32(mask, from + w * args.out * 4) : zero_i32());
   }
 }
 
 // kTwo: 32 rows of x, else 16. sums: 32 columns, `stride` bytes from row to row, added to.
 template <bool kTwo>
-void multiply(const int8_t* x, int64_t x_stride, const uint8_t* w, int64_t depth, char* sums, int64_t stride) {
+void multiply(const int8_t* x, int64_t x_stride, const uint8_t* w, int64_t depth, char* sums,
+              int64_t stride) {
   const int64_t strip = depth * kTileBytes;
   _tile_loadd(0, sums, stride);
   _tile_loadd(1, sums + 64, stride);

@@ -61,7 +61,8 @@ void encode_int8_avx2(const Int8Row& row) noexcept {
         codes[j] = _mm256_and_si256(_mm256_cvtps_epi32(_mm256_mul_ps(x, factor)), is_below);
         total = _mm256_add_epi32(total, codes[j]);
       }
-      const __m256i low = _mm256_packs_epi32(codes[0], codes[1]), high = _mm256_packs_epi32(codes[2], codes[3]);
+      const __m256i low = _mm256_packs_epi32(codes[0], codes[1]),
+                    high = _mm256_packs_epi32(codes[2], codes[3]);
       const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high),
                                                         _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(row.codes + i + part), bytes);

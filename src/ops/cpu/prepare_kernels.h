@@ -31,12 +31,12 @@ void encode_int16_ref(const Int16Block& block) noexcept;
 void encode_int16_avx2(const Int16Block& block) noexcept;
 
 struct Int8Row {
-  const float* x;       // [count]
+  const float* x;  // [count]
   int64_t count = 0;
-  int64_t padded = 0;   // a multiple of 64
-  float limit = 0;      // outliers begin here; infinity: there are none
-  int8_t* codes;        // [padded]
-  uint64_t* outliers;   // [padded / 64]
+  int64_t padded = 0;  // a multiple of 64
+  float limit = 0;     // outliers begin here; infinity: there are none
+  int8_t* codes;       // [padded]
+  uint64_t* outliers;  // [padded / 64]
   float* scale;
   int32_t* sum;
 };

@@ -26,7 +26,8 @@ void decode_affine_row(const MatmulArgs& args, int64_t n, float* row) {
     if (column / args.group_size != group) {
       group = column / args.group_size;
       const int64_t at = group * args.out + n;
-      scale = args.has_wide_scales ? load<float>(args.scales, at) : f16_to_float(load<uint16_t>(args.scales, at));
+      scale =
+          args.has_wide_scales ? load<float>(args.scales, at) : f16_to_float(load<uint16_t>(args.scales, at));
       if (args.zero_points) zero_point = load<uint8_t>(args.zero_points, at);
     }
     if (available < args.bits) {
