@@ -113,7 +113,7 @@ TEST(Compressed, OtherSchemesAreRefusedByTheirKey) {
   const auto refusal = [](const char* from, const char* to) {
     return Folder(ActivationFormat::kInt8Dynamic).refusal_with(from, to);
   };
-  expect_parts(refusal("\"num_bits\": 8", "\"num_bits\": 4"), {"group_0", "input_activations", "8 bits"});
+  expect_parts(refusal("\"num_bits\": 8", "\"num_bits\": 4"), {"group_0", "weights", "8 bits"});
   expect_parts(refusal("\"strategy\": \"channel\"", "\"strategy\": \"group\""),
                {"weights", "channel or tensor"});
   expect_parts(refusal("\"dynamic\": true", "\"dynamic\": false"), {"input_activations", "dynamic"});
