@@ -40,8 +40,12 @@ struct CalibrationOptions {
 
 struct QuantizeOptions {
   std::string method = "gptq";    // "gptq" or "rtn"
-  std::string format = "affine";  // or "nf4", "fp4" (groups of 64): method "rtn", dialect "bitsandbytes"
-  std::string dialect = "gptq";   // or "bitsandbytes"
+  std::string format = "affine";  // with method "rtn" also "nf4", "fp4" (groups of 64), "int8" (rows)
+  std::string dialect = "gptq";   // of affine; "bitsandbytes" of the others, "compressed-tensors" of int8
+  std::string activations;        // of int8: "int8-dynamic" (a scale per token) or "none" (they stay floats);
+                                  // empty: what dialect "bitsandbytes" does, otherwise none
+  float llm_int8_threshold =
+      6;  // of int8 in dialect "bitsandbytes": inputs of this magnitude or more stay floats; 0: none do
   bool bnb_4bit_use_double_quant =
       false;  // with dialect "bitsandbytes": scales are encoded in 8 bits themselves
   AffineOptions affine;

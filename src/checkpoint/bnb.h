@@ -1,5 +1,5 @@
-// The bitsandbytes dialect of 4 bits: what transformers saves of a model loaded with load_in_4bit. Bytes:
-// docs/formats/bitsandbytes.md.
+// The bitsandbytes dialect: what transformers saves of a model loaded with load_in_4bit or load_in_8bit.
+// Bytes: docs/formats/bitsandbytes.md.
 #pragma once
 
 #include "checkpoint/checkpoint.h"
@@ -11,28 +11,42 @@
 
 namespace lowbit {
 
-// What belongs to a quantized matrix: "<module>.weight" and this.
+// What belongs to a quantized matrix: "<module>" and this.
 struct BnbPart {
   std::string_view ending, kind;
 };
-inline constexpr BnbPart kBnbParts[] = {{"", "codes"},
-                                        {".absmax", "scales"},
-                                        {".nested_absmax", "scales"},
-                                        {".quant_map", "codebook"},
-                                        {".nested_quant_map", "codebook"},
-                                        {".quant_state.bitsandbytes__nf4", "codebook"},
-                                        {".quant_state.bitsandbytes__fp4", "codebook"}};
+inline constexpr BnbPart kBnbParts[] = {{".weight", "codes"},
+                                        {".weight.absmax", "scales"},
+                                        {".weight.nested_absmax", "scales"},
+                                        {".weight.quant_map", "codebook"},
+                                        {".weight.nested_quant_map", "codebook"},
+                                        {".weight.quant_state.bitsandbytes__nf4", "codebook"},
+                                        {".weight.quant_state.bitsandbytes__fp4", "codebook"},
+                                        {".SCB", "scales"},
+                                        {".weight_format", "scales"}};
+
+inline constexpr int kBnbRowFormat = 0;  // what ".weight_format" says of 8-bit rows
 
 bool is_bnb_config(const Json& object);  // quantization_config is one
-// Checks BitsAndBytesConfig and returns its bnb_4bit_quant_type, all of it that reading needs. Errors name
-// `where`: kCorruptFile for wrong types and for both widths at once, kUnsupported for load_in_8bit.
-Format read_bnb_format(const Json& object, std::string_view where);
+// BitsAndBytesConfig: what reading needs of it, and what a quantized model is written with.
+struct BnbSettings {
+  Format format = Format::kNf4;       // or kFp4, kInt8
+  float llm_int8_threshold = 6;       // of kInt8: inputs of this magnitude or more stay floats; 0: none
+  bool use_double_quant = false;      // of 4 bits
+  DType compute_dtype = DType::kF32;  // of 4 bits
+};
+// Checks it. Errors name `where`: kCorruptFile for wrong types and for both widths at once, kUnsupported for
+// llm_int8_has_fp16_weight, with which there are no codes.
+BnbSettings read_bnb_settings(const Json& object, std::string_view where);
 
 // Moves all of `files` into checkpoint.weights, decoding quantized modules. Scales that are encoded
 // themselves are decoded; a matrix whose groups do not fit its rows in whole units of eight columns becomes
 // dense F32, and a note says so. Errors name the tensor: kCorruptFile where sizes, types or the state do not
 // fit each other or `format`.
 void read_bnb_weights(Format format, std::string_view where, Checkpoint& checkpoint);
+// The same for 8 bits: inputs of these weights are rounded to int8 too. kUnsupported for the layouts of
+// weights that bitsandbytes had for GPUs of old.
+void read_bnb_int8_weights(const BnbSettings& settings, std::string_view where, Checkpoint& checkpoint);
 
 // What stands beside the codes "<module>.weight" of a matrix [out, in]: its scales (encoded themselves, if
 // so), codebooks and state. dtype: what the matrix was, and what it becomes when it is decoded.
@@ -45,8 +59,10 @@ struct BnbMatrix {
 };
 std::vector<NamedTensor> bnb_tensors_beside(const BnbMatrix& matrix, std::span<const float> scales);
 
+// The same for 8 bits; sizes: the largest magnitude of each row.
+std::vector<NamedTensor> bnb_int8_tensors_beside(const std::string& module, std::span<const float> sizes);
 // quantization_config, with every key of BitsAndBytesConfig. skip_modules: null where its default says it
 // all.
-Json bnb_config_json(Format format, bool use_double_quant, DType compute_dtype, Json skip_modules);
+Json bnb_config_json(const BnbSettings& settings, Json skip_modules);
 
 }  // namespace lowbit

@@ -71,8 +71,9 @@ class Reader {
  private:
   bool is_part(std::string_view name, const std::map<std::string, Format, std::less<>>& quantized) const {
     return std::any_of(std::begin(kBnbParts), std::end(kBnbParts), [&](const BnbPart& part) {
-      return name.ends_with(part.ending) &&
-             quantized.contains(name.substr(0, name.size() - part.ending.size()));
+      if (!name.ends_with(part.ending)) return false;
+      const std::string_view module = name.substr(0, name.size() - part.ending.size());
+      return quantized.contains(fmt::format("{}.weight", module));
     });
   }
 

@@ -2,6 +2,7 @@
 #include "checkpoint/bnb.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace lowbit {
 namespace {
@@ -43,20 +44,29 @@ bool is_bnb_config(const Json& object) {
   return !method && (object.find("load_in_4bit") || object.find("load_in_8bit"));
 }
 
-Format read_bnb_format(const Json& object, std::string_view where) {
+BnbSettings read_bnb_settings(const Json& object, std::string_view where) {
   const bool in_4bit = flag(object, "load_in_4bit", where) || flag(object, "_load_in_4bit", where);
   const bool in_8bit = flag(object, "load_in_8bit", where) || flag(object, "_load_in_8bit", where);
   if (in_4bit && in_8bit)
     fail(ErrorCode::kCorruptFile, "{}: load_in_4bit and load_in_8bit are both true, expected one", where);
-  if (in_8bit) {
+  if (in_8bit && flag(object, "llm_int8_has_fp16_weight", where)) {
     fail(ErrorCode::kUnsupported,
-         "{}: load_in_8bit: lowbit reads bitsandbytes' 4 bits (nf4, fp4), not yet its 8 bits; quantize the "
-         "original model with `lowbit quantize --bits 8`",
+         "{}: llm_int8_has_fp16_weight: the weights are floats, which bitsandbytes rounds anew for each "
+         "product; remove quantization_config from the config and load the model with load_in_8bit",
          where);
   }
-  const Format format =
+  BnbSettings settings;
+  settings.format =
       choice(object, "bnb_4bit_quant_type", {"fp4", "nf4"}, where) == "nf4" ? Format::kNf4 : Format::kFp4;
-  flag(object, "bnb_4bit_use_double_quant", where);
+  if (in_8bit) settings.format = Format::kInt8;
+  if (const Json* threshold = present(object, "llm_int8_threshold")) {
+    if (!threshold->is_number() || !(threshold->as_number() >= 0) || !std::isfinite(threshold->as_number()))
+      fail(ErrorCode::kCorruptFile, "{}: llm_int8_threshold is {}, expected a number, 0 or more", where,
+           threshold->dump().substr(0, 100));
+    settings.llm_int8_threshold = static_cast<float>(threshold->as_number());
+  }
+  settings.use_double_quant = flag(object, "bnb_4bit_use_double_quant", where);
+  flag(object, "llm_int8_enable_fp32_cpu_offload", where);
   choice(object, "bnb_4bit_compute_dtype", {"float32", "float16", "bfloat16", "float64"}, where);
   choice(object, "bnb_4bit_quant_storage", {"uint8", "int8", "float16", "bfloat16", "float32", "float64"},
          where);
@@ -70,7 +80,7 @@ Format read_bnb_format(const Json& object, std::string_view where) {
              name.type_name());
     }
   }
-  return format;
+  return settings;
 }
 
 }  // namespace lowbit

@@ -56,19 +56,26 @@ std::vector<NamedTensor> bnb_tensors_beside(const BnbMatrix& matrix, std::span<c
   return tensors;
 }
 
-Json bnb_config_json(Format format, bool use_double_quant, DType compute_dtype, Json skip_modules) {
-  return Json::Object{{"_load_in_4bit", true},
-                      {"_load_in_8bit", false},
-                      {"bnb_4bit_compute_dtype", torch_name(compute_dtype)},
+std::vector<NamedTensor> bnb_int8_tensors_beside(const std::string& module, std::span<const float> sizes) {
+  Tensor row_format = Tensor::allocate(DType::kU8, {});
+  row_format.mutable_data<uint8_t>()[0] = kBnbRowFormat;
+  return {{module + ".SCB", vector_of<float>(DType::kF32, sizes)}, {module + ".weight_format", row_format}};
+}
+
+Json bnb_config_json(const BnbSettings& settings, Json skip_modules) {
+  const bool is_int8 = settings.format == Format::kInt8;
+  return Json::Object{{"_load_in_4bit", !is_int8},
+                      {"_load_in_8bit", is_int8},
+                      {"bnb_4bit_compute_dtype", torch_name(settings.compute_dtype)},
                       {"bnb_4bit_quant_storage", "uint8"},
-                      {"bnb_4bit_quant_type", format_name(format)},
-                      {"bnb_4bit_use_double_quant", use_double_quant},
+                      {"bnb_4bit_quant_type", format_name(is_int8 ? Format::kFp4 : settings.format)},
+                      {"bnb_4bit_use_double_quant", settings.use_double_quant},
                       {"llm_int8_enable_fp32_cpu_offload", false},
                       {"llm_int8_has_fp16_weight", false},
                       {"llm_int8_skip_modules", std::move(skip_modules)},
-                      {"llm_int8_threshold", 6.0},
-                      {"load_in_4bit", true},
-                      {"load_in_8bit", false},
+                      {"llm_int8_threshold", double{settings.llm_int8_threshold}},
+                      {"load_in_4bit", !is_int8},
+                      {"load_in_8bit", is_int8},
                       {"quant_method", "bitsandbytes"}};
 }
 

@@ -2,8 +2,8 @@
 
 #include "base/fail.h"
 #include "checkpoint/bnb.h"
+#include "checkpoint/compressed.h"
 #include "checkpoint/gptq_read.h"
-#include "format/codebook.h"
 
 #include <cstring>
 
@@ -35,14 +35,9 @@ struct QuantizationSource {
 
 QuantizationSource find_quantization(const fs::path& folder, const Json& config) {
   const std::string config_path = (folder / "config.json").string();
-  if (const Json* value = config.find("compression_config"); value && !value->is_null()) {
-    fail(ErrorCode::kUnsupported,
-         "{}: compression_config: the model is quantized with compressed-tensors; lowbit reads models "
-         "that are not quantized, and GPTQ",
-         config_path);
-  }
-  if (const Json* value = config.find("quantization_config"); value && !value->is_null()) {
-    return {*value, config_path + ": quantization_config", false};
+  for (const char* key : {"quantization_config", "compression_config"}) {
+    if (const Json* value = config.find(key); value && !value->is_null())
+      return {*value, fmt::format("{}: {}", config_path, key), false};
   }
   for (const char* name : {"quantize_config.json", "quant_config.json"}) {
     if (fs::exists(folder / name)) return {read_object(folder / name), (folder / name).string(), true};
@@ -119,6 +114,15 @@ void drop_tied_head(Checkpoint& checkpoint) {
   }
 }
 
+// Of dialects that GPTQ's words do not describe.
+void describe(QuantizationInfo& info, const char* dialect, Format format) {
+  const bool is_int8 = format == Format::kInt8;
+  info.dialect = dialect;
+  info.declared_version = format_name(format);
+  info.affine = {.bits = is_int8 ? 8 : 4, .group_size = is_int8 ? -1 : 64, .sym = true};
+  info.group_order = "sequential";
+}
+
 }  // namespace
 
 Checkpoint read_checkpoint(const fs::path& folder) {
@@ -132,12 +136,16 @@ Checkpoint read_checkpoint(const fs::path& folder) {
   checkpoint.config = read_object(folder / "config.json");
   const QuantizationSource source = find_quantization(folder, checkpoint.config);
   checkpoint.config.erase("quantization_config");
+  checkpoint.config.erase("compression_config");
 
   std::optional<GptqSettings> settings;
-  std::optional<Format> bnb_format;
+  std::optional<BnbSettings> bnb;
+  std::optional<ActivationFormat> compressed;
   std::string base;
   if (is_bnb_config(source.object)) {
-    bnb_format = read_bnb_format(source.object, source.where);
+    bnb = read_bnb_settings(source.object, source.where);
+  } else if (is_compressed_config(source.object)) {
+    compressed = read_compressed_settings(source.object, source.where);
   } else if (!source.object.is_null()) {
     settings = read_gptq_settings(source.object, source.where);
     const fs::path beside = folder / "quantize_config.json";
@@ -158,24 +166,24 @@ Checkpoint read_checkpoint(const fs::path& folder) {
          "they are quantized (bits, group_size, sym); bring quantize_config.json back",
          folder.string());
   }
+  if (settings || bnb || compressed) checkpoint.quantization = {.config = source.object};
   if (settings) {
-    QuantizationInfo info;
+    QuantizationInfo& info = *checkpoint.quantization;
     info.dialect = "gptq";
     info.declared_version = settings->version;
     info.affine = settings->affine;
     info.desc_act = settings->desc_act;
-    info.config = source.object;
-    checkpoint.quantization = std::move(info);
     read_gptq_weights(*settings, source.where, checkpoint);
-  } else if (bnb_format) {
-    QuantizationInfo info;
-    info.dialect = "bitsandbytes";
-    info.declared_version = format_name(*bnb_format);
-    info.affine = {.bits = 4, .group_size = 64, .sym = true};
-    info.group_order = "sequential";
-    info.config = source.object;
-    checkpoint.quantization = std::move(info);
-    read_bnb_weights(*bnb_format, source.where, checkpoint);
+  } else if (bnb) {
+    describe(*checkpoint.quantization, "bitsandbytes", bnb->format);
+    if (bnb->format == Format::kInt8) {
+      read_bnb_int8_weights(*bnb, source.where, checkpoint);
+    } else {
+      read_bnb_weights(bnb->format, source.where, checkpoint);
+    }
+  } else if (compressed) {
+    describe(*checkpoint.quantization, "compressed-tensors", Format::kInt8);
+    read_compressed_weights(*compressed, source.where, checkpoint);
   } else {
     for (const auto& [name, tensor] : checkpoint.files.tensors) checkpoint.weights.emplace(name, tensor);
   }

@@ -5,6 +5,7 @@
 #include "checkpoint/gptq.h"
 #include "checkpoint/inspect_summary.h"
 #include "format/codebook.h"
+#include "format/int8.h"
 
 #include <algorithm>
 #include <cmath>
@@ -29,13 +30,14 @@ Json components_json(const Summary& summary) {
 }
 
 std::optional<Format> format_of_codes(std::string_view name) {
-  for (const Format format : {Format::kNf4, Format::kFp4}) {
+  for (const Format format : {Format::kNf4, Format::kFp4, Format::kInt8}) {
     if (name == fmt::format("{} codes", format_name(format))) return format;
   }
   return std::nullopt;
 }
 
-NumberRange codebook_range(Format format) {
+NumberRange range_of_codes(Format format) {
+  if (format == Format::kInt8) return {-kInt8Largest, kInt8Largest, 1, 1};
   NumberRange range{0, 0, 1, 1};
   for (const float value : codebook_of(format)) {
     range.lowest = std::min(range.lowest, double{value});
@@ -54,7 +56,7 @@ Json number_formats_json(const Summary& summary) {
     if (const std::optional<DType> dtype = parse_dtype(name)) {
       range = number_range(*dtype);
     } else if (const std::optional<Format> format = format_of_codes(name)) {
-      range = codebook_range(*format);
+      range = range_of_codes(*format);
     } else {
       range.largest = std::ldexp(1, std::stoi(name)) - 1;  // "4-bit codes"
     }
@@ -102,6 +104,16 @@ std::vector<EngineModule> engine_modules(const Checkpoint& checkpoint) {
   return modules;
 }
 
+// ", activations int8-dynamic", or nothing where inputs of the weights stay floats.
+std::string activations_text(const Checkpoint& checkpoint) {
+  for (const auto& [name, weight] : checkpoint.weights) {
+    const auto* quantized = std::get_if<QuantizedTensor>(&weight);
+    if (!quantized || quantized->activations == ActivationFormat::kNone) continue;
+    return fmt::format(", activations {}", activation_name(quantized->activations));
+  }
+  return "";
+}
+
 // "BF16", or "affine, 4 bits, group_size 128, symmetric"; "mixed" where modules differ.
 std::string format_text(const InspectSource& source, const Summary& summary,
                         const std::vector<EngineModule>& modules) {
@@ -124,9 +136,9 @@ std::string format_text(const InspectSource& source, const Summary& summary,
   auto one = [](const std::set<std::string>& values) {
     return values.size() == 1 ? *values.begin() : std::string("mixed");
   };
-  if (source.dialect == "bitsandbytes") {
-    return fmt::format("{}, 4 bits, group_size {}", source.checkpoint->quantization->declared_version,
-                       one(groups));
+  if (source.dialect != "gptq") {
+    return fmt::format("{}, {} bits, group_size {}{}", source.checkpoint->quantization->declared_version,
+                       one(bits), one(groups), activations_text(*source.checkpoint));
   }
   return fmt::format("affine, {} bits, group_size {}, {}", one(bits), one(groups), one(kinds));
 }

@@ -2,6 +2,7 @@
 
 #include "base/fail.h"
 #include "checkpoint/bnb.h"
+#include "checkpoint/compressed.h"
 #include "checkpoint/tensor_kinds.h"
 #include "format/codebook.h"
 
@@ -29,9 +30,10 @@ Part part_of(std::string_view name, const std::set<std::string, std::less<>>& mo
     if (const std::string_view module = module_before(name, ending); !module.empty()) return {kind, module};
   }
   for (const auto& [ending, kind] : kBnbParts) {
-    if (!ends_with(name, ending)) continue;
-    const std::string_view module = module_before(name.substr(0, name.size() - ending.size()), ".weight");
-    if (!module.empty()) return {kind, module};
+    if (const std::string_view module = module_before(name, ending); !module.empty()) return {kind, module};
+  }
+  for (const auto& [ending, kind] : kCompressedParts) {
+    if (const std::string_view module = module_before(name, ending); !module.empty()) return {kind, module};
   }
   return {};
 }
@@ -59,7 +61,7 @@ const QuantizedTensor& quantized(const InspectSource& source, std::string_view m
 std::string number_format(const InspectSource& source, const Part& part, std::string_view dtype) {
   if (part.kind != "codes" || !source.checkpoint) return std::string(dtype);
   const QuantizedTensor& weight = quantized(source, part.module);
-  if (has_codebook(weight.format)) return fmt::format("{} codes", format_name(weight.format));
+  if (weight.format != Format::kAffine) return fmt::format("{} codes", format_name(weight.format));
   return fmt::format("{}-bit codes", weight.bits);
 }
 

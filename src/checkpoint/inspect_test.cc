@@ -49,6 +49,15 @@ TEST(Inspect, EveryByteOfThePeersFilesIsAccountedFor) {
   }
 }
 
+const Json& number_format(const Json& json, std::string_view dtype) {
+  for (const Json& format : json.get("number_formats").as_array()) {
+    if (format.get("dtype").as_string() == dtype) return format;
+  }
+  static const Json kNone;
+  ADD_FAILURE() << "no " << dtype;
+  return kNone;
+}
+
 TEST(Inspect, AQuantizedModelOfThePeers) {
   LOWBIT_SKIP_WITHOUT_MATERIAL(material);
   const Json json = inspect(material / "peers" / "gptq" / "tiny-w4g32-sym");
@@ -70,9 +79,15 @@ TEST(Inspect, AQuantizedModelOfThePeers) {
   EXPECT_EQ(nf4.get("parameters").as_integer(), json.get("parameters").as_integer());
   EXPECT_EQ(nf4.get("waste_bytes").as_integer(), 0);
   EXPECT_EQ(nf4.get("engines").size(), 0u);
-  const Json foreign = inspect(material / "peers" / "bnb" / "tiny-int8");
-  EXPECT_EQ(foreign.get("dialect").as_string(), "bitsandbytes");
-  EXPECT_CONTAINS(foreign.get("warnings").dump(), "bitsandbytes");
+  const Json int8 = inspect(material / "peers" / "bnb" / "tiny-int8");
+  EXPECT_EQ(int8.get("dialect").as_string(), "bitsandbytes");
+  EXPECT_EQ(int8.get("format").as_string(), "int8, 8 bits, group_size -1, activations int8-dynamic");
+  EXPECT_EQ(int8.get("parameters").as_integer(), json.get("parameters").as_integer());
+  EXPECT_EQ(int8.get("waste_bytes").as_integer(), 0);
+  EXPECT_EQ(number_format(int8, "int8 codes").get("lowest").as_number(), -127);
+  const Json foreign = inspect(material / "peers" / "gptq" / "tiny-w6g32-planar");
+  EXPECT_EQ(foreign.get("dialect").as_string(), "gptq");
+  EXPECT_CONTAINS(foreign.get("warnings").dump(), "gptq_p");
 }
 
 TEST(Inspect, BitsPerWeightFollowFromTheSizes) {
@@ -97,15 +112,6 @@ TEST(Inspect, WasteIsNamedAndCounted) {
             json.get("bytes").as_integer() - json.get("waste_bytes").as_integer());
   EXPECT_TRUE(json.get("ties").get("head_repeats_embedding").as_bool());
   EXPECT_EQ(json.get("parameters").as_integer(), 64 * 256 + 8 * 256);
-}
-
-const Json& number_format(const Json& json, std::string_view dtype) {
-  for (const Json& format : json.get("number_formats").as_array()) {
-    if (format.get("dtype").as_string() == dtype) return format;
-  }
-  static const Json kNone;
-  ADD_FAILURE() << "no " << dtype;
-  return kNone;
 }
 
 TEST(Inspect, EachNumberFormatHasItsParametersBytesAndRange) {

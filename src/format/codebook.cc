@@ -74,25 +74,12 @@ const Codebook& codebook_of(Format format) {
       return kNf4;
     case Format::kFp4:
       return kFp4;
-    case Format::kAffine:
-      break;
+    default:
+      fail(ErrorCode::kInternal, "{} has no codebook", format_name(format));
   }
-  fail(ErrorCode::kInternal, "this format has no codebook");
 }
 
 const CodeSearch& code_search(Format format) { return format == Format::kFp4 ? kFp4Search : kNf4Search; }
-
-std::string_view format_name(Format format) {
-  switch (format) {
-    case Format::kNf4:
-      return "nf4";
-    case Format::kFp4:
-      return "fp4";
-    case Format::kAffine:
-      break;
-  }
-  return "affine";
-}
 
 int nearest_code(Format format, float x) {
   if (std::isnan(x)) x = 0;

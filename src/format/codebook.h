@@ -10,13 +10,11 @@
 #include <cstdint>
 #include <optional>
 #include <span>
-#include <string_view>
 
 namespace lowbit {
 
-constexpr bool has_codebook(Format format) { return format != Format::kAffine; }
-const Codebook& codebook_of(Format format);   // kNf4, kFp4
-std::string_view format_name(Format format);  // "affine", "nf4", "fp4"
+constexpr bool has_codebook(Format format) { return format == Format::kNf4 || format == Format::kFp4; }
+const Codebook& codebook_of(Format format);  // kNf4, kFp4
 
 const CodeSearch& code_search(Format format);
 

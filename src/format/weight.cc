@@ -1,10 +1,35 @@
 #include "format/weight.h"
 
+#include "base/fail.h"
 #include "format/bits.h"
 #include "format/codebook.h"
 #include "tensor/half.h"
 
 namespace lowbit {
+
+std::string_view format_name(Format format) {
+  switch (format) {
+    case Format::kAffine:
+      return "affine";
+    case Format::kNf4:
+      return "nf4";
+    case Format::kFp4:
+      return "fp4";
+    case Format::kInt8:
+      return "int8";
+  }
+  fail(ErrorCode::kInternal, "unknown format");
+}
+
+std::string_view activation_name(ActivationFormat format) {
+  switch (format) {
+    case ActivationFormat::kNone:
+      return "none";
+    case ActivationFormat::kInt8Dynamic:
+      return "int8-dynamic";
+  }
+  fail(ErrorCode::kInternal, "unknown format of activations");
+}
 
 size_t QuantizedTensor::byte_count() const {
   return codes.byte_count() + scales.byte_count() + zero_points.byte_count() + column_order.byte_count();
@@ -30,10 +55,10 @@ Tensor dequantized(const QuantizedTensor& weight) {
   Tensor out = Tensor::allocate(DType::kF32, {rows, columns});
   float* values = out.mutable_data<float>();
   const uint32_t* words = weight.codes.data<uint32_t>();
-  const bool is_affine = weight.format == Format::kAffine;
-  const uint16_t* scales = is_affine ? weight.scales.data<uint16_t>() : nullptr;
-  const float* wide_scales = is_affine ? nullptr : weight.scales.data<float>();
-  const Codebook* codebook = is_affine ? nullptr : &codebook_of(weight.format);
+  const bool is_wide = scale_dtype(weight.format) == DType::kF32;
+  const uint16_t* half_scales = is_wide ? nullptr : weight.scales.data<uint16_t>();
+  const float* wide_scales = is_wide ? weight.scales.data<float>() : nullptr;
+  const Codebook* codebook = has_codebook(weight.format) ? &codebook_of(weight.format) : nullptr;
   const uint8_t* zeros = weight.zero_points.empty() ? nullptr : weight.zero_points.data<uint8_t>();
   const int32_t* order = weight.column_order.empty() ? nullptr : weight.column_order.data<int32_t>();
   std::vector<uint8_t> codes(static_cast<size_t>(columns));
@@ -43,13 +68,11 @@ Tensor dequantized(const QuantizedTensor& weight) {
       const int64_t group = position / weight.group_size;
       const int64_t column = order ? order[position] : position;
       const int code = codes[static_cast<size_t>(position)];
-      float& value = values[row * columns + column];
-      if (codebook) {
-        value = decode_code(*codebook, code, wide_scales[group * rows + row]);
-        continue;
-      }
-      const int zero_point = zeros ? zeros[group * rows + row] : 1 << (weight.bits - 1);
-      value = f16_to_float(scales[group * rows + row]) * static_cast<float>(code - zero_point);
+      const int64_t at = group * rows + row;
+      const float scale = is_wide ? wide_scales[at] : f16_to_float(half_scales[at]);
+      const int zero_point = zeros ? zeros[at] : 1 << (weight.bits - 1);
+      values[row * columns + column] =
+          codebook ? decode_code(*codebook, code, scale) : scale * static_cast<float>(code - zero_point);
     }
   }
   return out;

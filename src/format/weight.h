@@ -6,11 +6,22 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <string_view>
 #include <variant>
 
 namespace lowbit {
 
-enum class Format : uint8_t { kAffine, kNf4, kFp4 };
+enum class Format : uint8_t { kAffine, kNf4, kFp4, kInt8 };
+
+std::string_view format_name(Format format);  // "affine", "nf4", "fp4", "int8"
+
+// What a product does with the inputs of a weight. A property of the weight, whatever layer holds it.
+enum class ActivationFormat : uint8_t {
+  kNone,        // they stay floats
+  kInt8Dynamic  // rounded to int8 with a scale for each row (token), by that row alone; only with kInt8. On
+                // a GPU they stay BF16.
+};
+std::string_view activation_name(ActivationFormat format);  // "none", "int8-dynamic"
 
 // A matrix [out_features, in_features] of codes. Columns are packed along in_features, and out_features run
 // fastest, so that one vector load holds the same columns of neighbouring rows, and files of the GPTQ dialect
@@ -18,11 +29,14 @@ enum class Format : uint8_t { kAffine, kNf4, kFp4 };
 //
 //   codes         I32 [packed_words(in, bits), out]  word w of row n: bits of columns 32 * w / bits ...
 //                 (format/bits.h)
-//   scales        F16 [groups, out]; F32 where a codebook says what codes mean (format/codebook.h)
-//   zero_points   U8  [groups, out]; empty when symmetric: 2^(bits-1) everywhere; none with a codebook
+//   scales        F16 [groups, out]; F32 where a codebook says what codes mean (format/codebook.h), and of
+//                 kInt8 (format/int8.h)
+//   zero_points   U8  [groups, out]; empty when symmetric: 2^(bits-1) everywhere; none but for kAffine
 //   column_order  I32 [in]; empty when columns stand in their own order. Otherwise position p of the packed
 //                 codes holds column column_order[p]: inputs are gathered before the product (act-order
 //                 files).
+//
+// kInt8: 8 bits, one group, and codes + 128 where kAffine has codes, so that the same kernels read both.
 //
 // On a GPU (codes.device() >= 0) codes, scales and zero points lie as ops/cuda/fragments.h says, and
 // group_size is the size that is kept there.
@@ -32,10 +46,14 @@ struct QuantizedTensor {
   int64_t group_size = 128;  // columns (positions) per group; > 0, the last group may be short
   int64_t out_features = 0, in_features = 0;
   Tensor codes, scales, zero_points, column_order;
+  ActivationFormat activations = ActivationFormat::kNone;
+  float outlier_threshold = 0;  // kInt8Dynamic: inputs of this magnitude or more stay floats; 0: none do
 
   int64_t groups() const { return (in_features + group_size - 1) / group_size; }
   size_t byte_count() const;  // all tensors
 };
+
+constexpr DType scale_dtype(Format format) { return format == Format::kAffine ? DType::kF16 : DType::kF32; }
 
 using Weight = std::variant<Tensor, QuantizedTensor>;  // Tensor: floating [out, in]
 

@@ -229,6 +229,11 @@ void embedding(const OpContext& context, const Weight& table, const TokenIds& to
            ids[i], i, vocab);
     }
   }
+  const auto* codes_of_table = std::get_if<QuantizedTensor>(&table);
+  if (codes_of_table && codes_of_table->format != Format::kAffine) {
+    fail(ErrorCode::kUnsupported, "embedding: a table in {} cannot be used, only affine codes and floats",
+         format_name(codes_of_table->format));
+  }
   if constexpr (kHasCuda) {
     if (context.gpu) {
       embed_on_gpu(context, table, tokens, out);
@@ -240,8 +245,8 @@ void embedding(const OpContext& context, const Weight& table, const TokenIds& to
              [&](int64_t begin, int64_t end, int worker) {
                for (int64_t i = begin; i < end; ++i) {
                  const int64_t row = ids[static_cast<size_t>(i)];
-                 if (const auto* quantized = std::get_if<QuantizedTensor>(&table)) {
-                   decode_row(*quantized, row, codes.as<uint8_t>() + worker * width, out + i * width);
+                 if (codes_of_table) {
+                   decode_row(*codes_of_table, row, codes.as<uint8_t>() + worker * width, out + i * width);
                  } else {
                    to_float(std::get<Tensor>(table), row * width, width, out + i * width);
                  }

@@ -296,6 +296,11 @@ TEST(Embedding, TakesRowsOfDenseAndQuantizedTables) {
                               [&] { embedding(bench.context(), dense, outside, out.data()); })
                 .find("11"),
             std::string::npos);
+  const QuantizedTensor rows{.format = Format::kInt8, .bits = 8, .out_features = vocab, .in_features = width};
+  EXPECT_NE(testing::error_of(ErrorCode::kUnsupported,
+                              [&] { embedding(bench.context(), Weight(rows), ids, out.data()); })
+                .find("int8"),
+            std::string::npos);
 }
 
 double log_sum_exp_of(const float* x, int64_t count) {

@@ -32,7 +32,8 @@ void to_floats(const Tensor& tensor, int64_t first, int64_t count, float* to) {
 void require_finite(bool is_finite, const Tensor& weight) {
   if (is_finite) return;
   fail(ErrorCode::kInvalidArgument,
-       "a weight of shape {} holds values that are not finite: it cannot be quantized",
+       "a weight of shape {} holds values that are not finite (or, for int8, beyond F16): it cannot be "
+       "quantized",
        shape_text(weight.shape()));
 }
 
@@ -48,6 +49,26 @@ void for_each_group(const OpContext& context, const Tensor& weight, int64_t grou
       body(group, std::span<const float>(values.data(), static_cast<size_t>(count)));
     }
   });
+}
+
+// |dW| / |W|, decode(group, i) being what value i of a group became.
+template <class Decode>
+double relative_change(const OpContext& context, const Tensor& weight, int64_t group_size,
+                       const Decode& decode) {
+  const auto groups = static_cast<size_t>((weight.element_count() + group_size - 1) / group_size);
+  std::vector<double> errors(groups), sizes(groups);
+  for_each_group(context, weight, group_size, [&](int64_t group, std::span<const float> values) {
+    const auto at = static_cast<size_t>(group);
+    int64_t i = 0;
+    for (const double value : values) {
+      const double change = value - decode(group, i++);
+      errors[at] += change * change;
+      sizes[at] += value * value;
+    }
+  });
+  const double error = std::accumulate(errors.begin(), errors.end(), 0.0),
+               size = std::accumulate(sizes.begin(), sizes.end(), 0.0);
+  return size > 0 ? std::sqrt(error / size) : 0;
 }
 
 }  // namespace
@@ -90,22 +111,58 @@ FlatEncoded encode_flat(const OpContext& context, const Tensor& weight, Format f
 double rounding_error(const OpContext& context, const Tensor& weight, const FlatCodes& codes,
                       std::span<const float> scales) {
   const Codebook& codebook = codebook_of(codes.format);
-  std::vector<double> errors(scales.size()), sizes(scales.size());
-  for_each_group(context, weight, codes.group_size, [&](int64_t group, std::span<const float> values) {
-    const size_t at = static_cast<size_t>(group);
-    int64_t i = group * codes.group_size;
-    for (const double value : values) {
-      const double change = value - decode_code(codebook, code_at(codes, i++), scales[at]);
-      errors[at] += change * change;
-      sizes[at] += value * value;
-    }
+  return relative_change(context, weight, codes.group_size, [&](int64_t group, int64_t i) {
+    return decode_code(codebook, code_at(codes, group * codes.group_size + i),
+                       scales[static_cast<size_t>(group)]);
   });
-  const double error = std::accumulate(errors.begin(), errors.end(), 0.0),
-               size = std::accumulate(sizes.begin(), sizes.end(), 0.0);
-  return size > 0 ? std::sqrt(error / size) : 0;
+}
+
+std::vector<float> int8_row_sizes(const OpContext& context, const Tensor& weight) {
+  std::vector<float> sizes = flat_scales(context, weight, weight.size(1));
+  bool is_finite = true;
+  for (float& size : sizes) {
+    size = f16_to_float(float_to_f16(size));
+    is_finite = is_finite && std::isfinite(size);
+  }
+  require_finite(is_finite, weight);
+  return sizes;
+}
+
+Int8Rows encode_int8_rows(const OpContext& context, const Tensor& weight, DType scale_dtype) {
+  const int64_t in = weight.size(1);
+  Int8Rows rows{Tensor::allocate(DType::kI8, weight.shape()),
+                std::vector<float>(static_cast<size_t>(weight.size(0)))};
+  int8_t* const codes = rows.codes.mutable_data<int8_t>();
+  std::atomic<bool> is_finite = true;
+  for_each_group(context, weight, in, [&](int64_t row, std::span<const float> values) {
+    std::vector<float> halves(values.begin(), values.end());
+    for (float& value : halves) value = f16_to_float(float_to_f16(value));
+    const float largest = largest_magnitude(halves);
+    if (!std::isfinite(largest)) {
+      is_finite = false;
+      return;
+    }
+    const Int8Grid grid = int8_grid(largest, scale_dtype);
+    rows.scales[static_cast<size_t>(row)] = grid.scale;
+    encode_int8(halves, grid.factor, codes + row * in);
+  });
+  require_finite(is_finite, weight);
+  return rows;
+}
+
+double rounding_error(const OpContext& context, const Tensor& weight, const Int8Rows& rows) {
+  const int64_t in = weight.size(1);
+  const auto* codes = static_cast<const int8_t*>(rows.codes.bytes());
+  return relative_change(context, weight, in, [&](int64_t row, int64_t i) {
+    return rows.scales[static_cast<size_t>(row)] * static_cast<float>(codes[row * in + i]);
+  });
 }
 
 Weight encoded(const OpContext& context, const Tensor& weight, Format format, int64_t group_size) {
+  if (format == Format::kInt8) {
+    const Int8Rows rows = encode_int8_rows(context, weight);
+    return from_int8_rows(rows.codes.data<int8_t>(), rows.scales, weight.size(1));
+  }
   const FlatEncoded flat = encode_flat(context, weight, format, group_size);
   const FlatCodes codes{format, group_size, weight.size(0), weight.size(1), flat.bytes.data<uint8_t>()};
   if (std::optional<QuantizedTensor> quantized = from_flat_codes(codes, flat.scales))

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "format/codebook.h"
+#include "format/int8.h"
 #include "ops/context.h"
 
 #include <vector>
@@ -21,7 +22,18 @@ double rounding_error(const OpContext& context, const Tensor& weight, const Flat
 // Its scales alone.
 std::vector<float> flat_scales(const OpContext& context, const Tensor& weight, int64_t group_size);
 
-// As layers hold it; the dense matrix, as F32, where from_flat_codes has no form for it.
+// The same in rows of int8 (format/int8.h). Values are rounded to F16 first, as bitsandbytes does; one that
+// F16 cannot hold counts as not finite. scale_dtype: in which a file keeps scales.
+struct Int8Rows {
+  Tensor codes;               // I8 [out, in]
+  std::vector<float> scales;  // value = scale * code
+};
+Int8Rows encode_int8_rows(const OpContext& context, const Tensor& weight, DType scale_dtype = DType::kF32);
+// The largest magnitude of each row, rounded so: what its scale follows from.
+std::vector<float> int8_row_sizes(const OpContext& context, const Tensor& weight);
+double rounding_error(const OpContext& context, const Tensor& weight, const Int8Rows& rows);
+
+// As layers hold it; the dense matrix, as F32, where from_flat_codes has no form for it. kInt8 has no groups.
 Weight encoded(const OpContext& context, const Tensor& weight, Format format, int64_t group_size);
 
 }  // namespace lowbit

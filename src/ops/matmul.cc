@@ -41,6 +41,19 @@ constexpr MatmulKernel kCodebookDecode[] = {
     {"avx2", Isa::kAvx2, has_whole_units, matmul_decode_codebook_avx2},
     {"ref", Isa::kRef, nullptr, matmul_ref},
 };
+constexpr MatmulKernel kInt8Decode[] = {
+    {"avx512vnni", Isa::kAvx512Vnni, nullptr, matmul_int8_avx512vnni},
+    {"avx512", Isa::kAvx512, nullptr, matmul_int8_avx512},
+    {"avx2", Isa::kAvx2, nullptr, matmul_int8_avx2},
+    {"ref", Isa::kRef, nullptr, matmul_int8_ref},
+};
+constexpr MatmulKernel kInt8Prefill[] = {
+    {"amx", Isa::kAmxInt8, nullptr, matmul_int8_amx},
+    {"avx512vnni", Isa::kAvx512Vnni, nullptr, matmul_int8_avx512vnni},
+    {"avx512", Isa::kAvx512, nullptr, matmul_int8_avx512},
+    {"avx2", Isa::kAvx2, nullptr, matmul_int8_avx2},
+    {"ref", Isa::kRef, nullptr, matmul_int8_ref},
+};
 constexpr MatmulKernel kDensePrefill[] = {
     {"amx", Isa::kAmxBf16, is_bf16, matmul_prefill_amx},
     {"avx512", Isa::kAvx512, nullptr, matmul_prefill_avx512},
@@ -69,6 +82,9 @@ Table table_of(WeightKind kind, MatmulMode mode) {
     case WeightKind::kCodebook:
       return is_decode ? Table{"matmul_codebook_decode", kCodebookDecode}
                        : Table{"matmul_codebook_prefill", kCodesPrefill};
+    case WeightKind::kInt8:
+      return is_decode ? Table{"matmul_int8_decode", kInt8Decode}
+                       : Table{"matmul_int8_prefill", kInt8Prefill};
     default:
       return is_decode ? Table{"matmul_dense_decode", kDenseDecode}
                        : Table{"matmul_dense_prefill", kDensePrefill};
@@ -76,6 +92,7 @@ Table table_of(WeightKind kind, MatmulMode mode) {
 }
 
 XForm form_of(const MatmulKernel& kernel, WeightKind kind, MatmulMode mode) {
+  if (kind == WeightKind::kInt8) return XForm::kInt8;
   if (kernel.isa == Isa::kRef) return XForm::kPlain;
   if (mode == MatmulMode::kPrefill) return kernel.isa == Isa::kAmxBf16 ? XForm::kBf16Tiles : XForm::kPlain;
   if (kind == WeightKind::kAffine) return XForm::kInt16;
@@ -122,21 +139,44 @@ void set_weight(const Tensor& weight, MatmulArgs& args) {
   args.in = weight.size(1);
 }
 
-void set_weight(const QuantizedTensor& weight, MatmulArgs& args) {
-  const bool is_affine = weight.format == Format::kAffine;
-  if (!(is_affine ? is_supported_bits(weight.bits) : weight.bits == 4) || weight.group_size <= 0 ||
-      weight.in_features < 0 || weight.out_features < 0) {
-    fail(ErrorCode::kInvalidArgument, "matmul: no weight can have {} bits, group size {} and shape [{}, {}]",
-         weight.bits, weight.group_size, weight.out_features, weight.in_features);
+void set_int8_inputs(const QuantizedTensor& weight, MatmulArgs& args) {
+  if (weight.format != Format::kInt8 || !(weight.outlier_threshold >= 0) ||
+      weight.in_features > kMostInt8Columns) {
+    fail(
+        ErrorCode::kInvalidArgument,
+        "matmul: inputs in int8 go with int8 weights of at most {} columns and a threshold of 0 or more, not "
+        "with {}, {} columns and {}",
+        kMostInt8Columns, format_name(weight.format), weight.in_features, weight.outlier_threshold);
   }
-  args.kind = is_affine ? WeightKind::kAffine : WeightKind::kCodebook;
-  if (!is_affine) args.codebook = codebook_of(weight.format).data();
+  args.kind = WeightKind::kInt8;
+  args.outlier_threshold = weight.outlier_threshold;
+}
+
+void set_weight(const QuantizedTensor& weight, MatmulArgs& args) {
+  const bool is_affine = weight.format == Format::kAffine, is_int8 = weight.format == Format::kInt8;
+  const bool has_bits = is_affine ? is_supported_bits(weight.bits) : weight.bits == (is_int8 ? 8 : 4);
+  const bool is_one_group =
+      !is_int8 || (weight.group_size >= weight.in_features && weight.zero_points.empty());
+  if (!has_bits || !is_one_group || weight.group_size <= 0 || weight.in_features < 0 ||
+      weight.out_features < 0) {
+    fail(ErrorCode::kInvalidArgument,
+         "matmul: no {} weight can have {} bits, group size {} and shape [{}, {}]",
+         format_name(weight.format), weight.bits, weight.group_size, weight.out_features, weight.in_features);
+  }
+  args.kind = WeightKind::kAffine;
+  if (has_codebook(weight.format)) {
+    args.kind = WeightKind::kCodebook;
+    args.codebook = codebook_of(weight.format).data();
+  } else if (weight.activations == ActivationFormat::kInt8Dynamic) {
+    set_int8_inputs(weight, args);
+  }
+  args.has_wide_scales = scale_dtype(weight.format) == DType::kF32;
   args.bits = weight.bits;
   args.out = weight.out_features;
   args.in = weight.in_features;
   args.group_size = std::min(weight.group_size, std::max<int64_t>(1, args.in));
   expect_shape(weight.codes, DType::kI32, {packed_words(args.in, args.bits), args.out}, "codes");
-  expect_shape(weight.scales, is_affine ? DType::kF16 : DType::kF32, {weight.groups(), args.out}, "scales");
+  expect_shape(weight.scales, scale_dtype(weight.format), {weight.groups(), args.out}, "scales");
   args.codes = weight.codes.bytes();
   args.scales = weight.scales.bytes();
   if (!weight.zero_points.empty()) {
@@ -181,6 +221,8 @@ bool share_x(const Job& a, const Job& b) {
       return a.args.bits == b.args.bits && a.args.group_size == b.args.group_size;
     case XForm::kBf16Tiles:
       return a.args.bits == b.args.bits;
+    case XForm::kInt8:
+      return a.args.outlier_threshold == b.args.outlier_threshold;
     default:
       return true;
   }
@@ -195,6 +237,8 @@ void copy_x(const MatmulArgs& from, MatmulArgs& to) {
   to.x_blocks = from.x_blocks;
   to.x_tiles = from.x_tiles;
   to.x_depth = from.x_depth;
+  to.x_bytes = from.x_bytes;
+  to.x_outliers = from.x_outliers;
 }
 
 Scratch gather_columns(const OpContext& context, const int32_t* order, MatmulArgs& args) {
@@ -346,7 +390,8 @@ void matmul(const OpContext& given, ConstActivations x, int64_t tokens, std::spa
 std::vector<KernelListing> matmul_kernels() {
   std::vector<KernelListing> list;
   for (MatmulMode mode : {MatmulMode::kDecode, MatmulMode::kPrefill}) {
-    for (WeightKind kind : {WeightKind::kBF16, WeightKind::kAffine, WeightKind::kCodebook}) {
+    for (WeightKind kind :
+         {WeightKind::kBF16, WeightKind::kAffine, WeightKind::kCodebook, WeightKind::kInt8}) {
       const Table table = table_of(kind, mode);
       append_listing(list, table.op, table.kernels);
     }

@@ -7,7 +7,7 @@
 
 namespace lowbit {
 
-enum class WeightKind : uint8_t { kBF16, kF16, kF32, kAffine, kCodebook };
+enum class WeightKind : uint8_t { kBF16, kF16, kF32, kAffine, kCodebook, kInt8 };
 
 // How a kernel wants x (ops/matmul_prepare.h makes it; columns are already in the order of the weight's
 // positions).
@@ -17,6 +17,7 @@ enum class XForm : uint8_t {
   kEvenOdd,    // the same, per row first the even columns, then (from x_stride / 2 on) the odd ones
   kInt16,      // x_codes, x_scales, x_sums
   kBf16Tiles,  // x_tiles
+  kInt8,       // x_bytes, x_scales, x_sums, x_outliers; x as kPlain beside them
 };
 
 // Columns of x that share a scale in kInt16; a block never crosses a group. The products of so many with
@@ -33,9 +34,10 @@ struct MatmulArgs {
   int bits = 0;                  // codes: see format/weight.h; a symmetric weight has no zero_points
   int64_t group_size = 0;        // at most `in`
   const void* codes = nullptr;
-  const void* scales = nullptr;
+  const void* scales = nullptr;  // F16; F32 where has_wide_scales
   const void* zero_points = nullptr;
-  const float* codebook = nullptr;  // of 16 values; scales are F32 then
+  const float* codebook = nullptr;  // of 16 values
+  bool has_wide_scales = false;     // kCodebook, kInt8, and kAffine of format int8
 
   const float* bias = nullptr;  // [out] or null
   float* y = nullptr;           // [rows, out]
@@ -55,7 +57,17 @@ struct MatmulArgs {
   // their own); zeros in padding.
   const uint16_t* x_tiles = nullptr;
   int64_t x_depth = 0;  // ceil(in / 32)
+
+  // kInt8: x = x_scales * x_bytes, but for outliers, |x| >= outlier_threshold > 0: their code is 0, and bit
+  // column % 64 of word column / 64 is set. x_bytes has zeros behind column `in`, and rows of zeros up to a
+  // multiple of 16. x_scales and x_sums as for kInt16, one of a row: x_blocks is 1.
+  float outlier_threshold = 0;
+  const int8_t* x_bytes = nullptr;       // [ceil(rows / 16) * 16, x_stride], x_stride a multiple of 64
+  const uint64_t* x_outliers = nullptr;  // [rows, ceil(in / 64)]
 };
+
+// Columns whose products with codes of 8 bits and x_bytes still have a sum of 32 bits, at -128 and 127.
+constexpr int64_t kMostInt8Columns = int64_t{1} << 17;
 
 // Scratch bytes that a kernel may use: this, and 4 * in more.
 constexpr size_t kMatmulScratchBytes = size_t{1120} << 10;

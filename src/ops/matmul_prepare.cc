@@ -1,12 +1,14 @@
 #include "ops/matmul_prepare.h"
 
 #include "base/fail.h"
+#include "format/int8.h"
 #include "ops/cpu/prepare_kernels.h"
 #include "ops/kernel_table.h"
 
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 #include <limits>
 
 namespace lowbit {
@@ -83,6 +85,21 @@ void encode_row(const MatmulArgs& args, const float* x, int64_t row) {
   }
 }
 
+int64_t mask_words(int64_t in) { return (in + 63) / 64; }
+
+void encode_int8_row(const MatmulArgs& args, int64_t row) {
+  Int8Row part = {};
+  part.x = args.x + row * args.in;
+  part.count = args.in;
+  part.padded = mask_words(args.in) * 64;
+  part.limit = args.outlier_threshold > 0 ? args.outlier_threshold : std::numeric_limits<float>::infinity();
+  part.codes = const_cast<int8_t*>(args.x_bytes) + row * args.x_stride;
+  part.outliers = const_cast<uint64_t*>(args.x_outliers) + row * mask_words(args.in);
+  part.scale = const_cast<float*>(args.x_scales) + row;
+  part.sum = const_cast<int32_t*>(args.x_sums) + row;
+  (isa_available(Isa::kAvx2) ? encode_int8_avx2 : encode_int8_ref)(part);
+}
+
 template <class Body>
 void for_rows(const OpContext& context, const MatmulArgs& args, int64_t count, const Body& body) {
   if (is_prepared_by_one(args)) {
@@ -122,6 +139,31 @@ void encode_int16_ref(const Int16Block& block) noexcept {
   }
   *block.scale = largest / kLargestCode;
   *block.sum = total;
+}
+
+void encode_int8_ref(const Int8Row& row) noexcept {
+  float largest = 0;
+  bool is_finite = true;
+  for (int64_t i = 0; i < row.count; ++i) {
+    const float size = std::abs(row.x[i]);
+    if (size < row.limit) largest = std::max(largest, size);
+    is_finite = is_finite && std::isfinite(size);
+  }
+  if (!is_finite || largest < kLeastMagnitude) largest = 0;
+  std::fill(row.codes, row.codes + row.padded, int8_t{0});
+  std::fill(row.outliers, row.outliers + row.padded / 64, uint64_t{0});
+  *row.scale = is_finite ? int8_scale(largest) : std::numeric_limits<float>::quiet_NaN();
+  *row.sum = 0;
+  if (!is_finite) return;
+  const float factor = int8_factor(largest);
+  for (int64_t i = 0; i < row.count; ++i) {
+    if (std::abs(row.x[i]) < row.limit) {
+      encode_int8(std::span(row.x + i, 1), factor, row.codes + i);
+      *row.sum += row.codes[i];
+    } else {
+      row.outliers[i / 64] |= uint64_t{1} << i % 64;
+    }
+  }
 }
 
 const uint8_t* position_order(int bits) {
@@ -171,6 +213,21 @@ Scratch place_x(const OpContext& context, XForm form, MatmulArgs& args) {
       args.x_stride = in;
       return scratch;
     }
+    case XForm::kInt8: {
+      // Rows that are 512 bytes apart or a multiple would all fall into the same few lines of a cache.
+      args.x_stride = padded + (padded % 512 == 0 ? 64 : 0);
+      args.x_blocks = 1;
+      const size_t mask_bytes = static_cast<size_t>(rows * mask_words(in)) * sizeof(uint64_t);
+      const size_t code_bytes = static_cast<size_t>((rows + 15) / 16 * 16 * args.x_stride);
+      const size_t scale_bytes = static_cast<size_t>(rows) * sizeof(float);
+      Scratch scratch = context.workspace->take(code_bytes + mask_bytes + 2 * scale_bytes);
+      char* at = scratch.as<char>();
+      args.x_bytes = reinterpret_cast<int8_t*>(at);
+      args.x_outliers = reinterpret_cast<uint64_t*>(at += code_bytes);
+      args.x_scales = reinterpret_cast<float*>(at += mask_bytes);
+      args.x_sums = reinterpret_cast<int32_t*>(at + scale_bytes);
+      return scratch;
+    }
   }
   fail(ErrorCode::kInternal, "matmul: unknown form of x");
 }
@@ -199,6 +256,14 @@ void fill_x(const OpContext& context, XForm form, const MatmulArgs& args, const 
       const uint8_t* order = position_order(args.bits);
       for_rows(context, args, (rows + 15) / 16,
                [&](int64_t begin, int64_t end, int) { prepare_tiles(args, order, begin, end); });
+      return;
+    }
+    case XForm::kInt8: {
+      for_rows(context, args, rows, [&](int64_t begin, int64_t end, int) {
+        for (int64_t row = begin; row < end; ++row) encode_int8_row(args, row);
+      });
+      int8_t* codes = const_cast<int8_t*>(args.x_bytes);
+      std::fill(codes + rows * args.x_stride, codes + (rows + 15) / 16 * 16 * args.x_stride, int8_t{0});
       return;
     }
   }

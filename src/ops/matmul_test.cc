@@ -1,6 +1,8 @@
 #include "ops/matmul.h"
 
 #include "format/bits.h"
+#include "format/codebook.h"
+#include "format/int8.h"
 #include "ops/cpu/prepare_kernels.h"
 #include "ops/kernel_table.h"
 #include "ops/matmul_prepare.h"
@@ -11,6 +13,7 @@
 #include <cstring>
 #include <gtest/gtest.h>
 #include <limits>
+#include <optional>
 #include <random>
 
 namespace lowbit {
@@ -28,11 +31,18 @@ struct Case {
   int64_t in = 96, out = 33;
   bool is_reordered = false;
   Format format = Format::kAffine;
+  std::optional<float> threshold = {};  // int8: inputs are rounded too, but for outliers
 
   std::string_view kind() const {
-    return bits == 0 ? "matmul_dense" : format == Format::kAffine ? "matmul_affine" : "matmul_codebook";
+    if (bits == 0) return "matmul_dense";
+    if (has_codebook(format)) return "matmul_codebook";
+    return threshold ? "matmul_int8" : "matmul_affine";
   }
   std::string text() const {
+    if (format == Format::kInt8) {
+      return fmt::format("int8 [{}, {}], inputs {}", out, in,
+                         threshold ? fmt::format("int8 below {}", *threshold) : "float");
+    }
     if (format != Format::kAffine) {
       return fmt::format("{} group {} [{}, {}]", format == Format::kNf4 ? "nf4" : "fp4", group_size, out, in);
     }
@@ -74,8 +84,11 @@ Weight random_weight(const Case& c, std::mt19937& random) {
               c.out);
   }
   weight.codes = misaligned(codes);
-  weight.scales = misaligned(random_dense(c.format == Format::kAffine ? DType::kF16 : DType::kF32,
-                                          {weight.groups(), c.out}, random, 0.02f));
+  weight.scales = misaligned(random_dense(scale_dtype(c.format), {weight.groups(), c.out}, random, 0.02f));
+  if (c.threshold) {
+    weight.activations = ActivationFormat::kInt8Dynamic;
+    weight.outlier_threshold = *c.threshold;
+  }
   if (!c.sym) {
     Tensor zeros = Tensor::zeros(DType::kU8, {weight.groups(), c.out});
     for (int64_t i = 0; i < zeros.element_count(); ++i) {
@@ -100,11 +113,31 @@ std::vector<float> random_rows(int64_t rows, int64_t in, std::mt19937& random) {
   return x;
 }
 
+// What the product makes of its inputs before it multiplies.
+void round_inputs(const Weight& weight, std::vector<float>& x) {
+  const auto* quantized = std::get_if<QuantizedTensor>(&weight);
+  if (!quantized || quantized->activations == ActivationFormat::kNone) return;
+  const float limit = quantized->outlier_threshold > 0 ? quantized->outlier_threshold : kInfinity;
+  const auto in = static_cast<size_t>(quantized->in_features);
+  for (size_t row = 0; row < x.size(); row += in) {
+    float largest = 0;
+    for (size_t i = 0; i < in; ++i) {
+      if (const float size = std::abs(x[row + i]); size < limit) largest = std::max(largest, size);
+    }
+    const float factor = largest < kLeastMagnitude ? 0 : int8_factor(largest);
+    for (size_t i = 0; i < in; ++i) {
+      float& value = x[row + i];
+      if (std::abs(value) < limit) value = std::nearbyint(value * factor) * int8_scale(largest);
+    }
+  }
+}
+
 // The product in double, and the sum of magnitudes that errors are measured against.
 struct Exact {
   std::vector<double> y, magnitude;
 };
-Exact exact_product(const std::vector<float>& x, int64_t rows, const Weight& weight, const Tensor* bias) {
+Exact exact_product(std::vector<float> x, int64_t rows, const Weight& weight, const Tensor* bias) {
+  round_inputs(weight, x);
   const Tensor dense = std::holds_alternative<QuantizedTensor>(weight)
                            ? dequantized(std::get<QuantizedTensor>(weight))
                            : std::get<Tensor>(weight);
@@ -166,6 +199,7 @@ struct Bounds {
   double most, least;
 };
 Bounds bounds_of(const std::string& op, const std::string& kernel) {
+  if (op.starts_with("matmul_int8")) return {1e-6, 1e-10};  // against x as it was rounded
   if (kernel == "ref") return {1e-7, 1e-9};
   if (kernel == "amx") return {8e-3, 1e-4};
   if (op == "matmul_affine_decode") return {1.5e-4, 1e-6};  // x in steps of its block's largest / 32639
@@ -175,6 +209,7 @@ Bounds bounds_of(const std::string& op, const std::string& kernel) {
 // Kernels but ref want whole words of codes in a group, and AMX only rounds what is BF16 already.
 bool should_fit(const Case& c, const std::string& kernel) {
   if (kernel == "ref") return true;
+  if (c.format == Format::kInt8) return true;
   if (c.bits == 0) return kernel != "amx" || c.dtype == DType::kBF16;
   const int64_t unit = c.bits == 3 ? 32 : 32 / c.bits;
   return c.group_size <= 0 || c.group_size >= c.in || c.group_size % unit == 0;
@@ -196,8 +231,13 @@ std::vector<Case> all_cases() {
         for (int64_t group_size : {8, 12, 32, 64, 4096})
           cases.push_back({DType::kF32, 4, true, group_size, in, out, false, format});
       }
+      // Without outliers, with few, and with more than a kernel takes at a time.
+      for (const std::optional<float> threshold : {std::optional<float>(), {0.0f}, {2.5f}, {0.5f}})
+        cases.push_back({DType::kF32, 8, true, -1, in, out, false, Format::kInt8, threshold});
     }
   }
+  // More word rows than a panel of many rows of x holds.
+  cases.push_back({DType::kF32, 8, true, -1, 2500, 70, false, Format::kInt8, 3.0f});
   for (int bits : {2, 3, 4, 8}) {
     for (int64_t group_size : {1, 5, 40, 200, 288}) {
       cases.push_back({DType::kF32, bits, false, group_size, 1003, 70, true});
@@ -248,6 +288,28 @@ TEST_F(Matmul, EveryKernelAgreesWithTheExactProduct) {
   }
 }
 
+// Sums of codes are exact, and what follows has one order: so all kernels agree, in both modes.
+TEST_F(Matmul, Int8KernelsHaveTheBitsOfTheReference) {
+  int compared = 0;
+  for (const Case& c : all_cases()) {
+    if (!c.threshold) continue;
+    std::mt19937 random(static_cast<unsigned>(c.in * c.out));
+    const Weight weight = random_weight(c, random);
+    const Tensor bias = random_dense(DType::kF32, {c.out}, random, 0.1f);
+    for (int64_t rows : {1, 4, 16, 18, 37}) {
+      const std::vector<float> x = random_rows(rows, c.in, random);
+      const auto expected = product(x, rows, weight, &bias, MatmulMode::kDecode, "matmul_int8_decode", "ref");
+      for (const KernelListing& kernel : matmul_kernels()) {
+        if (!kernel.available || !is_for(kernel, c)) continue;
+        SCOPED_TRACE(kernel.op + " " + kernel.kernel + ", " + c.text() + ", rows " + std::to_string(rows));
+        ASSERT_EQ(product(x, rows, weight, &bias, mode_of(kernel.op), kernel.op, kernel.kernel), expected);
+        ++compared;
+      }
+    }
+  }
+  EXPECT_GT(compared, 75 * 5 * 2);
+}
+
 // Cases that meet every loop of every kernel, for the laws below.
 const Case kSomeCases[] = {
     {DType::kBF16, 0, true, 0, 200, 203},
@@ -261,6 +323,9 @@ const Case kSomeCases[] = {
     {DType::kF32, 4, true, 32, 160, 2500},
     {DType::kF32, 4, true, 64, 608, 203, false, Format::kNf4},
     {DType::kF32, 4, true, 40, 600, 203, false, Format::kFp4},
+    {DType::kF32, 8, true, -1, 600, 203, false, Format::kInt8},
+    {DType::kF32, 8, true, -1, 600, 203, false, Format::kInt8, 0.0f},
+    {DType::kF32, 8, true, -1, 603, 203, false, Format::kInt8, 2.0f},
 };
 
 template <class Body>
@@ -319,9 +384,10 @@ TEST_F(Matmul, ARowThatIsNotFiniteStaysAlone) {
         const size_t at = static_cast<size_t>(i);
         if (i / c.out != 3) {
           ASSERT_EQ(y[at], expected[at]);
-        } else if (std::isnan(poison) || kernel.op == "matmul_affine_decode") {
-          // 16-bit integers know no infinity: such a row becomes NaN there (ref keeps infinities).
-          ASSERT_TRUE(std::isnan(y[at]) || (kernel.kernel == "ref" && !std::isfinite(y[at])));
+        } else if (std::isnan(poison) || kernel.op == "matmul_affine_decode" || c.threshold) {
+          // Integers know no infinity: such a row becomes NaN there (ref keeps infinities where it has
+          // floats).
+          ASSERT_TRUE(std::isnan(y[at]) || (kernel.kernel == "ref" && !c.threshold && !std::isfinite(y[at])));
         } else {
           ASSERT_FALSE(std::isfinite(y[at]));
         }
@@ -422,6 +488,12 @@ TEST_F(Matmul, WrongArgumentsAreNamed) {
   EXPECT_NE(message_of(bad).find("column_order[5] is 64"), std::string::npos);
   const Tensor bias = Tensor::zeros(DType::kF32, {9});
   EXPECT_NE(message_of(good, &bias).find("bias is F32 [9], expected F32 [8]"), std::string::npos);
+  Weight rounding = random_weight({DType::kF32, 8, true, -1, 64, 8, false, Format::kInt8, 6.0f}, random);
+  std::get<QuantizedTensor>(rounding).outlier_threshold = kNaN;
+  EXPECT_NE(message_of(rounding).find("threshold"), std::string::npos);
+  bad = good;
+  std::get<QuantizedTensor>(bad).activations = ActivationFormat::kInt8Dynamic;
+  EXPECT_NE(message_of(bad).find("int8 weights"), std::string::npos);
   const Weight doubles = Tensor::zeros(DType::kF64, {8, 64});
   testing::error_of(ErrorCode::kUnsupported, [&] { product(x, 1, doubles, nullptr, MatmulMode::kDecode); });
 }
@@ -448,6 +520,38 @@ TEST(MatmulPrepare, VersionsOfTheEncodingAgreeToTheBit) {
       ASSERT_EQ(codes[0], codes[1]) << bits << " " << count;
       ASSERT_EQ(std::memcmp(&scales[0], &scales[1], 4), 0);
       ASSERT_EQ(sums[0], sums[1]);
+    }
+  }
+}
+
+TEST(MatmulPrepare, VersionsOfTheInt8EncodingAgreeToTheBit) {
+  if (!isa_available(Isa::kAvx2)) GTEST_SKIP() << "this processor lacks AVX2";
+  std::mt19937 random(16);
+  for (const float limit : {kInfinity, 1.5f, 1e-3f}) {
+    for (int64_t count = 1; count <= 200; ++count) {
+      std::vector<float> x = random_rows(1, count, random);
+      if (count % 9 == 0) x[static_cast<size_t>(count / 2)] = count % 2 ? kNaN : -kInfinity;
+      if (count % 7 == 0) x.assign(x.size(), 0.0f);
+      if (count % 11 == 0) x[0] = limit;  // an outlier itself
+      const int64_t padded = (count + 63) / 64 * 64;
+      std::vector<int8_t> codes[2];
+      std::vector<uint64_t> outliers[2];
+      float scales[2];
+      int32_t sums[2];
+      for (int version = 0; version < 2; ++version) {
+        codes[version].assign(static_cast<size_t>(padded), -1);
+        outliers[version].assign(static_cast<size_t>(padded / 64), ~uint64_t{0});
+        const Int8Row row = {
+            x.data(),         count,         padded, limit, codes[version].data(), outliers[version].data(),
+            &scales[version], &sums[version]};
+        (version ? encode_int8_avx2 : encode_int8_ref)(row);
+      }
+      ASSERT_EQ(codes[0], codes[1]) << limit << " " << count;
+      ASSERT_EQ(outliers[0], outliers[1]) << limit << " " << count;
+      ASSERT_EQ(std::memcmp(&scales[0], &scales[1], 4), 0);
+      ASSERT_EQ(sums[0], sums[1]);
+      const bool is_finite = count % 9 != 0 || count % 7 == 0;
+      ASSERT_EQ(std::isnan(scales[0]), !is_finite || std::isinf(x[0])) << count;
     }
   }
 }

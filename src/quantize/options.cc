@@ -62,8 +62,16 @@ Fields option_fields(QuantizeOptions& options) {
   return {
       {"method", &options.method, "how codes are chosen: gptq (needs calibration) or rtn (round to nearest)"},
       {"format", &options.format,
-       "what codes mean: affine; nf4 or fp4, with method rtn and dialect bitsandbytes"},
-      {"dialect", &options.dialect, "how the checkpoint spells them: gptq or bitsandbytes"},
+       "what codes mean: affine; with method rtn also nf4, fp4 and int8 (a scale per row)"},
+      {"dialect", &options.dialect,
+       "how the checkpoint spells them: gptq (affine), bitsandbytes (nf4, fp4, int8) or compressed-tensors "
+       "(int8)"},
+      {"activations", &options.activations,
+       "of format int8: int8-dynamic (inputs are rounded too, a scale per token) or none; empty: "
+       "int8-dynamic "
+       "with dialect bitsandbytes, which knows no other"},
+      {"llm_int8_threshold", &options.llm_int8_threshold,
+       "of int8 in dialect bitsandbytes: inputs of this magnitude or more stay floats; 0: none do"},
       {"bnb_4bit_use_double_quant", &options.bnb_4bit_use_double_quant,
        "of dialect bitsandbytes: encode scales in 8 bits, 4.13 bits per weight instead of 4.5"},
       {"dynamic", &options.dynamic,
@@ -92,13 +100,35 @@ Fields option_fields(QuantizeOptions& options) {
 
 void validate(const QuantizeOptions& options) {
   expect_one_of("method", options.method, {"gptq", "rtn"});
-  expect_one_of("format", options.format, {"affine", "nf4", "fp4"});
-  expect_one_of("dialect", options.dialect, {"gptq", "bitsandbytes"});
-  const bool is_affine = options.format == "affine", is_gptq_dialect = options.dialect == "gptq";
-  if (is_affine != is_gptq_dialect) {
+  expect_one_of("format", options.format, {"affine", "nf4", "fp4", "int8"});
+  expect_one_of("dialect", options.dialect, {"gptq", "bitsandbytes", "compressed-tensors"});
+  expect_one_of("activations", options.activations, {"", "none", "int8-dynamic"});
+  const bool is_affine = options.format == "affine", is_int8 = options.format == "int8";
+  const bool is_spelled = options.dialect == "gptq"           ? is_affine
+                          : options.dialect == "bitsandbytes" ? !is_affine
+                                                              : is_int8;
+  if (!is_spelled) {
     fail(ErrorCode::kInvalidArgument,
-         "dialect {} cannot spell format {}: affine goes with gptq, nf4 and fp4 with bitsandbytes",
+         "dialect {} cannot spell format {}: affine goes with gptq, nf4 and fp4 with bitsandbytes, int8 with "
+         "bitsandbytes or compressed-tensors",
          options.dialect, options.format);
+  }
+  if (options.activations == "int8-dynamic" && !is_int8) {
+    fail(ErrorCode::kInvalidArgument, "activations int8-dynamic go with format int8, not with {}",
+         options.format);
+  }
+  const bool is_llm_int8 = is_int8 && options.dialect == "bitsandbytes";
+  if (options.activations == "none" && is_llm_int8) {
+    fail(ErrorCode::kInvalidArgument,
+         "activations none cannot be spelled in dialect bitsandbytes, which rounds the inputs of int8 "
+         "weights: "
+         "choose int8-dynamic, or dialect compressed-tensors");
+  }
+  validate_llm_int8_threshold(options.llm_int8_threshold);
+  if (!is_llm_int8 && options.llm_int8_threshold != QuantizeOptions{}.llm_int8_threshold) {
+    fail(ErrorCode::kInvalidArgument,
+         "llm_int8_threshold is about format int8 in dialect bitsandbytes, not about {} in {}",
+         options.format, options.dialect);
   }
   if (!is_affine && (options.method != "rtn" || options.lm_head)) {
     fail(ErrorCode::kInvalidArgument, "format {} is written with method rtn and without lm_head",
@@ -108,9 +138,10 @@ void validate(const QuantizeOptions& options) {
     fail(ErrorCode::kInvalidArgument, "format {} is rounded without data: leave calibration out",
          options.format);
   }
-  if (is_affine && options.bnb_4bit_use_double_quant) {
+  if ((is_affine || is_int8) && options.bnb_4bit_use_double_quant) {
     fail(ErrorCode::kInvalidArgument,
-         "bnb_4bit_use_double_quant is about dialect bitsandbytes, but dialect is {}", options.dialect);
+         "bnb_4bit_use_double_quant is about nf4 and fp4 in dialect bitsandbytes, not about {} in {}",
+         options.format, options.dialect);
   }
   expect_one_of("compat", options.compat, {"", "autogptq"});
   expect_one_of("checkpoint_format", options.checkpoint_format, {"", "gptq", "gptq_v2"});
@@ -168,6 +199,9 @@ QuantizeOptions settled(const QuantizeOptions& options) {
     result.gptq.updated_groups = false;
     result.gptq.refine_sweeps = 0;
   }
+  if (result.activations.empty())
+    result.activations =
+        options.format == "int8" && options.dialect == "bitsandbytes" ? "int8-dynamic" : "none";
   if (result.gptq.desc_act) result.gptq.act_group_aware = false;
   if (result.checkpoint_format.empty()) result.checkpoint_format = result.affine.sym ? "gptq" : "gptq_v2";
   return result;

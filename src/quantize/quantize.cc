@@ -4,13 +4,13 @@
 #include "base/files.h"
 #include "ops/cuda/libraries.h"
 #include "quantize/check.h"
-#include "quantize/codebook_model.h"
 #include "quantize/fingerprint.h"
 #include "quantize/gpu_budget.h"
 #include "quantize/layer_quantizer.h"
 #include "quantize/options.h"
 #include "quantize/out_folder.h"
 #include "quantize/result_json.h"
+#include "quantize/rounded_model.h"
 #include "quantize/run.h"
 #include "runtime/options.h"
 
@@ -332,7 +332,7 @@ QuantizeResult quantize(const fs::path& model, const fs::path& out, const Quanti
   validate(options);
   require_calibration(options);
   check_out_folder(model, out, options.overwrite);
-  if (options.format != "affine") return quantize_to_codebook(model, out, options, log);
+  if (options.format != "affine") return quantize_rounded(model, out, settled(options), log);
   return Run(model, out, options, log).run(nullptr);
 }
 

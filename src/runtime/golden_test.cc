@@ -1,6 +1,8 @@
 // Every architecture and every GPTQ checkpoint against numbers that transformers computed in float32:
 // embedding, each layer's output, the head's input, logits, per-token losses, ragged batches, and greedy
 // tokens.
+#include "format/int8.h"
+#include "ops/matmul.h"
 #include "ops/softmax.h"
 #include "runtime/forward.h"
 #include "runtime/language_model.h"
@@ -221,6 +223,76 @@ TEST(BnbGolden, LoadingInFourBitsGivesTheWeightsOfBitsandbytes) {
       }
     }
   }
+}
+
+std::vector<float> last_logits(const LanguageModel& loaded, const std::vector<int32_t>& ids) {
+  const Model& model = loaded.state().model;
+  const OpContext ops = loaded.state().ops();
+  const auto tokens = static_cast<int64_t>(ids.size());
+  const RopeTables rope = model.rope_tables(ops, 1024);
+  KvCache cache(model.config(), 1, tokens, DType::kF32);
+  std::vector<float> hidden(static_cast<size_t>(tokens * model.config().hidden_size)),
+      logits(static_cast<size_t>(model.config().vocab_size));
+  const std::vector<SequenceTokens> batch = {{0, ids}};
+  forward(model, ops, rope, batch, MatmulMode::kPrefill, cache, hidden.data());
+  model.logits(ops, hidden.data() + (tokens - 1) * model.config().hidden_size, 1, MatmulMode::kPrefill,
+               logits.data());
+  return logits;
+}
+
+// There the columns of outliers are those of the whole prompt, here of each token, so that the roundings
+// differ: what counts is how far both are from inputs in float.
+TEST(BnbGolden, EightBitsAreAsNearToFloatsAsThoseOfBitsandbytes) {
+  LOWBIT_SKIP_WITHOUT_MATERIAL(material);
+  const fs::path folder = material / "peers" / "bnb" / "tiny-int8";
+  const Golden peer = read_golden(folder, "peer_compute_float16."), plain = read_golden(folder, "dequant.");
+  const LanguageModel model =
+      LanguageModel::load(folder, {.device = "cpu", .threads = 2, .kv_cache_dtype = "float32"});
+  for (const char* prompt : {"prompt0", "prompt1"}) {
+    const std::string name = fmt::format("logits_last.{}", prompt);
+    const std::vector<float> logits = last_logits(model, ids_of(peer.json.get("prompts").get(prompt)));
+    const auto count = static_cast<int64_t>(logits.size());
+    const Tensor theirs = converted(peer.tensors.at(name), DType::kF32);
+    const float* exact = plain.tensors.at(name).data<float>();
+    const double distance = relative_difference(logits.data(), exact, count);
+    EXPECT_LT(distance, 1.5 * relative_difference(theirs.data<float>(), exact, count)) << name;
+    EXPECT_GT(distance, 1e-3) << name;
+    EXPECT_LT(relative_difference(logits.data(), theirs.data<float>(), count), 4e-2) << name;
+  }
+}
+
+// The products of bitsandbytes 0.50.2 on the CPU: of int8 with int8, and of its Linear8bitLt, which there
+// multiplies floats with decoded weights.
+TEST(BnbGolden, EightBitProductsAreThoseOfBitsandbytes) {
+  LOWBIT_SKIP_WITHOUT_MATERIAL(material);
+  std::map<std::string, Tensor> tensors;
+  for (const NamedTensor& named :
+       open_safetensors(material / "peers" / "bnb" / "raw" / "int8.safetensors").tensors)
+    tensors.emplace(named.name, named.tensor);
+  const auto weight_of = [&](const std::string& codes, const std::string& sizes) {
+    std::vector<float> scales;
+    for (int64_t row = 0; row < 64; ++row) scales.push_back(int8_scale(tensors.at(sizes).data<float>()[row]));
+    return from_int8_rows(tensors.at(codes).data<int8_t>(), scales, 96);
+  };
+  const Tensor x = converted(tensors.at("act.fp16.input"), DType::kF32);
+  std::vector<float> y(12 * 64);
+  const auto difference = [&](const QuantizedTensor& weight, const Tensor* bias, const std::string& output) {
+    matmul({}, x.data<float>(), 12, Weight(weight), bias, y.data(), MatmulMode::kDecode);
+    const Tensor expected = converted(tensors.at(output), DType::kF32);
+    return relative_difference(y.data(), expected.data<float>(), 12 * 64);
+  };
+  QuantizedTensor weight = weight_of("mm.qw", "mm.sw");
+  weight.activations = ActivationFormat::kInt8Dynamic;
+  EXPECT_LT(difference(weight, nullptr, "mm.dequant_fp16"), 5e-4);  // rounded to F16 there
+  const Tensor bias = converted(converted(tensors.at("linear.bias"), DType::kF16), DType::kF32);
+  weight = weight_of("linear.fp16.thr6.weight_int8", "linear.fp16.thr6.SCB");
+  EXPECT_LT(difference(weight, &bias, "linear.fp16.thr6.output"), 5e-4);
+  weight.activations = ActivationFormat::kInt8Dynamic;
+  const double without = difference(weight, &bias, "linear.fp16.thr6.output");
+  weight.outlier_threshold = 6;
+  const double with = difference(weight, &bias, "linear.fp16.thr6.output");
+  EXPECT_LT(with, 5e-3);
+  EXPECT_GT(without, 4 * with);  // a single input of 30 among some of 1.5
 }
 
 TEST(GptqGolden, PlanarFilesAreRefusedByName) {

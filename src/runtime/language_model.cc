@@ -67,6 +67,25 @@ std::string cpu_only(const RuntimeOptions& options) {
   return "";
 }
 
+// Whether there are kernels for such weights on a GPU.
+bool runs_on_gpu(Format format) {
+  return format == Format::kAffine || format == Format::kInt8 || has_codebook(format);
+}
+std::string_view cpu_only_format(const NamedWeights& weights) {
+  for (const auto& [name, weight] : weights) {
+    const auto* quantized = std::get_if<QuantizedTensor>(&weight);
+    if (quantized && !runs_on_gpu(quantized->format)) return format_name(quantized->format);
+  }
+  return "";
+}
+
+bool has_int8_inputs(const NamedWeights& weights) {
+  return std::any_of(weights.begin(), weights.end(), [](const auto& weight) {
+    const auto* quantized = std::get_if<QuantizedTensor>(&weight.second);
+    return quantized && quantized->activations == ActivationFormat::kInt8Dynamic;
+  });
+}
+
 constexpr int64_t kCacheTokens = 2048;  // the default of kv_cache_tokens
 // What other programs and the driver's own needs may take while a model is loaded.
 constexpr uint64_t kSpareBytes = uint64_t{256} << 20;
@@ -81,6 +100,15 @@ bool load_on_gpu(LanguageModel::State& state, int device, const RuntimeOptions& 
     log.info(fmt::format("{}: the model runs on the CPU", error.what()));
     return false;
   }
+  if (options.load_in_8bit) {
+    Workspace workspace;
+    OpContext here = state.ops();
+    here.workspace = &workspace;
+    here.gpu = nullptr;
+    state.checkpoint.weights.merge(quantized_on_load(state.checkpoint, options, here, log));
+  }
+  if (has_int8_inputs(state.checkpoint.weights))
+    log.info("on a GPU the inputs of int8 weights stay BF16: no outliers are looked for");
   Model model = Model::create(state.checkpoint.config, state.checkpoint.weights);
   std::optional<GpuEncoding> encoding;
   if (options.load_in_4bit) encoding = encoding_on_load(model, state.checkpoint, options, log);
@@ -135,7 +163,10 @@ bool load_on_gpu(LanguageModel::State& state, int device, const RuntimeOptions& 
 void load_on_cpu(LanguageModel::State& state, const RuntimeOptions& options, const Log& log) {
   state.workspace = std::make_unique<Workspace>();
   NamedWeights quantized;
-  if (options.load_in_4bit) quantized = quantized_on_load(state.checkpoint, options, state.ops(), log);
+  // Before, where a GPU had no room for the model.
+  const bool is_done = options.load_in_8bit && has_int8_inputs(state.checkpoint.weights);
+  if (options.load_in_4bit || (options.load_in_8bit && !is_done))
+    quantized = quantized_on_load(state.checkpoint, options, state.ops(), log);
   if (!options.map_weights && !move_to_memory(state.checkpoint.weights, *state.threads)) {
     log.info("the weights stay in the mapped file: copies would take more than a quarter of the free memory");
   }

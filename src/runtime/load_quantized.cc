@@ -10,7 +10,7 @@
 namespace lowbit {
 namespace {
 
-constexpr int64_t kGroupSize = 64;  // bitsandbytes' default; its configs have no other
+constexpr int64_t kGroupSize = 64;  // of 4 bits: bitsandbytes' default; its configs have no other
 
 // By the module's name, or a part of it that begins and ends at a dot.
 bool names(std::string_view key, std::string_view module) {
@@ -60,6 +60,7 @@ void check_names(const std::vector<std::string>& keys, const std::vector<std::st
 }
 
 Format format_of(const RuntimeOptions& options) {
+  if (options.load_in_8bit) return Format::kInt8;
   return options.bnb_4bit_quant_type == "nf4" ? Format::kNf4 : Format::kFp4;
 }
 
@@ -67,8 +68,8 @@ Format format_of(const RuntimeOptions& options) {
 std::vector<Linear*> to_quantize(Model& model, const Checkpoint& checkpoint, const RuntimeOptions& options,
                                  const Log& log) {
   if (checkpoint.quantization) {
-    fail(ErrorCode::kInvalidArgument, "{} is quantized already ({}): load it without load_in_4bit",
-         checkpoint.folder.string(), checkpoint.quantization->dialect);
+    fail(ErrorCode::kInvalidArgument, "{} is quantized already ({}): load it without load_in_{}bit",
+         checkpoint.folder.string(), checkpoint.quantization->dialect, options.load_in_8bit ? 8 : 4);
   }
   std::vector<Linear*> linears;
   std::vector<std::string> modules = model.frame_linears();
@@ -84,8 +85,9 @@ std::vector<Linear*> to_quantize(Model& model, const Checkpoint& checkpoint, con
     return std::any_of(keys.begin(), keys.end(),
                        [&](const std::string& key) { return names(key, linear->module); });
   });
-  log.info(fmt::format("{} matrices rounded to {}, groups of {}{}", linears.size(),
-                       options.bnb_4bit_quant_type, kGroupSize,
+  const Format format = format_of(options);
+  log.info(fmt::format("{} matrices rounded to {}, {}{}", linears.size(), format_name(format),
+                       format == Format::kInt8 ? "rows" : fmt::format("groups of {}", kGroupSize),
                        left > 0 ? fmt::format("; {} left as they are", left) : ""));
   return linears;
 }
@@ -95,6 +97,7 @@ std::vector<Linear*> to_quantize(Model& model, const Checkpoint& checkpoint, con
 NamedWeights quantized_on_load(Checkpoint& checkpoint, const RuntimeOptions& options, const OpContext& ops,
                                const Log& log) {
   Model model = Model::create(checkpoint.config, checkpoint.weights);
+  const Format format = format_of(options);
   NamedWeights quantized;
   for (Linear* linear : to_quantize(model, checkpoint, options, log)) {
     // As the model has it: some files hold it the other way round.
@@ -102,7 +105,12 @@ NamedWeights quantized_on_load(Checkpoint& checkpoint, const RuntimeOptions& opt
     const std::string name = linear->module + ".weight";
     checkpoint.weights.erase(name);
     try {
-      quantized.emplace(name, encoded(ops, dense, format_of(options), kGroupSize));
+      Weight weight = encoded(ops, dense, format, kGroupSize);
+      if (format == Format::kInt8) {
+        std::get<QuantizedTensor>(weight).activations = ActivationFormat::kInt8Dynamic;
+        std::get<QuantizedTensor>(weight).outlier_threshold = options.llm_int8_threshold;
+      }
+      quantized.emplace(name, std::move(weight));
     } catch (const Error& error) {
       fail(error.code(), "{}: {}", linear->module, error.what());
     }

@@ -10,8 +10,8 @@
 
 namespace lowbit {
 
-// Takes the matrices of the layers out of checkpoint.weights and returns them as load_in_4bit asks.
-// Embedding, head, norms, biases and what is to be skipped stay there. kInvalidArgument: the model is
+// Takes the matrices of the layers out of checkpoint.weights and returns them as load_in_4bit or load_in_8bit
+// asks. Embedding, head, norms, biases and what is to be skipped stay there. kInvalidArgument: the model is
 // quantized already; a name to be skipped that no module has; values that are not finite, naming the module.
 NamedWeights quantized_on_load(Checkpoint& checkpoint, const RuntimeOptions& options, const OpContext& ops,
                                const Log& log);

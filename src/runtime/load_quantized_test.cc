@@ -1,3 +1,4 @@
+#include "runtime/forward.h"
 #include "runtime/language_model.h"
 #include "support.h"
 
@@ -33,6 +34,28 @@ TEST(LoadQuantized, MatricesOfLayersAreCodesAndTheRestIsAsItWas) {
   }
 }
 
+TEST(LoadQuantized, InEightBitsMatricesAreRowsWhoseInputsAreRounded) {
+  const LanguageModel model =
+      LanguageModel::load(LOWBIT_SOURCE_DIR "/demo/model", {.device = "cpu",
+                                                            .threads = 2,
+                                                            .load_in_8bit = true,
+                                                            .llm_int8_threshold = 5,
+                                                            .llm_int8_skip_modules = {"o_proj"}});
+  const Model& loaded = model.state().model;
+  for (int64_t layer = 0; layer < loaded.layer_count(); ++layer) {
+    for (const Linear& linear : loaded.block(layer).linears()) {
+      if (linear.module.ends_with(".o_proj")) {
+        EXPECT_TRUE(std::holds_alternative<Tensor>(linear.weight));
+        continue;
+      }
+      const auto& weight = std::get<QuantizedTensor>(linear.weight);
+      EXPECT_EQ(weight.format, Format::kInt8);
+      EXPECT_EQ(weight.activations, ActivationFormat::kInt8Dynamic);
+      EXPECT_EQ(weight.outlier_threshold, 5);
+    }
+  }
+}
+
 TEST(LoadQuantized, SkippedModulesStayByNameOrByItsLastPart) {
   const LanguageModel model =
       load_demo({.llm_int8_skip_modules = {"o_proj", "model.layers.1.mlp", "lm_head"}});
@@ -59,6 +82,15 @@ TEST(LoadQuantized, WhatCannotBeIsSaidWithTheNearestName) {
                         {.device = "cpu", .llm_int8_skip_modules = {"o_proj"}});
   });
   EXPECT_NE(alone.find("load_in_4bit"), std::string::npos) << alone;
+  EXPECT_NE(refusal({.load_in_8bit = true}).find("both"), std::string::npos);
+  EXPECT_NE(refusal({.llm_int8_threshold = 3}).find("load_in_8bit"), std::string::npos);
+  for (const float bad : {-0.5f, NAN, INFINITY}) {
+    const std::string message = testing::error_of(ErrorCode::kInvalidArgument, [&] {
+      LanguageModel::load(LOWBIT_SOURCE_DIR "/demo/model",
+                          {.device = "cpu", .load_in_8bit = true, .llm_int8_threshold = bad});
+    });
+    EXPECT_NE(message.find("llm_int8_threshold"), std::string::npos) << message;
+  }
 }
 
 // GPT-2 too, whose files hold matrices the other way round.
@@ -89,6 +121,60 @@ TEST(LoadQuantized, EveryArchitectureGeneratesWithTheCodesOfItsWeights) {
     }
     EXPECT_EQ(model.generate({{1, 2, 3}}, {.max_new_tokens = 4, .ignore_eos = true})[0].token_ids.size(), 4u);
   }
+}
+
+// The demo's model with channels whose norms are 30 times as large, so that a few inputs of q, k, v, gate and
+// up stand out. Its last logits.
+std::vector<float> logits_with_outliers(const fs::path& folder, RuntimeOptions options) {
+  options.device = "cpu";
+  options.threads = 2;
+  const LanguageModel loaded = LanguageModel::load(folder, options);
+  const Model& model = loaded.state().model;
+  const OpContext ops = loaded.state().ops();
+  std::vector<int32_t> ids;
+  for (int i = 0; i < 48; ++i) ids.push_back((i * 97 + 13) % 4000);
+  const int64_t tokens = 48, width = model.config().hidden_size, vocab = model.config().vocab_size;
+  const RopeTables rope = model.rope_tables(ops, 1024);
+  KvCache cache(model.config(), 1, tokens, DType::kF32);
+  std::vector<float> hidden(static_cast<size_t>(tokens * width)), logits(static_cast<size_t>(tokens * vocab));
+  const std::vector<SequenceTokens> batch = {{0, ids}};
+  forward(model, ops, rope, batch, MatmulMode::kPrefill, cache, hidden.data());
+  model.logits(ops, hidden.data(), tokens, MatmulMode::kPrefill, logits.data());
+  return logits;
+}
+
+double relative_error(const std::vector<float>& a, const std::vector<float>& b) {
+  double error = 0, size = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    error += std::pow(double{a[i]} - b[i], 2);
+    size += std::pow(double{b[i]}, 2);
+  }
+  return std::sqrt(error / size);
+}
+
+TEST(LoadQuantized, OutliersInFloatKeepWhatRoundingThemWouldLose) {
+  const testing::TemporaryFolder folder;
+  const Checkpoint source = read_checkpoint(LOWBIT_SOURCE_DIR "/demo/model");
+  std::vector<NamedTensor> tensors;
+  for (const auto& [name, tensor] : source.files.tensors) {
+    Tensor changed = converted(tensor, DType::kF32);
+    if (name.ends_with("input_layernorm.weight") || name.ends_with("post_attention_layernorm.weight")) {
+      for (const int64_t channel : {3, 77, 140, 251}) changed.mutable_data<float>()[channel] *= 30;
+    }
+    tensors.push_back({name, changed});
+  }
+  write_checkpoint(folder.path(), {.source = source.folder, .config = source.config, .tensors = tensors});
+  const auto dense = logits_with_outliers(folder.path(), {});
+  const double with = relative_error(
+                   logits_with_outliers(folder.path(), {.load_in_8bit = true, .llm_int8_threshold = 6}),
+                   dense),
+               without = relative_error(
+                   logits_with_outliers(folder.path(), {.load_in_8bit = true, .llm_int8_threshold = 0}),
+                   dense);
+  EXPECT_LT(with, 0.5 * without) << with << " " << without;
+  EXPECT_GT(with, 1e-3);
+  RecordProperty("error_with_outliers_in_float", fmt::format("{:.3g}", with));
+  RecordProperty("error_without", fmt::format("{:.3g}", without));
 }
 
 TEST(LoadQuantized, AQuantizedModelIsNotQuantizedAgain) {

@@ -25,10 +25,14 @@ Fields option_fields(RuntimeOptions& options) {
        "round the matrices of the layers to 4 bits while they are loaded, as bitsandbytes does"},
       {"bnb_4bit_quant_type", &options.bnb_4bit_quant_type,
        "what load_in_4bit rounds to: nf4 or fp4, groups of 64"},
+      {"load_in_8bit", &options.load_in_8bit,
+       "round the matrices of the layers to int8 rows while they are loaded, and (on the CPU) their inputs "
+       "token by token, as LLM.int8() does"},
+      {"llm_int8_threshold", &options.llm_int8_threshold,
+       "with load_in_8bit: inputs of this magnitude or more stay floats; 0: none do"},
       {"llm_int8_skip_modules", &options.llm_int8_skip_modules,
-       "a module that load_in_4bit leaves as it is, by its name or its last part, as o_proj; may be given "
-       "several "
-       "times"},
+       "a module that load_in_4bit and load_in_8bit leave as it is, by its name or its last part, as o_proj; "
+       "may be given several times"},
       {"max_gpu_memory", &options.max_gpu_memory,
        "take at most so much of the GPU's memory, as 6GB or 800MiB; layers that do not fit are streamed from "
        "this machine's memory; 0: all that is free"},
@@ -50,6 +54,11 @@ Fields option_fields(GenerateOptions& options) {
       {"ignore_eos", &options.ignore_eos, "go on after an end-of-sequence token"}};
 }
 
+void validate_llm_int8_threshold(float threshold) {
+  if (!(threshold >= 0) || !std::isfinite(threshold))
+    fail(ErrorCode::kInvalidArgument, "llm_int8_threshold is {}, expected a number, 0 or more", threshold);
+}
+
 void validate(const RuntimeOptions& options) {
   if (options.threads < 0 || options.threads > 1024) {
     fail(ErrorCode::kInvalidArgument, "threads is {}, expected 0 to 1024", options.threads);
@@ -62,9 +71,14 @@ void validate(const RuntimeOptions& options) {
     fail(ErrorCode::kInvalidArgument, "bnb_4bit_quant_type is \"{}\", expected \"nf4\" or \"fp4\"",
          options.bnb_4bit_quant_type);
   }
-  if (!options.load_in_4bit && !options.llm_int8_skip_modules.empty()) {
+  if (options.load_in_4bit && options.load_in_8bit)
+    fail(ErrorCode::kInvalidArgument, "load_in_4bit and load_in_8bit are both set: leave one of them out");
+  validate_llm_int8_threshold(options.llm_int8_threshold);
+  if (!options.load_in_8bit && options.llm_int8_threshold != RuntimeOptions{}.llm_int8_threshold)
+    fail(ErrorCode::kInvalidArgument, "llm_int8_threshold is about load_in_8bit: add load_in_8bit");
+  if (!options.load_in_4bit && !options.load_in_8bit && !options.llm_int8_skip_modules.empty()) {
     fail(ErrorCode::kInvalidArgument,
-         "llm_int8_skip_modules says what load_in_4bit leaves as it is: add load_in_4bit");
+         "llm_int8_skip_modules says what load_in_4bit or load_in_8bit leaves as it is: add one of them");
   }
   if (options.max_gpu_memory.count > 0 && parse_device(options.device) == kHost) {
     fail(ErrorCode::kInvalidArgument, "max_gpu_memory is {}, but device is \"cpu\": leave one of them out",

@@ -15,6 +15,7 @@ namespace lowbit {
 void validate(const RuntimeOptions& options);
 void validate(const GenerateOptions& options);
 void validate(const EmbedOptions& options);
+void validate_llm_int8_threshold(float threshold);
 // "cpu": kHost, "cuda": 0, "cuda:1": 1, "auto": kAnyDevice.
 constexpr int kAnyDevice = -2;
 int parse_device(std::string_view name);

@@ -6,13 +6,22 @@
 
 namespace lowbit {
 
-// Any weight; x kPlain. Sums in double.
+// Any weight but kInt8; x kPlain. Sums in double.
 void matmul_ref(const MatmulArgs&, int64_t begin, int64_t end, void* scratch) noexcept;
 
 // Decode, affine: group_size a multiple of unit_columns(bits) or one group; x kInt16.
 void matmul_decode_affine_avx2(const MatmulArgs&, int64_t begin, int64_t end, void* scratch) noexcept;
 void matmul_decode_affine_avx512(const MatmulArgs&, int64_t begin, int64_t end, void* scratch) noexcept;
 void matmul_decode_affine_avx512vnni(const MatmulArgs&, int64_t begin, int64_t end, void* scratch) noexcept;
+
+// int8 with inputs in int8, decode and prefill; x kInt8. All give the bits of the first: sums of codes are
+// exact, and
+//   y = w_scale * (x_scale * sum + outliers, one after the other, each a fused multiply-add) + bias
+void matmul_int8_ref(const MatmulArgs&, int64_t begin, int64_t end, void* scratch) noexcept;
+void matmul_int8_avx2(const MatmulArgs&, int64_t begin, int64_t end, void* scratch) noexcept;
+void matmul_int8_avx512(const MatmulArgs&, int64_t begin, int64_t end, void* scratch) noexcept;
+void matmul_int8_avx512vnni(const MatmulArgs&, int64_t begin, int64_t end, void* scratch) noexcept;
+void matmul_int8_amx(const MatmulArgs&, int64_t begin, int64_t end, void* scratch) noexcept;
 
 // Decode, dense; x kEvenOdd for BF16, else kPadded.
 void matmul_decode_dense_avx2(const MatmulArgs&, int64_t begin, int64_t end, void* scratch) noexcept;

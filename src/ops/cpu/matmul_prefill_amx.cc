@@ -49,12 +49,13 @@ void pack_affine(const MatmulArgs& args, int64_t n, int64_t lanes, int64_t k, in
     if (column / args.group_size != group) {
       group = column / args.group_size;
       const int64_t at = group * args.out + n;
-      scale =
-          _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, static_cast<const uint8_t*>(args.scales) + at * 2));
+      const uint8_t* scales = static_cast<const uint8_t*>(args.scales) + at * (args.has_wide_scales ? 4 : 2);
+      scale = args.has_wide_scales ? _mm512_maskz_loadu_ps(mask, scales)
+                                   : _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, scales));
       const VecI zero = args.zero_points ? _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(
                                                mask, static_cast<const uint8_t*>(args.zero_points) + at))
                                          : set_i32(1 << (kBits - 1));
-      offset = mul(scale, convert_i32(zero));  // exact: 11 and 8 bits
+      offset = mul(scale, convert_i32(zero));  // exact: 11 and 8 bits, or times 128
     }
     const int64_t word = column / C::kUnit * C::kWords;
     const uint8_t* codes = static_cast<const uint8_t*>(args.codes) + word * stride + n * 4;

@@ -1,4 +1,5 @@
-// Encoding of x for decode (XForm::kInt16), one block at a time. Every version gives the same bits.
+// Encoding of x: for decode (XForm::kInt16) one block at a time, for int8 (XForm::kInt8) one row. Every
+// version gives the same bits.
 #pragma once
 
 #include "ops/matmul_args.h"
@@ -28,5 +29,22 @@ struct Int16Block {
 // Rounds to the nearest of 65,279 steps of the largest magnitude. scale NaN when a value is not finite.
 void encode_int16_ref(const Int16Block& block) noexcept;
 void encode_int16_avx2(const Int16Block& block) noexcept;
+
+struct Int8Row {
+  const float* x;  // [count]
+  int64_t count = 0;
+  int64_t padded = 0;  // a multiple of 64
+  float limit = 0;     // outliers begin here; infinity: there are none
+  int8_t* codes;       // [padded]
+  uint64_t* outliers;  // [padded / 64]
+  float* scale;
+  int32_t* sum;
+};
+
+// Rounds what is below `limit` to the nearest of 255 steps, as format/int8.h does; the scale is the largest
+// magnitude of these over 127. Outliers get code 0 and their bit. scale NaN, and no outliers, when a value is
+// not finite.
+void encode_int8_ref(const Int8Row& row) noexcept;
+void encode_int8_avx2(const Int8Row& row) noexcept;
 
 }  // namespace lowbit

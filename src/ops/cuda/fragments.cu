@@ -114,8 +114,9 @@ __global__ void pack_groups_kernel(const GpuPackArgs args) {
   const bool is_inside = n < args.out && input < args.in;
   uint16_t scale = 0;
   if (is_inside)
-    scale = args.has_table ? __half_as_ushort(__float2half_rn(static_cast<const float*>(args.scales)[from]))
-                           : static_cast<const uint16_t*>(args.scales)[from];
+    scale = args.has_wide_scales
+                ? __half_as_ushort(__float2half_rn(static_cast<const float*>(args.scales)[from]))
+                : static_cast<const uint16_t*>(args.scales)[from];
   static_cast<uint16_t*>(args.fragment_scales)[to] = scale;
   if (args.zero_points) {
     static_cast<uint16_t*>(args.fragment_zero_points)[to] =

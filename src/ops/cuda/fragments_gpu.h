@@ -14,7 +14,8 @@ struct GpuPackArgs {
   int64_t out = 0, in = 0;
   int64_t group_size = 0, kept_group_size = 0;
   int bits = 0;
-  bool has_table = false;  // codes point into one; scales are F32, rounded to F16
+  bool has_table = false;                                                  // codes point into one
+  bool has_wide_scales = false;                                            // F32, rounded to F16
   const void *words = nullptr, *scales = nullptr, *zero_points = nullptr;  // zero_points: null stays null
   void *fragments = nullptr, *fragment_scales = nullptr, *fragment_zero_points = nullptr;
 };

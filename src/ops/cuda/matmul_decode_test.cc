@@ -179,6 +179,7 @@ struct Packed {
          .kept_group_size = kept_size(p),
          .bits = p.bits,
          .has_table = has_codebook(p.format),
+         .has_wide_scales = has_codebook(p.format),
          .words = words.get(),
          .scales = has_codebook(p.format) ? static_cast<const void*>(table_scales.get()) : given_scales.get(),
          .zero_points = has_zeros ? given_zeros.get() : nullptr,

@@ -59,7 +59,8 @@ void check_range(const Tensor& scales) {
   const std::span<const float> values(scales.data<float>(), static_cast<size_t>(scales.element_count()));
   if (const float most = std::ranges::max(values); most > kMost)
     fail(ErrorCode::kUnsupported,
-         "a weight has a scale of {}, and on a GPU scales are F16, at most {}: use --device cpu", most, kMost);
+         "a weight has a scale of {}, and on a GPU scales are F16, at most {}: use --device cpu", most,
+         kMost);
 }
 
 void fill(const OpContext& context, const QuantizedTensor& weight, QuantizedTensor& there, CopyIn copy) {
@@ -68,7 +69,7 @@ void fill(const OpContext& context, const QuantizedTensor& weight, QuantizedTens
     copy(scratch.as<void>(), tensor.bytes(), tensor.byte_count());
     return scratch;
   };
-  if (has_codebook(weight.format)) check_range(weight.scales);
+  if (scale_dtype(weight.format) == DType::kF32) check_range(weight.scales);
   const Scratch words = copied(weight.codes), scales = copied(weight.scales);
   std::optional<Scratch> zero_points;
   if (!weight.zero_points.empty()) zero_points.emplace(copied(weight.zero_points));
@@ -80,6 +81,7 @@ void fill(const OpContext& context, const QuantizedTensor& weight, QuantizedTens
        .kept_group_size = there.group_size,
        .bits = weight.bits,
        .has_table = has_codebook(weight.format),
+       .has_wide_scales = scale_dtype(weight.format) == DType::kF32,
        .words = words.as<void>(),
        .scales = scales.as<void>(),
        .zero_points = zero_points ? zero_points->as<void>() : nullptr,

@@ -25,8 +25,10 @@ void decode_affine_row(const MatmulArgs& args, int64_t n, float* row) {
   for (int64_t column = 0; column < args.in; ++column) {
     if (column / args.group_size != group) {
       group = column / args.group_size;
-      scale = f16_to_float(load<uint16_t>(args.scales, group * args.out + n));
-      if (args.zero_points) zero_point = load<uint8_t>(args.zero_points, group * args.out + n);
+      const int64_t at = group * args.out + n;
+      scale =
+          args.has_wide_scales ? load<float>(args.scales, at) : f16_to_float(load<uint16_t>(args.scales, at));
+      if (args.zero_points) zero_point = load<uint8_t>(args.zero_points, at);
     }
     if (available < args.bits) {
       buffer |= uint64_t{load<uint32_t>(args.codes, word++ * args.out + n)} << available;
@@ -48,6 +50,8 @@ void decode_codebook_row(const MatmulArgs& args, int64_t n, float* row) {
 
 void decode_row(const MatmulArgs& args, int64_t n, float* row) {
   switch (args.kind) {
+    case WeightKind::kInt8:  // matmul_int8_ref
+      return;
     case WeightKind::kAffine:
       return decode_affine_row(args, n, row);
     case WeightKind::kCodebook:

@@ -1,4 +1,5 @@
-// nf4 and fp4 in the dialect bitsandbytes, beside what bitsandbytes itself wrote.
+// nf4, fp4 and int8 in the dialect bitsandbytes, beside what bitsandbytes itself wrote, and int8 in the
+// dialect compressed-tensors.
 #include "checkpoint/checkpoint.h"
 #include "io/safetensors.h"
 #include "lowbit/convert.h"
@@ -33,22 +34,29 @@ std::map<std::string, Tensor> tensors_of(const fs::path& folder) {
 
 // bitsandbytes on the CPU rounds nested scales through a table, and takes their mean in F32: these may
 // differ.
-TEST(CodebookModel, HasTheBytesOfBitsandbytes) {
+TEST(RoundedModel, HasTheBytesOfBitsandbytes) {
   LOWBIT_SKIP_WITHOUT_MATERIAL(material);
   TemporaryFolder folder;
   const fs::path source = folder.path() / "bf16";
+  const fs::path half = folder.path() / "fp16";
   convert(material / "model-tinystories-656k-llama", source, {.to = "bfloat16"});
+  convert(material / "model-tinystories-656k-llama", half, {.to = "float16"});
   struct Case {
     const char* peer;
     const char* format;
     bool is_nested;
+    double bits;
   };
-  for (const Case& c : {Case{"tiny-nf4", "nf4", false}, {"tiny-nf4-dq", "nf4", true}}) {
+  // Small matrices: codebooks weigh, and scales of rows.
+  for (const Case& c : {Case{"tiny-nf4", "nf4", false, 4.6},
+                        {"tiny-nf4-dq", "nf4", true, 4.3},
+                        {"tiny-int8", "int8", false, 8.2}}) {
     SCOPED_TRACE(c.peer);
     const fs::path out = folder.path() / c.peer, peer = material / "peers" / "bnb" / c.peer;
-    const QuantizeResult result = quantize(source, out, options_of(c.format, c.is_nested));
+    const bool is_int8 = c.format == std::string("int8");
+    const QuantizeResult result = quantize(is_int8 ? half : source, out, options_of(c.format, c.is_nested));
     EXPECT_EQ(result.modules.size(), 14u);
-    EXPECT_NEAR(result.bits_per_weight, c.is_nested ? 4.3 : 4.6, 0.2);  // small matrices: codebooks weigh
+    EXPECT_NEAR(result.bits_per_weight, c.bits, 0.2);
     const auto ours = tensors_of(out), theirs = tensors_of(peer);
     ASSERT_EQ(ours.size(), theirs.size());
     for (const auto& [name, expected] : theirs) {
@@ -66,13 +74,16 @@ TEST(CodebookModel, HasTheBytesOfBitsandbytes) {
   }
 }
 
-TEST(CodebookModel, ReadsAsItWasRoundedForAnyNumberOfThreads) {
+TEST(RoundedModel, ReadsAsItWasRoundedForAnyNumberOfThreads) {
   TemporaryFolder folder;
   write_tiny_model(folder.path() / "model", {});
-  for (const std::string format : {"nf4", "fp4"}) {
+  for (const std::string format : {"nf4", "fp4", "int8", "int8 compressed", "int8 packed"}) {
     for (const bool is_nested : {false, true}) {
+      if (is_nested && format.starts_with("int8")) continue;
       SCOPED_TRACE(format);
-      QuantizeOptions options = options_of(format, is_nested);
+      QuantizeOptions options = options_of(format.substr(0, format.find(' ')), is_nested);
+      if (format.find(' ') != format.npos) options.dialect = "compressed-tensors";
+      if (format == "int8 compressed") options.activations = "int8-dynamic";
       options.overwrite = true;
       const QuantizeResult result = quantize(folder.path() / "model", folder.path() / "out", options);
       const std::string bytes = read_file(folder.path() / "out" / "model.safetensors");
@@ -85,8 +96,12 @@ TEST(CodebookModel, ReadsAsItWasRoundedForAnyNumberOfThreads) {
       for (const ModuleReport& module : result.modules) {
         const Tensor dense =
             converted(std::get<Tensor>(source.weights.at(module.module + ".weight")), DType::kF32);
-        const Tensor rounded =
-            dequantized(std::get<QuantizedTensor>(made.weights.at(module.module + ".weight")));
+        const auto& weight = std::get<QuantizedTensor>(made.weights.at(module.module + ".weight"));
+        const bool has_int8_inputs = format == "int8" || format == "int8 compressed";
+        EXPECT_EQ(weight.activations,
+                  has_int8_inputs ? ActivationFormat::kInt8Dynamic : ActivationFormat::kNone);
+        EXPECT_EQ(weight.outlier_threshold, format == "int8" ? 6 : 0);
+        const Tensor rounded = dequantized(weight);
         double error = 0, size = 0;
         for (int64_t i = 0; i < dense.element_count(); ++i) {
           error += std::pow(double{dense.data<float>()[i]} - rounded.data<float>()[i], 2);
@@ -99,7 +114,7 @@ TEST(CodebookModel, ReadsAsItWasRoundedForAnyNumberOfThreads) {
   }
 }
 
-TEST(CodebookModel, WhatDoesNotGoTogetherIsRefused) {
+TEST(RoundedModel, WhatDoesNotGoTogetherIsRefused) {
   auto refusal = [](const QuantizeOptions& options) {
     return error_of(ErrorCode::kInvalidArgument, [&] { quantize("model", "out", options); });
   };
@@ -112,13 +127,31 @@ TEST(CodebookModel, WhatDoesNotGoTogetherIsRefused) {
   options = options_of("nf4");
   options.calibration.data = "data.jsonl";
   EXPECT_NE(refusal(options).find("calibration"), std::string::npos);
+  options = options_of("int8");
+  options.activations = "none";
+  EXPECT_NE(refusal(options).find("compressed-tensors"), std::string::npos);
+  options = options_of("nf4");
+  options.activations = "int8-dynamic";
+  EXPECT_NE(refusal(options).find("int8"), std::string::npos);
+  options = options_of("nf4");
+  options.dialect = "compressed-tensors";
+  EXPECT_NE(refusal(options).find("compressed-tensors cannot spell format nf4"), std::string::npos);
+  options = options_of("int8");
+  for (const float bad : {-1.0f, NAN, INFINITY}) {
+    options.llm_int8_threshold = bad;
+    EXPECT_NE(refusal(options).find("llm_int8_threshold"), std::string::npos);
+  }
+  options = options_of("int8");
+  options.dialect = "compressed-tensors";
+  options.llm_int8_threshold = 3;
+  EXPECT_NE(refusal(options).find("llm_int8_threshold"), std::string::npos);
   options = {};
   options.method = "rtn";
   options.bnb_4bit_use_double_quant = true;
   EXPECT_NE(refusal(options).find("bnb_4bit_use_double_quant"), std::string::npos);
 }
 
-TEST(CodebookModel, ModulesLeftAsTheyAreStandInTheConfig) {
+TEST(RoundedModel, ModulesLeftAsTheyAreStandInTheConfig) {
   TemporaryFolder folder;
   write_tiny_model(folder.path() / "model", {.layers = 1});
   QuantizeOptions options = options_of("nf4");

@@ -1,0 +1,70 @@
+#include "format/int8.h"
+
+#include "format/affine.h"
+#include "format/bits.h"
+#include "tensor/half.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace lowbit {
+
+float largest_magnitude(std::span<const float> values) {
+  float largest = 0;
+  bool is_finite = true;
+  for (const float value : values) {
+    largest = std::max(largest, std::abs(value));
+    is_finite = is_finite && std::isfinite(value);
+  }
+  return is_finite ? largest : std::numeric_limits<float>::quiet_NaN();
+}
+
+Int8Grid int8_grid(float largest, DType scale_dtype) {
+  const float exact = int8_scale(largest);
+  if (scale_dtype == DType::kF32 || largest == 0) return {exact, int8_factor(largest)};
+  const float scale = scale_dtype == DType::kF16 ? round_scale(exact) : bf16_to_float(float_to_bf16(exact));
+  return {scale, 1 / scale};
+}
+
+void encode_int8(std::span<const float> values, float factor, int8_t* codes) {
+  for (size_t i = 0; i < values.size(); ++i) {
+    // Adding 1.5 * 2^23 rounds to nearest even and leaves the integer in the low bits.
+    const float level = std::clamp(values[i] * factor, -kInt8Largest, kInt8Largest) + 12582912.0f;
+    codes[i] = static_cast<int8_t>(std::bit_cast<int32_t>(level) - 0x4b400000);
+  }
+}
+
+static_assert(std::endian::native == std::endian::little);
+
+QuantizedTensor from_int8_rows(const int8_t* codes, std::span<const float> scales, int64_t in_features) {
+  constexpr int64_t kRows = 16;  // at a time: their words go to neighbouring places
+  const auto out = static_cast<int64_t>(scales.size());
+  QuantizedTensor weight{.format = Format::kInt8,
+                         .bits = 8,
+                         .group_size = std::max<int64_t>(1, in_features),
+                         .out_features = out,
+                         .in_features = in_features};
+  const int64_t words = packed_words(in_features, 8);
+  weight.codes = Tensor::allocate(DType::kI32, {words, out});
+  weight.scales = Tensor::allocate(DType::kF32, {weight.groups(), out});
+  uint32_t* const to = weight.codes.mutable_data<uint32_t>();
+  for (int64_t first = 0; first < out; first += kRows) {
+    const int64_t end = std::min(out, first + kRows);
+    for (int64_t word = 0; word < words; ++word) {
+      const int64_t column = 4 * word;
+      const auto count = static_cast<size_t>(std::min<int64_t>(4, in_features - column));
+      for (int64_t row = first; row < end; ++row) {
+        uint32_t four = 0;
+        std::memcpy(&four, codes + row * in_features + column, count);
+        to[word * out + row] = four ^ (0x80808080u >> 8 * (4 - count));
+      }
+    }
+  }
+  if (in_features > 0) std::memcpy(weight.scales.mutable_bytes(), scales.data(), scales.size_bytes());
+  return weight;
+}
+
+}  // namespace lowbit

@@ -1,0 +1,36 @@
+// Rows of int8, of weights and of inputs: value = scale * code, code in [-127, 127], one scale for a row. As
+// LLM.int8() has them (Dettmers et al., arXiv 2208.07339), with the roundings of bitsandbytes. Scalar truth
+// for kernels and dialects; bytes: docs/formats/bitsandbytes.md.
+#pragma once
+
+#include "format/weight.h"
+
+#include <cstdint>
+#include <span>
+
+namespace lowbit {
+
+constexpr float kInt8Largest = 127;  // of a code's magnitude
+
+// The scale of a row, and what its codes are made with: code = round_half_even(value * factor). That is 127
+// times the rounded reciprocal, not 127 / largest: so bitsandbytes on the CPU. 0 for a row of zeros.
+inline float int8_scale(float largest) { return largest / kInt8Largest; }
+inline float int8_factor(float largest) { return largest > 0 ? kInt8Largest * (1 / largest) : 0; }
+
+// The same of files that keep scales in F16 or BF16 (F32: as above), so that codes are chosen for the scale
+// that is kept. Never 0 but for a row of zeros.
+struct Int8Grid {
+  float scale, factor;
+};
+Int8Grid int8_grid(float largest, DType scale_dtype);
+
+// The largest magnitude; NaN when a value is not finite.
+float largest_magnitude(std::span<const float> values);
+// Clamped to [-127, 127].
+void encode_int8(std::span<const float> values, float factor, int8_t* codes);
+
+// A matrix as files keep it, rows one behind the other, as layers hold it. codes: [out, in]; a file may hold
+// -128 too. scales: [out].
+QuantizedTensor from_int8_rows(const int8_t* codes, std::span<const float> scales, int64_t in_features);
+
+}  // namespace lowbit

@@ -1,0 +1,124 @@
+// int8 weights times int8 inputs with AMX tiles. A tile of W, 16 word rows of 16 output columns, is what AMX
+// wants as its second operand, as it lies in the codes; 16 rows of x, 64 columns of each, are the first. A
+// panel of W is copied tile by tile, so that all rows of x read it from end to end. Sums are exact: between
+// panels they lie in y, as integers.
+#include "ops/cpu/matmul_kernels.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+namespace lowbit {
+namespace {
+#include "ops/cpu/vector_avx512.inc"
+}  // namespace
+
+namespace {
+#include "ops/cpu/amx.inc"
+#include "ops/cpu/int8_finish.inc"
+
+constexpr int64_t kTileBytes = 1024;
+constexpr int64_t kEdge = 32;     // rows and output columns of a block of 2 x 2 tiles
+constexpr int64_t kDepth = 16;    // tiles of a panel: 1,024 columns of x, of which 32 rows stay in L1
+constexpr int64_t kWidth = 1024;  // output columns of a panel
+constexpr size_t kPanelBytes = kWidth / 16 * kDepth * kTileBytes;
+static_assert(kPanelBytes + kEdge * kEdge * sizeof(int32_t) <= kMatmulScratchBytes);
+
+// Tile instructions do not tell the compiler which memory they touch.
+inline void memory_barrier() { __asm__ volatile("" ::: "memory"); }
+
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Columns [n, n + width) of word rows [word, word + 16 * depth): [strip of 16 columns][16 * depth][16]; zeros
+// where the matrix has ended.
+void pack(const MatmulArgs& args, int64_t n, int64_t width, int64_t word, int64_t depth, uint8_t* to) {
+  const int64_t words = smaller(16 * depth, (args.in + 3) / 4 - word);
+  for (int64_t column = 0; column < (width + kEdge - 1) / kEdge * kEdge; column += 16) {
+    const int64_t lanes = width - column;
+    const __mmask16 mask = static_cast<__mmask16>(lanes >= 16 ? 0xffff : lanes > 0 ? (1 << lanes) - 1 : 0);
+    const uint8_t* from = static_cast<const uint8_t*>(args.codes) + (word * args.out + n + column) * 4;
+    for (int64_t w = 0; w < 16 * depth; ++w, to += 64)
+      _mm512_store_si512(to,
+                         w < words ? _mm512_maskz_loadu_epi32(mask, from + w * args.out * 4) : zero_i32());
+  }
+}
+
+// kTwo: 32 rows of x, else 16. sums: 32 columns, `stride` bytes from row to row, added to.
+template <bool kTwo>
+void multiply(const int8_t* x, int64_t x_stride, const uint8_t* w, int64_t depth, char* sums,
+              int64_t stride) {
+  const int64_t strip = depth * kTileBytes;
+  _tile_loadd(0, sums, stride);
+  _tile_loadd(1, sums + 64, stride);
+  if constexpr (kTwo) {
+    _tile_loadd(2, sums + 16 * stride, stride);
+    _tile_loadd(3, sums + 16 * stride + 64, stride);
+  }
+  for (int64_t tile = 0; tile < depth; ++tile) {
+    _tile_loadd(6, w + tile * kTileBytes, 64);
+    _tile_loadd(7, w + strip + tile * kTileBytes, 64);
+    _tile_loadd(4, x + tile * 64, x_stride);
+    _tile_dpbsud(0, 4, 6);
+    _tile_dpbsud(1, 4, 7);
+    if constexpr (kTwo) {
+      _tile_loadd(5, x + 16 * x_stride + tile * 64, x_stride);
+      _tile_dpbsud(2, 5, 6);
+      _tile_dpbsud(3, 5, 7);
+    }
+  }
+  _tile_stored(0, sums, stride);
+  _tile_stored(1, sums + 64, stride);
+  if constexpr (kTwo) {
+    _tile_stored(2, sums + 16 * stride, stride);
+    _tile_stored(3, sums + 16 * stride + 64, stride);
+  }
+}
+
+// A block of y [rows, columns) += x * panel; `room` [kEdge, kEdge] stands in where y has only a part of it.
+void multiply_block(const int8_t* x, int64_t x_stride, const uint8_t* w, int64_t depth, float* y,
+                    int64_t y_stride, int64_t rows, int64_t columns, char* room) {
+  const bool is_whole = columns >= kEdge && rows % 16 == 0;
+  const int64_t room_stride = kEdge * 4;
+  const auto bytes = static_cast<size_t>(smaller(columns, kEdge) * 4);
+  char* const sums = is_whole ? reinterpret_cast<char*>(y) : room;
+  const int64_t stride = is_whole ? y_stride * 4 : room_stride;
+  if (!is_whole) memset(room, 0, static_cast<size_t>(kEdge * room_stride));
+  for (int64_t r = 0; !is_whole && r < rows; ++r) memcpy(room + r * room_stride, y + r * y_stride, bytes);
+  memory_barrier();
+  if (rows > 16) {
+    multiply<true>(x, x_stride, w, depth, sums, stride);
+  } else {
+    multiply<false>(x, x_stride, w, depth, sums, stride);
+  }
+  memory_barrier();
+  for (int64_t r = 0; !is_whole && r < rows; ++r) memcpy(y + r * y_stride, room + r * room_stride, bytes);
+}
+
+}  // namespace
+
+void matmul_int8_amx(const MatmulArgs& args, int64_t begin, int64_t end, void* scratch) noexcept {
+  uint8_t* const panel = static_cast<uint8_t*>(scratch);
+  char* const room = reinterpret_cast<char*>(panel + kPanelBytes);
+  for (int64_t row = 0; row < args.rows; ++row)
+    memset(args.y + row * args.out + begin, 0, static_cast<size_t>(end - begin) * 4);
+  const int64_t tiles = (args.in + 63) / 64;
+  _tile_loadconfig(&kTiles);
+  for (int64_t n = begin; n < end; n += kWidth) {
+    const int64_t width = smaller(end - n, kWidth);
+    for (int64_t tile = 0; tile < tiles; tile += kDepth) {
+      const int64_t depth = smaller(tiles - tile, kDepth);
+      pack(args, n, width, 16 * tile, depth, panel);
+      for (int64_t row = 0; row < args.rows; row += kEdge) {
+        const int8_t* x = args.x_bytes + row * args.x_stride + 64 * tile;
+        for (int64_t column = 0; column < width; column += kEdge) {
+          multiply_block(x, args.x_stride, panel + column / 16 * depth * kTileBytes, depth,
+                         args.y + row * args.out + n + column, args.out, smaller(args.rows - row, kEdge),
+                         width - column, room);
+        }
+      }
+    }
+  }
+  _tile_release();
+  for (int64_t row = 0; row < args.rows; ++row) finish_row(args, row, begin, end);
+}
+
+}  // namespace lowbit

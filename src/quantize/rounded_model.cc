@@ -1,0 +1,234 @@
+#include "quantize/rounded_model.h"
+
+#include "base/fail.h"
+#include "base/files.h"
+#include "checkpoint/bnb.h"
+#include "checkpoint/compressed.h"
+#include "format/codebook.h"
+#include "ops/encode.h"
+#include "quantize/out_folder.h"
+#include "quantize/result_json.h"
+#include "quantize/source_model.h"
+#include "quantize/work_folder.h"
+
+#include <chrono>
+
+namespace lowbit {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kGroupSize = 64;  // of codebooks: the configs that transformers writes have no other
+
+Format format_of(const std::string& name) {
+  for (const Format format : {Format::kNf4, Format::kFp4, Format::kInt8}) {
+    if (name == format_name(format)) return format;
+  }
+  fail(ErrorCode::kInternal, "no model is rounded to {}", name);
+}
+
+class RoundedRun {
+ public:
+  RoundedRun(const fs::path& model, const fs::path& out, const QuantizeOptions& options, const Log& log)
+      : out_(normal_out(out)),
+        options_(options),
+        log_(log),
+        format_(format_of(options.format)),
+        is_compressed_(options.dialect == "compressed-tensors"),
+        activations_(options.activations == "int8-dynamic" ? ActivationFormat::kInt8Dynamic
+                                                           : ActivationFormat::kNone),
+        threads_(options.threads),
+        source_(load_source(model)) {
+    const bool is_int8 = format_ == Format::kInt8;  // what the report says of modules
+    options_.affine = {.bits = is_int8 ? 8 : 4, .group_size = is_int8 ? -1 : int{kGroupSize}, .sym = true};
+    settings_ = resolve_settings(source_.model, options_);
+  }
+
+  QuantizeResult run() {
+    for (const std::string& note : source_.checkpoint.notes) log_.info(note);
+    for (const auto& warnings : {source_.warnings, settings_.warnings}) {
+      for (const std::string& warning : warnings) warn(warning);
+    }
+    Json fingerprint = Json::object();
+    fingerprint.set("format", options_.format);
+    WorkFolder work(partial_folder(out_), fingerprint, false);
+    const fs::path folder = work.make_checkpoint_folder();
+    write_checkpoint(folder, files());
+    warn("the result was not checked: lowbit eval divergence compares it with its source");
+    finish(folder);
+    work.publish(out_);
+    log_.info(fmt::format("{} written, {:.1f} MB, {:.2f} bits per quantized weight, {:.1f} s", out_.string(),
+                          static_cast<double>(result_.bytes) / 1e6, result_.bits_per_weight,
+                          result_.seconds));
+    return std::move(result_);
+  }
+
+ private:
+  void warn(const std::string& text) {
+    log_.warning(text);
+    result_.warnings.push_back(text);
+  }
+
+  CheckpointFiles files() {
+    CheckpointFiles files;
+    files.source = source_.checkpoint.folder;
+    files.base_name = options_.model_file_base_name;
+    files.max_shard_bytes = options_.max_shard_size.empty() ? 0 : parse_bytes(options_.max_shard_size).count;
+    std::map<std::string, const Linear*, std::less<>> linears;
+    Json left = Json::array();
+    for (int64_t layer = 0; layer < source_.model.layer_count(); ++layer) {
+      const auto& block = std::as_const(source_.model).block(layer).linears();
+      for (size_t i = 0; i < block.size(); ++i) {
+        if (settings_.layers[static_cast<size_t>(layer)][i].is_quantized) {
+          linears.emplace(block[i].module + ".weight", &block[i]);
+        } else {
+          left.push_back(block[i].module);
+        }
+      }
+    }
+    total_ = static_cast<int64_t>(linears.size());
+    for (const NamedTensor& entry : kept_tensors(source_)) {
+      if (const auto linear = linears.find(entry.name); linear != linears.end()) {
+        add_matrix(*linear->second, files.tensors);
+      } else {
+        files.tensors.push_back(entry);
+      }
+    }
+    const std::vector<std::string> frame = source_.model.frame_linears();
+    const bool leaves_some = left.size() > 0 || frame.size() > 1 || !source_.model.has_head();
+    for (const std::string& module : frame) left.push_back(module);
+    files.config =
+        output_config(source_.checkpoint.config, files.tensors,
+                      is_compressed_ ? compressed_config_json(activations_, left)
+                                     : bnb_config_json(bnb_settings(), leaves_some ? left : Json()));
+    return files;
+  }
+
+  // A list of modules replaces transformers' own rule, which leaves the head alone.
+  BnbSettings bnb_settings() const {
+    BnbSettings settings{.format = format_,
+                         .llm_int8_threshold = options_.llm_int8_threshold,
+                         .use_double_quant = options_.bnb_4bit_use_double_quant};
+    if (format_ != Format::kInt8) settings.compute_dtype = dtype_;
+    return settings;
+  }
+
+  // What a matrix is in the file: codes, of which only dtype and shape are known yet, and all beside them.
+  struct Parts {
+    NamedTensor codes;
+    std::vector<NamedTensor> beside;
+  };
+  Parts parts_of(const std::string& module, const Tensor& dense) {
+    const OpContext ops{.threads = &threads_};
+    const int64_t out = dense.size(0), in = dense.size(1);
+    const auto placeholder = [&](DType dtype, Shape shape) {
+      return NamedTensor{module + ".weight", Tensor::borrow(nullptr, nullptr, dtype, std::move(shape))};
+    };
+    if (format_ != Format::kInt8) {
+      return {placeholder(DType::kU8, {(dense.element_count() + 1) / 2, 1}),
+              bnb_tensors_beside({.module = module,
+                                  .format = format_,
+                                  .group_size = kGroupSize,
+                                  .out_features = out,
+                                  .in_features = in,
+                                  .dtype = dense.dtype(),
+                                  .use_double_quant = options_.bnb_4bit_use_double_quant},
+                                 flat_scales(ops, dense, kGroupSize))};
+    }
+    std::vector<float> sizes = int8_row_sizes(ops, dense);
+    if (!is_compressed_) return {placeholder(DType::kI8, {out, in}), bnb_int8_tensors_beside(module, sizes)};
+    for (float& size : sizes) size = int8_grid(size, dense.dtype()).scale;
+    const CompressedMatrix matrix = compressed(module, dense);
+    return {compressed_codes(matrix, out), compressed_tensors_beside(matrix, sizes)};
+  }
+
+  CompressedMatrix compressed(const std::string& module, const Tensor& dense) const {
+    return {module, activations_, dense.dtype(), dense.size(1)};
+  }
+
+  // The bytes of the codes; error: |dW| / |W|.
+  Tensor code_bytes(const std::string& module, const Tensor& dense, double& error) const {
+    const OpContext ops{.threads = &threads_};
+    if (format_ == Format::kInt8) {
+      const Int8Rows rows = encode_int8_rows(ops, dense, is_compressed_ ? dense.dtype() : DType::kF32);
+      error = rounding_error(ops, dense, rows);
+      return is_compressed_ ? compressed_code_bytes(compressed(module, dense), rows.codes) : rows.codes;
+    }
+    const FlatEncoded flat = encode_flat(ops, dense, format_, kGroupSize);
+    const FlatCodes codes{format_, kGroupSize, dense.size(0), dense.size(1), flat.bytes.data<uint8_t>()};
+    error = rounding_error(ops, dense, codes, flat.scales);
+    return flat.bytes;
+  }
+
+  void add_matrix(const Linear& linear, std::vector<NamedTensor>& tensors) {
+    const Tensor dense = std::get<Tensor>(linear.weight);
+    dtype_ = dense.dtype();
+    Parts parts;
+    try {
+      parts = parts_of(linear.module, dense);
+    } catch (const Error& error) {
+      fail(error.code(), "{}: {}", linear.module, error.what());
+    }
+    const size_t report = result_.modules.size();
+    result_.modules.push_back({.module = linear.module,
+                               .bits = options_.affine.bits,
+                               .group_size = options_.affine.group_size,
+                               .method = "rtn"});
+    quantized_weights_ += dense.element_count();
+    quantized_bytes_ += parts.codes.tensor.byte_count();
+    parts.codes.make = [this, dense, report] {
+      const auto start = std::chrono::steady_clock::now();
+      ModuleReport& module = result_.modules[report];
+      Tensor bytes = code_bytes(module.module, dense, module.relative_error);
+      module.seconds = seconds_since(start);
+      log_.report({"quantize", ++done_, total_,
+                   fmt::format("{}: {}, relative error {:.4f}", module.module, options_.format,
+                               module.relative_error)});
+      return bytes;
+    };
+    tensors.push_back(std::move(parts.codes));
+    for (NamedTensor& tensor : parts.beside) {
+      quantized_bytes_ += tensor.tensor.byte_count();
+      tensors.push_back(std::move(tensor));
+    }
+  }
+
+  void finish(const fs::path& folder) {
+    result_.source_bytes = source_.checkpoint.files.file_bytes;
+    result_.bytes = safetensors_bytes(folder);
+    result_.bits_per_weight =
+        8 * static_cast<double>(quantized_bytes_) / static_cast<double>(quantized_weights_);
+    result_.seconds = seconds_since(start_);
+    result_.peak_rss_bytes = process_memory().peak_rss_bytes;
+    result_.report_json = result_json(result_, options_, settings_, nullptr, "").dump(2);
+    write_file_atomically(folder / "quantize_report.json", result_.report_json + "\n");
+  }
+
+  static double seconds_since(std::chrono::steady_clock::time_point start) {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  fs::path out_;
+  QuantizeOptions options_;
+  const Log& log_;
+  Format format_;
+  bool is_compressed_;  // else bitsandbytes
+  ActivationFormat activations_;
+  ThreadPool threads_;
+  SourceModel source_;
+  QuantizationSettings settings_;
+  QuantizeResult result_;
+  DType dtype_ = DType::kBF16;  // of the matrices
+  int64_t done_ = 0, total_ = 0, quantized_weights_ = 0;
+  uint64_t quantized_bytes_ = 0;
+};
+
+}  // namespace
+
+QuantizeResult quantize_rounded(const fs::path& model, const fs::path& out, const QuantizeOptions& options,
+                                const Log& log) {
+  return RoundedRun(model, out, options, log).run();
+}
+
+}  // namespace lowbit
