@@ -35,6 +35,7 @@ struct PerplexityOptions;
 struct DivergenceOptions;
 struct SpeedOptions;
 struct MemoryEstimateOptions;
+struct ExplainOptions;
 
 Fields option_fields(AffineOptions& options);
 Fields option_fields(GptqOptions& options);
@@ -48,5 +49,6 @@ Fields option_fields(PerplexityOptions& options);
 Fields option_fields(DivergenceOptions& options);
 Fields option_fields(SpeedOptions& options);
 Fields option_fields(MemoryEstimateOptions& options);
+Fields option_fields(ExplainOptions& options);  // but `format` and `affine`
 
 }  // namespace lowbit

@@ -40,8 +40,10 @@ struct CalibrationOptions {
 
 struct QuantizeOptions {
   std::string method = "gptq";    // "gptq" or "rtn"
-  std::string format = "affine";  // or "nf4", "fp4" (groups of 64): method "rtn", dialect "bitsandbytes"
-  std::string dialect = "gptq";   // or "bitsandbytes"
+  std::string format = "affine";  // or "nf4", "fp4", "fp8", "fp8_e5m2", "log2"
+  // "gptq" (format affine), "bitsandbytes" (nf4 and fp4 in groups of 64), "lowbit" (all but affine)
+  std::string dialect = "gptq";
+  float log_base = 2;  // of format log2, see LogOptions; its bits, and all group sizes, are those of `affine`
   bool bnb_4bit_use_double_quant =
       false;  // with dialect "bitsandbytes": scales are encoded in 8 bits themselves
   AffineOptions affine;

@@ -23,6 +23,8 @@ inline constexpr BnbPart kBnbParts[] = {{"", "codes"},
                                         {".quant_state.bitsandbytes__nf4", "codebook"},
                                         {".quant_state.bitsandbytes__fp4", "codebook"}};
 
+inline constexpr int kBnbGroupSize = 64;  // the configs that transformers writes know no other
+
 bool is_bnb_config(const Json& object);  // quantization_config is one
 // Checks BitsAndBytesConfig and returns its bnb_4bit_quant_type, all of it that reading needs. Errors name
 // `where`: kCorruptFile for wrong types and for both widths at once, kUnsupported for load_in_8bit.

@@ -3,6 +3,7 @@
 #include "base/fail.h"
 #include "checkpoint/bnb.h"
 #include "checkpoint/gptq_read.h"
+#include "checkpoint/lowbit_dialect.h"
 #include "format/codebook.h"
 
 #include <cstring>
@@ -135,9 +136,12 @@ Checkpoint read_checkpoint(const fs::path& folder) {
 
   std::optional<GptqSettings> settings;
   std::optional<Format> bnb_format;
+  std::optional<LowbitSettings> own;
   std::string base;
   if (is_bnb_config(source.object)) {
     bnb_format = read_bnb_format(source.object, source.where);
+  } else if (is_lowbit_config(source.object)) {
+    own = read_lowbit_settings(source.object, source.where);
   } else if (!source.object.is_null()) {
     settings = read_gptq_settings(source.object, source.where);
     const fs::path beside = folder / "quantize_config.json";
@@ -176,6 +180,15 @@ Checkpoint read_checkpoint(const fs::path& folder) {
     info.config = source.object;
     checkpoint.quantization = std::move(info);
     read_bnb_weights(*bnb_format, source.where, checkpoint);
+  } else if (own) {
+    QuantizationInfo info;
+    info.dialect = "lowbit";
+    info.declared_version = format_name(own->format);
+    info.affine = {.bits = own->bits, .group_size = static_cast<int>(own->group_size), .sym = true};
+    info.group_order = "sequential";
+    info.config = source.object;
+    checkpoint.quantization = std::move(info);
+    read_lowbit_weights(*own, source.where, checkpoint);
   } else {
     for (const auto& [name, tensor] : checkpoint.files.tensors) checkpoint.weights.emplace(name, tensor);
   }

@@ -7,7 +7,8 @@
 namespace lowbit {
 
 size_t QuantizedTensor::byte_count() const {
-  return codes.byte_count() + scales.byte_count() + zero_points.byte_count() + column_order.byte_count();
+  return codes.byte_count() + scales.byte_count() + codebook.byte_count() + zero_points.byte_count() +
+         column_order.byte_count();
 }
 
 int64_t out_features(const Weight& weight) {
@@ -33,7 +34,7 @@ Tensor dequantized(const QuantizedTensor& weight) {
   const bool is_affine = weight.format == Format::kAffine;
   const uint16_t* scales = is_affine ? weight.scales.data<uint16_t>() : nullptr;
   const float* wide_scales = is_affine ? nullptr : weight.scales.data<float>();
-  const Codebook* codebook = is_affine ? nullptr : &codebook_of(weight.format);
+  const Codebook codebook = is_affine ? Codebook() : codebook_of(weight);
   const uint8_t* zeros = weight.zero_points.empty() ? nullptr : weight.zero_points.data<uint8_t>();
   const int32_t* order = weight.column_order.empty() ? nullptr : weight.column_order.data<int32_t>();
   std::vector<uint8_t> codes(static_cast<size_t>(columns));
@@ -44,8 +45,8 @@ Tensor dequantized(const QuantizedTensor& weight) {
       const int64_t column = order ? order[position] : position;
       const int code = codes[static_cast<size_t>(position)];
       float& value = values[row * columns + column];
-      if (codebook) {
-        value = decode_code(*codebook, code, wide_scales[group * rows + row]);
+      if (!is_affine) {
+        value = decode_code(codebook, code, wide_scales[group * rows + row]);
         continue;
       }
       const int zero_point = zeros ? zeros[group * rows + row] : 1 << (weight.bits - 1);

@@ -10,7 +10,7 @@
 
 namespace lowbit {
 
-enum class Format : uint8_t { kAffine, kNf4, kFp4 };
+enum class Format : uint8_t { kAffine, kNf4, kFp4, kFp8, kFp8E5m2, kLog2 };
 
 // A matrix [out_features, in_features] of codes. Columns are packed along in_features, and out_features run
 // fastest, so that one vector load holds the same columns of neighbouring rows, and files of the GPTQ dialect
@@ -19,6 +19,7 @@ enum class Format : uint8_t { kAffine, kNf4, kFp4 };
 //   codes         I32 [packed_words(in, bits), out]  word w of row n: bits of columns 32 * w / bits ...
 //                 (format/bits.h)
 //   scales        F16 [groups, out]; F32 where a codebook says what codes mean (format/codebook.h)
+//   codebook      F32 [2^bits], 16 at least: values of the codes of kLog2; empty where the format says them
 //   zero_points   U8  [groups, out]; empty when symmetric: 2^(bits-1) everywhere; none with a codebook
 //   column_order  I32 [in]; empty when columns stand in their own order. Otherwise position p of the packed
 //                 codes holds column column_order[p]: inputs are gathered before the product (act-order
@@ -31,7 +32,7 @@ struct QuantizedTensor {
   int bits = 4;
   int64_t group_size = 128;  // columns (positions) per group; > 0, the last group may be short
   int64_t out_features = 0, in_features = 0;
-  Tensor codes, scales, zero_points, column_order;
+  Tensor codes, scales, codebook, zero_points, column_order;
 
   int64_t groups() const { return (in_features + group_size - 1) / group_size; }
   size_t byte_count() const;  // all tensors

@@ -35,7 +35,8 @@ struct MatmulArgs {
   const void* codes = nullptr;
   const void* scales = nullptr;
   const void* zero_points = nullptr;
-  const float* codebook = nullptr;  // of 16 values; scales are F32 then
+  const float* codebook = nullptr;  // of 2^bits values, 16 at least; scales are F32 then
+  int fp8_mantissa = 0;  // 3 or 2: the codebook is that of fp8 E4M3 or E5M2, and no code is NaN or infinite
 
   const float* bias = nullptr;  // [out] or null
   float* y = nullptr;           // [rows, out]

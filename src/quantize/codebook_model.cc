@@ -5,7 +5,9 @@
 #include "checkpoint/bnb.h"
 #include "format/codebook.h"
 #include "ops/encode.h"
+#include "quantize/options.h"
 #include "quantize/out_folder.h"
+#include "quantize/output.h"
 #include "quantize/result_json.h"
 #include "quantize/source_model.h"
 #include "quantize/work_folder.h"
@@ -17,7 +19,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kGroupSize = 64;  // the configs that transformers writes have no other
+constexpr int64_t kGroupSize = kBnbGroupSize;
 
 class CodebookRun {
  public:
@@ -25,10 +27,10 @@ class CodebookRun {
       : out_(normal_out(out)),
         options_(options),
         log_(log),
-        format_(options.format == "nf4" ? Format::kNf4 : Format::kFp4),
+        format_(*find_format(options.format)),
         threads_(options.threads),
         source_(load_source(model)) {
-    options_.affine = {.bits = 4, .group_size = kGroupSize, .sym = true};  // what the report says of modules
+    options_ = settled(options_);
     settings_ = resolve_settings(source_.model, options_);
   }
 
@@ -63,15 +65,11 @@ class CodebookRun {
     files.base_name = options_.model_file_base_name;
     files.max_shard_bytes = options_.max_shard_size.empty() ? 0 : parse_bytes(options_.max_shard_size).count;
     std::map<std::string, const Linear*, std::less<>> linears;
-    Json left = Json::array();
     for (int64_t layer = 0; layer < source_.model.layer_count(); ++layer) {
       const auto& block = std::as_const(source_.model).block(layer).linears();
       for (size_t i = 0; i < block.size(); ++i) {
-        if (settings_.layers[static_cast<size_t>(layer)][i].is_quantized) {
+        if (settings_.layers[static_cast<size_t>(layer)][i].is_quantized)
           linears.emplace(block[i].module + ".weight", &block[i]);
-        } else {
-          left.push_back(block[i].module);
-        }
       }
     }
     total_ = static_cast<int64_t>(linears.size());
@@ -82,15 +80,9 @@ class CodebookRun {
         files.tensors.push_back(entry);
       }
     }
-    // A list replaces transformers' own rule, which leaves the head alone.
-    Json skipped;
-    if (left.size() > 0) {
-      left.push_back(source_.model.head().module);
-      skipped = left;
-    }
-    files.config =
-        output_config(source_.checkpoint.config, files.tensors,
-                      bnb_config_json(format_, options_.bnb_4bit_use_double_quant, dtype_, skipped));
+    files.config = output_config(
+        source_.checkpoint.config, files.tensors,
+        bnb_config_json(format_, options_.bnb_4bit_use_double_quant, dtype_, bnb_skipped_modules(settings_)));
     return files;
   }
 

@@ -2,7 +2,9 @@
 
 #include "base/fail.h"
 #include "base/fields.h"
+#include "checkpoint/bnb.h"
 #include "format/affine.h"
+#include "format/codebook.h"
 #include "runtime/options.h"
 
 #include <cmath>
@@ -22,6 +24,76 @@ void expect_one_of(std::string_view option, const std::string& value,
 
 void expect_at_least(std::string_view option, int64_t value, int64_t least) {
   if (value < least) fail(ErrorCode::kInvalidArgument, "{} is {}, expected {} or more", option, value, least);
+}
+
+// Bits, group size and the rest of what says what codes mean.
+void validate_codes(const QuantizeOptions& options, Format format) {
+  AffineOptions affine = options.affine;
+  const std::optional<int> bits = bits_of(format);
+  if (format == Format::kLog2) {
+    validate(LogOptions{affine.bits, options.log_base});
+  } else if (options.log_base != QuantizeOptions{}.log_base) {
+    fail(ErrorCode::kInvalidArgument, "log_base is about format log2, but format is {}", options.format);
+  }
+  if (format != Format::kAffine) {
+    if (bits && affine.bits != *bits && affine.bits != AffineOptions{}.bits) {
+      fail(ErrorCode::kInvalidArgument, "bits is {}, but format {} always has {}", affine.bits,
+           options.format, *bits);
+    }
+    if (!affine.sym)
+      fail(ErrorCode::kInvalidArgument, "sym off is about format affine, but format is {}", options.format);
+    affine.bits = AffineOptions{}.bits;
+  }
+  validate(affine);
+  if (options.dialect == "bitsandbytes" && affine.group_size != kBnbGroupSize &&
+      affine.group_size != AffineOptions{}.group_size) {
+    fail(ErrorCode::kInvalidArgument,
+         "group_size is {}, but dialect bitsandbytes always has {}; dialect lowbit takes any",
+         affine.group_size, kBnbGroupSize);
+  }
+}
+
+bool can_spell(std::string_view dialect, Format format) {
+  if (dialect == "gptq") return format == Format::kAffine;
+  if (dialect == "bitsandbytes") return format == Format::kNf4 || format == Format::kFp4;
+  return format != Format::kAffine;
+}
+
+void validate_format(const QuantizeOptions& options) {
+  expect_one_of("format", options.format, {"affine", "nf4", "fp4", "fp8", "fp8_e5m2", "log2"});
+  expect_one_of("dialect", options.dialect, {"gptq", "bitsandbytes", "lowbit"});
+  const Format format = *find_format(options.format);
+  if (!can_spell(options.dialect, format)) {
+    fail(ErrorCode::kInvalidArgument,
+         "dialect {} cannot spell format {}: affine goes with gptq, nf4 and fp4 with bitsandbytes or lowbit, "
+         "fp8, fp8_e5m2 and log2 with lowbit",
+         options.dialect, options.format);
+  }
+  validate_codes(options, format);
+  const bool is_bnb = options.dialect == "bitsandbytes", is_gptq = options.dialect == "gptq";
+  if (!is_bnb && options.bnb_4bit_use_double_quant) {
+    fail(ErrorCode::kInvalidArgument,
+         "bnb_4bit_use_double_quant is about dialect bitsandbytes, but dialect is {}", options.dialect);
+  }
+  if (is_bnb && options.lm_head) {
+    fail(ErrorCode::kInvalidArgument,
+         "dialect bitsandbytes is read with a dense head: leave lm_head out, or choose dialect lowbit");
+  }
+  if (is_bnb && options.method == "rtn" && !options.calibration.data.empty()) {
+    fail(ErrorCode::kInvalidArgument,
+         "format {} with method rtn and dialect bitsandbytes is rounded without data: leave calibration out",
+         options.format);
+  }
+  if (!is_gptq && options.gptq.desc_act && !options.gptq.static_groups) {
+    fail(ErrorCode::kInvalidArgument,
+         "dialect {} cannot store the order of columns that desc_act makes: add static_groups, or leave it "
+         "out (act_group_aware does most of it)",
+         options.dialect);
+  }
+  if (!is_gptq && !(options.checkpoint_format.empty() && options.compat.empty())) {
+    fail(ErrorCode::kInvalidArgument,
+         "checkpoint_format and compat are about dialect gptq, but dialect is {}", options.dialect);
+  }
 }
 
 }  // namespace
@@ -62,8 +134,12 @@ Fields option_fields(QuantizeOptions& options) {
   return {
       {"method", &options.method, "how codes are chosen: gptq (needs calibration) or rtn (round to nearest)"},
       {"format", &options.format,
-       "what codes mean: affine; nf4 or fp4, with method rtn and dialect bitsandbytes"},
-      {"dialect", &options.dialect, "how the checkpoint spells them: gptq or bitsandbytes"},
+       "what codes mean: affine, nf4, fp4, fp8 (E4M3), fp8_e5m2 or log2 (powers of log_base)"},
+      {"dialect", &options.dialect,
+       "how the checkpoint spells them: gptq (affine), bitsandbytes (nf4, fp4) or lowbit (all but affine)"},
+      {"log_base", &options.log_base,
+       "of format log2: neighbouring values differ by this factor; the error is least near 2 with 3 bits, "
+       "1.41 with 4, 1.22 with 5, 1.11 with 6, 1.07 with 7, 1.04 with 8"},
       {"bnb_4bit_use_double_quant", &options.bnb_4bit_use_double_quant,
        "of dialect bitsandbytes: encode scales in 8 bits, 4.13 bits per weight instead of 4.5"},
       {"dynamic", &options.dynamic,
@@ -92,33 +168,13 @@ Fields option_fields(QuantizeOptions& options) {
 
 void validate(const QuantizeOptions& options) {
   expect_one_of("method", options.method, {"gptq", "rtn"});
-  expect_one_of("format", options.format, {"affine", "nf4", "fp4"});
-  expect_one_of("dialect", options.dialect, {"gptq", "bitsandbytes"});
-  const bool is_affine = options.format == "affine", is_gptq_dialect = options.dialect == "gptq";
-  if (is_affine != is_gptq_dialect) {
-    fail(ErrorCode::kInvalidArgument,
-         "dialect {} cannot spell format {}: affine goes with gptq, nf4 and fp4 with bitsandbytes",
-         options.dialect, options.format);
-  }
-  if (!is_affine && (options.method != "rtn" || options.lm_head)) {
-    fail(ErrorCode::kInvalidArgument, "format {} is written with method rtn and without lm_head",
-         options.format);
-  }
-  if (!is_affine && !options.calibration.data.empty()) {
-    fail(ErrorCode::kInvalidArgument, "format {} is rounded without data: leave calibration out",
-         options.format);
-  }
-  if (is_affine && options.bnb_4bit_use_double_quant) {
-    fail(ErrorCode::kInvalidArgument,
-         "bnb_4bit_use_double_quant is about dialect bitsandbytes, but dialect is {}", options.dialect);
-  }
+  validate_format(options);
   expect_one_of("compat", options.compat, {"", "autogptq"});
   expect_one_of("checkpoint_format", options.checkpoint_format, {"", "gptq", "gptq_v2"});
   if (!options.compat.empty() && options.method != "gptq") {
     fail(ErrorCode::kInvalidArgument, "compat {} is about method gptq, but method is {}", options.compat,
          options.method);
   }
-  validate(options.affine);
   const GptqOptions& gptq = options.gptq;
   if (!(gptq.damp_percent > 0 && gptq.damp_percent < 1)) {
     fail(ErrorCode::kInvalidArgument, "damp_percent is {}, expected a number between 0 and 1",
@@ -145,6 +201,7 @@ void validate(const QuantizeOptions& options) {
 }
 
 std::string cpu_only_option(const QuantizeOptions& options) {
+  if (options.format != "affine") return fmt::format("format \"{}\"", options.format);
   if (!options.kernel.empty()) return fmt::format("kernel \"{}\"", options.kernel);
   if (!options.compat.empty()) return fmt::format("compat \"{}\"", options.compat);
   return "";
@@ -169,7 +226,11 @@ QuantizeOptions settled(const QuantizeOptions& options) {
     result.gptq.refine_sweeps = 0;
   }
   if (result.gptq.desc_act) result.gptq.act_group_aware = false;
-  if (result.checkpoint_format.empty()) result.checkpoint_format = result.affine.sym ? "gptq" : "gptq_v2";
+  const Format format = *find_format(options.format);
+  if (const std::optional<int> bits = bits_of(format)) result.affine.bits = *bits;
+  if (options.dialect == "bitsandbytes") result.affine.group_size = kBnbGroupSize;
+  if (options.dialect == "gptq" && result.checkpoint_format.empty())
+    result.checkpoint_format = result.affine.sym ? "gptq" : "gptq_v2";
   return result;
 }
 
