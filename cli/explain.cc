@@ -86,10 +86,12 @@ void add_explain(CLI::App& app, Run& run) {
                       "a tensor of a .safetensors file or of a model's folder, quantized or not")
           ->type_name("FILE:NAME")
           ->excludes(values);
-  command.add_option("--rows", arguments->rows, "of --tensor: its first rows, each begins a group")
-      ->needs(tensor)
-      ->capture_default_str();
-  command.add_option("--limit", arguments->limit, "values and groups that are listed")->capture_default_str();
+  command
+      .add_option("--rows", arguments->rows, "of --tensor: its first rows, each begins a group (default 1)")
+      ->type_name("N")
+      ->needs(tensor);
+  command.add_option("--limit", arguments->limit, "values and groups that are listed (default 16)")
+      ->type_name("N");
   add_fields(command, option_fields(arguments->options.affine), "Format");
   add_fields(command, option_fields(arguments->options), "Format");
   add_common(command, arguments->common);

@@ -4,6 +4,7 @@
 #include "checkpoint/inspect_source.h"
 #include "format/affine.h"
 #include "format/codebook.h"
+#include "format/format_options.h"
 #include "lowbit/fields.h"
 
 #include <algorithm>
@@ -30,15 +31,10 @@ class Rounder {
            options.format);
     }
     format_ = *format;
+    validate(format_, options.affine, options.log_base);
     bits_ = bits_of(format_).value_or(options.affine.bits);
-    AffineOptions checked = options.affine;
-    if (format_ == Format::kLog2) {
-      levels_ = log_levels({bits_, options.log_base});
-      checked.bits = AffineOptions{}.bits;
-    } else if (format_ != Format::kAffine) {
-      levels_ = levels_of(format_);
-    }
-    validate(checked);
+    if (!is_affine())
+      levels_ = format_ == Format::kLog2 ? log_levels({bits_, options.log_base}) : levels_of(format_);
   }
 
   bool is_affine() const { return format_ == Format::kAffine; }

@@ -74,6 +74,9 @@ TEST(Explain, RefusesWhatCannotBeRounded) {
   EXPECT_NE(refusal(bad, {}).find("value 1 of 2"), std::string::npos);
   EXPECT_NE(refusal(kValues, {.format = "fp9"}).find("fp8_e5m2"), std::string::npos);
   EXPECT_NE(refusal(kValues, {.format = "log2", .affine = {.bits = 9}}).find("3 to 8"), std::string::npos);
+  EXPECT_NE(refusal(kValues, {.format = "nf4", .affine = {.bits = 8}}).find("always has 4"),
+            std::string::npos);
+  EXPECT_NE(refusal(kValues, {.format = "fp8", .log_base = 1.5f}).find("log2"), std::string::npos);
   EXPECT_NE(refusal(kValues, {.format = "nf4", .affine = {.group_size = 0}}).find("group_size"),
             std::string::npos);
   error_of(ErrorCode::kNotFound, [&] { explain_tensor_json("/nowhere", "w", 1, {}); });

@@ -5,6 +5,7 @@
 #include "checkpoint/bnb.h"
 #include "format/affine.h"
 #include "format/codebook.h"
+#include "format/format_options.h"
 #include "runtime/options.h"
 
 #include <cmath>
@@ -26,33 +27,6 @@ void expect_at_least(std::string_view option, int64_t value, int64_t least) {
   if (value < least) fail(ErrorCode::kInvalidArgument, "{} is {}, expected {} or more", option, value, least);
 }
 
-// Bits, group size and the rest of what says what codes mean.
-void validate_codes(const QuantizeOptions& options, Format format) {
-  AffineOptions affine = options.affine;
-  const std::optional<int> bits = bits_of(format);
-  if (format == Format::kLog2) {
-    validate(LogOptions{affine.bits, options.log_base});
-  } else if (options.log_base != QuantizeOptions{}.log_base) {
-    fail(ErrorCode::kInvalidArgument, "log_base is about format log2, but format is {}", options.format);
-  }
-  if (format != Format::kAffine) {
-    if (bits && affine.bits != *bits && affine.bits != AffineOptions{}.bits) {
-      fail(ErrorCode::kInvalidArgument, "bits is {}, but format {} always has {}", affine.bits,
-           options.format, *bits);
-    }
-    if (!affine.sym)
-      fail(ErrorCode::kInvalidArgument, "sym off is about format affine, but format is {}", options.format);
-    affine.bits = AffineOptions{}.bits;
-  }
-  validate(affine);
-  if (options.dialect == "bitsandbytes" && affine.group_size != kBnbGroupSize &&
-      affine.group_size != AffineOptions{}.group_size) {
-    fail(ErrorCode::kInvalidArgument,
-         "group_size is {}, but dialect bitsandbytes always has {}; dialect lowbit takes any",
-         affine.group_size, kBnbGroupSize);
-  }
-}
-
 bool can_spell(std::string_view dialect, Format format) {
   if (dialect == "gptq") return format == Format::kAffine;
   if (dialect == "bitsandbytes") return format == Format::kNf4 || format == Format::kFp4;
@@ -69,8 +43,14 @@ void validate_format(const QuantizeOptions& options) {
          "fp8, fp8_e5m2 and log2 with lowbit",
          options.dialect, options.format);
   }
-  validate_codes(options, format);
+  validate(format, options.affine, options.log_base);
   const bool is_bnb = options.dialect == "bitsandbytes", is_gptq = options.dialect == "gptq";
+  if (const int size = options.affine.group_size;
+      is_bnb && size != kBnbGroupSize && size != AffineOptions{}.group_size) {
+    fail(ErrorCode::kInvalidArgument,
+         "group_size is {}, but dialect bitsandbytes always has {}; dialect lowbit takes any", size,
+         kBnbGroupSize);
+  }
   if (!is_bnb && options.bnb_4bit_use_double_quant) {
     fail(ErrorCode::kInvalidArgument,
          "bnb_4bit_use_double_quant is about dialect bitsandbytes, but dialect is {}", options.dialect);

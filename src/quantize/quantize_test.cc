@@ -216,6 +216,7 @@ TEST_F(Quantize, CodebooksAreChosenStoredAndResumedLikeTheAffineGrid) {
 }
 
 TEST_F(Quantize, GroupsOfBitsandbytesMustFillRows) {
+  options_.affine.group_size = 64;
   options_.format = "nf4";
   options_.dialect = "bitsandbytes";
   const std::string message = error_of(ErrorCode::kInvalidArgument,
