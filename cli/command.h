@@ -35,6 +35,7 @@ void add_compare(CLI::App& app, Run& run);
 void add_generate(CLI::App& app, Run& run);
 void add_chat(CLI::App& app, Run& run);
 void add_inspect(CLI::App& app, Run& run);
+void add_explain(CLI::App& app, Run& run);
 void add_convert(CLI::App& app, Run& run);
 void add_tokenize(CLI::App& app, Run& run);
 void add_render(CLI::App& app, Run& run);

@@ -124,6 +124,7 @@ int run_main(int argc, char** argv) {
   add_generate(app, run);
   add_chat(app, run);
   add_inspect(app, run);
+  add_explain(app, run);
   add_convert(app, run);
   add_tokenize(app, run);
   add_render(app, run);

@@ -37,6 +37,7 @@ struct DivergenceOptions;
 struct SpeedOptions;
 struct EmbeddingsOptions;
 struct MemoryEstimateOptions;
+struct ExplainOptions;
 
 Fields option_fields(AffineOptions& options);
 Fields option_fields(GptqOptions& options);
@@ -52,5 +53,6 @@ Fields option_fields(DivergenceOptions& options);
 Fields option_fields(SpeedOptions& options);
 Fields option_fields(EmbeddingsOptions& options);  // those of `embed` have a list of their own
 Fields option_fields(MemoryEstimateOptions& options);
+Fields option_fields(ExplainOptions& options);  // but `format` and `affine`
 
 }  // namespace lowbit

@@ -39,11 +39,15 @@ struct CalibrationOptions {
 };
 
 struct QuantizeOptions {
-  std::string method = "gptq";    // "gptq" or "rtn"
-  std::string format = "affine";  // with method "rtn" also "nf4", "fp4" (groups of 64), "int8" (rows)
-  std::string dialect = "gptq";   // of affine; "bitsandbytes" of the others, "compressed-tensors" of int8
-  std::string activations;        // of int8: "int8-dynamic" (a scale per token) or "none" (they stay floats);
-                                  // empty: what dialect "bitsandbytes" does, otherwise none
+  std::string method = "gptq";  // "gptq" or "rtn"
+  std::string format =
+      "affine";  // or "nf4", "fp4", "fp8", "fp8_e5m2", "log2"; with method "rtn" "int8" (rows)
+  // "gptq" (format affine), "bitsandbytes" (nf4 and fp4 in groups of 64, int8), "compressed-tensors" (int8),
+  // "lowbit" (all but affine and int8)
+  std::string dialect = "gptq";
+  float log_base = 2;  // of format log2, see LogOptions; its bits, and all group sizes, are those of `affine`
+  std::string activations;  // of int8: "int8-dynamic" (a scale per token) or "none" (they stay floats);
+                            // empty: what dialect "bitsandbytes" does, otherwise none
   float llm_int8_threshold =
       6;  // of int8 in dialect "bitsandbytes": inputs of this magnitude or more stay floats; 0: none do
   bool bnb_4bit_use_double_quant =

@@ -35,12 +35,13 @@ std::string embeddings_text(const EmbeddingsResult& result);
 std::string speed_text(const SpeedResult& result);
 std::string quantize_text(const QuantizeResult& result);
 
-// Of the JSON that inspect_json, inspect_tensor_json, plan_json and doctor_json return. Missing keys are left
-// out. kCorruptFile when it is not JSON.
+// Of the JSON that inspect_json, inspect_tensor_json, explain_json, plan_json and doctor_json return. Missing
+// keys are left out. kCorruptFile when it is not JSON.
 std::string inspection_text(std::string_view inspect_json);
 std::string tensor_text(std::string_view tensor_json);
 std::string plan_text(std::string_view plan_json);
 bool plan_is_feasible(std::string_view plan_json);
+std::string explanation_text(std::string_view explain_json);
 std::string doctor_text(std::string_view doctor_json);
 
 }  // namespace lowbit

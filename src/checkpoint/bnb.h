@@ -27,6 +27,8 @@ inline constexpr BnbPart kBnbParts[] = {{".weight", "codes"},
 
 inline constexpr int kBnbRowFormat = 0;  // what ".weight_format" says of 8-bit rows
 
+inline constexpr int kBnbGroupSize = 64;  // the configs that transformers writes know no other
+
 bool is_bnb_config(const Json& object);  // quantization_config is one
 // BitsAndBytesConfig: what reading needs of it, and what a quantized model is written with.
 struct BnbSettings {

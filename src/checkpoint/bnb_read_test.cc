@@ -89,10 +89,10 @@ Encoded encoded(const RawCase& c) {
   Encoded result{std::vector<uint8_t>(c.input.size() + c.input.size() % 2), {}};
   for (size_t first = 0; first < c.input.size(); first += c.group_size) {
     const size_t count = std::min(c.group_size, c.input.size() - first);
-    result.scales.push_back(
-        encode_group(c.format, std::span(c.input).subspan(first, count), result.codes.data() + first, 1));
+    result.scales.push_back(encode_group(levels_of(c.format), std::span(c.input).subspan(first, count),
+                                         result.codes.data() + first, 1));
   }
-  if (c.input.size() % 2) result.codes.back() = static_cast<uint8_t>(nearest_code(c.format, 0));
+  if (c.input.size() % 2) result.codes.back() = levels_of(c.format).code_of_zero;
   return result;
 }
 
@@ -115,7 +115,7 @@ TEST(BnbRead, RawTensorsAreEncodedToTheByte) {
     const auto* bytes = static_cast<const uint8_t*>(packed.bytes());
     for (size_t i = 0; i < ours.codes.size(); ++i, ++all) {
       const int theirs = i % 2 == 0 ? bytes[i / 2] >> 4 : bytes[i / 2] & 15;
-      const Codebook& codebook = codebook_of(c.format);
+      const Codebook codebook = codebook_of(c.format);
       if (codebook[static_cast<size_t>(theirs)] == codebook[ours.codes[i]]) {
         // There the two zeros of fp4 stand in the order of a sort: 0 for what is below 0, 8 for what is
         // above.

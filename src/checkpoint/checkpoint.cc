@@ -4,6 +4,8 @@
 #include "checkpoint/bnb.h"
 #include "checkpoint/compressed.h"
 #include "checkpoint/gptq_read.h"
+#include "checkpoint/lowbit_dialect.h"
+#include "format/codebook.h"
 
 #include <cstring>
 
@@ -141,11 +143,14 @@ Checkpoint read_checkpoint(const fs::path& folder) {
   std::optional<GptqSettings> settings;
   std::optional<BnbSettings> bnb;
   std::optional<ActivationFormat> compressed;
+  std::optional<LowbitSettings> own;
   std::string base;
   if (is_bnb_config(source.object)) {
     bnb = read_bnb_settings(source.object, source.where);
   } else if (is_compressed_config(source.object)) {
     compressed = read_compressed_settings(source.object, source.where);
+  } else if (is_lowbit_config(source.object)) {
+    own = read_lowbit_settings(source.object, source.where);
   } else if (!source.object.is_null()) {
     settings = read_gptq_settings(source.object, source.where);
     const fs::path beside = folder / "quantize_config.json";
@@ -166,7 +171,7 @@ Checkpoint read_checkpoint(const fs::path& folder) {
          "they are quantized (bits, group_size, sym); bring quantize_config.json back",
          folder.string());
   }
-  if (settings || bnb || compressed) checkpoint.quantization = {.config = source.object};
+  if (settings || bnb || compressed || own) checkpoint.quantization = {.config = source.object};
   if (settings) {
     QuantizationInfo& info = *checkpoint.quantization;
     info.dialect = "gptq";
@@ -184,6 +189,11 @@ Checkpoint read_checkpoint(const fs::path& folder) {
   } else if (compressed) {
     describe(*checkpoint.quantization, "compressed-tensors", Format::kInt8);
     read_compressed_weights(*compressed, source.where, checkpoint);
+  } else if (own) {
+    describe(*checkpoint.quantization, "lowbit", own->format);
+    checkpoint.quantization->affine = {
+        .bits = own->bits, .group_size = static_cast<int>(own->group_size), .sym = true};
+    read_lowbit_weights(*own, source.where, checkpoint);
   } else {
     for (const auto& [name, tensor] : checkpoint.files.tensors) checkpoint.weights.emplace(name, tensor);
   }

@@ -29,34 +29,39 @@ Json components_json(const Summary& summary) {
   return list;
 }
 
-std::optional<Format> format_of_codes(std::string_view name) {
-  for (const Format format : {Format::kNf4, Format::kFp4, Format::kInt8}) {
-    if (name == fmt::format("{} codes", format_name(format))) return format;
+// A weight whose codes are called so ("nf4 codes"), or null.
+const QuantizedTensor* weight_with_codes(const InspectSource& source, std::string_view name) {
+  for (const auto& [weight_name, weight] : source.checkpoint->weights) {
+    const auto* quantized = std::get_if<QuantizedTensor>(&weight);
+    if (quantized && quantized->format != Format::kAffine &&
+        name == fmt::format("{} codes", format_name(quantized->format)))
+      return quantized;
   }
-  return std::nullopt;
+  return nullptr;
 }
 
-NumberRange range_of_codes(Format format) {
-  if (format == Format::kInt8) return {-kInt8Largest, kInt8Largest, 1, 1};
+NumberRange range_of_codes(const QuantizedTensor& weight) {
+  if (weight.format == Format::kInt8) return {-kInt8Largest, kInt8Largest, 1, 1};
   NumberRange range{0, 0, 1, 1};
-  for (const float value : codebook_of(format)) {
+  for (const float value : codebook_of(weight)) {
+    if (!std::isfinite(value)) continue;
     range.lowest = std::min(range.lowest, double{value});
     range.largest = std::max(range.largest, double{value});
     if (value > 0) range.smallest_normal = std::min(range.smallest_normal, double{value});
-    if (value < 1) range.step_at_one = std::min(range.step_at_one, 1 - double{value});
+    if (value != 1) range.step_at_one = std::min(range.step_at_one, std::abs(1 - double{value}));
   }
   return range;
 }
 
 // Data types with what their numbers can be. Codes count steps of their group's scale.
-Json number_formats_json(const Summary& summary) {
+Json number_formats_json(const InspectSource& source, const Summary& summary) {
   Json list = Json::array();
   for (const auto& [name, count] : summary.number_formats) {
     NumberRange range{0, 0, 1, 1};
     if (const std::optional<DType> dtype = parse_dtype(name)) {
       range = number_range(*dtype);
-    } else if (const std::optional<Format> format = format_of_codes(name)) {
-      range = range_of_codes(*format);
+    } else if (const QuantizedTensor* weight = weight_with_codes(source, name)) {
+      range = range_of_codes(*weight);
     } else {
       range.largest = std::ldexp(1, std::stoi(name)) - 1;  // "4-bit codes"
     }
@@ -246,7 +251,7 @@ std::string inspect_json(const fs::path& path) {
                                   {"bytes", value.bytes}});
   }
   json.set("dtypes", std::move(dtypes));
-  json.set("number_formats", number_formats_json(summary));
+  json.set("number_formats", number_formats_json(source, summary));
   json.set("ties", ties_json(source, summary));
   uint64_t waste_bytes = 0;
   Json waste = waste_json(summary.waste, waste_bytes);

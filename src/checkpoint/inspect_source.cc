@@ -61,6 +61,17 @@ void warn_of_strays(const fs::path& folder, InspectSource& source) {
   }
 }
 
+[[noreturn]] void not_found(const InspectSource& source, const std::string& name) {
+  std::string near;
+  int count = 0;
+  for (const auto& [other, tensor] : source.files.tensors) {
+    if (other.find(name) == std::string::npos || ++count > 5) continue;
+    near += (near.empty() ? "" : ", ") + other;
+  }
+  fail(ErrorCode::kNotFound, "there is no tensor \"{}\" among {}{}", name, source.files.tensors.size(),
+       near.empty() ? std::string() : "; similar: " + near);
+}
+
 }  // namespace
 
 InspectSource open_inspect_source(const fs::path& path) {
@@ -96,6 +107,26 @@ InspectSource open_inspect_source(const fs::path& path) {
   source.has_chat_template = find_chat_template(path, source.chat_template);
   warn_of_strays(path, source);
   return source;
+}
+
+const QuantizedTensor& find_quantized(const InspectSource& source, const std::string& name) {
+  if (!source.checkpoint) not_found(source, name);
+  const auto weight = source.checkpoint->weights.find(name);
+  if (weight == source.checkpoint->weights.end()) not_found(source, name);
+  return std::get<QuantizedTensor>(weight->second);
+}
+
+Tensor find_tensor(const InspectSource& source, const std::string& name) {
+  if (source.checkpoint) {
+    const auto weight = source.checkpoint->weights.find(name);
+    if (weight != source.checkpoint->weights.end()) {
+      const auto* quantized = std::get_if<QuantizedTensor>(&weight->second);
+      return quantized ? dequantized(*quantized) : std::get<Tensor>(weight->second);
+    }
+  }
+  const auto raw = source.files.tensors.find(name);
+  if (raw == source.files.tensors.end()) not_found(source, name);
+  return raw->second;
 }
 
 }  // namespace lowbit

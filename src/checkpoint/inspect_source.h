@@ -25,4 +25,9 @@ struct InspectSource {
 // why.
 InspectSource open_inspect_source(const std::filesystem::path& path);
 
+// "<module>.weight" that is no tensor of the files. kNotFound says which names are similar.
+const QuantizedTensor& find_quantized(const InspectSource& source, const std::string& name);
+// A weight, as the values that its codes stand for where it is quantized, or any tensor of the files.
+Tensor find_tensor(const InspectSource& source, const std::string& name);
+
 }  // namespace lowbit

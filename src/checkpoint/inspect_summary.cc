@@ -13,20 +13,21 @@ bool ends_with(std::string_view text, std::string_view ending) {
   return text.size() >= ending.size() && text.substr(text.size() - ending.size()) == ending;
 }
 
-// What part of which quantized module a tensor is: codes, zeros, scales, g_idx, codebook; "dense" for all
-// others.
+// What part of which quantized module a tensor is: codes, zeros, scales, g_idx, codebook, shape; "dense" for
+// all others.
 struct Part {
   std::string_view kind = "dense", module;
 };
 Part part_of(std::string_view name, const std::set<std::string, std::less<>>& modules) {
-  static constexpr std::pair<std::string_view, std::string_view> kGptqParts[] = {
-      {".qweight", "codes"}, {".qzeros", "zeros"}, {".scales", "scales"}, {".g_idx", "g_idx"}};
+  static constexpr std::pair<std::string_view, std::string_view> kParts[] = {
+      {".qweight", "codes"}, {".qzeros", "zeros"}, {".scales", "scales"},
+      {".g_idx", "g_idx"},   {".codes", "codes"},  {".shape", "shape"}};
   auto module_before = [&](std::string_view text, std::string_view ending) {
     if (!ends_with(text, ending)) return std::string_view();
     const std::string_view module = text.substr(0, text.size() - ending.size());
     return modules.count(module) ? module : std::string_view();
   };
-  for (const auto& [ending, kind] : kGptqParts) {
+  for (const auto& [ending, kind] : kParts) {
     if (const std::string_view module = module_before(name, ending); !module.empty()) return {kind, module};
   }
   for (const auto& [ending, kind] : kBnbParts) {

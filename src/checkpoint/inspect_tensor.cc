@@ -75,17 +75,6 @@ void add_statistics(const Tensor& tensor, Json& json) {
 
 Json shape_json(const Shape& shape) { return Json::Array(shape.begin(), shape.end()); }
 
-[[noreturn]] void not_found(const InspectSource& source, const std::string& name) {
-  std::string near;
-  int count = 0;
-  for (const auto& [other, tensor] : source.files.tensors) {
-    if (other.find(name) == std::string::npos || ++count > 5) continue;
-    near += (near.empty() ? "" : ", ") + other;
-  }
-  fail(ErrorCode::kNotFound, "there is no tensor \"{}\" among {}{}", name, source.files.tensors.size(),
-       near.empty() ? std::string() : "; similar: " + near);
-}
-
 }  // namespace
 
 std::string inspect_tensor_json(const fs::path& path, const std::string& tensor_name) {
@@ -99,10 +88,7 @@ std::string inspect_tensor_json(const fs::path& path, const std::string& tensor_
     add_statistics(raw->second, json);
     return json.dump(2);
   }
-  if (!source.checkpoint) not_found(source, tensor_name);
-  const auto weight = source.checkpoint->weights.find(tensor_name);
-  if (weight == source.checkpoint->weights.end()) not_found(source, tensor_name);
-  const QuantizedTensor& quantized = std::get<QuantizedTensor>(weight->second);
+  const QuantizedTensor& quantized = find_quantized(source, tensor_name);
   json.set("dtype", fmt::format("{}-bit codes, group_size {}, {}{}", quantized.bits, quantized.group_size,
                                 quantized.zero_points.empty() ? "symmetric" : "asymmetric",
                                 quantized.column_order.empty() ? "" : ", act-order"));

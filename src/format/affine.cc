@@ -9,7 +9,7 @@
 namespace lowbit {
 
 Fields option_fields(AffineOptions& options) {
-  return {{"bits", &options.bits, "bits per code: 2, 3, 4 or 8"},
+  return {{"bits", &options.bits, "bits per code: 2, 3, 4 or 8; with format log2 3 to 8"},
           {"group_size", &options.group_size, "columns that share a scale, or -1 for the whole row"},
           {"sym", &options.sym, "fix the zero point at the middle code; off: choose one per group"}};
 }

@@ -14,7 +14,7 @@ constexpr Format kFormats[] = {Format::kNf4, Format::kFp4};
 
 std::string hex_of(Format format, const std::vector<float>& values) {
   std::vector<uint8_t> codes(values.size());
-  encode_group(format, values, codes.data(), 1);
+  encode_group(levels_of(format), values, codes.data(), 1);
   std::string text;
   for (const uint8_t code : codes) text += "0123456789abcdef"[code];
   return text;
@@ -30,10 +30,11 @@ TEST(Codebook, KnownValuesHaveKnownCodes) {
 
 TEST(Codebook, EveryCodeIsTheNearestOfItsOwnValue) {
   for (const Format format : kFormats) {
-    const Codebook& codebook = codebook_of(format);
+    const Codebook codebook = codebook_of(format);
     for (int code = 0; code < 16; ++code) {
       const bool is_negative_zero = format == Format::kFp4 && code == 8;
-      EXPECT_EQ(nearest_code(format, codebook[static_cast<size_t>(code)]), is_negative_zero ? 0 : code);
+      EXPECT_EQ(nearest_code(levels_of(format), codebook[static_cast<size_t>(code)]),
+                is_negative_zero ? 0 : code);
     }
   }
 }
@@ -42,29 +43,29 @@ TEST(Codebook, EveryCodeIsTheNearestOfItsOwnValue) {
 // it and ties have a rule of their own, either.
 TEST(Codebook, NoOtherValueIsNearer) {
   for (const Format format : kFormats) {
-    const Codebook& codebook = codebook_of(format);
+    const Codebook codebook = codebook_of(format);
     for (int i = -40000; i <= 40000; ++i) {
       const float x = static_cast<float>(i) / 40000;
       double least = 9;
       for (const float value : codebook) least = std::min(least, std::abs(double{value} - double{x}));
-      const float found = codebook[static_cast<size_t>(nearest_code(format, x))];
+      const float found = codebook[static_cast<size_t>(nearest_code(levels_of(format), x))];
       EXPECT_LE(std::abs(double{found} - double{x}), least + 3e-7) << x;
     }
   }
 }
 
 TEST(Codebook, TiesGoToTheLowerValueOrTheSmallerMagnitude) {
-  const Codebook& nf4 = codebook_of(Format::kNf4);
+  const Codebook nf4 = codebook_of(Format::kNf4);
   for (int code = 0; code < 15; ++code) {
     const float middle = (nf4[static_cast<size_t>(code)] + nf4[static_cast<size_t>(code) + 1]) / 2;
-    EXPECT_EQ(nearest_code(Format::kNf4, middle), code);
-    EXPECT_EQ(nearest_code(Format::kNf4, std::nextafter(middle, 2.0f)), code + 1);
+    EXPECT_EQ(nearest_code(levels_of(Format::kNf4), middle), code);
+    EXPECT_EQ(nearest_code(levels_of(Format::kNf4), std::nextafter(middle, 2.0f)), code + 1);
   }
-  EXPECT_EQ(nearest_code(Format::kFp4, 0.0859375f), 1);
-  EXPECT_EQ(nearest_code(Format::kFp4, -0.0859375f), 9);
-  EXPECT_EQ(nearest_code(Format::kFp4, std::nextafter(0.0859375f, 1.0f)), 6);
-  EXPECT_EQ(nearest_code(Format::kFp4, -0.002f), 8);
-  EXPECT_EQ(nearest_code(Format::kFp4, -0.0f), 0);
+  EXPECT_EQ(nearest_code(levels_of(Format::kFp4), 0.0859375f), 1);
+  EXPECT_EQ(nearest_code(levels_of(Format::kFp4), -0.0859375f), 9);
+  EXPECT_EQ(nearest_code(levels_of(Format::kFp4), std::nextafter(0.0859375f, 1.0f)), 6);
+  EXPECT_EQ(nearest_code(levels_of(Format::kFp4), -0.002f), 8);
+  EXPECT_EQ(nearest_code(levels_of(Format::kFp4), -0.0f), 0);
 }
 
 TEST(Codebook, GroupsHaveTheCodesOfTheirValuesForEveryLengthAndStride) {
@@ -76,9 +77,10 @@ TEST(Codebook, GroupsHaveTheCodesOfTheirValuesForEveryLengthAndStride) {
         std::vector<float> values(count);
         for (float& value : values) value = normal(random);
         std::vector<uint8_t> codes(count * static_cast<size_t>(stride));
-        const float scale = encode_group(format, values, codes.data(), stride);
+        const float scale = encode_group(levels_of(format), values, codes.data(), stride);
         for (size_t i = 0; i < count; ++i) {
-          EXPECT_EQ(codes[i * static_cast<size_t>(stride)], nearest_code(format, values[i] * (1 / scale)))
+          EXPECT_EQ(codes[i * static_cast<size_t>(stride)],
+                    nearest_code(levels_of(format), values[i] * (1 / scale)))
               << i;
         }
       }
@@ -90,14 +92,16 @@ TEST(Codebook, OddGroupsHaveDefinedCodes) {
   for (const Format format : kFormats) {
     const int zero = format == Format::kNf4 ? 7 : 0;
     std::vector<uint8_t> codes(4, 99);
-    EXPECT_EQ(encode_group(format, std::vector<float>(4, 0.0f), codes.data(), 1), 0.0f);
+    EXPECT_EQ(encode_group(levels_of(format), std::vector<float>(4, 0.0f), codes.data(), 1), 0.0f);
     EXPECT_EQ(codes, std::vector<uint8_t>(4, static_cast<uint8_t>(zero)));
-    EXPECT_EQ(encode_group(format, std::vector<float>{1e-42f, -1e-42f, 0, 0}, codes.data(), 1), 1e-42f);
+    EXPECT_EQ(encode_group(levels_of(format), std::vector<float>{1e-42f, -1e-42f, 0, 0}, codes.data(), 1),
+              1e-42f);
     EXPECT_EQ(codes[2], zero);
-    EXPECT_EQ(encode_group(format, std::vector<float>{-3e38f, 3e38f, 0, 0}, codes.data(), 1), 3e38f);
+    EXPECT_EQ(encode_group(levels_of(format), std::vector<float>{-3e38f, 3e38f, 0, 0}, codes.data(), 1),
+              3e38f);
     EXPECT_EQ(codebook_of(format)[codes[0]], -1.0f);
     EXPECT_EQ(codebook_of(format)[codes[1]], 1.0f);
-    EXPECT_EQ(nearest_code(format, NAN), zero);
+    EXPECT_EQ(nearest_code(levels_of(format), NAN), zero);
   }
 }
 
@@ -119,11 +123,12 @@ TEST(Codebook, MeanErrorsAreThoseOfTheOrigin) {
   std::vector<uint8_t> codes(4096);
   for (const Anchor& anchor : kAnchors) {
     for (const Format format : kFormats) {
-      const Codebook& codebook = codebook_of(format);
+      const Codebook codebook = codebook_of(format);
       const size_t size = static_cast<size_t>(anchor.group_size);
       double absolute = 0, relative = 0;
       for (size_t first = 0; first < values.size(); first += size) {
-        const float scale = encode_group(format, std::span(values).subspan(first, size), codes.data(), 1);
+        const float scale =
+            encode_group(levels_of(format), std::span(values).subspan(first, size), codes.data(), 1);
         for (size_t i = 0; i < size; ++i) {
           const double value = values[first + i],
                        error = std::abs(decode_code(codebook, codes[i], scale) - value);

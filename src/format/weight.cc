@@ -7,19 +7,37 @@
 
 namespace lowbit {
 
-std::string_view format_name(Format format) {
-  switch (format) {
-    case Format::kAffine:
-      return "affine";
-    case Format::kNf4:
-      return "nf4";
-    case Format::kFp4:
-      return "fp4";
-    case Format::kInt8:
-      return "int8";
+namespace {
+
+struct FormatRow {
+  Format format;
+  std::string_view name;
+  std::optional<int> bits;
+};
+constexpr FormatRow kFormats[] = {{Format::kAffine, "affine", {}},   {Format::kNf4, "nf4", 4},
+                                  {Format::kFp4, "fp4", 4},          {Format::kFp8, "fp8", 8},
+                                  {Format::kFp8E5m2, "fp8_e5m2", 8}, {Format::kLog2, "log2", {}},
+                                  {Format::kInt8, "int8", 8}};
+
+const FormatRow& row_of(Format format) {
+  for (const FormatRow& row : kFormats) {
+    if (row.format == format) return row;
   }
-  fail(ErrorCode::kInternal, "unknown format");
+  fail(ErrorCode::kInternal, "format {} is not in the table", static_cast<int>(format));
 }
+
+}  // namespace
+
+std::string_view format_name(Format format) { return row_of(format).name; }
+
+std::optional<Format> find_format(std::string_view name) {
+  for (const FormatRow& row : kFormats) {
+    if (row.name == name) return row.format;
+  }
+  return std::nullopt;
+}
+
+std::optional<int> bits_of(Format format) { return row_of(format).bits; }
 
 std::string_view activation_name(ActivationFormat format) {
   switch (format) {
@@ -32,7 +50,8 @@ std::string_view activation_name(ActivationFormat format) {
 }
 
 size_t QuantizedTensor::byte_count() const {
-  return codes.byte_count() + scales.byte_count() + zero_points.byte_count() + column_order.byte_count();
+  return codes.byte_count() + scales.byte_count() + codebook.byte_count() + zero_points.byte_count() +
+         column_order.byte_count();
 }
 
 int64_t out_features(const Weight& weight) {
@@ -58,7 +77,8 @@ Tensor dequantized(const QuantizedTensor& weight) {
   const bool is_wide = scale_dtype(weight.format) == DType::kF32;
   const uint16_t* half_scales = is_wide ? nullptr : weight.scales.data<uint16_t>();
   const float* wide_scales = is_wide ? weight.scales.data<float>() : nullptr;
-  const Codebook* codebook = has_codebook(weight.format) ? &codebook_of(weight.format) : nullptr;
+  const bool is_table = has_codebook(weight.format);
+  const Codebook codebook = is_table ? codebook_of(weight) : Codebook();
   const uint8_t* zeros = weight.zero_points.empty() ? nullptr : weight.zero_points.data<uint8_t>();
   const int32_t* order = weight.column_order.empty() ? nullptr : weight.column_order.data<int32_t>();
   std::vector<uint8_t> codes(static_cast<size_t>(columns));
@@ -72,7 +92,7 @@ Tensor dequantized(const QuantizedTensor& weight) {
       const float scale = is_wide ? wide_scales[at] : f16_to_float(half_scales[at]);
       const int zero_point = zeros ? zeros[at] : 1 << (weight.bits - 1);
       values[row * columns + column] =
-          codebook ? decode_code(*codebook, code, scale) : scale * static_cast<float>(code - zero_point);
+          is_table ? decode_code(codebook, code, scale) : scale * static_cast<float>(code - zero_point);
     }
   }
   return out;

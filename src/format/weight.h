@@ -5,15 +5,18 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
 
 namespace lowbit {
 
-enum class Format : uint8_t { kAffine, kNf4, kFp4, kInt8 };
+enum class Format : uint8_t { kAffine, kNf4, kFp4, kFp8, kFp8E5m2, kLog2, kInt8 };
 
-std::string_view format_name(Format format);  // "affine", "nf4", "fp4", "int8"
+std::string_view format_name(Format format);  // "affine", "nf4", "fp4", "fp8", "fp8_e5m2", "log2", "int8"
+std::optional<Format> find_format(std::string_view name);
+std::optional<int> bits_of(Format format);  // none where an option says it: affine, log2
 
 // What a product does with the inputs of a weight. A property of the weight, whatever layer holds it.
 enum class ActivationFormat : uint8_t {
@@ -31,6 +34,7 @@ std::string_view activation_name(ActivationFormat format);  // "none", "int8-dyn
 //                 (format/bits.h)
 //   scales        F16 [groups, out]; F32 where a codebook says what codes mean (format/codebook.h), and of
 //                 kInt8 (format/int8.h)
+//   codebook      F32 [2^bits], 16 at least: values of the codes of kLog2; empty where the format says them
 //   zero_points   U8  [groups, out]; empty when symmetric: 2^(bits-1) everywhere; none but for kAffine
 //   column_order  I32 [in]; empty when columns stand in their own order. Otherwise position p of the packed
 //                 codes holds column column_order[p]: inputs are gathered before the product (act-order
@@ -45,7 +49,7 @@ struct QuantizedTensor {
   int bits = 4;
   int64_t group_size = 128;  // columns (positions) per group; > 0, the last group may be short
   int64_t out_features = 0, in_features = 0;
-  Tensor codes, scales, zero_points, column_order;
+  Tensor codes, scales, codebook, zero_points, column_order;
   ActivationFormat activations = ActivationFormat::kNone;
   float outlier_threshold = 0;  // kInt8Dynamic: inputs of this magnitude or more stay floats; 0: none do
 

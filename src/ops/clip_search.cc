@@ -2,6 +2,7 @@
 
 #include "format/affine.h"
 #include "ops/clip_search_args.h"
+#include "ops/columns.h"
 #include "ops/cuda/quantize_gpu.h"
 #include "ops/parallel.h"
 
@@ -16,17 +17,19 @@ constexpr Kernel<ClipSearchArgs> kTable[] = {
 
 void run(const OpContext& context, const ClipSearchArgs& args, int64_t rows) {
   if constexpr (kHasCuda) {
+    refuse_levels_on_gpu(context, args.levels);
     if (context.gpu) return gpu_clip_search(args, rows, context.gpu->stream());
   }
   const auto& kernel = choose_kernel<ClipSearchArgs>(context, "clip_search", kTable, args);
   const int64_t chunk = chunk_for(args.columns * args.candidates, 1 << 14);
   run_kernel(context, kernel, args, rows, (chunk + kClipSearchRows - 1) / kClipSearchRows * kClipSearchRows,
              static_cast<size_t>(clip_search_scratch_bytes(args.columns)));
-  raise_zero_points({args.scales, args.zero_points, rows}, args.max_code, args.least_zero_point);
+  if (!args.levels)
+    raise_zero_points({args.scales, args.zero_points, rows}, args.max_code, args.least_zero_point);
 }
 
 ClipSearchArgs prepare(const GridProblem& problem, const AffineOptions& options) {
-  validate(options);
+  if (!problem.levels) validate(options);
   return {problem.w,
           problem.stride,
           nullptr,
@@ -38,7 +41,8 @@ ClipSearchArgs prepare(const GridProblem& problem, const AffineOptions& options)
           options.sym,
           problem.scales,
           problem.zero_points,
-          problem.least_zero_point};
+          problem.least_zero_point,
+          problem.levels};
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // weighted quantization error is least ("mse" search of GPTQ implementations).
 #pragma once
 
+#include "format/levels.h"
 #include "lowbit/format.h"
 #include "ops/context.h"
 #include "ops/kernel_table.h"
@@ -25,6 +26,9 @@ struct GridProblem {
   float* scales = nullptr;       // rounded to F16 as affine_grid does
   float* zero_points = nullptr;  // whole numbers
   int least_zero_point = 0;      // see raise_zero_points
+  // Of a codebook: scales are those of format/codebook.h, not rounded, and there are no zero points; what the
+  // affine options say is not read.
+  const Levels* levels = nullptr;
 };
 
 // A row whose zero point is less than least_zero_point gets that one, and its range, which begins at zero, is
@@ -36,7 +40,8 @@ struct GridRows {
 };
 void raise_zero_points(const GridRows& grids, int max_code, int least_zero_point);
 
-// affine_grid of each row's least and greatest value; NaN is passed over.
+// affine_grid of each row's least and greatest value, or the scale of its largest magnitude; NaN is passed
+// over.
 void range_grid(const OpContext& context, const GridProblem& problem, const AffineOptions& options);
 
 // The candidate with the least sum over columns of column_weights * |w - decoded|^norm, of equal ones the

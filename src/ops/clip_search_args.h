@@ -1,6 +1,8 @@
 // What the kernels that choose grids get. Plain data only: files of special instruction sets include this.
 #pragma once
 
+#include "format/levels.h"
+
 #include <cstdint>
 
 namespace lowbit {
@@ -19,6 +21,7 @@ struct ClipSearchArgs {
   float* scales;       // [rows]
   float* zero_points;  // [rows]
   int least_zero_point;
+  const Levels* levels = nullptr;  // null: the affine grid. Otherwise scales alone are chosen, no zero_points
 };
 
 constexpr int64_t kClipSearchRows = 16;  // rows that a kernel takes at a time, in scratch

@@ -73,16 +73,28 @@ bool load_columns(const OpContext& context, const Tensor& weight, int64_t first_
 void decode_columns(const OpContext& context, const CodeColumns& columns, int64_t begin, int64_t end,
                     float* values) {
   if constexpr (kHasCuda) {
+    refuse_levels_on_gpu(context, columns.levels);
     if (context.gpu) return gpu_decode_columns(columns, begin, end, values, context.gpu->stream());
   }
   for (int64_t i = begin; i < end; ++i) {
     const int64_t grid = columns.groups[i] * columns.rows;
-    const float *scales = columns.scales + grid, *zero_points = columns.zero_points + grid;
+    const float* scales = columns.scales + grid;
     const uint8_t* codes = columns.codes + i * columns.rows;
     float* to = values + (i - begin) * columns.rows;
+    if (columns.levels) {
+      for (int64_t row = 0; row < columns.rows; ++row)
+        to[row] = columns.levels->by_code[codes[row]] * scales[row];
+      continue;
+    }
+    const float* zero_points = columns.zero_points + grid;
     for (int64_t row = 0; row < columns.rows; ++row)
       to[row] = scales[row] * (static_cast<float>(codes[row]) - zero_points[row]);
   }
+}
+
+void refuse_levels_on_gpu(const OpContext& context, const Levels* levels) {
+  if (context.gpu && levels)
+    fail(ErrorCode::kInternal, "the kernels of a GPU choose codes of format affine alone");
 }
 
 void subtract(const OpContext& context, const float* a, const float* b, int64_t count, float* out) {

@@ -17,7 +17,8 @@ void read_rows(const Tensor& weight, int64_t first_row, int64_t rows, float* val
 [[nodiscard]] bool load_columns(const OpContext& context, const Tensor& weight, int64_t first_row,
                                 int64_t rows, const int32_t* columns, int64_t count, float* w);
 
-// values[i - begin][row] = scale * (code - zero_point) of the columns [begin, end).
+// values[i - begin][row] = scale * (code - zero_point), or scale * codebook[code], of the columns [begin,
+// end).
 void decode_columns(const OpContext& context, const CodeColumns& columns, int64_t begin, int64_t end,
                     float* values);
 
@@ -27,6 +28,9 @@ void subtract(const OpContext& context, const float* a, const float* b, int64_t 
 // *sum += sum over i, row of weights[i] * a[i][row] * b[i][row], weights null for 1; in double precision.
 void add_dot(const OpContext& context, const float* a, const float* b, const float* weights, int64_t columns,
              int64_t rows, double* sum);
+
+// kInternal where a codebook is asked for on a GPU: its kernels know the affine grid alone.
+void refuse_levels_on_gpu(const OpContext& context, const Levels* levels);
 
 // Each row's codes as the bit stream of format/bits.h.
 void pack_columns(const OpContext& context, const PackColumnsArgs& args);

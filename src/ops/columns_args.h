@@ -1,6 +1,8 @@
 // What operators on matrices of columns get. Plain data only: GPU kernels include this.
 #pragma once
 
+#include "format/levels.h"
+
 #include <cstdint>
 
 namespace lowbit {
@@ -12,6 +14,7 @@ struct CodeColumns {
   const float* zero_points = nullptr;  // [groups][rows], whole numbers
   const int32_t* groups = nullptr;     // [columns]
   int64_t rows = 0;
+  const Levels* levels = nullptr;  // of a codebook: no zero points then
 };
 
 // Each row's codes as a bit stream: words [packed_words(columns, bits)][stride], of which

@@ -94,11 +94,12 @@ FlatEncoded encode_flat(const OpContext& context, const Tensor& weight, Format f
   FlatEncoded result{Tensor::allocate(DType::kU8, {(elements + 1) / 2, 1}),
                      std::vector<float>(static_cast<size_t>(groups))};
   uint8_t* const bytes = result.bytes.mutable_data<uint8_t>();
+  const Levels& levels = levels_of(format);
   std::atomic<bool> is_finite = true;
   for_each_group(context, weight, group_size, [&](int64_t group, std::span<const float> values) {
     const size_t at = static_cast<size_t>(group), count = values.size();
-    std::vector<uint8_t> codes(count + 1, static_cast<uint8_t>(nearest_code(format, 0)));
-    const float scale = encode_group(format, values, codes.data(), 1);
+    std::vector<uint8_t> codes(count + 1, levels.code_of_zero);
+    const float scale = encode_group(levels, values, codes.data(), 1);
     if (!std::isfinite(scale)) is_finite = false;
     result.scales[at] = scale;
     uint8_t* const to = bytes + group * group_size / 2;
@@ -110,7 +111,7 @@ FlatEncoded encode_flat(const OpContext& context, const Tensor& weight, Format f
 
 double rounding_error(const OpContext& context, const Tensor& weight, const FlatCodes& codes,
                       std::span<const float> scales) {
-  const Codebook& codebook = codebook_of(codes.format);
+  const Codebook codebook = codebook_of(codes.format);
   return relative_change(context, weight, codes.group_size, [&](int64_t group, int64_t i) {
     return decode_code(codebook, code_at(codes, group * codes.group_size + i),
                        scales[static_cast<size_t>(group)]);

@@ -2,6 +2,7 @@
 
 #include "base/fail.h"
 #include "format/affine.h"
+#include "ops/columns.h"
 #include "ops/cuda/quantize_gpu.h"
 #include "ops/gemm.h"
 #include "ops/parallel.h"
@@ -32,6 +33,7 @@ void fit_scales(const OpContext& context, const FitScalesArgs& args) {
     fail(ErrorCode::kInternal, "fit_scales: columns {} to {} of {}", args.first, args.last, args.columns);
   }
   if constexpr (kHasCuda) {
+    refuse_levels_on_gpu(context, args.levels);
     if (context.gpu) return gpu_fit_scales(args, context.gpu->stream());
   }
   const int64_t columns = args.last - args.first, rows = args.rows;
@@ -43,8 +45,10 @@ void fit_scales(const OpContext& context, const FitScalesArgs& args) {
   const float* gradient = args.gradient + args.first * rows;
   for (int64_t i = 0; i < columns; ++i) {
     const uint8_t* codes = args.codes + (args.first + i) * rows;
-    for (int64_t row = 0; row < rows; ++row)
-      levels[i * rows + row] = static_cast<float>(codes[row]) - args.zero_points[row];
+    for (int64_t row = 0; row < rows; ++row) {
+      levels[i * rows + row] = args.levels ? args.levels->by_code[codes[row]]
+                                           : static_cast<float>(codes[row]) - args.zero_points[row];
+    }
   }
   std::fill_n(product, (columns + 2) * rows, 0.0f);
   subtract_product(context, args, levels, args.first, args.last, product);
@@ -58,7 +62,7 @@ void fit_scales(const OpContext& context, const FitScalesArgs& args) {
   for (int64_t row = 0; row < rows; ++row) {
     const float before = args.scales[row], better = before + slopes[row] / curvatures[row];
     const bool is_sane = curvatures[row] > 0 && better > 0.5f * before && better < 2.0f * before;
-    args.scales[row] = is_sane ? round_scale(better) : before;
+    args.scales[row] = !is_sane ? before : args.levels ? better : round_scale(better);
     slopes[row] = args.scales[row] - before;
   }
   float* values = args.values + args.first * rows;

@@ -6,8 +6,9 @@
 
 namespace lowbit {
 
-// For each row, with levels c = codes - zero_points of the group and H its own part of the block:
-//   scale += c^T gradient / c^T H c, rounded to F16
+// For each row, with c = codes - zero_points of the group, or what a codebook says of the codes, and H its
+// own part of the block:
+//   scale += c^T gradient / c^T H c, rounded to F16 where the format is affine
 // which is the least squares of (W - Q)^T H (W - Q) in the scale. A scale that would leave [1/2, 2] of the
 // present one stays: its codes say nothing about it.
 void fit_scales(const OpContext& context, const FitScalesArgs& args);

@@ -1,6 +1,8 @@
 // What fit_scales gets. Plain data only: GPU kernels include this.
 #pragma once
 
+#include "format/levels.h"
+
 #include <cstdint>
 
 namespace lowbit {
@@ -15,6 +17,7 @@ struct FitScalesArgs {
   float* scales = nullptr;             // [rows], of the group
   float* gradient = nullptr;           // H (W - Q), kept up to date in the whole block
   float* values = nullptr;             // of the codes, kept up to date in the group
+  const Levels* levels = nullptr;      // of a codebook: no zero points then
 };
 
 constexpr int64_t kFitScalesColumns = 128;  // at most, of a block

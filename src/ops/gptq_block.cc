@@ -1,5 +1,6 @@
 #include "ops/gptq_block.h"
 
+#include "ops/columns.h"
 #include "ops/cuda/quantize_gpu.h"
 #include "ops/parallel.h"
 
@@ -22,6 +23,7 @@ void gptq_block(const OpContext& context, const GptqBlockArgs& args, int64_t row
          args.columns, kGptqBlockColumns);
   }
   if constexpr (kHasCuda) {
+    refuse_levels_on_gpu(context, args.levels);
     if (context.gpu) return gpu_gptq_block(args, rows, context.gpu->stream());
   }
   const auto& kernel = choose_kernel<GptqBlockArgs>(context, "gptq_block", kTable, args);

@@ -14,6 +14,8 @@ namespace lowbit {
 //   codes[i]  = clamp(round_half_even(w[i] / scale) + zero_point, 0, max_code); NaN gets the zero_point
 //   errors[i] = (w[i] - scale * (codes[i] - zero_point)) / u[i][i]
 //   w[j]     -= errors[i] * u[i][j] for all j > i of the block, also those behind `end`
+// or with `levels`: codes[i] = the nearest of w[i] * (1 / scale), NaN getting that of 0, and errors[i] from
+// what it means, scaled; 1 / scale is rounded, scale being kLeastScale at least. All
 // so that the block can be run in parts, group parameters being chosen from the updated w in between. w[i]
 // keeps its value before rounding. Updates are fused multiply-adds in the order of i: every kernel gives the
 // same bits. kInvalidArgument: more than kGptqBlockColumns columns, or a range outside of them.

@@ -1,6 +1,8 @@
 // What GPTQ's inner loop gets. Plain data only: files of special instruction sets include this.
 #pragma once
 
+#include "format/levels.h"
+
 #include <cstdint>
 
 namespace lowbit {
@@ -27,6 +29,7 @@ struct GptqBlockArgs {
   // gptq_block.h.
   const float* previous;
   int64_t previous_stride;
+  const Levels* levels = nullptr;  // null: the affine grid. Otherwise no zero_points and no max_code are read
 };
 
 constexpr int64_t kGptqBlockColumns = 256;

@@ -23,6 +23,10 @@ constexpr size_t kTogether = 4;  // outputs of one loop at most
 bool has_whole_units(const MatmulArgs& args) {
   return args.group_size >= args.in || args.group_size % unit_columns(args.bits) == 0;
 }
+// AMX tiles are made of codebooks of 4 bits only.
+bool fits_tiles(const MatmulArgs& args) {
+  return has_whole_units(args) && (args.kind == WeightKind::kAffine || args.bits == 4);
+}
 bool is_bf16(const MatmulArgs& args) { return args.kind == WeightKind::kBF16; }
 
 constexpr MatmulKernel kDenseDecode[] = {
@@ -62,7 +66,7 @@ constexpr MatmulKernel kDensePrefill[] = {
 };
 // Of codes, affine or with a codebook.
 constexpr MatmulKernel kCodesPrefill[] = {
-    {"amx", Isa::kAmxBf16, has_whole_units, matmul_prefill_amx},
+    {"amx", Isa::kAmxBf16, fits_tiles, matmul_prefill_amx},
     {"avx512", Isa::kAvx512, has_whole_units, matmul_prefill_avx512},
     {"avx2", Isa::kAvx2, has_whole_units, matmul_prefill_avx2},
     {"ref", Isa::kRef, nullptr, matmul_ref},
@@ -154,7 +158,9 @@ void set_int8_inputs(const QuantizedTensor& weight, MatmulArgs& args) {
 
 void set_weight(const QuantizedTensor& weight, MatmulArgs& args) {
   const bool is_affine = weight.format == Format::kAffine, is_int8 = weight.format == Format::kInt8;
-  const bool has_bits = is_affine ? is_supported_bits(weight.bits) : weight.bits == (is_int8 ? 8 : 4);
+  const bool has_bits = is_affine ? is_supported_bits(weight.bits)
+                                  : weight.bits == bits_of(weight.format).value_or(weight.bits) &&
+                                        weight.bits >= 3 && weight.bits <= 8;
   const bool is_one_group =
       !is_int8 || (weight.group_size >= weight.in_features && weight.zero_points.empty());
   if (!has_bits || !is_one_group || weight.group_size <= 0 || weight.in_features < 0 ||
@@ -166,7 +172,11 @@ void set_weight(const QuantizedTensor& weight, MatmulArgs& args) {
   args.kind = WeightKind::kAffine;
   if (has_codebook(weight.format)) {
     args.kind = WeightKind::kCodebook;
-    args.codebook = codebook_of(weight.format).data();
+    if (weight.format == Format::kLog2)
+      expect_shape(weight.codebook, DType::kF32, {codebook_entries(weight.bits)}, "codebook");
+    args.codebook = codebook_of(weight).data();
+    if (weight.format == Format::kFp8) args.fp8_mantissa = 3;
+    if (weight.format == Format::kFp8E5m2) args.fp8_mantissa = 2;
   } else if (weight.activations == ActivationFormat::kInt8Dynamic) {
     set_int8_inputs(weight, args);
   }

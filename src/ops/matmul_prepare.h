@@ -6,8 +6,9 @@
 
 namespace lowbit {
 
-// Codes that `bits` bits pack into whole words: 32 for 3 bits, else 32 / bits. A kernel works on such units.
-constexpr int64_t unit_columns(int bits) { return bits == 3 ? 32 : 32 / bits; }
+// Codes that `bits` bits pack into whole words: 32 / bits for 2, 4 and 8 bits, else 32. A kernel works on
+// such units.
+constexpr int64_t unit_columns(int bits) { return 32 % bits == 0 ? 32 / bits : 32; }
 
 // Where the codes of a unit go: prepared position i holds column position_order(bits)[i]. A vector kernel
 // takes pairs of 16-bit codes out of a 32-bit lane by a shift and a mask:

@@ -44,7 +44,7 @@ struct Case {
                          threshold ? fmt::format("int8 below {}", *threshold) : "float");
     }
     if (format != Format::kAffine) {
-      return fmt::format("{} group {} [{}, {}]", format == Format::kNf4 ? "nf4" : "fp4", group_size, out, in);
+      return fmt::format("{} {} bits group {} [{}, {}]", format_name(format), bits, group_size, out, in);
     }
     return bits ? fmt::format("affine {} bits sym={} group {} [{}, {}]{}", bits, sym, group_size, out, in,
                               is_reordered ? " reordered" : "")
@@ -76,10 +76,14 @@ Weight random_weight(const Case& c, std::mt19937& random) {
   weight.group_size = c.group_size > 0 ? c.group_size : c.in;
   weight.out_features = c.out;
   weight.in_features = c.in;
+  if (c.format == Format::kLog2) weight.codebook = log_codebook({c.bits, c.bits < 7 ? 2.0f : 1.0905077f});
   Tensor codes = Tensor::zeros(DType::kI32, {packed_words(c.in, c.bits), c.out});
   std::vector<uint8_t> row(static_cast<size_t>(c.in));
   for (int64_t n = 0; n < c.out; ++n) {
-    for (uint8_t& code : row) code = static_cast<uint8_t>(random() & ((1u << c.bits) - 1u));
+    for (uint8_t& code : row) {
+      code = static_cast<uint8_t>(random() & ((1u << c.bits) - 1u));
+      if (has_codebook(c.format) && !std::isfinite(codebook_of(weight)[code])) code = 0;
+    }
     pack_bits(row.data(), 1, c.in, c.bits, reinterpret_cast<uint32_t*>(codes.mutable_data<int32_t>()) + n,
               c.out);
   }
@@ -211,7 +215,8 @@ bool should_fit(const Case& c, const std::string& kernel) {
   if (kernel == "ref") return true;
   if (c.format == Format::kInt8) return true;
   if (c.bits == 0) return kernel != "amx" || c.dtype == DType::kBF16;
-  const int64_t unit = c.bits == 3 ? 32 : 32 / c.bits;
+  if (kernel == "amx" && has_codebook(c.format) && c.bits != 4) return false;
+  const int64_t unit = 32 % c.bits == 0 ? 32 / c.bits : 32;
   return c.group_size <= 0 || c.group_size >= c.in || c.group_size % unit == 0;
 }
 
@@ -241,6 +246,18 @@ std::vector<Case> all_cases() {
   for (int bits : {2, 3, 4, 8}) {
     for (int64_t group_size : {1, 5, 40, 200, 288}) {
       cases.push_back({DType::kF32, bits, false, group_size, 1003, 70, true});
+    }
+  }
+  for (int64_t in : {8, 96, 576, 1003}) {
+    for (int64_t out : {1, 7, 33, 100}) {
+      for (const Format format : {Format::kFp8, Format::kFp8E5m2}) {
+        for (int64_t group_size : {4, 6, 64, -1})
+          cases.push_back({DType::kF32, 8, true, group_size, in, out, false, format});
+      }
+      for (int bits = 3; bits <= 8; ++bits) {
+        for (int64_t group_size : {24, 64, -1})
+          cases.push_back({DType::kF32, bits, true, group_size, in, out, false, Format::kLog2});
+      }
     }
   }
   return cases;
@@ -326,6 +343,10 @@ const Case kSomeCases[] = {
     {DType::kF32, 8, true, -1, 600, 203, false, Format::kInt8},
     {DType::kF32, 8, true, -1, 600, 203, false, Format::kInt8, 0.0f},
     {DType::kF32, 8, true, -1, 603, 203, false, Format::kInt8, 2.0f},
+    {DType::kF32, 8, true, 64, 608, 203, false, Format::kFp8},
+    {DType::kF32, 8, true, -1, 600, 203, false, Format::kFp8E5m2},
+    {DType::kF32, 6, true, 96, 600, 203, false, Format::kLog2},
+    {DType::kF32, 8, true, 128, 600, 203, false, Format::kLog2},
 };
 
 template <class Body>

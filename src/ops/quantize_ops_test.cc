@@ -1,5 +1,6 @@
 // The ops of GPTQ's column loop: the block and the search for grids.
 #include "format/affine.h"
+#include "format/codebook.h"
 #include "ops/clip_search.h"
 #include "ops/gptq_block.h"
 #include "ops/ops_test_support.h"
@@ -21,6 +22,7 @@ struct Block {
   std::vector<float> scales, zeros;  // a group for each column
   std::vector<int32_t> groups;
   std::vector<uint8_t> codes;
+  const Levels* levels = nullptr;
 
   Block(int64_t columns, int64_t rows, uint32_t seed) : columns(columns), rows(rows) {
     Numbers numbers(seed);
@@ -43,18 +45,21 @@ struct Block {
     Numbers numbers(seed);
     for (int64_t i = 0; i < columns; ++i) {
       for (int64_t row = 0; row < rows; ++row)
-        previous.push_back(decode_code(static_cast<int>(numbers.between(0, max_code)), grid(i, row)));
+        previous.push_back(levels
+                               ? scale(i, row) * levels->values[numbers.between(0, levels->count - 1)]
+                               : decode_code(static_cast<int>(numbers.between(0, max_code)), grid(i, row)));
     }
   }
   AffineGrid grid(int64_t i, int64_t row) const {
     const size_t at = static_cast<size_t>(i * rows + row);
     return {scales[at], static_cast<int>(zeros[at])};
   }
+  float scale(int64_t i, int64_t row) const { return scales[static_cast<size_t>(i * rows + row)]; }
   void run(OpContext context, int64_t begin, int64_t end) {
     gptq_block(context,
                {w.data(), rows, codes.data(), rows, errors.data(), rows, u.data(), columns, scales.data(),
                 zeros.data(), rows, groups.data(), columns, begin, end, max_code,
-                previous.empty() ? nullptr : previous.data(), rows},
+                previous.empty() ? nullptr : previous.data(), rows, levels},
                rows);
   }
   // The same as gptq_block.h states it, one row after the other.
@@ -64,8 +69,10 @@ struct Block {
         const size_t at = static_cast<size_t>(i * rows + row);
         const float pivot = u[static_cast<size_t>(i * columns + i)];
         const float wanted = previous.empty() ? w[at] : previous[at] + w[at] / pivot;
-        const int code = nearest_code(wanted, grid(i, row), max_code);
-        const float decoded = decode_code(code, grid(i, row));
+        const int code = levels ? nearest_code(*levels, wanted * (1 / std::max(scale(i, row), kLeastScale)))
+                                : nearest_code(wanted, grid(i, row), max_code);
+        const float decoded =
+            levels ? decode_code(levels->by_code, code, scale(i, row)) : decode_code(code, grid(i, row));
         codes[at] = static_cast<uint8_t>(code);
         errors[at] = previous.empty() ? (w[at] - decoded) / pivot : decoded - previous[at];
         for (int64_t j = i + 1; j < columns; ++j) {
@@ -111,6 +118,39 @@ void expect_plain_bits(bool descends) {
         EXPECT_EQ(got.codes, expected.codes);
         EXPECT_EQ(first_difference(got.w, expected.w), -1);
         EXPECT_EQ(first_difference(got.errors, expected.errors), -1);
+      }
+    }
+  }
+}
+
+std::vector<Levels> some_levels() {
+  return {levels_of(Format::kNf4), levels_of(Format::kFp4), levels_of(Format::kFp8), log_levels({3, 2}),
+          log_levels({6, 1.2f})};
+}
+
+TEST(GptqBlock, EveryKernelGivesTheBitsOfThePlainLoopWithACodebook) {
+  for (const std::string& kernel : testing::available(gptq_block_kernels(), "gptq_block")) {
+    for (const Levels& levels : some_levels()) {
+      for (const bool descends : {false, true}) {
+        for (const auto& [columns, rows] : kBlockShapes) {
+          SCOPED_TRACE(fmt::format("{} {} levels {}x{}", kernel, levels.count, columns, rows));
+          Block expected(columns, rows, 7);
+          expected.levels = &levels;
+          for (size_t i = 0; i < expected.scales.size(); ++i)
+            expected.scales[i] *= (i % 11 == 3 ? 0.0f : 3 / levels.largest);
+          if (descends) expected.set_previous(8);
+          expected.w[0] = NAN;
+          if (rows > 2) expected.w[2] = INFINITY;
+          if (rows > 1) expected.w[1] = -1e30f;
+          Block got = expected;
+          expected.run_plainly();
+          Bench bench(kernel, 2);
+          for (int64_t part = 0; part < 3; ++part)
+            got.run(bench.context(), columns * part / 3, columns * (part + 1) / 3);
+          EXPECT_EQ(got.codes, expected.codes);
+          EXPECT_EQ(first_difference(got.w, expected.w), -1);
+          EXPECT_EQ(first_difference(got.errors, expected.errors), -1);
+        }
       }
     }
   }
@@ -190,6 +230,52 @@ TEST(ClipSearch, FindsTheLeastErrorOfThePlainLoop) {
       }
     }
     EXPECT_LE(other * 100, all) << kernel << ": " << other << " of " << all << " rows chose another grid";
+  }
+}
+
+TEST(ClipSearch, FindsTheLeastErrorOfThePlainLoopWithACodebook) {
+  for (const std::string& kernel : testing::available(clip_search_kernels(), "clip_search")) {
+    for (const Levels& levels : some_levels()) {
+      for (const float norm : {2.0f, 2.4f}) {
+        SCOPED_TRACE(fmt::format("{} {} levels norm {}", kernel, levels.count, norm));
+        const int64_t columns = 64, rows = 37;
+        Numbers numbers(static_cast<uint32_t>(levels.count));
+        std::vector<float> w = numbers.normals(columns * rows), weights;
+        for (int64_t c = 0; c < columns; ++c) {
+          weights.push_back(c % 7 == 0 ? 0.0f : std::fabs(numbers.normal()));
+          w[static_cast<size_t>(c * rows + 1)] = 0;
+          w[static_cast<size_t>(c * rows + 2)] *= 1e-9f;
+        }
+        std::vector<float> scales(static_cast<size_t>(rows), NAN), plain = scales;
+        Bench bench(kernel, 2);
+        GridProblem problem{w.data(), rows, columns, rows, scales.data(), nullptr, 0, &levels};
+        clip_search(bench.context(), problem, {}, {.norm = norm}, weights.data());
+        problem.scales = plain.data();
+        range_grid(bench.context(), problem, {});
+        for (int64_t row = 0; row < rows; ++row) {
+          float most = 0;
+          for (int64_t c = 0; c < columns; ++c)
+            most = std::max(most, std::fabs(w[static_cast<size_t>(c * rows + row)]));
+          const float widest = most / levels.largest;
+          EXPECT_EQ(plain[static_cast<size_t>(row)], widest);
+          auto error_of = [&](float scale) {
+            double error = 0;
+            for (int64_t c = 0; c < columns; ++c) {
+              const float value = w[static_cast<size_t>(c * rows + row)];
+              const int code = nearest_code(levels, value * (1 / std::max(scale, kLeastScale)));
+              error += double{weights[static_cast<size_t>(c)]} *
+                       std::pow(std::fabs(double{value} - double{decode_code(levels.by_code, code, scale)}),
+                                double{norm});
+            }
+            return error;
+          };
+          double least = INFINITY;
+          for (int i = 0; i < 80; ++i)
+            least = std::min(least, error_of(widest * static_cast<float>(1.0 - i * 0.01)));
+          EXPECT_LE(error_of(scales[static_cast<size_t>(row)]), least * (1 + 1e-4) + 1e-30) << row;
+        }
+      }
+    }
   }
 }
 

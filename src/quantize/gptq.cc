@@ -44,7 +44,8 @@ class Slab {
         width_(static_cast<int64_t>(order_.columns.size())),
         group_size_(effective_group_size(width_, problem_.affine.group_size)),
         groups_(group_count(width_, problem_.affine.group_size)),
-        choice_{problem_.affine, problem_.gptq.mse, problem_.least_zero_point, problem_.as_autogptq},
+        choice_{problem_.affine, problem_.gptq.mse, problem_.least_zero_point, problem_.as_autogptq,
+                problem_.levels()},
         w_(allocate(ops, DType::kF32, {width_, rows})),
         codes_(allocate(ops, DType::kU8, {width_, rows})),
         errors_(allocate(ops, DType::kF32, {kBlockColumns, rows})),
@@ -94,7 +95,8 @@ class Slab {
                              .max_code = (1 << problem_.affine.bits) - 1,
                              .codes = codes_.mutable_data<uint8_t>(),
                              .scales = scales_.mutable_data<float>(),
-                             .zero_points = zero_points_.data<float>()},
+                             .zero_points = zero_points_.data<float>(),
+                             .levels = problem_.levels()},
                             problem_.gptq.refine_sweeps);
     }
     store_slab(ops_,
@@ -176,7 +178,8 @@ class Slab {
                        0,
                        (1 << problem_.affine.bits) - 1,
                        nullptr,
-                       0};
+                       0,
+                       problem_.levels()};
     for (int64_t step = begin; step < end;) {
       if (!is_chosen_[static_cast<size_t>(order_.groups[static_cast<size_t>(step)])]) choose_group(step);
       int64_t stop = step + 1;

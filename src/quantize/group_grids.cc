@@ -45,7 +45,8 @@ void choose_grids(const OpContext& ops, const GridChoice& choice, const float* w
     raise_zero_points({scales, zero_points, rows}, (1 << choice.affine.bits) - 1, choice.least_zero_point);
     return;
   }
-  const GridProblem problem{w, rows, columns, rows, scales, zero_points, choice.least_zero_point};
+  const GridProblem problem{
+      w, rows, columns, rows, scales, zero_points, choice.least_zero_point, choice.levels};
   if (choice.mse > 0) {
     clip_search(ops, problem, choice.affine, {.norm = choice.mse}, column_weights);
   } else {

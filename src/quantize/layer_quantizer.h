@@ -54,6 +54,7 @@ class LayerQuantizer {
   Workspace cpu_workspace_;  // beside a GPU
   OpContext cpu_;            // ops_ without a GPU
   const QuantizeOptions& options_;
+  const std::optional<CodebookChoice> codebook_;
   const QuantizationSettings& settings_;
   CalibrationStates* states_;
   MemoryMeter& meter_;

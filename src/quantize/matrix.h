@@ -3,26 +3,41 @@
 // independent, so each thread works through slabs of its own, whose data stay in its cache.
 #pragma once
 
+#include "format/levels.h"
 #include "format/weight.h"
 #include "lowbit/quantize.h"
 #include "ops/columns.h"
 
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 
 namespace lowbit {
 
+// A format with a codebook, as the operators want it; one for all matrices of a run.
+struct CodebookChoice {
+  Format format = Format::kNf4;
+  int bits = 4;
+  Levels levels;
+  Tensor codebook;  // see QuantizedTensor
+};
+// Nothing where the format is affine. Options are settled.
+std::optional<CodebookChoice> codebook_choice(const QuantizeOptions& options);
+
 // One matrix and how it is to be quantized.
 struct MatrixProblem {
   std::string module;
-  Tensor weight;        // dense [out, in], any floating type, mapped or not
-  Tensor weight_there;  // the same on the GPU that is to work on it, or empty
-  AffineOptions affine;
+  Tensor weight;                             // dense [out, in], any floating type, mapped or not
+  Tensor weight_there;                       // the same on the GPU that is to work on it, or empty
+  AffineOptions affine;                      // where there is a codebook, its group_size alone
+  const CodebookChoice* codebook = nullptr;  // null: affine
   GptqOptions gptq;
   bool as_autogptq = false;
   int least_zero_point = 0;  // 1 where a version 1 file is written
   bool is_last = false;      // no other matrix of the same Hessian follows
+
+  const Levels* levels() const { return codebook ? &codebook->levels : nullptr; }
 };
 
 // Rows of a slab. A constant, so that sums over slabs do not depend on the number of threads; 96 cuts the
@@ -49,7 +64,7 @@ struct CodeSlab {
   const uint8_t* codes = nullptr;
   const int32_t* step_of = nullptr;  // of each position where codes are stored; null: they are the same
   const float* scales = nullptr;
-  const float* zero_points = nullptr;
+  const float* zero_points = nullptr;  // not read where `out` has no zero points
 };
 // `out` lies in this machine's memory.
 void store_slab(const OpContext& ops, const CodeSlab& slab, QuantizedTensor& out);

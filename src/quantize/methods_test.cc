@@ -2,6 +2,7 @@
 
 #include "format/affine.h"
 #include "format/bits.h"
+#include "format/codebook.h"
 #include "quantize/test_problem.h"
 #include "support.h"
 
@@ -113,6 +114,109 @@ TEST(Gptq, StoredWeightsHaveTheLossThatTheLoopSummedUp) {
   }
 }
 
+std::vector<QuantizeOptions> codebook_options() {
+  std::vector<QuantizeOptions> all;
+  for (const auto& [format, bits, base] : {std::tuple{"nf4", 4, 2.0f},
+                                           {"fp4", 4, 2.0f},
+                                           {"fp8", 8, 2.0f},
+                                           {"fp8_e5m2", 8, 2.0f},
+                                           {"log2", 3, 2.0f},
+                                           {"log2", 4, 2.0f},
+                                           {"log2", 5, 1.4f},
+                                           {"log2", 8, 1.09f}}) {
+    QuantizeOptions options;
+    options.format = format;
+    options.affine.bits = bits;
+    options.log_base = base;
+    all.push_back(options);
+  }
+  return all;
+}
+
+// The laws of the affine grid hold for any format: the loss of the loop is that of what is stored, and
+// outputs lose less than by rounding.
+TEST(Gptq, WorksOverEveryCodebook) {
+  Machine machine;
+  const OpContext ops = machine.ops();
+  for (const QuantizeOptions& options : codebook_options()) {
+    const std::optional<CodebookChoice> codebook = codebook_choice(options);
+    double sum_gptq = 0, sum_rtn = 0;
+    for (uint64_t seed = 1; seed <= 3; ++seed) {
+      const Tensor weight = random_tensor({24, 160}, seed * 100);
+      const Hessian hessian = hessian_of(ops, correlated_inputs(300, 160, seed));
+      for (const int group_size : {32, 64, -1}) {
+        SCOPED_TRACE(fmt::format("{} {} bits group {}", options.format, codebook->bits, group_size));
+        MatrixProblem problem = problem_of(weight, codebook->bits, group_size);
+        problem.codebook = &*codebook;
+        FactorCache factors(ops, hessian);
+        const QuantizedMatrix result = quantize_gptq(ops, problem, factors);
+        EXPECT_EQ(result.method, "gptq");
+        EXPECT_EQ(result.weight.format, codebook->format);
+        EXPECT_TRUE(result.weight.zero_points.empty());
+        EXPECT_EQ(result.weight.scales.dtype(), DType::kF32);
+        const double gptq = output_error(weight, result.weight, hessian);
+        EXPECT_NEAR(*result.relative_error / relative_error(ops, weight, result.weight, &hessian), 1, 1e-3);
+        const double rtn = output_error(weight, quantize_rtn(ops, problem).weight, hessian);
+        EXPECT_LT(gptq, rtn);
+        sum_gptq += gptq, sum_rtn += rtn;
+      }
+    }
+    EXPECT_LT(sum_gptq, 0.75 * sum_rtn) << options.format << " " << codebook->bits;
+  }
+}
+
+TEST(Gptq, StoredCodesOfACodebookHaveTheLossThatTheLoopSummedUp) {
+  Machine machine;
+  const OpContext ops = machine.ops();
+  const Tensor weight = random_tensor({40, 200}, 9);
+  const Hessian hessian = hessian_of(ops, correlated_inputs(500, 200, 9));
+  for (const Orders& orders : kOrders) {
+    for (const QuantizeOptions& options : codebook_options()) {
+      const std::optional<CodebookChoice> codebook = codebook_choice(options);
+      MatrixProblem problem = problem_of(weight, codebook->bits, 64);
+      problem.codebook = &*codebook;
+      set(problem, orders);
+      problem.gptq.refine_sweeps = 0;
+      FactorCache factors(ops, hessian);
+      const QuantizedMatrix result = quantize_gptq(ops, problem, factors);
+      Hessian damped{Tensor::allocate(DType::kF32, {200, 200}), {}, hessian.tokens};
+      std::memcpy(damped.values.mutable_bytes(), hessian.values.bytes(), hessian.values.byte_count());
+      double mean = 0;
+      for (float value : hessian.diagonal) mean += value / 200;
+      for (int64_t i = 0; i < 200; ++i)
+        damped.values.mutable_data<float>()[i * 201] += static_cast<float>(result.damp_percent * mean);
+      EXPECT_NEAR(result.loss / output_error(weight, result.weight, damped), 1, 2e-3)
+          << orders.name << " " << options.format << " " << codebook->bits;
+    }
+  }
+}
+
+TEST(Rtn, WithoutClipSearchACodebooksScalesAreItsLargestMagnitudes) {
+  Machine machine;
+  const Tensor weight = random_tensor({30, 100}, 2);
+  for (const QuantizeOptions& options : codebook_options()) {
+    const std::optional<CodebookChoice> codebook = codebook_choice(options);
+    MatrixProblem problem = problem_of(weight, codebook->bits, 40);
+    problem.codebook = &*codebook;
+    problem.gptq.mse = 0;
+    const QuantizedTensor rounded = quantize_rtn(machine.ops(), problem).weight;
+    const Tensor decoded = dequantized(rounded);
+    for (int64_t row = 0; row < 30; ++row) {
+      for (int64_t first = 0; first < 100; first += 40) {
+        const std::span<const float> values(weight.data<float>() + row * 100 + first,
+                                            static_cast<size_t>(std::min<int64_t>(40, 100 - first)));
+        std::vector<uint8_t> codes(values.size());
+        const float scale = encode_group(codebook->levels, values, codes.data(), 1);
+        EXPECT_EQ(rounded.scales.data<float>()[first / 40 * 30 + row], scale);
+        for (size_t i = 0; i < values.size(); ++i) {
+          EXPECT_EQ(decoded.data<float>()[row * 100 + first + static_cast<int64_t>(i)],
+                    decode_code(codebook->levels.by_code, codes[i], scale));
+        }
+      }
+    }
+  }
+}
+
 TEST(Gptq, GroupAwareOrderPaysOnAverage) {
   Machine machine;
   const OpContext ops = machine.ops();
@@ -131,7 +235,7 @@ TEST(Gptq, GroupAwareOrderPaysOnAverage) {
   EXPECT_LT(aware, 0.9 * plain);
 }
 
-TEST(Gptq, CodesDoNotDependOnThreads) {
+void expect_same_for_any_threads(const CodebookChoice* codebook) {
   const Tensor weight = random_tensor({70, 192}, 3);
   const Tensor x = correlated_inputs(2500, 192, 3);
   QuantizedTensor first;
@@ -141,12 +245,22 @@ TEST(Gptq, CodesDoNotDependOnThreads) {
     const OpContext ops = machine.ops();
     const Hessian hessian = hessian_of(ops, x);
     FactorCache factors(ops, hessian);
-    const QuantizedTensor codes = quantize_gptq(ops, problem_of(weight, 4, 32), factors).weight;
+    MatrixProblem problem = problem_of(weight, 4, 32);
+    problem.codebook = codebook;
+    const QuantizedTensor codes = quantize_gptq(ops, problem, factors).weight;
     if (threads == 1) {
       first = codes;
     } else {
       EXPECT_TRUE(same_weight(first, codes)) << threads;
     }
+  }
+}
+
+TEST(Gptq, CodesDoNotDependOnThreads) {
+  expect_same_for_any_threads(nullptr);
+  for (const QuantizeOptions& options : codebook_options()) {
+    const std::optional<CodebookChoice> codebook = codebook_choice(options);
+    expect_same_for_any_threads(&*codebook);
   }
 }
 

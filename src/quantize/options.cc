@@ -2,7 +2,10 @@
 
 #include "base/fail.h"
 #include "base/fields.h"
+#include "checkpoint/bnb.h"
 #include "format/affine.h"
+#include "format/codebook.h"
+#include "format/format_options.h"
 #include "runtime/options.h"
 
 #include <cmath>
@@ -22,6 +25,87 @@ void expect_one_of(std::string_view option, const std::string& value,
 
 void expect_at_least(std::string_view option, int64_t value, int64_t least) {
   if (value < least) fail(ErrorCode::kInvalidArgument, "{} is {}, expected {} or more", option, value, least);
+}
+
+bool can_spell(std::string_view dialect, Format format) {
+  if (dialect == "gptq") return format == Format::kAffine;
+  if (dialect == "compressed-tensors") return format == Format::kInt8;
+  if (dialect == "bitsandbytes")
+    return format == Format::kNf4 || format == Format::kFp4 || format == Format::kInt8;
+  return format != Format::kAffine && format != Format::kInt8;
+}
+
+void validate_int8(const QuantizeOptions& options, Format format) {
+  expect_one_of("activations", options.activations, {"", "none", "int8-dynamic"});
+  const bool is_int8 = format == Format::kInt8, is_llm_int8 = is_int8 && options.dialect == "bitsandbytes";
+  if (is_int8 && options.method != "rtn")
+    fail(ErrorCode::kInvalidArgument, "format int8 is written with method rtn, not with {}", options.method);
+  if (is_int8 && options.affine.group_size != AffineOptions{}.group_size && options.affine.group_size != -1) {
+    fail(ErrorCode::kInvalidArgument, "group_size is {}, but format int8 always has a scale per row: -1",
+         options.affine.group_size);
+  }
+  if (options.activations == "int8-dynamic" && !is_int8) {
+    fail(ErrorCode::kInvalidArgument, "activations int8-dynamic go with format int8, not with {}",
+         options.format);
+  }
+  if (options.activations == "none" && is_llm_int8) {
+    fail(ErrorCode::kInvalidArgument,
+         "activations none cannot be spelled in dialect bitsandbytes, which rounds the inputs of int8 "
+         "weights: choose int8-dynamic, or dialect compressed-tensors");
+  }
+  validate_llm_int8_threshold(options.llm_int8_threshold);
+  if (!is_llm_int8 && options.llm_int8_threshold != QuantizeOptions{}.llm_int8_threshold) {
+    fail(ErrorCode::kInvalidArgument,
+         "llm_int8_threshold is about format int8 in dialect bitsandbytes, not about {} in {}",
+         options.format, options.dialect);
+  }
+}
+
+void validate_format(const QuantizeOptions& options) {
+  expect_one_of("format", options.format, {"affine", "nf4", "fp4", "fp8", "fp8_e5m2", "log2", "int8"});
+  expect_one_of("dialect", options.dialect, {"gptq", "bitsandbytes", "compressed-tensors", "lowbit"});
+  const Format format = *find_format(options.format);
+  if (!can_spell(options.dialect, format)) {
+    fail(ErrorCode::kInvalidArgument,
+         "dialect {} cannot spell format {}: affine goes with gptq, nf4 and fp4 with bitsandbytes or lowbit, "
+         "fp8, fp8_e5m2 and log2 with lowbit, int8 with bitsandbytes or compressed-tensors",
+         options.dialect, options.format);
+  }
+  validate(format, options.affine, options.log_base);
+  validate_int8(options, format);
+  const bool is_bnb = options.dialect == "bitsandbytes", is_gptq = options.dialect == "gptq";
+  if (const int size = options.affine.group_size;
+      is_bnb && format != Format::kInt8 && size != kBnbGroupSize && size != AffineOptions{}.group_size) {
+    fail(ErrorCode::kInvalidArgument,
+         "group_size is {}, but dialect bitsandbytes always has {}; dialect lowbit takes any", size,
+         kBnbGroupSize);
+  }
+  if ((!is_bnb || format == Format::kInt8) && options.bnb_4bit_use_double_quant) {
+    fail(ErrorCode::kInvalidArgument,
+         "bnb_4bit_use_double_quant is about nf4 and fp4 in dialect bitsandbytes, not about {} in {}",
+         options.format, options.dialect);
+  }
+  const bool has_dense_head = is_bnb || options.dialect == "compressed-tensors";
+  if (has_dense_head && options.lm_head) {
+    fail(ErrorCode::kInvalidArgument,
+         "dialect {} is written with a dense head: leave lm_head out, or choose dialect lowbit",
+         options.dialect);
+  }
+  if (has_dense_head && options.method == "rtn" && !options.calibration.data.empty()) {
+    fail(ErrorCode::kInvalidArgument,
+         "format {} with method rtn and dialect {} is rounded without data: leave calibration out",
+         options.format, options.dialect);
+  }
+  if (!is_gptq && options.gptq.desc_act && !options.gptq.static_groups) {
+    fail(ErrorCode::kInvalidArgument,
+         "dialect {} cannot store the order of columns that desc_act makes: add static_groups, or leave it "
+         "out (act_group_aware does most of it)",
+         options.dialect);
+  }
+  if (!is_gptq && !(options.checkpoint_format.empty() && options.compat.empty())) {
+    fail(ErrorCode::kInvalidArgument,
+         "checkpoint_format and compat are about dialect gptq, but dialect is {}", options.dialect);
+  }
 }
 
 }  // namespace
@@ -62,10 +146,15 @@ Fields option_fields(QuantizeOptions& options) {
   return {
       {"method", &options.method, "how codes are chosen: gptq (needs calibration) or rtn (round to nearest)"},
       {"format", &options.format,
-       "what codes mean: affine; with method rtn also nf4, fp4 and int8 (a scale per row)"},
+       "what codes mean: affine, nf4, fp4, fp8 (E4M3), fp8_e5m2 or log2 (powers of log_base); with method "
+       "rtn "
+       "int8 (a scale per row)"},
       {"dialect", &options.dialect,
-       "how the checkpoint spells them: gptq (affine), bitsandbytes (nf4, fp4, int8) or compressed-tensors "
-       "(int8)"},
+       "how the checkpoint spells them: gptq (affine), bitsandbytes (nf4, fp4, int8), compressed-tensors "
+       "(int8) or lowbit (all but affine and int8)"},
+      {"log_base", &options.log_base,
+       "of format log2: neighbouring values differ by this factor; the error is least near 2 with 3 bits, "
+       "1.41 with 4, 1.22 with 5, 1.11 with 6, 1.07 with 7, 1.04 with 8"},
       {"activations", &options.activations,
        "of format int8: int8-dynamic (inputs are rounded too, a scale per token) or none; empty: "
        "int8-dynamic "
@@ -100,56 +189,13 @@ Fields option_fields(QuantizeOptions& options) {
 
 void validate(const QuantizeOptions& options) {
   expect_one_of("method", options.method, {"gptq", "rtn"});
-  expect_one_of("format", options.format, {"affine", "nf4", "fp4", "int8"});
-  expect_one_of("dialect", options.dialect, {"gptq", "bitsandbytes", "compressed-tensors"});
-  expect_one_of("activations", options.activations, {"", "none", "int8-dynamic"});
-  const bool is_affine = options.format == "affine", is_int8 = options.format == "int8";
-  const bool is_spelled = options.dialect == "gptq"           ? is_affine
-                          : options.dialect == "bitsandbytes" ? !is_affine
-                                                              : is_int8;
-  if (!is_spelled) {
-    fail(ErrorCode::kInvalidArgument,
-         "dialect {} cannot spell format {}: affine goes with gptq, nf4 and fp4 with bitsandbytes, int8 with "
-         "bitsandbytes or compressed-tensors",
-         options.dialect, options.format);
-  }
-  if (options.activations == "int8-dynamic" && !is_int8) {
-    fail(ErrorCode::kInvalidArgument, "activations int8-dynamic go with format int8, not with {}",
-         options.format);
-  }
-  const bool is_llm_int8 = is_int8 && options.dialect == "bitsandbytes";
-  if (options.activations == "none" && is_llm_int8) {
-    fail(ErrorCode::kInvalidArgument,
-         "activations none cannot be spelled in dialect bitsandbytes, which rounds the inputs of int8 "
-         "weights: "
-         "choose int8-dynamic, or dialect compressed-tensors");
-  }
-  validate_llm_int8_threshold(options.llm_int8_threshold);
-  if (!is_llm_int8 && options.llm_int8_threshold != QuantizeOptions{}.llm_int8_threshold) {
-    fail(ErrorCode::kInvalidArgument,
-         "llm_int8_threshold is about format int8 in dialect bitsandbytes, not about {} in {}",
-         options.format, options.dialect);
-  }
-  if (!is_affine && (options.method != "rtn" || options.lm_head)) {
-    fail(ErrorCode::kInvalidArgument, "format {} is written with method rtn and without lm_head",
-         options.format);
-  }
-  if (!is_affine && !options.calibration.data.empty()) {
-    fail(ErrorCode::kInvalidArgument, "format {} is rounded without data: leave calibration out",
-         options.format);
-  }
-  if ((is_affine || is_int8) && options.bnb_4bit_use_double_quant) {
-    fail(ErrorCode::kInvalidArgument,
-         "bnb_4bit_use_double_quant is about nf4 and fp4 in dialect bitsandbytes, not about {} in {}",
-         options.format, options.dialect);
-  }
+  validate_format(options);
   expect_one_of("compat", options.compat, {"", "autogptq"});
   expect_one_of("checkpoint_format", options.checkpoint_format, {"", "gptq", "gptq_v2"});
   if (!options.compat.empty() && options.method != "gptq") {
     fail(ErrorCode::kInvalidArgument, "compat {} is about method gptq, but method is {}", options.compat,
          options.method);
   }
-  validate(options.affine);
   const GptqOptions& gptq = options.gptq;
   if (!(gptq.damp_percent > 0 && gptq.damp_percent < 1)) {
     fail(ErrorCode::kInvalidArgument, "damp_percent is {}, expected a number between 0 and 1",
@@ -176,6 +222,7 @@ void validate(const QuantizeOptions& options) {
 }
 
 std::string cpu_only_option(const QuantizeOptions& options) {
+  if (options.format != "affine") return fmt::format("format \"{}\"", options.format);
   if (!options.kernel.empty()) return fmt::format("kernel \"{}\"", options.kernel);
   if (!options.compat.empty()) return fmt::format("compat \"{}\"", options.compat);
   return "";
@@ -203,7 +250,12 @@ QuantizeOptions settled(const QuantizeOptions& options) {
     result.activations =
         options.format == "int8" && options.dialect == "bitsandbytes" ? "int8-dynamic" : "none";
   if (result.gptq.desc_act) result.gptq.act_group_aware = false;
-  if (result.checkpoint_format.empty()) result.checkpoint_format = result.affine.sym ? "gptq" : "gptq_v2";
+  const Format format = *find_format(options.format);
+  if (const std::optional<int> bits = bits_of(format)) result.affine.bits = *bits;
+  if (options.dialect == "bitsandbytes") result.affine.group_size = kBnbGroupSize;
+  if (format == Format::kInt8) result.affine.group_size = -1;
+  if (options.dialect == "gptq" && result.checkpoint_format.empty())
+    result.checkpoint_format = result.affine.sym ? "gptq" : "gptq_v2";
   return result;
 }
 

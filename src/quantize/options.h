@@ -18,7 +18,8 @@ void require_calibration(const QuantizeOptions& options);
 std::string cpu_only_option(const QuantizeOptions& options);
 
 // The options that really hold. compat "autogptq" sets damp_percent 0.01 (unless it was changed), no clip
-// search, no group-aware order and group parameters without a block's own updates.
+// search, no group-aware order and group parameters without a block's own updates. Formats with bits of their
+// own set affine.bits, dialect bitsandbytes sets affine.group_size.
 QuantizeOptions settled(const QuantizeOptions& options);
 
 // All options as one object, in the words of the command line; `calibration.data` as text.

@@ -18,7 +18,7 @@ struct OutputTensor {
   uint64_t bytes = 0;
 };
 
-// In the order in which they are written.
+// In the order in which they are written, in the dialect gptq.
 std::vector<OutputTensor> output_layout(const SourceModel& source, const QuantizationSettings& settings);
 
 using QuantizedModules = std::map<std::string, QuantizedTensor, std::less<>>;
@@ -26,6 +26,13 @@ using QuantizedModules = std::map<std::string, QuantizedTensor, std::less<>>;
 // Everything that write_checkpoint needs. `options` settled.
 CheckpointFiles output_files(const SourceModel& source, const QuantizationSettings& settings,
                              const QuantizedModules& modules, const QuantizeOptions& options);
+
+// Names of the modules that stay dense: those that the options leave, and those around the blocks.
+Json dense_modules(const SourceModel& source, const QuantizationSettings& settings);
+// The same for BitsAndBytesConfig: null where transformers' own rule, all but the head, says it.
+Json bnb_skipped_modules(const SourceModel& source, const QuantizationSettings& settings);
+// Bits of codes, scales and zero points, in a file, per weight of the quantized modules.
+double bits_per_weight(const CheckpointFiles& files, const QuantizationSettings& settings);
 
 GptqVersion output_version(const QuantizeOptions& options);
 std::vector<EngineVerdict> output_engines(const QuantizationSettings& settings,

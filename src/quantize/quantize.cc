@@ -26,7 +26,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-int fewest_bits(const QuantizationSettings& settings) {
+// By which the check is measured: codebooks have steps as coarse as an affine grid's of so many bits.
+int fewest_bits(const QuantizationSettings& settings, const QuantizeOptions& options) {
+  if (options.format == "log2") return 3;
+  if (options.format != "affine") return 4;
   int bits = settings.head.is_quantized ? settings.head.affine.bits : 8;
   for (const auto& layer : settings.layers) {
     for (const ModuleSettings& module : layer) {
@@ -34,26 +37,6 @@ int fewest_bits(const QuantizationSettings& settings) {
     }
   }
   return bits;
-}
-
-// Bits of codes, scales and zero points per weight of the quantized modules.
-double bits_per_weight(const SourceModel& source, const QuantizationSettings& settings) {
-  double weights = 0;
-  auto count = [&](const ModuleSettings& module) {
-    if (module.is_quantized)
-      weights += static_cast<double>(module.out_features) * static_cast<double>(module.in_features);
-  };
-  for (const auto& layer : settings.layers) {
-    for (const ModuleSettings& module : layer) count(module);
-  }
-  count(settings.head);
-  double bits = 0;
-  for (const OutputTensor& tensor : output_layout(source, settings)) {
-    if (tensor.component == "codes" || tensor.component == "scales" || tensor.component == "zeros") {
-      bits += 8 * static_cast<double>(tensor.bytes);
-    }
-  }
-  return weights > 0 ? bits / weights : 0;
 }
 
 class Run {
@@ -230,10 +213,11 @@ class Run {
     phases_.enter("save");
     log_.report({"save", 0, 1, ""});
     const fs::path folder = work.make_checkpoint_folder();
-    write_checkpoint(folder, output_files(source_, settings_, modules_, options_));
+    const CheckpointFiles files = output_files(source_, settings_, modules_, options_);
+    write_checkpoint(folder, files);
     result_.source_bytes = source_.checkpoint.files.file_bytes;
     result_.bytes = safetensors_bytes(folder);
-    result_.bits_per_weight = bits_per_weight(source_, settings_);
+    result_.bits_per_weight = bits_per_weight(files, settings_);
     write_report(folder);
     modules_.clear();
     work.publish(out_);
@@ -257,7 +241,7 @@ class Run {
     const OpContext context = ops();
     context.workspace->release();  // what quantizing has kept
     const CheckResult check = check_result(model_folder_, out_, context, calibration_.held_back,
-                                           fewest_bits(settings_), meter_, log_);
+                                           fewest_bits(settings_, options_), meter_, log_);
     result_.checked = true;
     result_.passed = check.passed;
     result_.mean_kl = check.mean_kl;
@@ -332,7 +316,9 @@ QuantizeResult quantize(const fs::path& model, const fs::path& out, const Quanti
   validate(options);
   require_calibration(options);
   check_out_folder(model, out, options.overwrite);
-  if (options.format != "affine") return quantize_rounded(model, out, settled(options), log);
+  if (options.method == "rtn" &&
+      (options.dialect == "bitsandbytes" || options.dialect == "compressed-tensors"))
+    return quantize_rounded(model, out, settled(options), log);
   return Run(model, out, options, log).run(nullptr);
 }
 

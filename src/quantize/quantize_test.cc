@@ -152,6 +152,97 @@ TEST_F(Quantize, InterruptedRunsGoOnAndGiveTheSameBytes) {
   }
 }
 
+struct CodebookCase {
+  const char *format, *dialect;
+  int bits;
+  float log_base;
+};
+constexpr CodebookCase kCodebooks[] = {{"nf4", "bitsandbytes", 4, 2},  {"fp4", "bitsandbytes", 4, 2},
+                                       {"nf4", "lowbit", 4, 2},        {"fp8", "lowbit", 8, 2},
+                                       {"fp8_e5m2", "lowbit", 8, 2},   {"log2", "lowbit", 3, 2},
+                                       {"log2", "lowbit", 5, 1.41421f}};
+
+// GPTQ over formats with a codebook: closer than rounding, the same bytes for any number of threads and after
+// an interruption, and what is read again is what was chosen.
+TEST_F(Quantize, CodebooksAreChosenStoredAndResumedLikeTheAffineGrid) {
+  shape_.intermediate = 192;  // whole groups of 64
+  write_tiny_model(model(), shape_);
+  for (const CodebookCase& c : kCodebooks) {
+    const std::string name = fmt::format("{}-{}-{}", c.format, c.dialect, c.bits);
+    SCOPED_TRACE(name);
+    options_.method = "gptq";
+    options_.format = c.format;
+    options_.dialect = c.dialect;
+    options_.affine = {c.bits, 64, true};
+    options_.log_base = c.log_base;
+    options_.threads = 2;
+    const QuantizeResult gptq = quantize_tokens(model(), out(name), options_, calibration_);
+    EXPECT_TRUE(gptq.passed);
+    const std::string expected = file(out(name));
+    options_.threads = 1;
+    quantize_tokens(model(), out(name + "-one"), options_, calibration_);
+    EXPECT_TRUE(file(out(name + "-one")) == expected);
+    int calls = 0;
+    Log log;
+    log.progress = [&](const Progress&) {
+      if (++calls == 14) throw Error(ErrorCode::kInterrupted, "stopped");
+    };
+    const fs::path stopped = out(name + "-stopped");
+    error_of(ErrorCode::kInterrupted,
+             [&] { quantize_tokens(model(), stopped, options_, calibration_, log); });
+    EXPECT_TRUE(quantize_tokens(model(), stopped, options_, calibration_).resumed);
+    EXPECT_TRUE(file(stopped) == expected);
+    options_.method = "rtn";
+    const QuantizeResult rtn = quantize_tokens(model(), out(name + "-rtn"), options_, calibration_);
+    EXPECT_LT(gptq.mean_kl, rtn.mean_kl);
+    const Checkpoint made = read_checkpoint(out(name)), rounded = read_checkpoint(out(name + "-rtn")),
+                     source = read_checkpoint(model());
+    EXPECT_EQ(made.quantization->dialect, c.dialect);
+    EXPECT_EQ(made.quantization->declared_version, c.format);
+    for (const ModuleReport& report : rtn.modules) {
+      if (report.method == "none") continue;
+      const std::string weight = report.module + ".weight";
+      const auto& quantized = std::get<QuantizedTensor>(rounded.weights.at(weight));
+      const Tensor decoded = dequantized(quantized),
+                   dense = converted(std::get<Tensor>(source.weights.at(weight)), DType::kF32);
+      double error = 0, size = 0;
+      for (int64_t i = 0; i < dense.element_count(); ++i) {
+        error += std::pow(double{dense.data<float>()[i]} - decoded.data<float>()[i], 2);
+        size += std::pow(dense.data<float>()[i], 2);
+      }
+      EXPECT_NEAR(std::sqrt(error / size) / report.relative_error, 1, 1e-5) << report.module;
+    }
+  }
+}
+
+TEST_F(Quantize, GroupsOfBitsandbytesMustFillRows) {
+  options_.affine.group_size = 64;
+  options_.format = "nf4";
+  options_.dialect = "bitsandbytes";
+  const std::string message = error_of(ErrorCode::kInvalidArgument,
+                                       [&] { quantize_tokens(model(), out("out"), options_, calibration_); });
+  EXPECT_NE(message.find("down_proj has 160 columns"), std::string::npos) << message;
+  EXPECT_FALSE(fs::exists(out("out.partial")));
+  options_.dynamic = {"-:.*down_proj"};
+  EXPECT_TRUE(quantize_tokens(model(), out("out"), options_, calibration_).passed);
+}
+
+TEST_F(Quantize, ModulesMayHaveGroupsOfTheirOwnInLowbitsDialect) {
+  options_.format = "log2";
+  options_.dialect = "lowbit";
+  options_.dynamic = {".*down_proj=group_size:16"};
+  quantize_tokens(model(), out("out"), options_, calibration_);
+  const Checkpoint made = read_checkpoint(out("out"));
+  const auto& down = std::get<QuantizedTensor>(made.weights.at("model.layers.0.mlp.down_proj.weight"));
+  const auto& up = std::get<QuantizedTensor>(made.weights.at("model.layers.0.mlp.up_proj.weight"));
+  EXPECT_EQ(down.group_size, 16);
+  EXPECT_EQ(up.group_size, 32);
+  options_.dynamic = {".*down_proj=bits:8"};
+  const std::string message = error_of(
+      ErrorCode::kInvalidArgument, [&] { quantize_tokens(model(), out("other"), options_, calibration_); });
+  EXPECT_NE(message.find("bits"), std::string::npos);
+}
+
 TEST_F(Quantize, OtherOptionsStartAfreshAndSayWhatDiffers) {
   auto stop = [&](const QuantizeOptions& options) {
     int calls = 0;

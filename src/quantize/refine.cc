@@ -22,7 +22,8 @@ class Refinement {
         width_(static_cast<int64_t>(problem.order->columns.size())),
         rows_(problem.rows),
         starts_(block_starts(*problem.order, kBlockColumns, true)),
-        columns_{problem.codes, problem.scales, problem.zero_points, problem.groups, problem.rows},
+        columns_{problem.codes,  problem.scales, problem.zero_points,
+                 problem.groups, problem.rows,   problem.levels},
         values_(allocate(ops, DType::kF32, {width_, rows_})),
         gradient_(zeros(ops, DType::kF32, {width_, rows_})),
         block_(allocate(ops, DType::kF32, {kBlockColumns, rows_})),
@@ -109,7 +110,8 @@ class Refinement {
                              columns,
                              problem_.max_code,
                              values(begin),
-                             rows_};
+                             rows_,
+                             problem_.levels};
     gptq_block(ops_, args, rows_);
     decode_columns(ops_, columns_, begin, end, values(begin));
   }
@@ -128,7 +130,8 @@ class Refinement {
                       .zero_points = problem_.zero_points + grid,
                       .scales = problem_.scales + grid,
                       .gradient = block_.mutable_data<float>(),
-                      .values = values(begin)});
+                      .values = values(begin),
+                      .levels = problem_.levels});
   }
 
   const OpContext& ops_;

@@ -5,6 +5,7 @@
 // group.
 #pragma once
 
+#include "format/levels.h"
 #include "ops/context.h"
 #include "ops/packed_gemm.h"
 #include "quantize/column_order.h"
@@ -45,6 +46,7 @@ struct RefineProblem {
   uint8_t* codes = nullptr;
   float* scales = nullptr;
   const float* zero_points = nullptr;
+  const Levels* levels = nullptr;  // of a codebook: neither max_code nor zero_points are read
 };
 
 // tr((W - Q) H (W - Q)^T) and tr(W H W^T) of these rows, of the H without damping.

@@ -7,6 +7,7 @@
 #include "format/codebook.h"
 #include "ops/encode.h"
 #include "quantize/out_folder.h"
+#include "quantize/output.h"
 #include "quantize/result_json.h"
 #include "quantize/source_model.h"
 #include "quantize/work_folder.h"
@@ -18,14 +19,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kGroupSize = 64;  // of codebooks: the configs that transformers writes have no other
-
-Format format_of(const std::string& name) {
-  for (const Format format : {Format::kNf4, Format::kFp4, Format::kInt8}) {
-    if (name == format_name(format)) return format;
-  }
-  fail(ErrorCode::kInternal, "no model is rounded to {}", name);
-}
+constexpr int64_t kGroupSize = kBnbGroupSize;
 
 class RoundedRun {
  public:
@@ -33,14 +27,12 @@ class RoundedRun {
       : out_(normal_out(out)),
         options_(options),
         log_(log),
-        format_(format_of(options.format)),
+        format_(*find_format(options.format)),
         is_compressed_(options.dialect == "compressed-tensors"),
         activations_(options.activations == "int8-dynamic" ? ActivationFormat::kInt8Dynamic
                                                            : ActivationFormat::kNone),
         threads_(options.threads),
         source_(load_source(model)) {
-    const bool is_int8 = format_ == Format::kInt8;  // what the report says of modules
-    options_.affine = {.bits = is_int8 ? 8 : 4, .group_size = is_int8 ? -1 : int{kGroupSize}, .sym = true};
     settings_ = resolve_settings(source_.model, options_);
   }
 
@@ -75,15 +67,11 @@ class RoundedRun {
     files.base_name = options_.model_file_base_name;
     files.max_shard_bytes = options_.max_shard_size.empty() ? 0 : parse_bytes(options_.max_shard_size).count;
     std::map<std::string, const Linear*, std::less<>> linears;
-    Json left = Json::array();
     for (int64_t layer = 0; layer < source_.model.layer_count(); ++layer) {
       const auto& block = std::as_const(source_.model).block(layer).linears();
       for (size_t i = 0; i < block.size(); ++i) {
-        if (settings_.layers[static_cast<size_t>(layer)][i].is_quantized) {
+        if (settings_.layers[static_cast<size_t>(layer)][i].is_quantized)
           linears.emplace(block[i].module + ".weight", &block[i]);
-        } else {
-          left.push_back(block[i].module);
-        }
       }
     }
     total_ = static_cast<int64_t>(linears.size());
@@ -94,17 +82,13 @@ class RoundedRun {
         files.tensors.push_back(entry);
       }
     }
-    const std::vector<std::string> frame = source_.model.frame_linears();
-    const bool leaves_some = left.size() > 0 || frame.size() > 1 || !source_.model.has_head();
-    for (const std::string& module : frame) left.push_back(module);
-    files.config =
-        output_config(source_.checkpoint.config, files.tensors,
-                      is_compressed_ ? compressed_config_json(activations_, left)
-                                     : bnb_config_json(bnb_settings(), leaves_some ? left : Json()));
+    files.config = output_config(
+        source_.checkpoint.config, files.tensors,
+        is_compressed_ ? compressed_config_json(activations_, dense_modules(source_, settings_))
+                       : bnb_config_json(bnb_settings(), bnb_skipped_modules(source_, settings_)));
     return files;
   }
 
-  // A list of modules replaces transformers' own rule, which leaves the head alone.
   BnbSettings bnb_settings() const {
     BnbSettings settings{.format = format_,
                          .llm_int8_threshold = options_.llm_int8_threshold,

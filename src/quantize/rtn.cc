@@ -1,4 +1,5 @@
 #include "format/affine.h"
+#include "format/codebook.h"
 #include "ops/matmul.h"
 #include "quantize/methods.h"
 
@@ -24,12 +25,19 @@ void nearest_codes(const float* w, const float* scales, const float* zero_points
   }
 }
 
+void nearest_codes(const Levels& levels, const float* w, const float* scales, int64_t rows, uint8_t* codes) {
+  for (int64_t row = 0; row < rows; ++row)
+    codes[row] =
+        static_cast<uint8_t>(nearest_code(levels, w[row] * (1 / std::max(scales[row], kLeastScale))));
+}
+
 }  // namespace
 
 QuantizedMatrix quantize_rtn(const OpContext& ops, const MatrixProblem& problem) {
   QuantizedMatrix result{allocate_quantized(problem), "rtn", "", 0, 0};
   const int64_t width = result.weight.in_features;
-  const GridChoice choice{problem.affine, problem.gptq.mse, problem.least_zero_point, false};
+  const GridChoice choice{problem.affine, problem.gptq.mse, problem.least_zero_point, false,
+                          problem.levels()};
   const float max_code = static_cast<float>((1 << problem.affine.bits) - 1);
   std::vector<int32_t> columns(static_cast<size_t>(width));
   std::iota(columns.begin(), columns.end(), 0);
@@ -49,8 +57,13 @@ QuantizedMatrix quantize_rtn(const OpContext& ops, const MatrixProblem& problem)
           choose_grids(one_thread, choice, w.data<float>() + begin * rows, end - begin, rows, nullptr, scale,
                        zero_point);
           for (int64_t column = begin; column < end; ++column) {
-            nearest_codes(w.data<float>() + column * rows, scale, zero_point, rows, max_code,
-                          codes.mutable_data<uint8_t>() + column * rows);
+            const float* values = w.data<float>() + column * rows;
+            uint8_t* to = codes.mutable_data<uint8_t>() + column * rows;
+            if (problem.codebook) {
+              nearest_codes(*problem.levels(), values, scale, rows, to);
+            } else {
+              nearest_codes(values, scale, zero_point, rows, max_code, to);
+            }
           }
         }
         store_slab(

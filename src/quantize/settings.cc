@@ -54,17 +54,31 @@ Json parse_overrides(std::string_view text, std::string_view rule) {
   return overrides;
 }
 
-void apply(const Json& overrides, ModuleSettings& settings) {
+void apply(const Json& overrides, const QuantizeOptions& options, ModuleSettings& settings) {
   Json affine = Json::object(), gptq = Json::object();
   for (const auto& [key, value] : overrides.as_object())
     (contains(kAffineKeys, key) ? affine : gptq).set(key, value);
   const std::string where = "the dynamic rule for " + settings.module;
+  if (options.format != "affine") {
+    for (const auto& [key, value] : affine.as_object()) {
+      if (key == "group_size" && options.dialect != "bitsandbytes") continue;
+      fail(ErrorCode::kInvalidArgument, "{} sets {}, which is the same for all modules with format {}", where,
+           key, options.format);
+    }
+  }
   fields_from_json(option_fields(settings.affine), affine, where);
   fields_from_json(option_fields(settings.gptq), gptq, where);
-  validate(settings.affine);
+  AffineOptions checked = settings.affine;
+  if (options.format != "affine") checked.bits = AffineOptions{}.bits;  // which no rule has set
+  validate(checked);
   if (!(settings.gptq.damp_percent > 0 && settings.gptq.damp_percent < 1)) {
     fail(ErrorCode::kInvalidArgument, "{}: damp_percent is {}, expected a number between 0 and 1", where,
          settings.gptq.damp_percent);
+  }
+  if (options.dialect != "gptq" && settings.gptq.desc_act && !settings.gptq.static_groups) {
+    fail(ErrorCode::kInvalidArgument,
+         "{} sets desc_act without static_groups, but dialect {} cannot store the order of columns", where,
+         options.dialect);
   }
   if (settings.gptq.desc_act) settings.gptq.act_group_aware = false;
 }
@@ -101,7 +115,7 @@ class Resolver {
         rules_(dynamic_, "dynamic") {
     for (const auto& [pattern, overrides] : dynamic_.as_object()) {
       ModuleSettings probe{pattern, 1, 1, true, "", options.affine, options.gptq};
-      apply(overrides, probe);  // so that values are checked even when nothing matches
+      apply(overrides, options, probe);  // so that values are checked even when nothing matches
       Json alone = Json::object();
       alone.set(pattern, overrides);
       reach_.push_back({pattern, DynamicRules(alone, "dynamic"), false});
@@ -120,7 +134,7 @@ class Resolver {
       settings.is_quantized = false;
       settings.reason = "a dynamic rule leaves it unquantized";
     } else if (match.overrides) {
-      apply(*match.overrides, settings);
+      apply(*match.overrides, options_, settings);
     }
     return settings;
   }
@@ -149,7 +163,7 @@ class Resolver {
     as_fused.affine = options_.affine;
     const DynamicRules::Match match = rules_.match(fused);
     if (match.is_excluded) as_fused.is_quantized = false;
-    if (match.overrides) apply(*match.overrides, as_fused);
+    if (match.overrides) apply(*match.overrides, options_, as_fused);
     if (same_layout(first, as_fused)) return;
     Json overrides = Json::object();
     std::string prefix = "-:";
@@ -192,6 +206,15 @@ class Resolver {
   std::vector<Reach> reach_;
   std::vector<std::pair<std::string, Json>> fused_rules_;
 };
+
+void require_whole_groups(const ModuleSettings& settings) {
+  if (!settings.is_quantized || settings.in_features % settings.affine.group_size == 0) return;
+  fail(
+      ErrorCode::kInvalidArgument,
+      "{} has {} columns, no multiple of {}: a group of bitsandbytes would go on in the next row, where gptq "
+      "cannot choose it; leave the module out with --dynamic, or use --method rtn or --dialect lowbit",
+      settings.module, settings.in_features, settings.affine.group_size);
+}
 
 }  // namespace
 
@@ -252,6 +275,11 @@ QuantizationSettings resolve_settings(const Model& model, const QuantizeOptions&
          "lm_head cannot be quantized: this model's head is its embedding (tie_word_embeddings), which is "
          "looked up by row "
          "and stays dense; leave out --lm-head");
+  }
+  if (options.dialect == "bitsandbytes" && options.method == "gptq") {
+    for (const auto& layer : result.layers) {
+      for (const ModuleSettings& module : layer) require_whole_groups(module);
+    }
   }
   resolver.warn_of_idle_rules();
   result.dynamic = resolver.dynamic();

@@ -34,7 +34,8 @@ struct QuantizationSettings {
 // bad pattern.
 Json parse_dynamic_rules(const std::vector<std::string>& rules);
 
-// kInvalidArgument: lm_head for a tied model; rules that leave nothing to quantize.
+// kInvalidArgument: lm_head for a tied model; rules that leave nothing to quantize; with method gptq and
+// dialect bitsandbytes, a module whose rows are no whole groups.
 QuantizationSettings resolve_settings(const Model& model, const QuantizeOptions& options);
 
 }  // namespace lowbit

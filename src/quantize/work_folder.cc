@@ -3,6 +3,7 @@
 #include "base/fail.h"
 #include "base/files.h"
 #include "format/bits.h"
+#include "format/codebook.h"
 #include "io/safetensors.h"
 #include "quantize/fingerprint.h"
 
@@ -34,6 +35,7 @@ void move_folder(const fs::path& from, const fs::path& to) {
 Json module_json(const FinishedModule& module) {
   Json json = Json::object();
   json.set("module", module.module);
+  json.set("format", format_name(module.weight.format));
   json.set("bits", module.weight.bits);
   json.set("group_size", module.weight.group_size);
   json.set("out_features", module.weight.out_features);
@@ -63,18 +65,26 @@ Tensor take_tensor(const SafetensorsFile& file, const std::string& name, DType d
 FinishedModule read_module(const SafetensorsFile& file, const Json& json) {
   FinishedModule module{json.get("module").as_string(), {}};
   QuantizedTensor& weight = module.weight;
+  const std::optional<Format> format = find_format(json.get("format").as_string());
+  weight.format = format.value_or(Format::kAffine);
   weight.bits = static_cast<int>(json.get("bits").as_integer());
   weight.group_size = json.get("group_size").as_integer();
   weight.out_features = json.get("out_features").as_integer();
   weight.in_features = json.get("in_features").as_integer();
-  if (!is_supported_bits(weight.bits) || weight.group_size < 1 || weight.out_features < 1 ||
-      weight.in_features < 1) {
+  if (!format || !(weight.bits >= 2 && weight.bits <= 8) || weight.group_size < 1 ||
+      weight.out_features < 1 || weight.in_features < 1) {
     fail(ErrorCode::kCorruptFile, "{}: {} has sizes that cannot be", file.path.string(), module.module);
   }
   const int64_t out = weight.out_features, in = weight.in_features;
   weight.codes =
       take_tensor(file, module.module + ".codes", DType::kI32, {packed_words(in, weight.bits), out}, true);
-  weight.scales = take_tensor(file, module.module + ".scales", DType::kF16, {weight.groups(), out}, true);
+  weight.scales =
+      take_tensor(file, module.module + ".scales", has_codebook(weight.format) ? DType::kF32 : DType::kF16,
+                  {weight.groups(), out}, true);
+  if (weight.format == Format::kLog2) {
+    weight.codebook =
+        take_tensor(file, module.module + ".codebook", DType::kF32, {codebook_entries(weight.bits)}, true);
+  }
   weight.zero_points =
       take_tensor(file, module.module + ".zero_points", DType::kU8, {weight.groups(), out}, false);
   weight.column_order = take_tensor(file, module.module + ".column_order", DType::kI32, {in}, false);
@@ -186,6 +196,7 @@ FinishedLayer WorkFolder::save(int64_t layer, const FinishedLayer& finished) con
     modules.push_back(module_json(module));
     add_tensor(tensors, module.module + ".codes", module.weight.codes);
     add_tensor(tensors, module.module + ".scales", module.weight.scales);
+    add_tensor(tensors, module.module + ".codebook", module.weight.codebook);
     add_tensor(tensors, module.module + ".column_order", module.weight.column_order);
     add_tensor(tensors, module.module + ".zero_points", module.weight.zero_points);
   }

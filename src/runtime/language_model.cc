@@ -69,7 +69,8 @@ std::string cpu_only(const RuntimeOptions& options) {
 
 // Whether there are kernels for such weights on a GPU.
 bool runs_on_gpu(Format format) {
-  return format == Format::kAffine || format == Format::kInt8 || has_codebook(format);
+  return format == Format::kAffine || format == Format::kInt8 || format == Format::kNf4 ||
+         format == Format::kFp4;
 }
 std::string_view cpu_only_format(const NamedWeights& weights) {
   for (const auto& [name, weight] : weights) {

@@ -42,6 +42,7 @@ const std::vector<std::vector<std::string>> kCommands = {{"quantize"},
                                                          {"generate"},
                                                          {"chat"},
                                                          {"inspect"},
+                                                         {"explain"},
                                                          {"convert"},
                                                          {"tokenize"},
                                                          {"render"},
@@ -104,6 +105,8 @@ TEST(Usage, WhatIsMissingOrWrongIsNamed) {
   expect_error({"doctor", "--threads", "-3"}, 2, "--threads");
   expect_error({"generate", "m", "--prompt", "x", "--seed", "-1"}, 2, "--seed");
   expect_error({"inspect", "a", "b"}, 2, "b");
+  expect_error({"explain", "nf4"}, 2, "--values");
+  expect_error({"explain", "nf4", "--values", "1 2", "--rows", "2"}, 2, "--tensor");
   expect_error({"inspect", "a", "--tensor", "b", "--context", "64"}, 2, "--context");
 }
 
@@ -121,6 +124,24 @@ TEST(Errors, AMissingModelIsOneLineAndNothingOnStdout) {
       {"tokenize", "/nowhere/m"},
       {"render", "/nowhere/m", "--messages", "-"}};
   for (const auto& words : commands) expect_error(words, 1, "/nowhere/m", "[]");
+}
+
+TEST(Explain, ShowsCodesErrorsAndAPicture) {
+  const Json json = run_json({"explain", "nf4", "--values", "1 -1, 0.08 0.5"});
+  EXPECT_EQ(json.get("first").as_array()[1].get("code").as_integer(), 0);
+  EXPECT_EQ(json.get("first").as_array()[2].get("code").as_integer(), 8);
+  for (const std::string format : {"affine", "nf4", "fp4", "fp8", "fp8_e5m2", "log2"}) {
+    const Outcome outcome = run({"explain", format, "--values", "0.1 -1.7 0.02 0.9"});
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_TRUE(holds(outcome.out, "relative error") && holds(outcome.out, "|") && holds(outcome.out, "-1.7"))
+        << outcome.out;
+  }
+  expect_error({"explain", "nf4", "--values", "1 two"}, 2, "\"two\" is no number");
+  expect_error({"explain", "nf4", "--values", " "}, 2, "no value");
+  expect_error({"explain", "nf5", "--values", "1"}, 2, "fp8_e5m2");
+  expect_error({"explain", "log2", "--bits", "9", "--values", "1"}, 2, "3 to 8");
+  expect_error({"explain", "nf4", "--tensor", "/nowhere/m"}, 2, "FILE:NAME");
+  expect_error({"explain", "nf4", "--tensor", "/nowhere/m:w"}, 1, "/nowhere/m");
 }
 
 TEST(Errors, AFolderThatIsNoModelIsNamed) {
@@ -251,6 +272,26 @@ TEST(Chat, AnswersPipedQuestionsAndDropsTheOldestTurns) {
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_EQ(lines(outcome.out), 8) << outcome.out;
   EXPECT_TRUE(holds(outcome.err, "the context of 512 tokens is full")) << outcome.err;
+}
+
+TEST(WholePath, FormatsOfTheOwnDialectRun) {
+  LOWBIT_SKIP_WITHOUT_MATERIAL(material);
+  const TemporaryFolder folder;
+  for (const std::string format : {"fp8", "log2"}) {
+    const fs::path out = folder.path() / format;
+    const Json made = run_json({"quantize", stories(), "-o", out, "--method", "rtn", "--format", format,
+                                "--dialect", "lowbit", "--group-size", "32"});
+    EXPECT_NEAR(made.get("bits_per_weight").as_number(), format == "fp8" ? 9 : 5, 0.1);
+    const Json inspected = run_json({"inspect", out});
+    EXPECT_EQ(inspected.get("dialect").as_string(), "lowbit");
+    EXPECT_TRUE(holds(inspected.get("format").as_string(), format));
+    EXPECT_TRUE(holds(run({"inspect", out}).out, format + " codes"));
+    EXPECT_EQ(run({"generate", out, "--prompt", "Once", "--max-new-tokens", "4", "--device", "cpu"}).code, 0);
+    const Json explained =
+        run_json({"explain", format, "--tensor", out.string() + ":model.layers.0.mlp.up_proj.weight",
+                  "--group-size", "32", "--rows", "3"});
+    EXPECT_LT(explained.get("relative_error").as_number(), 1e-6);  // they have these values already
+  }
 }
 
 TEST(WholePath, QuantizesInspectsEvaluatesAndCompares) {

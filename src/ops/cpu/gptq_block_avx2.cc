@@ -7,6 +7,7 @@ namespace {
 // In this order.
 // clang-format off
 #include "ops/cpu/vector_avx2.inc"
+#include "ops/cpu/levels.inc"
 #include "ops/cpu/gptq_block.inc"
 // clang-format on
 }  // namespace

@@ -27,7 +27,7 @@ void matmul_int8_amx(const MatmulArgs&, int64_t begin, int64_t end, void* scratc
 void matmul_decode_dense_avx2(const MatmulArgs&, int64_t begin, int64_t end, void* scratch) noexcept;
 void matmul_decode_dense_avx512(const MatmulArgs&, int64_t begin, int64_t end, void* scratch) noexcept;
 
-// Decode, codebook: group_size a multiple of 8 or one group; x kPadded.
+// Decode, codebook: group_size a multiple of unit_columns(bits) or one group; x kPadded.
 void matmul_decode_codebook_avx2(const MatmulArgs&, int64_t begin, int64_t end, void* scratch) noexcept;
 void matmul_decode_codebook_avx512(const MatmulArgs&, int64_t begin, int64_t end, void* scratch) noexcept;
 
@@ -35,7 +35,8 @@ void matmul_decode_codebook_avx512(const MatmulArgs&, int64_t begin, int64_t end
 void matmul_prefill_avx2(const MatmulArgs&, int64_t begin, int64_t end, void* scratch) noexcept;
 void matmul_prefill_avx512(const MatmulArgs&, int64_t begin, int64_t end, void* scratch) noexcept;
 
-// Prefill with x and W rounded to BF16, sums in FP32; BF16 or codes as above; x kBf16Tiles.
+// Prefill with x and W rounded to BF16, sums in FP32; BF16 or codes as above, with a codebook those of 4
+// bits; x kBf16Tiles.
 void matmul_prefill_amx(const MatmulArgs&, int64_t begin, int64_t end, void* scratch) noexcept;
 // Fills x_tiles of row blocks [begin, end) of 16 rows from x (x_stride); `order` is position_order(bits).
 void prepare_bf16_tiles(const MatmulArgs&, const uint8_t* order, int64_t begin, int64_t end) noexcept;

@@ -54,13 +54,16 @@ __device__ inline void load_eight(const __half* from, float (&to)[8]) {
   for (int i = 0; i < 8; ++i) to[i] = __half2float(from[i]);
 }
 
-// nearest_code
-__device__ inline uint32_t code_of(const CodeSearch& search, float x) {
-  const float counted = search.by_magnitude ? fabsf(x) : x;
+// Of Levels what 16 of them need.
+struct FewLevels {
+  float limits[15];
+  uint8_t codes[16];
+};
+__device__ inline uint32_t code_of(const FewLevels& levels, float x) {
   int above = 0;
 #pragma unroll
-  for (int i = 0; i < CodeSearch::kMostMiddles; ++i) above += i < search.count && counted > search.middles[i];
-  return search.codes[above] | (search.by_magnitude && x < 0 ? 8u : 0u);
+  for (int i = 0; i < 15; ++i) above += x > levels.limits[i];
+  return levels.codes[above];
 }
 
 struct FloatTable {
@@ -126,7 +129,7 @@ __global__ void pack_groups_kernel(const GpuPackArgs args) {
 
 // A thread per 16 bytes of fragments: 16 inputs of each of two rows, of which four threads have a group.
 template <class From>
-__global__ void encode_kernel(const GpuEncodeArgs args, int64_t count) {
+__global__ void encode_kernel(const GpuEncodeArgs args, const FewLevels levels, int64_t count) {
   follow_predecessor();
   constexpr int kBlocks = kTableGroup / kBlockInputs;
   static_assert(piece_inputs(4) == kTableGroup);
@@ -166,7 +169,7 @@ __global__ void encode_kernel(const GpuEncodeArgs args, int64_t count) {
         const float x = fminf(fmaxf(__fmul_rn(values[block][i], factor), -1.0f), 1.0f);
         if (is_there)
           words[2 * block + i / kStepInputs] |=
-              placed_in_word(code_of(args.search, x), (upper + i % kStepInputs / 2 * 2) * 2 + i % 2);
+              placed_in_word(code_of(levels, x), (upper + i % kStepInputs / 2 * 2) * 2 + i % 2);
       }
     }
     if (c == 0)
@@ -274,7 +277,7 @@ void gpu_unpack_fragments(const GpuUnpackArgs& args, void* stream) {
   const int64_t count = fragment_bytes(args.out, args.in, bits) / 16;
   const bool is_whole = !args.column_order && args.in % 8 == 0 && args.group_size % 8 == 0;
   FloatTable table{};
-  if (args.codebook) std::copy(args.codebook->begin(), args.codebook->end(), table.value);
+  if (args.codebook) std::copy_n(args.codebook, 16, table.value);
   auto of = [&]<int kBits, bool kTable>() {
     return is_whole ? unpack_kernel<kBits, true, kTable> : unpack_kernel<kBits, false, kTable>;
   };
@@ -286,8 +289,11 @@ void gpu_unpack_fragments(const GpuUnpackArgs& args, void* stream) {
 
 void gpu_encode_fragments(const GpuEncodeArgs& args, void* stream) {
   const int64_t count = fragment_bytes(args.out, args.in, 4) / 16;
+  FewLevels levels;
+  std::copy_n(args.levels->limits, 15, levels.limits);
+  std::copy_n(args.levels->codes, 16, levels.codes);
   auto queue = [&](auto kernel) {
-    launch(kernel, blocks_for(count), dim3(kThreads), 0, stream, args, count);
+    launch(kernel, blocks_for(count), dim3(kThreads), 0, stream, args, levels, count);
   };
   if (args.from.dtype == DType::kF32) {
     queue(encode_kernel<float>);

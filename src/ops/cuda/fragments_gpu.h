@@ -1,7 +1,7 @@
 // Codes to the order of fragments.h and back, on a GPU. All pointers are to its memory.
 #pragma once
 
-#include "format/code_search.h"
+#include "format/levels.h"
 #include "ops/cuda/matmul_decode.h"
 
 #include <cstdint>
@@ -24,9 +24,9 @@ void gpu_pack_fragments(const GpuPackArgs& args, void* stream);
 // A dense matrix to codes that point into a table, with the scales of groups of 64 inputs: the codes and the
 // scales (rounded to F16) of encode_group.
 struct GpuEncodeArgs {
-  int64_t out = 0, in = 0;  // in: a multiple of kTableGroup
-  CodeSearch search;
-  ConstActivations from;  // F32, F16 or BF16 [out, in]
+  int64_t out = 0, in = 0;         // in: a multiple of kTableGroup
+  const Levels* levels = nullptr;  // of a format with 4 bits, in this machine's memory
+  ConstActivations from;           // F32, F16 or BF16 [out, in]
   void *fragments = nullptr, *fragment_scales = nullptr;
   // A value was not finite, or a scale beyond F16: the least `index` of such a matrix is left here.
   unsigned* failed = nullptr;
@@ -39,7 +39,7 @@ void gpu_encode_fragments(const GpuEncodeArgs& args, void* stream);
 struct GpuUnpackArgs {
   int64_t out = 0, in = 0, group_size = 0;
   int bits = 0;
-  const Codebook* codebook = nullptr;  // in this machine's memory
+  const float* codebook = nullptr;  // 16 values, in this machine's memory, or null
   const void *fragments = nullptr, *scales = nullptr, *zero_points = nullptr;
   const int32_t* column_order = nullptr;
   uint16_t* to = nullptr;

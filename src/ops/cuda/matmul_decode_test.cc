@@ -297,7 +297,7 @@ TEST(GpuMatmulDecode, UnpacksToTheRoundedValuesInTheColumnsOrder) {
                             .in = p.in,
                             .group_size = kept_size(p),
                             .bits = p.bits,
-                            .codebook = has_codebook(p.format) ? &codebook_of(p.format) : nullptr,
+                            .codebook = has_codebook(p.format) ? codebook_of(p.format).data() : nullptr,
                             .fragments = matrix.weight,
                             .scales = matrix.scales,
                             .zero_points = matrix.zero_points,

@@ -29,7 +29,7 @@ GpuWeightKind kind_of(const Weight& weight) {
 CodeTable code_table(Format format) {
   CodeTable table;
   if (!has_codebook(format)) return table;
-  const Codebook& values = codebook_of(format);
+  const Codebook values = codebook_of(format);
   for (size_t i = 0; i < values.size(); ++i) {
     const uint32_t value = float_to_bf16(values[i]), shift = static_cast<uint32_t>(i % 4 * 8);
     table.lower[i / 4] |= (value & 0xff) << shift;
@@ -123,7 +123,7 @@ void multiply_many(const OpContext& context, const uint16_t* x, int64_t tokens, 
                           .in = in,
                           .group_size = kind.group_size,
                           .bits = kind.bits,
-                          .codebook = has_codebook(kind.format) ? &codebook_of(kind.format) : nullptr,
+                          .codebook = has_codebook(kind.format) ? codebook_of(kind.format).data() : nullptr,
                           .fragments = matrix.weight,
                           .scales = matrix.scales,
                           .zero_points = matrix.zero_points,

@@ -97,7 +97,7 @@ void encode(const OpContext& context, const Tensor& tensor, QuantizedTensor& the
   copy(given.as<void>(), tensor.bytes(), tensor.byte_count());
   gpu_encode_fragments({.out = there.out_features,
                         .in = there.in_features,
-                        .search = code_search(there.format),
+                        .levels = &levels_of(there.format),
                         .from = {given.as<void>(), tensor.dtype()},
                         .fragments = there.codes.mutable_bytes(),
                         .fragment_scales = there.scales.mutable_bytes(),

@@ -15,11 +15,29 @@ T load(const void* base, int64_t index) {  // any alignment
   return value;
 }
 
-void decode_affine_row(const MatmulArgs& args, int64_t n, float* row) {
-  const uint32_t mask = (1u << args.bits) - 1u;
+// The codes of row n, one column after the other.
+struct CodeStream {
+  const MatmulArgs& args;
+  int64_t n, word = 0;
   uint64_t buffer = 0;
   int available = 0;
-  int64_t word = 0, group = -1;
+
+  CodeStream(const MatmulArgs& from, int64_t row) : args(from), n(row) {}
+  int next() {
+    if (available < args.bits) {
+      buffer |= uint64_t{load<uint32_t>(args.codes, word++ * args.out + n)} << available;
+      available += 32;
+    }
+    const int code = static_cast<int>(buffer & ((1u << args.bits) - 1u));
+    buffer >>= args.bits;
+    available -= args.bits;
+    return code;
+  }
+};
+
+void decode_affine_row(const MatmulArgs& args, int64_t n, float* row) {
+  CodeStream codes(args, n);
+  int64_t group = -1;
   float scale = 0;
   int zero_point = 1 << (args.bits - 1);
   for (int64_t column = 0; column < args.in; ++column) {
@@ -30,22 +48,15 @@ void decode_affine_row(const MatmulArgs& args, int64_t n, float* row) {
           args.has_wide_scales ? load<float>(args.scales, at) : f16_to_float(load<uint16_t>(args.scales, at));
       if (args.zero_points) zero_point = load<uint8_t>(args.zero_points, at);
     }
-    if (available < args.bits) {
-      buffer |= uint64_t{load<uint32_t>(args.codes, word++ * args.out + n)} << available;
-      available += 32;
-    }
-    row[column] = scale * static_cast<float>(static_cast<int>(buffer & mask) - zero_point);
-    buffer >>= args.bits;
-    available -= args.bits;
+    row[column] = scale * static_cast<float>(codes.next() - zero_point);
   }
 }
 
 void decode_codebook_row(const MatmulArgs& args, int64_t n, float* row) {
-  for (int64_t column = 0; column < args.in; ++column) {
-    const uint32_t word = load<uint32_t>(args.codes, column / 8 * args.out + n);
-    row[column] = args.codebook[word >> 4 * (column % 8) & 15] *
-                  load<float>(args.scales, column / args.group_size * args.out + n);
-  }
+  CodeStream codes(args, n);
+  for (int64_t column = 0; column < args.in; ++column)
+    row[column] =
+        args.codebook[codes.next()] * load<float>(args.scales, column / args.group_size * args.out + n);
 }
 
 void decode_row(const MatmulArgs& args, int64_t n, float* row) {
