@@ -167,9 +167,8 @@ void set_weight(const QuantizedTensor& weight, MatmulArgs& args) {
   if (has_codebook(weight.format)) {
     args.kind = WeightKind::kCodebook;
     args.codebook = codebook_of(weight.format).data();
-  } else if (weight.activations == ActivationFormat::kInt8Dynamic) {
-    set_int8_inputs(weight, args);
   }
+  if (weight.activations == ActivationFormat::kInt8Dynamic) set_int8_inputs(weight, args);
   args.has_wide_scales = scale_dtype(weight.format) == DType::kF32;
   args.bits = weight.bits;
   args.out = weight.out_features;

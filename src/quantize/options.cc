@@ -120,8 +120,7 @@ void validate(const QuantizeOptions& options) {
   const bool is_llm_int8 = is_int8 && options.dialect == "bitsandbytes";
   if (options.activations == "none" && is_llm_int8) {
     fail(ErrorCode::kInvalidArgument,
-         "activations none cannot be spelled in dialect bitsandbytes, which rounds the inputs of int8 "
-         "weights: "
+         "dialect bitsandbytes cannot spell activations none, since it rounds the inputs of int8 weights: "
          "choose int8-dynamic, or dialect compressed-tensors");
   }
   validate_llm_int8_threshold(options.llm_int8_threshold);
