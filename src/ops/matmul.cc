@@ -177,9 +177,8 @@ void set_weight(const QuantizedTensor& weight, MatmulArgs& args) {
     args.codebook = codebook_of(weight).data();
     if (weight.format == Format::kFp8) args.fp8_mantissa = 3;
     if (weight.format == Format::kFp8E5m2) args.fp8_mantissa = 2;
-  } else if (weight.activations == ActivationFormat::kInt8Dynamic) {
-    set_int8_inputs(weight, args);
   }
+  if (weight.activations == ActivationFormat::kInt8Dynamic) set_int8_inputs(weight, args);
   args.has_wide_scales = scale_dtype(weight.format) == DType::kF32;
   args.bits = weight.bits;
   args.out = weight.out_features;

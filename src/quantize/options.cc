@@ -50,8 +50,8 @@ void validate_int8(const QuantizeOptions& options, Format format) {
   }
   if (options.activations == "none" && is_llm_int8) {
     fail(ErrorCode::kInvalidArgument,
-         "activations none cannot be spelled in dialect bitsandbytes, which rounds the inputs of int8 "
-         "weights: choose int8-dynamic, or dialect compressed-tensors");
+         "dialect bitsandbytes cannot spell activations none, since it rounds the inputs of int8 weights: "
+         "choose int8-dynamic, or dialect compressed-tensors");
   }
   validate_llm_int8_threshold(options.llm_int8_threshold);
   if (!is_llm_int8 && options.llm_int8_threshold != QuantizeOptions{}.llm_int8_threshold) {

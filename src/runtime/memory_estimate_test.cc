@@ -99,7 +99,7 @@ TEST(MemoryEstimate, WhatIsNotKnownIsSaid) {
 
 TEST(MemoryEstimate, OfADialectThatLowbitDoesNotReadTheParametersAreUnknown) {
   LOWBIT_SKIP_WITHOUT_MATERIAL(material);
-  const MemoryEstimate estimate = estimate_memory(material / "peers" / "bnb" / "tiny-int8");
+  const MemoryEstimate estimate = estimate_memory(material / "peers" / "gptq" / "tiny-w6g32-planar");
   EXPECT_TRUE(estimate.train.empty());
   EXPECT_CONTAINS(estimate.train_unknown, "packed");
   EXPECT_GT(estimate.run.kv_cache_bytes, 0u);
