@@ -81,8 +81,8 @@ class LanguageModel {
   LanguageModel& operator=(LanguageModel&&) noexcept;
 
   const Tokenizer& tokenizer() const;  // kNotFound when the folder has none
-  const ChatTemplate& chat_template()
-      const;  // kNotFound when the model has none, kInvalidArgument: an encoder
+  // kNotFound when the model has none, kInvalidArgument: an encoder.
+  const ChatTemplate& chat_template() const;
   GenerateOptions sampling_defaults() const;  // of generation_config.json
   int64_t context_length() const;             // max_position_embeddings
   int64_t vocab_size() const;

@@ -198,7 +198,7 @@ TEST(QuantizeEncoder, FourBitsOnDiskAreThoseOfLoading) {
   EXPECT_GT(most_difference(answer(load(out)), answer(load(kClassifier))), 0);
   const Json config = parse_json(read_file(out / "config.json"), "config.json");
   EXPECT_EQ(config.get("quantization_config").get("llm_int8_skip_modules").dump(),
-            R"(["bert.pooler.dense","classifier"])");
+            R"(["bert.pooler.dense", "classifier"])");
 }
 
 }  // namespace
