@@ -127,8 +127,8 @@ uint64_t free_disk_bytes(const fs::path& out) {
 std::string plan_json(const fs::path& model, const fs::path& out, const QuantizeOptions& given) {
   validate(given);
   if (given.format != "affine") {
-    fail(ErrorCode::kUnsupported,
-         "a plan is made of format affine only, not of {}: leave --plan out", given.format);
+    fail(ErrorCode::kUnsupported, "a plan is made of format affine only, not of {}: leave --plan out",
+         given.format);
   }
   const QuantizeOptions options = settled(given);
   const bool is_gptq = options.method == "gptq";
