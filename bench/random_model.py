@@ -21,12 +21,17 @@ SHAPES = {
     "qwen2-1.5b": dict(model_type="qwen2", architectures=["Qwen2ForCausalLM"], hidden_size=1536, intermediate_size=8960,
                        num_hidden_layers=28, num_attention_heads=12, num_key_value_heads=2, vocab_size=151936, rope_theta=1000000.0,
                        rms_norm_eps=1e-6, max_position_embeddings=32768),
+    "bloom-1b7": dict(model_type="bloom", architectures=["BloomForCausalLM"], hidden_size=2048, n_layer=24, n_head=16, vocab_size=250880,
+                      layer_norm_epsilon=1e-5),
 }
 ONE, SMALL = 0x3F80, bytes(0xBC if byte & 0x80 else 0x3C for byte in range(256))
 
 
 def tensors(c):
     """Name and shape of every tensor, in the file's order."""
+    if c["model_type"] == "bloom":
+        yield from bloom_tensors(c)
+        return
     hidden, mlp, head = c["hidden_size"], c["intermediate_size"], c["hidden_size"] // c["num_attention_heads"]
     kv = c["num_key_value_heads"] * head
     yield "model.embed_tokens.weight", [c["vocab_size"], hidden]
@@ -43,6 +48,22 @@ def tensors(c):
         yield prefix + "mlp.up_proj.weight", [mlp, hidden]
         yield prefix + "mlp.down_proj.weight", [hidden, mlp]
     yield "model.norm.weight", [hidden]
+
+
+def bloom_tensors(c):
+    hidden = c["hidden_size"]
+    yield "word_embeddings.weight", [c["vocab_size"], hidden]
+    norms = ["word_embeddings_layernorm"]
+    for layer in range(c["n_layer"]):
+        prefix = f"h.{layer}."
+        norms += [prefix + "input_layernorm", prefix + "post_attention_layernorm"]
+        for name, rows, columns in (("self_attention.query_key_value", 3 * hidden, hidden), ("self_attention.dense", hidden, hidden),
+                                    ("mlp.dense_h_to_4h", 4 * hidden, hidden), ("mlp.dense_4h_to_h", hidden, 4 * hidden)):
+            yield f"{prefix}{name}.weight", [rows, columns]
+            yield f"{prefix}{name}.bias", [rows]
+    for norm in [*norms, "ln_f"]:
+        yield norm + ".weight", [hidden]
+        yield norm + ".bias", [hidden]
 
 
 def size(shape):
@@ -63,7 +84,7 @@ def values(shape, generator):
 def make(shape_name, out, layers=None):
     config = dict(SHAPES[shape_name], hidden_act="silu", tie_word_embeddings=True, torch_dtype="bfloat16")
     if layers:
-        config["num_hidden_layers"] = layers
+        config["n_layer" if "n_layer" in config else "num_hidden_layers"] = layers
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
     for file in DEMO.iterdir():

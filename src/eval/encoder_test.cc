@@ -92,9 +92,10 @@ TEST(ClassifySequences, CountsWhatTheHeadSaysOfEachLabel) {
     EXPECT_EQ(result.labels[label].samples, samples);
     EXPECT_EQ(result.confusion[label][label], true_positive);
     EXPECT_EQ(result.labels[label].recall.value.has_value(), samples > 0);
-    if (predicted > 0)
+    if (predicted > 0) {
       EXPECT_DOUBLE_EQ(*result.labels[label].precision.value,
                        static_cast<double>(true_positive) / static_cast<double>(predicted));
+    }
     for (int64_t count : result.confusion[label]) all += count;
   }
   EXPECT_EQ(all, static_cast<int64_t>(truths.size()));

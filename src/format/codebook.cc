@@ -178,6 +178,7 @@ const Levels& levels_of(Format format) {
     case Format::kFp8E5m2:
       return e5m2;
     case Format::kAffine:
+    case Format::kInt8:
     case Format::kLog2:
       break;
   }

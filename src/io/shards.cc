@@ -4,6 +4,7 @@
 #include "base/json.h"
 
 #include <algorithm>
+#include <functional>
 #include <unordered_map>
 
 namespace lowbit {
@@ -137,6 +138,15 @@ std::vector<std::pair<std::string, std::vector<std::string>>> parse_shard_index(
     shards[place->second].second.push_back(tensor);
   }
   return shards;
+}
+
+void TensorFolder::release(const void* bytes, size_t count) const {
+  for (const SafetensorsFile& file : files) {
+    const std::span<const std::byte> mapped = file.file->bytes();
+    const auto* const first = static_cast<const std::byte*>(bytes);
+    if (std::less_equal<>()(mapped.data(), first) && std::less<>()(first, mapped.data() + mapped.size()))
+      file.file->release(static_cast<size_t>(first - mapped.data()), count);
+  }
 }
 
 TensorFolder open_tensor_folder(const fs::path& folder, std::string_view base_name) {

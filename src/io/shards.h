@@ -9,6 +9,9 @@ struct TensorFolder {
   std::vector<SafetensorsFile> files;
   std::map<std::string, Tensor, std::less<>> tensors;  // all of them, mapped
   uint64_t file_bytes = 0;                             // sizes of the files, headers included
+
+  // These bytes of a file, or of none, will not be needed soon: see MappedFile::release.
+  void release(const void* bytes, size_t count) const;
 };
 
 // `model.safetensors`, else `model.safetensors.index.json` with its shards, else the only

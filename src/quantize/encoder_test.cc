@@ -94,7 +94,9 @@ void expect_sound(const fs::path& model, const Calibration& calibration) {
       errors[row][column++] = mean_error(result, method);
       const std::vector<float> found = answer(load(out));
       EXPECT_GT(most_difference(found, source), 0);
-      if (bits == 8) EXPECT_LT(most_difference(found, source), 0.2) << method;
+      if (bits == 8) {
+        EXPECT_LT(most_difference(found, source), 0.2) << method;
+      }
     }
     EXPECT_LT(errors[row][0], errors[row][1]) << "gptq should beat rtn at " << bits << " bits";
     ++row;

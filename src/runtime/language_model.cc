@@ -67,11 +67,11 @@ std::string cpu_only(const RuntimeOptions& options) {
   return "";
 }
 
-// Whether there are kernels for such weights on a GPU.
 bool runs_on_gpu(Format format) {
   return format == Format::kAffine || format == Format::kInt8 || format == Format::kNf4 ||
          format == Format::kFp4;
 }
+// The format of a weight for which there are no kernels on a GPU, or "".
 std::string_view cpu_only_format(const NamedWeights& weights) {
   for (const auto& [name, weight] : weights) {
     const auto* quantized = std::get_if<QuantizedTensor>(&weight);
@@ -94,6 +94,14 @@ constexpr uint64_t kSpareBytes = uint64_t{256} << 20;
 // Moves the model to the GPU. False: device is "auto", and the CPU is the better place; the log says why.
 bool load_on_gpu(LanguageModel::State& state, int device, const RuntimeOptions& options, const Log& log) {
   const bool may_refuse = parse_device(options.device) == kAnyDevice;
+  if (const std::string_view format = cpu_only_format(state.checkpoint.weights); !format.empty()) {
+    if (!may_refuse) {
+      fail(ErrorCode::kUnsupported,
+           "the model's weights are {}, for which lowbit has no GPU kernels yet: use --device cpu", format);
+    }
+    log.info(fmt::format("weights in {} run on the CPU only: that is where the model runs", format));
+    return false;
+  }
   try {
     state.gpu = std::make_unique<GpuQueue>(device, options.max_gpu_memory.count);
   } catch (const Error& error) {
@@ -168,7 +176,8 @@ void load_on_cpu(LanguageModel::State& state, const RuntimeOptions& options, con
   const bool is_done = options.load_in_8bit && has_int8_inputs(state.checkpoint.weights);
   if (options.load_in_4bit || (options.load_in_8bit && !is_done))
     quantized = quantized_on_load(state.checkpoint, options, state.ops(), log);
-  if (!options.map_weights && !move_to_memory(state.checkpoint.weights, *state.threads)) {
+  if (!options.map_weights &&
+      !move_to_memory(state.checkpoint.weights, *state.threads, state.checkpoint.files)) {
     log.info("the weights stay in the mapped file: copies would take more than a quarter of the free memory");
   }
   state.checkpoint.weights.merge(quantized);

@@ -111,6 +111,7 @@ NamedWeights quantized_on_load(Checkpoint& checkpoint, const RuntimeOptions& opt
         std::get<QuantizedTensor>(weight).outlier_threshold = options.llm_int8_threshold;
       }
       quantized.emplace(name, std::move(weight));
+      checkpoint.files.release(dense.bytes(), dense.byte_count());
     } catch (const Error& error) {
       fail(error.code(), "{}: {}", linear->module, error.what());
     }

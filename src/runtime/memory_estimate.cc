@@ -148,6 +148,15 @@ MemoryEstimate estimate_memory(const std::filesystem::path& path, const MemoryEs
   estimate.weight_bytes = summary.kept_bytes();
   estimate_run(source, options, estimate);
   estimate.footprint_bytes = estimate.weight_bytes + estimate.buffer_bytes;
+  if (source.dialect == "bitsandbytes") {
+    for (const auto& [name, component] : summary.components) {
+      for (const auto& [kind, bytes] : component.bytes)
+        if (kind == "scales" || kind == "codebook") estimate.footprint_bytes -= bytes;
+    }
+    estimate.notes.push_back(
+        "footprint: transformers counts no scales and codebooks of bitsandbytes, which are memory all the "
+        "same");
+  }
   if (summary.knows_all_parameters) {
     estimate.train = {train_memory(summary, DType::kBF16, "bfloat16"),
                       train_memory(summary, DType::kF32, "float32")};

@@ -29,7 +29,7 @@ void for_each_tensor(NamedWeights& weights, Visit visit) {
 
 }  // namespace
 
-bool move_to_memory(NamedWeights& weights, const ThreadPool& threads) {
+bool move_to_memory(NamedWeights& weights, const ThreadPool& threads, const TensorFolder& files) {
   // Tensors that share their bytes go on sharing them.
   std::map<std::pair<const void*, size_t>, size_t> places;
   size_t total = 0;
@@ -58,6 +58,7 @@ bool move_to_memory(NamedWeights& weights, const ThreadPool& threads) {
     for (int64_t i = first; i < last; ++i) {
       const Piece& piece = pieces[static_cast<size_t>(i)];
       std::memcpy(piece.to, piece.from, piece.bytes);
+      files.release(piece.from, piece.bytes);
     }
   });
   const auto owner = std::make_shared<Tensor>(std::move(all));

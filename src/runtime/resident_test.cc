@@ -23,7 +23,7 @@ TEST(Resident, WeightsAreCopiedToCacheLinesAndStayTheSame) {
   quantized.scales = misplaced(5, 32, 200);
   NamedWeights weights = {{"embedding", shared}, {"head", shared}, {"layer", quantized}};
   const ThreadPool threads(2);
-  ASSERT_TRUE(move_to_memory(weights, threads));
+  ASSERT_TRUE(move_to_memory(weights, threads, {}));
   const auto expect_copy = [](const Tensor& copy, const Tensor& source) {
     EXPECT_NE(copy.bytes(), source.bytes());
     EXPECT_EQ(reinterpret_cast<uintptr_t>(copy.bytes()) % 64, 0u);
@@ -41,7 +41,7 @@ TEST(Resident, WeightsAreCopiedToCacheLinesAndStayTheSame) {
 
 TEST(Resident, NoWeightsAreLeftAlone) {
   NamedWeights none;
-  EXPECT_TRUE(move_to_memory(none, ThreadPool(1)));
+  EXPECT_TRUE(move_to_memory(none, ThreadPool(1), {}));
   EXPECT_TRUE(none.empty());
 }
 

@@ -1,5 +1,6 @@
 """Loads checkpoints that lowbit wrote in the dialect bitsandbytes in transformers + bitsandbytes (CPU), and compares with lowbit:
-greedy tokens equal, last logits within 1e-2 of the decoded weights in float32, get_memory_footprint beside what `inspect` says.
+greedy tokens equal, last logits within 1e-2 of the weights as lowbit decodes them (in the source's type, as bitsandbytes does; products in
+float32), get_memory_footprint beside what `inspect` says. In 8 bits both round the inputs too, so that 5e-2 are allowed.
 
 usage: python check_bitsandbytes.py LOWBIT WORK MODEL [MODEL ...]     (pip install bitsandbytes transformers accelerate torch)
 Prints one JSON line per checkpoint, and the versions; exits 1 where a checkpoint does not load or differs. Its last results are in
@@ -26,7 +27,8 @@ VARIANTS = {
     "nf4-double": ["--format", "nf4", "--bnb-4bit-use-double-quant"],
     "int8": ["--format", "int8"],
 }
-PROMPT, NEW, BOUND = "The bank says that", 12, 1e-2
+PROMPT, NEW = "The bank says that", 12
+BOUNDS = {"int8": 5e-2}  # else 1e-2
 
 
 def lowbit(binary, *arguments):
@@ -50,10 +52,11 @@ def greedy(model, prompt):
 def check(binary, source, name, options, work):
     out, dense = work / f"{source.name}-{name}", work / f"{source.name}-{name}-dense"
     lowbit(binary, "quantize", source, "-o", out, "--method", "rtn", *options, "--dialect", "bitsandbytes", "--no-check", "--overwrite")
-    lowbit(binary, "convert", out, "-o", dense, "--to", "float32", "--overwrite")
+    lowbit(binary, "convert", out, "-o", dense, "--to", "float32" if name == "int8" else "bfloat16", "--overwrite")
     prompt = AutoTokenizer.from_pretrained(source)(PROMPT)["input_ids"]
     expected, logits = greedy(AutoModelForCausalLM.from_pretrained(dense, dtype=torch.float32).eval(), prompt)
     theirs = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32, device_map="cpu").eval()
+    footprint = theirs.get_memory_footprint()
     for module in theirs.modules():  # the file asks for BF16 products, whose rounding is not the file's
         if isinstance(module, bitsandbytes.nn.Linear4bit):
             module.compute_dtype, module.compute_type_is_set = torch.float32, True
@@ -62,10 +65,10 @@ def check(binary, source, name, options, work):
                              "--temperature", 0, "--json"))["token_ids"]
     difference = float((their_logits - logits).abs().max() / logits.abs().max())
     row = {"model": source.name, "checkpoint": name, "same_tokens": found == expected == ours, "relative_difference": difference,
-           "footprint": theirs.get_memory_footprint(),
+           "footprint": footprint,
            "inspect": json.loads(lowbit(binary, "inspect", out, "--json"))["memory"]["footprint_bytes"]}
     print(json.dumps(row), flush=True)
-    return row["same_tokens"] and difference < BOUND
+    return row["same_tokens"] and difference < BOUNDS.get(name, 1e-2)
 
 
 def main():
