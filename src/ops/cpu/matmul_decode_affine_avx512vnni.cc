@@ -12,7 +12,8 @@ namespace {
 #include "ops/cpu/affine_decode.inc"
 }  // namespace
 
-void matmul_decode_affine_avx512vnni(const MatmulArgs& args, int64_t begin, int64_t end, void* scratch) noexcept {
+void matmul_decode_affine_avx512vnni(const MatmulArgs& args, int64_t begin, int64_t end,
+                                     void* scratch) noexcept {
   run(args, begin, end, scratch);
 }
 
