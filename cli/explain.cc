@@ -75,7 +75,8 @@ void add_explain(CLI::App& app, Run& run) {
                   "  rounds the four numbers as one group and shows what is left of them.\n"
                   "  With --tensor FILE:NAME: the first rows of a tensor, in groups.");
   const auto arguments = std::make_shared<Arguments>();
-  command.add_option("FORMAT", arguments->options.format, "affine, nf4, fp4, fp8 (E4M3), fp8_e5m2 or log2")
+  command
+      .add_option("FORMAT", arguments->options.format, "affine, nf4, fp4, fp8 (E4M3), fp8_e5m2, log2 or int8")
       ->required();
   CLI::Option* values =
       command.add_option("--values", arguments->values, "numbers, with spaces between them: one row")

@@ -11,8 +11,8 @@
 namespace lowbit {
 
 struct ExplainOptions {
-  std::string format = "affine";  // "affine", "nf4", "fp4", "fp8", "fp8_e5m2", "log2"
-  AffineOptions affine;           // bits of affine and log2; group_size of all
+  std::string format = "affine";  // "affine", "nf4", "fp4", "fp8", "fp8_e5m2", "log2", "int8" (rows)
+  AffineOptions affine;           // bits of affine and log2; group_size of all but int8
   float log_base = 2;             // of log2
 };
 

@@ -5,6 +5,7 @@
 #include "format/affine.h"
 #include "format/codebook.h"
 #include "format/format_options.h"
+#include "format/int8.h"
 #include "lowbit/fields.h"
 
 #include <algorithm>
@@ -17,7 +18,7 @@ namespace {
 struct Group {
   float scale = 0;
   int zero_point = 0;
-  std::vector<uint8_t> codes;
+  std::vector<int> codes;
   std::vector<float> decoded;
 };
 
@@ -27,26 +28,41 @@ class Rounder {
   explicit Rounder(const ExplainOptions& options) : options_(options) {
     const std::optional<Format> format = find_format(options.format);
     if (!format) {
-      fail(ErrorCode::kInvalidArgument, "format is \"{}\", expected affine, nf4, fp4, fp8, fp8_e5m2 or log2",
-           options.format);
+      fail(ErrorCode::kInvalidArgument,
+           "format is \"{}\", expected affine, nf4, fp4, fp8, fp8_e5m2, log2 or int8", options.format);
     }
     format_ = *format;
     validate(format_, options.affine, options.log_base);
     bits_ = bits_of(format_).value_or(options.affine.bits);
-    if (!is_affine())
+    if (has_codebook(format_))
       levels_ = format_ == Format::kLog2 ? log_levels({bits_, options.log_base}) : levels_of(format_);
   }
 
   bool is_affine() const { return format_ == Format::kAffine; }
+  bool is_int8() const { return format_ == Format::kInt8; }
   int bits() const { return bits_; }
+  int64_t group_size(int64_t width) const {
+    return is_int8() ? width : effective_group_size(width, options_.affine.group_size);
+  }
   // Of a scale and, where it is affine, of a zero point.
   int overhead_bits() const { return !is_affine() ? 32 : options_.affine.sym ? 16 : 16 + bits_; }
 
   Group round(std::span<const float> values) const {
-    Group group{.codes = std::vector<uint8_t>(values.size()), .decoded = {}};
-    if (!is_affine()) {
-      group.scale = encode_group(levels_, values, group.codes.data(), 1);
-      for (const uint8_t code : group.codes)
+    Group group;
+    if (is_int8()) {
+      const Int8Grid grid = int8_grid(largest_magnitude(values), DType::kF32);
+      std::vector<int8_t> codes(values.size());
+      encode_int8(values, grid.factor, codes.data());
+      group.scale = grid.scale;
+      group.codes.assign(codes.begin(), codes.end());
+      for (const int code : group.codes) group.decoded.push_back(grid.scale * static_cast<float>(code));
+      return group;
+    }
+    if (has_codebook(format_)) {
+      std::vector<uint8_t> codes(values.size());
+      group.scale = encode_group(levels_, values, codes.data(), 1);
+      group.codes.assign(codes.begin(), codes.end());
+      for (const int code : group.codes)
         group.decoded.push_back(decode_code(levels_.by_code, code, group.scale));
       return group;
     }
@@ -54,9 +70,9 @@ class Rounder {
     const AffineGrid grid = affine_grid(*low, *high, options_.affine);
     group.scale = grid.scale;
     group.zero_point = grid.zero_point;
-    for (size_t i = 0; i < values.size(); ++i) {
-      group.codes[i] = static_cast<uint8_t>(nearest_code(values[i], grid, (1 << bits_) - 1));
-      group.decoded.push_back(decode_code(group.codes[i], grid));
+    for (const float value : values) {
+      group.codes.push_back(nearest_code(value, grid, (1 << bits_) - 1));
+      group.decoded.push_back(decode_code(group.codes.back(), grid));
     }
     return group;
   }
@@ -66,7 +82,8 @@ class Rounder {
     std::vector<std::pair<int, float>> list;
     for (int code = 0; is_affine() && code < 1 << bits_; ++code)
       list.emplace_back(code, static_cast<float>(code - (1 << (bits_ - 1))));
-    for (int i = 0; !is_affine() && i < levels_.count; ++i)
+    for (int code = -127; is_int8() && code <= 127; ++code) list.emplace_back(code, static_cast<float>(code));
+    for (int i = 0; has_codebook(format_) && i < levels_.count; ++i)
       list.emplace_back(levels_.codes[i], levels_.values[i]);
     return list;
   }
@@ -87,7 +104,7 @@ Json explained(std::span<const float> values, int64_t width, const ExplainOption
            values.size(), values[i]);
   }
   const Rounder rounder(options);
-  const int64_t size = effective_group_size(width, options.affine.group_size);
+  const int64_t size = rounder.group_size(width);
   Json groups = Json::array(), first = Json::array();
   std::map<int, int64_t> counts;
   double errors = 0, squares = 0, size_squares = 0, largest = 0;
@@ -107,7 +124,7 @@ Json explained(std::span<const float> values, int64_t width, const ExplainOption
       ++counts[group.codes[i]];
       if (static_cast<int64_t>(first.size()) < shown) {
         first.push_back(Json::Object{{"value", double{some[i]}},
-                                     {"code", static_cast<int>(group.codes[i])},
+                                     {"code", group.codes[i]},
                                      {"decoded", double{group.decoded[i]}},
                                      {"error", error}});
       }
@@ -126,7 +143,7 @@ Json explained(std::span<const float> values, int64_t width, const ExplainOption
   Json json = Json::object();
   json.set("format", options.format);
   json.set("bits", rounder.bits());
-  json.set("group_size", options.affine.group_size);
+  json.set("group_size", rounder.is_int8() ? -1 : options.affine.group_size);
   json.set("values", static_cast<int64_t>(values.size()));
   json.set("bits_per_value",
            rounder.bits() + static_cast<double>(group_count) * rounder.overhead_bits() / count);

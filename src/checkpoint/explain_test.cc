@@ -49,6 +49,19 @@ TEST(Explain, AffineHasAZeroPoint) {
   EXPECT_EQ(json.get("levels").as_array().size(), 256u);
 }
 
+TEST(Explain, Int8HasAScalePerRow) {
+  const ExplainOptions options{.format = "int8"};
+  const Json json = parse_json(explain_json(kValues, options), "json");
+  EXPECT_EQ(json.get("group_size").as_integer(), -1);
+  EXPECT_EQ(json.get("number_of_groups").as_integer(), 1);
+  EXPECT_EQ(json.get("first").as_array()[1].get("code").as_integer(), -127);
+  EXPECT_EQ(json.get("first").as_array()[0].get("code").as_integer(), 7);  // 7.47
+  EXPECT_LE(json.get("largest_error").as_number(), 0.501 * 1.7 / 127);
+  int64_t counted = 0;
+  for (const Json& level : json.get("levels").as_array()) counted += level.get("count").as_integer();
+  EXPECT_EQ(counted, 6);
+}
+
 TEST(Explain, RowsOfATensorBeginGroups) {
   TemporaryFolder folder;
   Tensor tensor = Tensor::allocate(DType::kF32, {3, 5});

@@ -59,9 +59,9 @@ std::string explanation_text(std::string_view explain_json) {
   const Json json = parse_json(explain_json, "explanation");
   const double values = number_of(json, "values", 0), groups = number_of(json, "number_of_groups", 0);
   std::string out = fmt::format(
-      "{}, {} bits, group_size {}: {} values in {} groups, {:.4g} bits each\n\n", text_of(json, "format"),
+      "{}, {} bits, group_size {}: {} values in {} group{}, {:.4g} bits each\n\n", text_of(json, "format"),
       text_of(json, "bits"), text_of(json, "group_size"), count_text(static_cast<int64_t>(values)),
-      count_text(static_cast<int64_t>(groups)), number_of(json, "bits_per_value", 0));
+      count_text(static_cast<int64_t>(groups)), groups == 1 ? "" : "s", number_of(json, "bits_per_value", 0));
   out += picture(json) + "\n" + values_table(json);
   const double rows = static_cast<double>(array_of(json, "first").size());
   if (rows < values) out += fmt::format("... {} more\n", count_text(static_cast<int64_t>(values - rows)));
