@@ -3,6 +3,7 @@
 #include "base/fail.h"
 #include "format/bits.h"
 #include "ops/cuda/quantize_gpu.h"
+#include "ops/dense_rows.h"
 #include "ops/parallel.h"
 #include "tensor/half.h"
 
@@ -13,23 +14,8 @@
 namespace lowbit {
 
 void read_rows(const Tensor& weight, int64_t first_row, int64_t rows, float* values) {
-  const int64_t width = weight.size(1), count = rows * width, first = first_row * width;
-  switch (weight.dtype()) {
-    case DType::kF32:
-      std::memcpy(values, weight.data<float>() + first, static_cast<size_t>(count) * sizeof(float));
-      return;
-    case DType::kBF16:
-      for (int64_t i = 0; i < count; ++i) values[i] = bf16_to_float(weight.data<uint16_t>()[first + i]);
-      return;
-    case DType::kF16:
-      for (int64_t i = 0; i < count; ++i) values[i] = f16_to_float(weight.data<uint16_t>()[first + i]);
-      return;
-    case DType::kF64:
-      for (int64_t i = 0; i < count; ++i) values[i] = static_cast<float>(weight.data<double>()[first + i]);
-      return;
-    default:
-      fail(ErrorCode::kInternal, "a weight of type {} cannot be quantized", dtype_name(weight.dtype()));
-  }
+  const int64_t width = weight.size(1);
+  read_elements(weight, first_row * width, rows * width, values);
 }
 
 bool load_columns(const OpContext& context, const Tensor& weight, int64_t first_row, int64_t rows,

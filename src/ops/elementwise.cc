@@ -3,6 +3,7 @@
 #include "format/bits.h"
 #include "format/codebook.h"
 #include "ops/cuda/matmul_gpu.h"
+#include "ops/dense_rows.h"
 #include "ops/elementwise_args.h"
 #include "ops/parallel.h"
 #include "tensor/half.h"
@@ -33,27 +34,6 @@ constexpr Kernel<ActivateArgs> kActivateTable[] = {
 
 // Elementary steps below which a second thread does not pay.
 constexpr int64_t kChunk = 1 << 14;
-
-void to_float(const Tensor& tensor, int64_t offset, int64_t count, float* out) {
-  switch (tensor.dtype()) {
-    case DType::kF32:
-      std::memcpy(out, tensor.data<float>() + offset, static_cast<size_t>(count) * sizeof(float));
-      return;
-    case DType::kBF16: {
-      const uint16_t* from = tensor.data<uint16_t>() + offset;
-      for (int64_t i = 0; i < count; ++i) out[i] = bf16_to_float(from[i]);
-      return;
-    }
-    case DType::kF16: {
-      const uint16_t* from = tensor.data<uint16_t>() + offset;
-      for (int64_t i = 0; i < count; ++i) out[i] = f16_to_float(from[i]);
-      return;
-    }
-    default:
-      fail(ErrorCode::kInvalidArgument, "a weight of type {} cannot be used here, expected F32, F16 or BF16",
-           dtype_name(tensor.dtype()));
-  }
-}
 
 // One row of codes in the order of the columns.
 void decode_row(const QuantizedTensor& table, int64_t row, uint8_t* codes, float* out) {
@@ -214,7 +194,7 @@ void add_positions(const OpContext& context, const Tensor& table, int64_t offset
   split_work(context, tokens, chunk_for(width, kChunk), [&](int64_t begin, int64_t end, int worker) {
     float* row = rows.as<float>() + worker * width;
     for (int64_t token = begin; token < end; ++token) {
-      to_float(table, (positions[token] + offset) * width, width, row);
+      read_elements(table, (positions[token] + offset) * width, width, row);
       for (int64_t i = 0; i < width; ++i) hidden[token * width + i] += row[i];
     }
   });
@@ -248,7 +228,7 @@ void embedding(const OpContext& context, const Weight& table, const TokenIds& to
                  if (codes_of_table) {
                    decode_row(*codes_of_table, row, codes.as<uint8_t>() + worker * width, out + i * width);
                  } else {
-                   to_float(std::get<Tensor>(table), row * width, width, out + i * width);
+                   read_elements(std::get<Tensor>(table), row * width, width, out + i * width);
                  }
                }
              });

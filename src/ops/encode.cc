@@ -1,6 +1,7 @@
 #include "ops/encode.h"
 
 #include "base/fail.h"
+#include "ops/dense_rows.h"
 #include "ops/parallel.h"
 #include "tensor/half.h"
 
@@ -10,24 +11,6 @@
 
 namespace lowbit {
 namespace {
-
-void to_floats(const Tensor& tensor, int64_t first, int64_t count, float* to) {
-  const auto* halves = static_cast<const uint16_t*>(tensor.bytes());
-  switch (tensor.dtype()) {
-    case DType::kBF16:
-      for (int64_t i = 0; i < count; ++i) to[i] = bf16_to_float(halves[first + i]);
-      return;
-    case DType::kF16:
-      for (int64_t i = 0; i < count; ++i) to[i] = f16_to_float(halves[first + i]);
-      return;
-    case DType::kF32:
-      std::copy_n(static_cast<const float*>(tensor.bytes()) + first, count, to);
-      return;
-    default:
-      fail(ErrorCode::kUnsupported, "a weight of type {} cannot be quantized, only BF16, F16 and F32",
-           dtype_name(tensor.dtype()));
-  }
-}
 
 void require_finite(bool is_finite, const Tensor& weight) {
   if (is_finite) return;
@@ -45,7 +28,7 @@ void for_each_group(const OpContext& context, const Tensor& weight, int64_t grou
     std::vector<float> values(static_cast<size_t>(group_size));
     for (int64_t group = begin; group < end; ++group) {
       const int64_t first = group * group_size, count = std::min(group_size, elements - first);
-      to_floats(weight, first, count, values.data());
+      read_elements(weight, first, count, values.data());
       body(group, std::span<const float>(values.data(), static_cast<size_t>(count)));
     }
   });
