@@ -417,6 +417,10 @@ TEST(Encoder, IsQuantizedComparedAndClassifies) {
   const Json nf4 =
       run_json({"eval", "embeddings", kEncoder, "--reference", kEncoder, "--text", texts, "--load-in-4bit"});
   EXPECT_LT(nf4.get("mean_cosine").as_number(), int8.get("mean_cosine").as_number());
+  const Json in_8bit = run_json({"eval", "embeddings", kEncoder, "--reference", kEncoder, "--text", texts,
+                                 "--load-in-8bit", "--llm-int8-threshold", "5"});
+  EXPECT_LT(in_8bit.get("min_cosine").as_number(), 1 - 1e-6);
+  EXPECT_GT(in_8bit.get("min_cosine").as_number(), 0.98);
   const Json classes = run_json({"eval", "classify", out, "--data", data, "--label-key", "label"});
   EXPECT_EQ(classes.get("samples").as_integer(), 9);
   EXPECT_EQ(classes.get("labels").size(), 3u);
