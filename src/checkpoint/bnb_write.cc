@@ -8,18 +8,12 @@
 namespace lowbit {
 namespace {
 
-std::string_view torch_name(DType dtype) {
-  switch (dtype) {
-    case DType::kBF16:
-      return "bfloat16";
-    case DType::kF16:
-      return "float16";
-    case DType::kF32:
-      return "float32";
-    default:
-      fail(ErrorCode::kUnsupported, "bitsandbytes quantizes BF16, F16 and F32 weights, not {}",
-           dtype_name(dtype));
+std::string_view checked_name(DType dtype) {
+  if (dtype != DType::kBF16 && dtype != DType::kF16 && dtype != DType::kF32) {
+    fail(ErrorCode::kUnsupported, "bitsandbytes quantizes BF16, F16 and F32 weights, not {}",
+         dtype_name(dtype));
   }
+  return torch_name(dtype);
 }
 
 template <class T>
@@ -36,7 +30,7 @@ std::vector<NamedTensor> bnb_tensors_beside(const BnbMatrix& matrix, std::span<c
   // As Python's json.dumps writes it.
   std::string state =
       fmt::format(R"({{"quant_type": "{}", "blocksize": {}, "dtype": "{}", "shape": [{}, {}])",
-                  format_name(matrix.format), matrix.group_size, torch_name(matrix.dtype),
+                  format_name(matrix.format), matrix.group_size, checked_name(matrix.dtype),
                   matrix.out_features, matrix.in_features);
   std::vector<NamedTensor> tensors;
   if (matrix.use_double_quant) {
@@ -66,7 +60,7 @@ Json bnb_config_json(const BnbSettings& settings, Json skip_modules) {
   const bool is_int8 = settings.format == Format::kInt8;
   return Json::Object{{"_load_in_4bit", !is_int8},
                       {"_load_in_8bit", is_int8},
-                      {"bnb_4bit_compute_dtype", torch_name(settings.compute_dtype)},
+                      {"bnb_4bit_compute_dtype", checked_name(settings.compute_dtype)},
                       {"bnb_4bit_quant_storage", "uint8"},
                       {"bnb_4bit_quant_type", format_name(is_int8 ? Format::kFp4 : settings.format)},
                       {"bnb_4bit_use_double_quant", settings.use_double_quant},

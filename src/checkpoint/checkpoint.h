@@ -53,6 +53,9 @@ struct CheckpointFiles {
   std::vector<std::pair<std::string, std::string>> metadata;  // of the safetensors files
 };
 
+// As configs name it: "float64", "float32", "float16", "bfloat16". kInternal for others.
+const char* torch_name(DType dtype);
+
 // The config.json of a model of these tensors: `config` with its keys in their order, torch_dtype (or dtype,
 // where that is the key) set to the type that most dense bytes have, and quantization_config set, or absent
 // when `quantization` is null.

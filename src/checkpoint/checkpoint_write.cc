@@ -69,6 +69,8 @@ void check_target(const fs::path& folder, const fs::path& source) {
   }
 }
 
+}  // namespace
+
 const char* torch_name(DType dtype) {
   switch (dtype) {
     case DType::kF64:
@@ -83,8 +85,6 @@ const char* torch_name(DType dtype) {
       fail(ErrorCode::kInternal, "{} is no floating type", dtype_name(dtype));
   }
 }
-
-}  // namespace
 
 Json output_config(Json config, const std::vector<NamedTensor>& tensors, const Json& quantization) {
   // The type of most bytes that are neither codes nor scales.

@@ -1,9 +1,9 @@
 // Quantizing encoders through the same stages as models that write.
 #include "base/files.h"
 #include "lowbit/embed.h"
-#include "quantize/calibration_states.h"
 #include "quantize/run.h"
 #include "quantize/source_model.h"
+#include "quantize/states_test_support.h"
 #include "quantize/test_problem.h"
 #include "runtime/forward.h"
 #include "runtime/language_model.h"
@@ -113,39 +113,7 @@ TEST(QuantizeEncoder, AMaskedLanguageModelIsSoundInEveryMethod) {
 }
 
 TEST(QuantizeEncoder, CarriesMadeAnewGiveTheSameStatesAndThoseOfARun) {
-  SourceModel source = load_source(kClassifier);
-  const Calibration calibration = random_calibration(400, 48);
-  Machine machine;
-  const OpContext ops = machine.ops();
-  MemoryMeter meter;
-  CalibrationStates kept(source.model, ops, calibration.samples, {.batch_size = 4}, meter);
-  CalibrationStates anew(source.model, ops, calibration.samples, {.batch_size = 4, .carry_budget = 0}, meter);
-  for (int64_t layer = 0; layer < source.model.layer_count(); ++layer) {
-    for (int stage = 0; stage < 4; ++stage) {
-      const Block& block = source.model.block(layer);
-      EXPECT_TRUE(same_bytes(kept.collect(block, stage).values, anew.collect(block, stage).values))
-          << layer << " " << stage;
-      kept.advance(block, stage);
-      anew.advance(block, stage);
-    }
-  }
-  const Hessian head = kept.collect_head();
-  HessianAccumulator runs(ops, source.model.head_width());
-  forward_windows(source.model, ops, calibration.samples, 1, DType::kF32,
-                  [&](size_t window, const float* hidden) {
-                    const auto tokens = static_cast<int64_t>(calibration.samples[window].size());
-                    std::vector<float> rows(static_cast<size_t>(tokens * source.model.head_width()));
-                    source.model.head_input(ops, hidden, tokens, rows.data());
-                    runs.add(rows.data(), tokens);
-                  });
-  const Hessian expected = runs.finish();
-  double difference = 0, most = 0;
-  for (int64_t i = 0; i < expected.values.element_count(); ++i) {
-    difference =
-        std::max(difference, std::abs(double{float_at(head.values, i)} - float_at(expected.values, i)));
-    most = std::max(most, std::abs(double{float_at(expected.values, i)}));
-  }
-  EXPECT_LT(difference, 1e-4 * most);
+  expect_same_states(load_source(kClassifier), random_calibration(400, 48).samples);
 }
 
 // A model without a head has no answers to compare; it is saved and loads all the same.
