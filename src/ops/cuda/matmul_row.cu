@@ -272,7 +272,10 @@ bool launch_for(const GpuDecodeArgs& args, void* stream) {
     queue_launch<row_kernel<K, false>>(looping, args, stream);
     return true;
   };
-  return args.swiglu ? launch_kind.template operator()<2>() : launch_kind.template operator()<1>();
+  // Two tiles at once: half as many reads of x and barriers for the codes of a group, and of gate and up one
+  // each. BF16 has bytes enough without.
+  const bool are_two = args.swiglu || (kBits != 16 && has_many_tiles(tiles_of(args)));
+  return are_two ? launch_kind.template operator()<2>() : launch_kind.template operator()<1>();
 }
 
 }  // namespace
