@@ -18,10 +18,9 @@
 //   8     32                 for each step 8 bytes: first elements of the pairs, then second ones
 //   4     64                 for each step a word: digit i is the first of pair i, digit 4 + i the second
 //
-// Codes that point into a table of 16 values (format/codebook.h) are looked up four at a time, by byte
-// permutes of three bits, and a choice between two of them by the fourth. So of the element j = 2 i + second
-// of the pairs the three lower bits are the lower ones of digit j, and the fourth is the highest bit of byte
-// j % 4 (j < 4), or of its lower digit (j >= 4): a byte becomes the choice by its sign.
+// Codes that point into a table of 16 values (format/codebook.h): digit j is element j of the pairs, 2 i +
+// the second's 1. A byte is a pair of codes, to look up at once, and four digits are a byte permute's
+// selector.
 //
 // Scales (F16) and zero points (U16): [tile][group][g][2], those of rows g and g + 8 side by side. Groups are
 // kept in one of two sizes, larger ones several times: 128 inputs, or 32 where 128 is not a divisor
@@ -82,13 +81,8 @@ constexpr FragmentPlace fragment_place(int64_t n, int64_t k, int64_t in, int fra
 }
 
 // Element j of a word of codes that point into a table.
-constexpr int upper_bit_of(int j) { return j < 4 ? 8 * j + 7 : 8 * j - 29; }
-constexpr uint32_t placed_in_word(uint32_t code, int j) {
-  return (code & 7) << (4 * j) | code >> 3 << upper_bit_of(j);
-}
-constexpr uint32_t code_in_word(uint32_t word, int j) {
-  return (word >> (4 * j) & 7) | (word >> upper_bit_of(j) & 1) << 3;
-}
+constexpr uint32_t placed_in_word(uint32_t code, int j) { return code << (4 * j); }
+constexpr uint32_t code_in_word(uint32_t word, int j) { return word >> (4 * j) & 15; }
 
 // The 16 values of a table as BF16: their lower and their upper bytes, four to a word.
 struct CodeTable {

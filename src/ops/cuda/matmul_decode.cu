@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(kBound<K>, 1)
   const int warps = blockDim.x / 32, warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
   const int in = static_cast<int>(args.in), rows = static_cast<int>(args.rows);
   const Room room = room_of<K>(warps, plan.slots, rows, 0);
-  const Share share = share_of_span<K>(in);
+  const Share share = share_of_span<K>(in, warp, warps, blockIdx.x, gridDim.x);
   Fetcher<K> fetcher(args, plan, share, shared);
 
   follow_predecessor(args);

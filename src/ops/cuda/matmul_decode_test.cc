@@ -484,7 +484,8 @@ void norm_gather_and_gate(bool (*is_meant)(const Problem&)) {
                        b = factor * second.expected(row, n, up_magnitude);
           magnitude *= factor, up_magnitude *= factor;
           ASSERT_NEAR(values[at], a, tolerance(p.bits) * magnitude + 1e-6 * std::abs(a))
-              << p.bits << " bits, " << p.in << ", " << rows << " rows";
+              << p.bits << " bits, " << p.out << " x " << p.in << ", row " << row << " of " << rows
+              << ", output " << n;
           const double silu = a / (1 + std::exp(-a));
           ASSERT_NEAR(products[at], silu * b,
                       0.01 * (std::abs(silu) + 0.1 * magnitude) * (std::abs(b) + 0.1 * up_magnitude))
@@ -625,7 +626,9 @@ TEST(GpuMatmulDecode, KeptRowsGiveTheBytesOfARowAlone) {
           for (int64_t k = 0; k < kWidth; ++k) {
             const size_t at = static_cast<size_t>(row * kWidth + k);
             const float value = alone.hidden[static_cast<size_t>(k)];
-            ASSERT_EQ(together.hidden[at], value);
+            ASSERT_EQ(together.hidden[at], value)
+                << bits << " bits, groups of " << group_size << ", row " << row << " of " << rows
+                << ", output " << k << ", inner " << inner;
             ASSERT_EQ(x_read[kept_place(kept, kWidth, row, k)],
                       float_to_bf16(value * norm_here[static_cast<size_t>(k)]))
                 << bits << " bits, row " << row << " of " << rows << ", input " << k;

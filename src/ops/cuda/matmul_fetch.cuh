@@ -79,12 +79,10 @@ __device__ inline Place place_of(const GpuDecodeArgs& args, const Plan& plan, in
 struct Share {
   int group, stride, tile, begin, end;
 };
-// Where each warp has a span, and each block the whole of a group.
+// Where each of `spans` warps has a span of the whole of a group.
 template <class K>
-__device__ inline Share share_of_span(int in) {
-  const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
-  return {static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x), 0, first_unit<K>(in, warp, warps),
-          first_unit<K>(in, warp + 1, warps)};
+__device__ inline Share share_of_span(int in, int span, int spans, int group, int stride) {
+  return {group, stride, 0, first_unit<K>(in, span, spans), first_unit<K>(in, span + 1, spans)};
 }
 // The sum over spans of what read(span) gives.
 template <class Read>

@@ -12,15 +12,16 @@ __host__ __device__ constexpr int sums_of_row(int in, int inputs) {
   return (static_cast<int>(padded_inputs(in)) + inputs - 1) / inputs;
 }
 struct Room {
-  int partial, x, sums, squares, total;  // partial: sums of two groups of tiles
+  int rings, partial, x, sums, squares, total;  // partial: sums of two groups of tiles
 };
 template <class K>
 __host__ __device__ constexpr Room room_of(int in, int warps, int slots) {
-  const int partial = warps * slots * K::kTiles * K::kUnitBytes;
+  const int rings = K::kTable ? PairTable::kBytes : 0;
+  const int partial = rings + warps * slots * K::kTiles * K::kUnitBytes;
   const int x = partial + 2 * warps * K::kTiles * kTileOutputs * 4;
   const int sums = x + static_cast<int>(padded_inputs(in)) * 2;
   const int squares = sums + sums_of_row(in, kBlockInputs) * 4;
-  return {partial, x, sums, squares, squares + sums_of_row(in, kSquaresInputs) * 4};
+  return {rings, partial, x, sums, squares, squares + sums_of_row(in, kSquaresInputs) * 4};
 }
 
 // What is made of x: BF16, sums over groups, sums of squares.
@@ -68,6 +69,30 @@ __device__ inline void keep_pieces(const uint2 (&fours)[kPieces][kWidth / 4], co
   }
 }
 
+// A block makes several groups side by side where they share a table, each by a team of warps: plan.split has
+// as many spans.
+struct Team {
+  int first_warp, warps, group, groups;  // of plan.groups; to the next group
+};
+template <class K>
+__device__ inline Team team_of(const Plan& plan) {
+  const int warps = static_cast<int>(blockDim.x / 32), first = static_cast<int>(blockIdx.x),
+            blocks = static_cast<int>(gridDim.x);
+  if constexpr (!K::kTable) return {0, warps, first, blocks};
+  const int team = static_cast<int>(threadIdx.x / 32) / plan.split.spans();
+  return {team * plan.split.spans(), plan.split.spans(), first + team * blocks,
+          warps / plan.split.spans() * blocks};
+}
+template <class K>
+__device__ inline void wait_for_team(const Team& team) {
+  if constexpr (!K::kTable) {
+    __syncthreads();
+  } else {
+    __syncwarp();  // lanes that come one after the other would count as several warps
+    asm volatile("bar.sync %0, %1;" ::"r"(1 + team.first_warp / team.warps), "r"(team.warps * 32) : "memory");
+  }
+}
+
 // Where an output of a group goes, and what is added to it.
 struct Output {
   char* to = nullptr;  // null: it is none
@@ -75,10 +100,9 @@ struct Output {
   float bias = 0, second_bias = 0;
 };
 template <class K>
-__device__ inline Output output_of(const GpuDecodeArgs& args, const Plan& plan, int group) {
+__device__ inline Output output_of(const GpuDecodeArgs& args, const Plan& plan, int index, int group) {
   Output output;
-  const int index = threadIdx.x;
-  if (index >= (args.swiglu ? kPairs<K> : K::kTiles) * kTileOutputs) return output;
+  if (group >= plan.groups || index >= (args.swiglu ? kPairs<K> : K::kTiles) * kTileOutputs) return output;
   const Place place = place_of<K>(args, plan, group);
   const GpuMatrix& matrix = args.matrix[place.matrix];
   const int64_t n = place.first_tile * kTileOutputs + index;
@@ -92,15 +116,16 @@ __device__ inline Output output_of(const GpuDecodeArgs& args, const Plan& plan, 
 }
 
 // More threads than a block has, where kernels that follow each other are to share a multiprocessor's
-// registers: five blocks of gate and up; q, k and v, which wait beside the layer before.
-template <class K>
-constexpr int kBound = K::kTiles == 2 ? 640
-                       : K::kFine     ? kMostWarps * 32
-                                      : 896;
+// registers: five blocks of gate and up (with a table one of five teams, which waits beside `o`); q, k and v,
+// which wait beside the layer before.
+template <class K, bool kPlain>
+constexpr int kBound = K::kTiles == 2 && !(K::kTable && kPlain) ? 640
+                       : K::kFine                               ? kMostWarps * 32
+                                                                : 896;
 
 // kPlain: a group for each block, and no order of columns.
 template <class K, bool kPlain>
-__global__ void __launch_bounds__(kBound<K>, 1)
+__global__ void __launch_bounds__(kBound<K, kPlain>, 1)
     row_kernel(const __grid_constant__ GpuDecodeArgs args, const __grid_constant__ Plan plan) {
   constexpr int kPieces = K::kTiles == 2 ? 3 : 1;  // of four columns of the hidden state, asked for at once
   extern __shared__ __align__(16) char shared[];
@@ -108,15 +133,18 @@ __global__ void __launch_bounds__(kBound<K>, 1)
             c = lane % 4;
   const int in = static_cast<int>(args.in), padded = static_cast<int>(padded_inputs(in));
   const int mine = threadIdx.x * 4, stride = blockDim.x * 4;
-  const Share share = share_of_span<K>(in);
-  Fetcher<K, kPlain> fetcher(args, plan, share, shared);
-  Output output = output_of<K>(args, plan, blockIdx.x);
+  const Team team = team_of<K>(plan);
+  const int index = threadIdx.x - team.first_warp * 32;  // of an output
+  const Room room = room_of<K>(in, warps, plan.slots);
+  const Share share = share_of_span<K>(in, warp - team.first_warp, team.warps, team.group, team.groups);
+  Fetcher<K, kPlain> fetcher(args, plan, share, shared + room.rings);
+  if constexpr (K::kTable) PairTable::fill(shared, args.table);
+  Output output = output_of<K>(args, plan, index, team.group);
 
   const float *const hidden = kept(args.hidden), *norm_weight = kept(args.norm_weight);
   const uint16_t* const x = kept(args.x);
   const int32_t* const order = kPlain ? nullptr : kept(args.column_order);
   const float epsilon = kept(args.epsilon);
-  const Room room = room_of<K>(in, warps, plan.slots);
   const SharedX to{reinterpret_cast<uint16_t*>(shared + room.x), reinterpret_cast<float*>(shared + room.sums),
                    reinterpret_cast<float*>(shared + room.squares)};
   auto read_pieces = [&](const float* from, int first, float4(&pieces)[kPieces]) {
@@ -179,7 +207,8 @@ __global__ void __launch_bounds__(kBound<K>, 1)
   int turn = 0;
   const uint32_t middle = 0x10001u << (args.bits - 1);
 #pragma unroll 1
-  for (int group = blockIdx.x; kPlain || group < plan.groups; group += gridDim.x, turn ^= 1) {
+  for (int group = team.group; (kPlain && !K::kTable) || group < plan.groups;
+       group += team.groups, turn ^= 1) {
     const bool has_zeros = kPlain ? fetcher.has_zeros
                                   : args.matrix[place_of<K>(args, plan, group).matrix].zero_points != nullptr;
     float total[K::kTiles][1][4] = {};
@@ -200,31 +229,37 @@ __global__ void __launch_bounds__(kBound<K>, 1)
       wait_for_copies<K::kAhead - 1>();
       Loaded<K> now[K::kTiles];
       fetcher.read(slot, has_zeros, middle, now);
-      multiply_unit<K>(now, now_x, args.table, total);
+      if constexpr (K::kTable) {
+        multiply_unit<K>(now, now_x, PairTable{shared}, total);
+      } else {
+        multiply_unit<K>(now, now_x, args.table, total);
+      }
       fetcher.next();
       slot = fetcher.following(slot);
     }
 
     constexpr int kOutputs = K::kTiles * kTileOutputs;
-    float* const partial = reinterpret_cast<float*>(shared + room.partial) + turn * warps * kOutputs;
+    float* const partial =
+        reinterpret_cast<float*>(shared + room.partial) + (turn * warps + team.first_warp) * kOutputs;
     if (c == 0) {
 #pragma unroll
       for (int t = 0; t < K::kTiles; ++t) {
-        partial[warp * kOutputs + t * kTileOutputs + g] = total[t][0][0];
-        partial[warp * kOutputs + t * kTileOutputs + g + 8] = total[t][0][2];
+        float* const sums = partial + (warp - team.first_warp) * kOutputs + t * kTileOutputs + g;
+        sums[0] = total[t][0][0];
+        sums[8] = total[t][0][2];
       }
     }
     float factor = 1;
-    if (hidden && warp == 0) factor = norm_factor(to.squares, in, epsilon);
-    __syncthreads();  // the next group's sums go to the other half
+    if (hidden && warp == team.first_warp) factor = norm_factor(to.squares, in, epsilon);
+    wait_for_team<K>(team);  // the next group's sums go to the other half
     if (output.to) {
       auto sum_of = [&](int index) {
-        return sum_over_spans(warps, plan.split.parts,
+        return sum_over_spans(team.warps, plan.split.parts,
                               [&](int span) { return partial[span * kOutputs + index]; });
       };
-      float value = sum_of(threadIdx.x) * factor + output.bias;
+      float value = sum_of(index) * factor + output.bias;
       if (args.swiglu) {
-        const float up = sum_of(threadIdx.x + kPairs<K> * kTileOutputs) * factor + output.second_bias;
+        const float up = sum_of(index + kPairs<K> * kTileOutputs) * factor + output.second_bias;
         value = gated(value, up);
       }
       if (output.adds) value += old;
@@ -235,8 +270,8 @@ __global__ void __launch_bounds__(kBound<K>, 1)
       }
     }
     if constexpr (kPlain) return;
-    if (group + gridDim.x < plan.groups) {
-      output = output_of<K>(args, plan, group + gridDim.x);
+    if (group + team.groups < plan.groups) {
+      output = output_of<K>(args, plan, index, group + team.groups);
       old = output.adds ? *reinterpret_cast<const float*>(output.to) : 0;
     }
   }
@@ -251,6 +286,32 @@ void spread(Launch& launch) {
                                                             device().reserved_shared + 16);
 }
 
+// launch_of, with teams side by side where they share a table: as many as a multiprocessor gets of the
+// groups.
+template <class K, bool kPlain, class SharedBytes>
+Launch row_launch_of(const GpuDecodeArgs& args, const SharedBytes& shared_bytes_of) {
+  constexpr auto kKernel = row_kernel<K, kPlain>;
+  Launch launch = launch_of<K, kKernel>(args, shared_bytes_of);
+  if constexpr (K::kTable) {
+    constexpr int kMostTeams = 8;
+    const int spans = launch.plan.split.spans(), groups = launch.plan.groups,
+              processors = device().multiprocessors;
+    int teams =
+        std::min({(groups + processors - 1) / processors, kBound<K, kPlain> / 32 / spans, kMostTeams});
+    while (teams > 1 && shared_bytes_of(teams * spans, K::kAhead) > device().shared_per_block) --teams;
+    launch.warps = teams * spans;
+    const int blocks = (groups + teams - 1) / teams;
+    launch.blocks = std::min(
+        blocks, processors * blocks_at_once<kKernel>(launch.warps, shared_bytes_of(launch.warps, K::kAhead)));
+    launch.plan.slots = K::kAhead;
+    if (launch.blocks == blocks) launch.plan.slots = std::min(K::kAhead, most_units<K>(args.in, spans));
+    launch.shared_bytes = shared_bytes_of(launch.warps, launch.plan.slots);
+  }
+  return launch;
+}
+// Groups that a launch makes at once.
+int groups_at_once(const Launch& launch) { return launch.warps / launch.plan.split.spans() * launch.blocks; }
+
 template <int kBits, Codes kCodes>
 bool launch_for(const GpuDecodeArgs& args, void* stream) {
   const int in = static_cast<int>(args.in);
@@ -259,16 +320,17 @@ bool launch_for(const GpuDecodeArgs& args, void* stream) {
     auto bytes = [in](int warps, int slots) { return room_of<K>(in, warps, slots).total; };
     if (bytes(1, K::kAhead) > device().shared_per_block) return false;
     if (!args.column_order) {
-      Launch plain = launch_of<K, row_kernel<K, true>>(args, bytes);
-      if (plain.blocks == plain.plan.groups) {
+      Launch plain = row_launch_of<K, true>(args, bytes);
+      if (groups_at_once(plain) >= plain.plan.groups) {
         spread(plain);
         queue_launch<row_kernel<K, true>>(plain, args, stream);
         return true;
       }
     }
-    const Launch looping = launch_of<K, row_kernel<K, false>>(args, bytes);
+    const Launch looping = row_launch_of<K, false>(args, bytes);
     // A second round that few blocks have costs as much as a whole one: several tiles for a block are faster.
-    if (looping.blocks < looping.plan.groups && looping.plan.groups < 2 * looping.blocks) return false;
+    const int at_once = groups_at_once(looping);
+    if (at_once < looping.plan.groups && looping.plan.groups < 2 * at_once) return false;
     queue_launch<row_kernel<K, false>>(looping, args, stream);
     return true;
   };

@@ -31,10 +31,11 @@ struct Kind {
   static constexpr int kLoads = kBlocks * kBits / 8;  // of 16 bytes that a thread does for a tile's unit
   static constexpr int kGroupBlocks = kFine ? 1 : kTable ? kTableGroup / kBlockInputs : kBlocks;
   static constexpr int kGroups = kBits == 16 ? 0 : kBlocks / kGroupBlocks;
+  static constexpr int kGroupWords = kTable ? 1 : 2;  // of a group and thread: scales; zeros
   static constexpr int kUnitBytes =
-      (kLoads * 16 + kGroups * 8) * 32;  // of a tile: pieces; scales and zeros by group
-  // Units that are on their way while one is worked on, about 5 KB for each warp.
-  static constexpr int kAhead = kOneRow      ? (kBits == 4 ? 6 : 4) / kTiles
+      (kLoads * 16 + kGroups * kGroupWords * 4) * 32;  // of a tile: pieces; scales and zeros by group
+  // Units that are on their way while one is worked on, about 5 KB for each warp; less beside a table.
+  static constexpr int kAhead = kOneRow      ? (kTable && kTiles > 1 ? 2 : (kBits == 4 ? 6 : 4) / kTiles)
                                 : kBits == 8 ? (kTiles > 1 ? 2 : 3)
                                              : 4 / kTiles;
   static constexpr int kGroupTiles = kTiles;  // of a block, which makes them at once
@@ -76,8 +77,8 @@ __device__ inline void fetch_unit(const Tile& tile, char* room, bool has_zeros, 
     char* const words = room + K::kLoads * 512 + lane * 4;
 #pragma unroll
     for (int i = 0; i < K::kGroups; ++i) {
-      copy_4(words + 2 * i * 128, tile.scales + i * 32);
-      if (has_zeros) copy_4(words + (2 * i + 1) * 128, tile.zeros + i * 32);
+      copy_4(words + K::kGroupWords * i * 128, tile.scales + i * 32);
+      if (!K::kTable && has_zeros) copy_4(words + (2 * i + 1) * 128, tile.zeros + i * 32);
     }
   }
 }
@@ -91,9 +92,9 @@ __device__ inline void read_unit(const char* room, bool has_zeros, uint32_t midd
   const char* const words = room + K::kLoads * 512 + lane * 4;
 #pragma unroll
   for (int i = 0; i < K::kGroups; ++i) {
-    to.scale[i] = *reinterpret_cast<const uint32_t*>(words + 2 * i * 128);
+    to.scale[i] = *reinterpret_cast<const uint32_t*>(words + K::kGroupWords * i * 128);
     to.zeros[i] = middle;
-    if (has_zeros) to.zeros[i] = *reinterpret_cast<const uint32_t*>(words + (2 * i + 1) * 128);
+    if (!K::kTable && has_zeros) to.zeros[i] = *reinterpret_cast<const uint32_t*>(words + (2 * i + 1) * 128);
   }
 }
 
@@ -106,21 +107,24 @@ __device__ inline uint32_t upper_halves(float first, float second) {
   return __byte_perm(__float_as_uint(first), __float_as_uint(second), 0x7632);
 }
 
-// A byte's sign, in all of its bits. (__byte_perm is free to ignore that bit of a selector.)
-__device__ inline uint32_t signs_of_bytes(uint32_t bytes) {
+// Of four bytes of two words, their signs in all of their bits; the selector's highest bits ask for signs.
+// (__byte_perm is free to ignore them.)
+template <uint32_t kSelector>
+__device__ inline uint32_t signs_of_bytes(uint32_t first, uint32_t second) {
   uint32_t signs;
-  asm("prmt.b32 %0, %1, 0, 0xba98;" : "=r"(signs) : "r"(bytes));
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(signs) : "r"(first), "r"(second), "n"(kSelector));
   return signs;
 }
 
 // The table's values of the codes in a word: of all four pairs. Each byte of a value is looked up of its own,
 // in the lower and in the upper half of the table.
 __device__ inline void look_up(uint32_t word, const CodeTable& table, uint32_t (&pairs)[4]) {
-  const uint32_t index = word & 0x77777777u;
+  const uint32_t index = word & 0x77777777u, even = word << 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const uint32_t four = half == 0 ? index : index >> 16;
-    const uint32_t is_above = signs_of_bytes(half == 0 ? word : word << 4);
+    const uint32_t is_above =
+        half == 0 ? signs_of_bytes<0xd9c8>(even, word) : signs_of_bytes<0xfbea>(even, word);
     auto chosen = [&](const uint32_t(&bytes)[4]) {
       const uint32_t below = __byte_perm(bytes[0], bytes[1], four),
                      above = __byte_perm(bytes[2], bytes[3], four);
@@ -132,12 +136,41 @@ __device__ inline void look_up(uint32_t word, const CodeTable& table, uint32_t (
   }
 }
 
+// The values of all 256 pairs of codes in shared memory, as often as there are lanes: each reads from a bank
+// of its own, while the table in registers keeps the integer units busy with 21 instructions a word.
+struct PairTable {
+  static constexpr int kBytes = 256 * 128;
+  const char* pairs;
+
+  // By all threads of a block.
+  static __device__ void fill(char* pairs, const CodeTable& table) {
+    for (int pair = static_cast<int>(threadIdx.x); pair < 256; pair += static_cast<int>(blockDim.x)) {
+      auto value = [&](int code) {
+        const int place = code % 4 * 8;
+        return (table.lower[code / 4] >> place & 0xffu) | (table.upper[code / 4] >> place & 0xffu) << 8;
+      };
+      const uint32_t both = value(pair % 16) | value(pair / 16) << 16;
+#pragma unroll
+      for (int i = 0; i < 8; ++i)
+        *reinterpret_cast<uint4*>(pairs + pair * 128 + (pair + i) % 8 * 16) = {both, both, both, both};
+    }
+  }
+};
+__device__ inline void look_up(uint32_t word, const PairTable& table, uint32_t (&pairs)[4]) {
+  const uint32_t lane = threadIdx.x % 32 * 4;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t row = i == 0 ? word << 7 : word >> (8 * i - 7);  // byte i times 128
+    pairs[i] = *reinterpret_cast<const uint32_t*>(table.pairs + ((row & 0x7f80u) | lane));
+  }
+}
+
 // The operand of step `step` (0 to 2 * kBlocks - 1). A table's: its values. 4 bits: 128 + code, which is
 // 0x4300 | code in BF16; the 128 and the zero point are taken off the sums. 8 bits: code - zero point: 2^23 +
 // code is 0x4b000000 | code in F32.
-template <class K>
+template <class K, class Table>
 __device__ inline Operand operand(const uint4 (&data)[K::kLoads], int step, float zero, float zero8,
-                                  const CodeTable& table) {
+                                  const Table& table) {
   if constexpr (K::kBits == 16) {
     const uint4 &row = data[step / 2 * 2], &row8 = data[step / 2 * 2 + 1];
     const int half = step % 2 * 2;
@@ -193,8 +226,8 @@ struct X {
   float sums[K::kRowBlocks][K::kGroups + 1][2];
 };
 
-template <class K>
-__device__ inline void multiply_unit(const Loaded<K> (&now)[K::kTiles], const X<K>& x, const CodeTable& table,
+template <class K, class Table>
+__device__ inline void multiply_unit(const Loaded<K> (&now)[K::kTiles], const X<K>& x, const Table& table,
                                      float (&total)[K::kTiles][K::kRowBlocks][4]) {
   constexpr int kGroupSteps = 2 * K::kGroupBlocks;
 #pragma unroll
