@@ -112,6 +112,27 @@ TEST_F(GpuQueues, APhaseEndsWithItsBlock) {
   EXPECT_NE(queue.memory().purpose().what, "a test");
 }
 
+TEST_F(GpuQueues, ASpoiltRecordingIsMadeAgain) {
+  GpuQueue queue(0);
+  constexpr size_t kBytes = 1000;
+  void* const there = queue.memory().allocate(kBytes);
+  std::vector<char> here(kBytes, 1);
+  queue.copy_in(there, here.data(), kBytes);
+  int tries = 0;
+  GpuGraph graph(queue, [&] {
+    if (++tries == 1) {
+      EXPECT_THROW(queue.is_idle("what is recorded"), Error);
+      return;
+    }
+    queue.clear(there, kBytes);
+  });
+  EXPECT_EQ(tries, 2);
+  graph.launch();
+  queue.copy_out(here.data(), there, kBytes);
+  EXPECT_EQ(here, std::vector<char>(kBytes));
+  queue.memory().free(there);
+}
+
 // More than the ring holds, in pieces of every size, each source overwritten at once.
 TEST_F(GpuQueues, StagedCopiesArriveWhole) {
   GpuQueue queue(0);

@@ -118,18 +118,28 @@ bool GpuQueue::is_idle(std::string_view what) {
 
 GpuGraph::GpuGraph(GpuQueue& recorder, GpuQueue& queue, FunctionRef<void()> body) : queue_(queue) {
   constexpr const char* kWhat = "recording what the GPU is to do";
+  // What other threads ask of the driver meanwhile may spoil a recording, which says nothing about the next.
+  constexpr int kMostTries = 5;
   recorder.make_current();
   const cudaStream_t stream = of(recorder.stream());
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed), kWhat);
   cudaGraph_t graph = nullptr;
-  try {
-    body();
-  } catch (...) {
-    cudaStreamEndCapture(stream, &graph);
-    if (graph) cudaGraphDestroy(graph);
-    throw;
+  for (int tries = 1; !graph; ++tries) {
+    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed), kWhat);
+    try {
+      body();
+    } catch (...) {
+      cudaStreamEndCapture(stream, &graph);
+      if (graph) cudaGraphDestroy(graph);
+      throw;
+    }
+    const cudaError_t error = cudaStreamEndCapture(stream, &graph);
+    if (error == cudaErrorStreamCaptureInvalidated && tries < kMostTries) {
+      cudaGetLastError();  // nor about what is queued next
+      graph = nullptr;
+    } else {
+      check(error, kWhat);
+    }
   }
-  check(cudaStreamEndCapture(stream, &graph), kWhat);
   cudaGraphExec_t executable = nullptr;
   const cudaError_t error = cudaGraphInstantiate(&executable, graph, 0);
   cudaGraphDestroy(graph);

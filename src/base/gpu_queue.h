@@ -107,7 +107,8 @@ class GpuPhase {
 };
 
 // What `body` queues, recorded once and queued again as often as wanted by one call. While it is recorded
-// nothing of it runs, and nothing may be waited for. kDevice where the driver refuses.
+// nothing of it runs, and nothing may be waited for. `body` is called again where the recording was spoilt by
+// what another thread asked of the driver. kDevice where the driver refuses.
 class GpuGraph {
  public:
   GpuGraph(GpuQueue& queue, FunctionRef<void()> body) : GpuGraph(queue, queue, body) {}

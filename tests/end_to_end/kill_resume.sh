@@ -2,15 +2,18 @@
 # `lowbit quantize` killed at ten moments of its run: no result is left behind, and the next run, which takes up the
 # finished layers, writes the same bytes as one that nobody disturbed. The bytes depend neither on threads nor on the
 # batch size (on a GPU they may depend on that).  usage: kill_resume.sh path/to/lowbit [seed] [device, cpu]
+# [model and calibration data: those of the demo, which a GPU may be too fast for]
 set -euo pipefail
 lowbit=$1
 RANDOM=${2:-1}
 device=${3:-cpu}
 demo=$(cd "$(dirname "$0")/../../demo" && pwd)
+model=${4:-$demo/model}
+calibration=${5:-$demo/data/calibration.jsonl}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-command=("$lowbit" quantize "$demo/model" --bits 4 --calibration "$demo/data/calibration.jsonl" --samples 16
+command=("$lowbit" quantize "$model" --bits 4 --calibration "$calibration" --samples 16
   --max-length 96 --device "$device")
 quantize() {  # OUT, further options
   "${command[@]}" -o "$@" >"$work/stdout" 2>"$work/stderr"
