@@ -122,7 +122,8 @@ struct GpuLibraries::State {
   explicit State(GpuQueue& given) : queue(given) {}
   ~State() {
     for (auto& [key, plan] : plans) release(plan);
-    if (handle) lt.destroy(handle);
+    for (const cublasLtHandle_t used : {handle, loader})
+      if (used) lt.destroy(used);
     if (solver_handle) solver.destroy(solver_handle);
   }
 
@@ -269,6 +270,9 @@ struct GpuLibraries::State {
   std::string problem;
   CublasLt lt{};
   cublasLtHandle_t handle = nullptr;
+  // Of load_code's thread. It ends with the other: to end one waits for all of the GPU's work, which would
+  // spoil a recording (CUDA Programming Guide, "Prohibited and Unhandled Operations" of stream capture).
+  cublasLtHandle_t loader = nullptr;
   Tensor workspace;
   std::map<Shape, Plan> plans;
 
@@ -316,7 +320,7 @@ void GpuLibraries::multiply(const Product& product) {
 
 int64_t GpuLibraries::load_code(std::span<const Kind> kinds, const std::atomic<bool>& is_enough) {
   if (!gemm_problem().empty()) return 0;
-  const State& state = *state_;
+  State& state = *state_;
   int64_t in = 0, out = 0, weight = 0;
   for (const Kind& kind : kinds) {
     in = std::max(in, kind.in), out = std::max(out, kind.out), weight = std::max(weight, kind.in * kind.out);
@@ -327,16 +331,14 @@ int64_t GpuLibraries::load_code(std::span<const Kind> kinds, const std::atomic<b
                 x = workspace.take(static_cast<size_t>(std::max(in * State::kTriedRows, out)) * 2),
                 y = workspace.take(static_cast<size_t>(out * State::kTriedRows) * 4),
                 work = workspace.take(kWorkspaceBytes);
-  cublasLtHandle_t handle = nullptr;
-  if (state.lt.create(&handle) != CUBLAS_STATUS_SUCCESS) return 0;
+  if (!state.loader && state.lt.create(&state.loader) != CUBLAS_STATUS_SUCCESS) return 0;
   int64_t tried = 0;
   for (const Kind& kind : kinds) {
     if (is_enough) break;
-    tried += state.try_product(State::shape_of(kind),
-                               {handle, queue, w.as<void>(), x.as<void>(), y.as<void>(), work.as<void>()});
+    tried += state.try_product(State::shape_of(kind), {state.loader, queue, w.as<void>(), x.as<void>(),
+                                                       y.as<void>(), work.as<void>()});
   }
   cudaStreamSynchronize(static_cast<cudaStream_t>(queue.stream()));
-  state.lt.destroy(handle);
   return tried;
 }
 
