@@ -9,8 +9,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <initializer_list>
+#include <limits>
 #include <optional>
 
 namespace lowbit {
@@ -27,6 +29,17 @@ bool has_whole_units(const MatmulArgs& args) {
 bool fits_tiles(const MatmulArgs& args) {
   return has_whole_units(args) && (args.kind == WeightKind::kAffine || args.bits == 4);
 }
+// Values of 13 bits: none that is not 0 may be much smaller than the largest.
+bool fits_short_values(const MatmulArgs& args) {
+  if (args.bits != 4 || !has_whole_units(args)) return false;
+  float least = std::numeric_limits<float>::infinity(), largest = 0;
+  for (int i = 0; i < 16; ++i) {
+    const float size = std::abs(args.codebook[i]);
+    largest = std::max(largest, size);
+    if (size > 0) least = std::min(least, size);
+  }
+  return largest <= 256 * least;
+}
 bool is_bf16(const MatmulArgs& args) { return args.kind == WeightKind::kBF16; }
 
 constexpr MatmulKernel kDenseDecode[] = {
@@ -42,6 +55,7 @@ constexpr MatmulKernel kAffineDecode[] = {
 };
 constexpr MatmulKernel kCodebookDecode[] = {
     {"avx512", Isa::kAvx512, has_whole_units, matmul_decode_codebook_avx512},
+    {"avx2int16", Isa::kAvx2, fits_short_values, matmul_decode_codebook_int16_avx2},
     {"avx2", Isa::kAvx2, has_whole_units, matmul_decode_codebook_avx2},
     {"ref", Isa::kRef, nullptr, matmul_ref},
 };
@@ -99,7 +113,7 @@ XForm form_of(const MatmulKernel& kernel, WeightKind kind, MatmulMode mode) {
   if (kind == WeightKind::kInt8) return XForm::kInt8;
   if (kernel.isa == Isa::kRef) return XForm::kPlain;
   if (mode == MatmulMode::kPrefill) return kernel.isa == Isa::kAmxBf16 ? XForm::kBf16Tiles : XForm::kPlain;
-  if (kind == WeightKind::kAffine) return XForm::kInt16;
+  if (kind == WeightKind::kAffine || kernel.run == matmul_decode_codebook_int16_avx2) return XForm::kInt16;
   return kind == WeightKind::kBF16 ? XForm::kEvenOdd : XForm::kPadded;
 }
 

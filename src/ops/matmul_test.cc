@@ -207,6 +207,7 @@ Bounds bounds_of(const std::string& op, const std::string& kernel) {
   if (kernel == "ref") return {1e-7, 1e-9};
   if (kernel == "amx") return {8e-3, 1e-4};
   if (op == "matmul_affine_decode") return {1.5e-4, 1e-6};  // x in steps of its block's largest / 32639
+  if (kernel == "avx2int16") return {1e-3, 1e-5};           // besides, values in steps of the largest / 4095
   return {2e-6, 1e-8};
 }
 
@@ -215,7 +216,8 @@ bool should_fit(const Case& c, const std::string& kernel) {
   if (kernel == "ref") return true;
   if (c.format == Format::kInt8) return true;
   if (c.bits == 0) return kernel != "amx" || c.dtype == DType::kBF16;
-  if (kernel == "amx" && has_codebook(c.format) && c.bits != 4) return false;
+  if ((kernel == "amx" && has_codebook(c.format) && c.bits != 4) || (kernel == "avx2int16" && c.bits != 4))
+    return false;
   const int64_t unit = 32 % c.bits == 0 ? 32 / c.bits : 32;
   return c.group_size <= 0 || c.group_size >= c.in || c.group_size % unit == 0;
 }

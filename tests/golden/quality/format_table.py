@@ -87,8 +87,8 @@ def run(arguments):
         if options:
             model = work / "result"
             shutil.rmtree(model, ignore_errors=True)
-            made = lowbit("quantize", sources[kind], "-o", model, *options, "--calibration", arguments.calibration, "--samples", arguments.samples,
-                          "--max-length", 512, "--no-check", "--no-resume")
+            data = [] if "rtn" in options else ["--calibration", arguments.calibration, "--samples", arguments.samples, "--max-length", 512]
+            made = lowbit("quantize", sources[kind], "-o", model, *options, *data, "--no-check", "--no-resume")
             row["bits_per_weight"], row["seconds"] = made["bits_per_weight"], made["seconds"]
         found = lowbit("eval", "divergence", model, "--reference", sources[kind], "--text", arguments.evaluation, "--context", 512,
                        "--limit", arguments.windows, *loading)
@@ -121,8 +121,8 @@ command.add_argument("evaluation")
 command.add_argument("--lowbit", required=True)
 command.add_argument("--results", type=pathlib.Path, required=True)
 command.add_argument("--work", type=pathlib.Path, required=True)
-command.add_argument("--samples", type=int, default=16)
-command.add_argument("--windows", type=int, default=8)
+command.add_argument("--samples", type=int, default=12)
+command.add_argument("--windows", type=int, default=6)
 command = commands.add_parser("table")
 command.set_defaults(act=table)
 command.add_argument("results", type=pathlib.Path)
