@@ -60,6 +60,7 @@ struct GenerateSpeed {
 
 // What a model takes. The figures of a GPU are the most at a time since it was loaded; on the CPU they are 0.
 struct MemoryUse {
+  uint64_t weight_bytes = 0;  // on the CPU: of all tensors, copied or in mapped files; 0 on a GPU
   uint64_t gpu_weight_bytes = 0, gpu_kv_cache_bytes = 0, gpu_workspace_bytes = 0;
   uint64_t gpu_peak_bytes = 0;  // of all of them together
   uint64_t streamed_bytes = 0;  // weights that stay in this machine's memory because they do not fit

@@ -181,6 +181,7 @@ void load_on_cpu(LanguageModel::State& state, const RuntimeOptions& options, con
     log.info("the weights stay in the mapped file: copies would take more than a quarter of the free memory");
   }
   state.checkpoint.weights.merge(quantized);
+  for (const auto& [name, weight] : state.checkpoint.weights) state.weight_bytes += weight_bytes(weight);
   state.model = Model::create(state.checkpoint.config, state.checkpoint.weights);
   state.checkpoint.weights.clear();  // those of which the model has made copies of its own go
 }
@@ -250,6 +251,8 @@ std::string to_json(const MemoryUse& use) {
     json.set("gpu_workspace_bytes", use.gpu_workspace_bytes);
     json.set("gpu_peak_bytes", use.gpu_peak_bytes);
     json.set("streamed_bytes", use.streamed_bytes);
+  } else {
+    json.set("weight_bytes", use.weight_bytes);
   }
   json.set("peak_rss_bytes", use.peak_rss_bytes);
   return json.dump();
@@ -258,7 +261,8 @@ std::string to_json(const MemoryUse& use) {
 std::string LanguageModel::device() const { return device_name(state_->gpu ? state_->gpu->gpu() : kHost); }
 
 MemoryUse LanguageModel::memory() const {
-  MemoryUse use{.streamed_bytes = state_->streamed_bytes, .peak_rss_bytes = process_memory().peak_rss_bytes};
+  MemoryUse use{.weight_bytes = state_->weight_bytes,
+                .streamed_bytes = state_->streamed_bytes, .peak_rss_bytes = process_memory().peak_rss_bytes};
   if (!state_->gpu) return use;
   const GpuMemoryFigures figures = state_->gpu->memory().figures();
   use.gpu_weight_bytes = figures.weights;
