@@ -42,8 +42,8 @@ struct QuantizeOptions {
   std::string method = "gptq";  // "gptq" or "rtn"
   std::string format =
       "affine";  // or "nf4", "fp4", "fp8", "fp8_e5m2", "log2"; with method "rtn" "int8" (rows)
-  // "gptq" (format affine), "bitsandbytes" (nf4 and fp4 in groups of 64, int8), "compressed-tensors" (int8),
-  // "lowbit" (all but affine and int8)
+  // "gptq" (format affine), "bitsandbytes" (nf4 and fp4 in groups of 64, int8), "compressed-tensors" (int8,
+  // affine of 2, 4 or 8 bits, fp8 with a scale per row), "lowbit" (all but affine and int8)
   std::string dialect = "gptq";
   float log_base = 2;  // of format log2, see LogOptions; its bits, and all group sizes, are those of `affine`
   std::string activations;  // of int8: "int8-dynamic" (a scale per token) or "none" (they stay floats);

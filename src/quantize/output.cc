@@ -2,6 +2,7 @@
 
 #include "base/fail.h"
 #include "checkpoint/bnb.h"
+#include "checkpoint/compressed.h"
 #include "checkpoint/lowbit_dialect.h"
 #include "checkpoint/tensor_kinds.h"
 #include "format/affine.h"
@@ -164,7 +165,8 @@ CheckpointFiles output_files(const SourceModel& source, const QuantizationSettin
   files.source = source.checkpoint.folder;
   files.base_name = options.model_file_base_name;
   files.max_shard_bytes = options.max_shard_size.empty() ? 0 : parse_bytes(options.max_shard_size).count;
-  const bool is_gptq = options.dialect == "gptq", is_bnb = options.dialect == "bitsandbytes";
+  const bool is_gptq = options.dialect == "gptq", is_bnb = options.dialect == "bitsandbytes",
+             is_compressed = options.dialect == "compressed-tensors";
   bool act_order = false;
   DType dtype = DType::kBF16;  // of the matrices
   for (const NamedTensor& entry : kept_tensors(source)) {
@@ -179,17 +181,22 @@ CheckpointFiles output_files(const SourceModel& source, const QuantizationSettin
     act_order = act_order || !weight.column_order.empty();
     dtype = entry.tensor.dtype();
     std::vector<NamedTensor> tensors =
-        is_gptq  ? gptq_tensors(module, weight, output_version(options))
-        : is_bnb ? bnb_tensors(module, weight, dtype, options.bnb_4bit_use_double_quant)
-                 : lowbit_tensors(module, weight);
+        is_gptq         ? gptq_tensors(module, weight, output_version(options))
+        : is_bnb        ? bnb_tensors(module, weight, dtype, options.bnb_4bit_use_double_quant)
+        : is_compressed ? compressed_tensors(module, weight, options.affine.sym)
+                        : lowbit_tensors(module, weight);
     for (NamedTensor& tensor : tensors) files.tensors.push_back(std::move(tensor));
   }
-  const Json quantization = is_gptq  ? gptq_config(settings, options, act_order)
-                            : is_bnb ? bnb_config_json({.format = *find_format(options.format),
-                                                        .use_double_quant = options.bnb_4bit_use_double_quant,
-                                                        .compute_dtype = dtype},
-                                                       bnb_skipped_modules(source, settings))
-                                     : lowbit_config(settings, options);
+  const Json quantization =
+      is_gptq  ? gptq_config(settings, options, act_order)
+      : is_bnb ? bnb_config_json({.format = *find_format(options.format),
+                                  .use_double_quant = options.bnb_4bit_use_double_quant,
+                                  .compute_dtype = dtype},
+                                 bnb_skipped_modules(source, settings))
+      : is_compressed
+          ? compressed_config_json({.format = *find_format(options.format), .affine = options.affine},
+                                   dense_modules(source, settings))
+          : lowbit_config(settings, options);
   files.config = output_config(source.checkpoint.config, files.tensors, quantization);
   if (is_gptq) files.quantize_config = quantization;
   return files;

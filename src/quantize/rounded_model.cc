@@ -84,8 +84,9 @@ class RoundedRun {
     }
     files.config = output_config(
         source_.checkpoint.config, files.tensors,
-        is_compressed_ ? compressed_config_json(activations_, dense_modules(source_, settings_))
-                       : bnb_config_json(bnb_settings(), bnb_skipped_modules(source_, settings_)));
+        is_compressed_
+            ? compressed_config_json({.activations = activations_}, dense_modules(source_, settings_))
+            : bnb_config_json(bnb_settings(), bnb_skipped_modules(source_, settings_)));
     return files;
   }
 
