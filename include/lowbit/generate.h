@@ -25,6 +25,7 @@ struct RuntimeOptions {
       false;  // leave weights in the mapped file, which processes share, instead of copying them
   bool load_in_4bit = false;                // round the layers' matrices to 4 bits while they are loaded
   std::string bnb_4bit_quant_type = "nf4";  // "nf4" or "fp4", in groups of 64
+  bool bnb_4bit_use_double_quant = false;   // scales are rounded to 8 bits themselves
   bool load_in_8bit = false;     // the same to int8 rows, as LLM.int8(): inputs are rounded too, per token
   float llm_int8_threshold = 6;  // but for inputs of this magnitude or more; 0: all are
   std::vector<std::string>

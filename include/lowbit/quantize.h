@@ -58,7 +58,8 @@ struct QuantizeOptions {
   std::vector<std::string>
       dynamic;           // "REGEX=bits:8,group_size:64" overrides, "-:REGEX" leaves modules unquantized
   bool lm_head = false;  // quantize the head too; not for tied models
-  std::string compat;    // "" or "autogptq": that program's own choices
+  // "", "autogptq": that program's own choices; "bitsandbytes-cpu": how it encodes scales on the CPU
+  std::string compat;
   std::string checkpoint_format;  // "gptq" or "gptq_v2"; empty: gptq when symmetric, gptq_v2 otherwise
   std::string model_name_or_path, model_file_base_name = "model";
   std::string max_shard_size = "4GB";

@@ -117,9 +117,15 @@ void validate_format(const QuantizeOptions& options) {
          "out (act_group_aware does most of it)",
          options.dialect);
   }
-  if (!is_gptq && !(options.checkpoint_format.empty() && options.compat.empty())) {
+  const bool is_bnb_compat = options.compat == "bitsandbytes-cpu";
+  if (is_bnb_compat && !options.bnb_4bit_use_double_quant) {
+    fail(
+        ErrorCode::kInvalidArgument,
+        "compat bitsandbytes-cpu is about scales that are encoded themselves: add bnb_4bit_use_double_quant");
+  }
+  if (!is_gptq && !(options.checkpoint_format.empty() && (options.compat.empty() || is_bnb_compat))) {
     fail(ErrorCode::kInvalidArgument,
-         "checkpoint_format and compat are about dialect gptq, but dialect is {}", options.dialect);
+         "checkpoint_format and compat autogptq are about dialect gptq, but dialect is {}", options.dialect);
   }
 }
 
@@ -182,7 +188,9 @@ Fields option_fields(QuantizeOptions& options) {
        "\"REGEX=bits:8,group_size:64\" overrides options of matching modules, \"-:REGEX\" "
        "leaves them unquantized; may be repeated"},
       {"lm_head", &options.lm_head, "quantize the head too; not for models that share it with the embedding"},
-      {"compat", &options.compat, "autogptq: that program's own choices, to the code"},
+      {"compat", &options.compat,
+       "autogptq: that program's own choices, to the code; bitsandbytes-cpu: with bnb_4bit_use_double_quant, "
+       "scales are encoded as bitsandbytes does it on the CPU"},
       {"checkpoint_format", &options.checkpoint_format,
        "gptq (version 1) or gptq_v2; empty: gptq when symmetric"},
       {"model_name_or_path", &options.model_name_or_path, "written to the config; empty: null"},
@@ -205,9 +213,9 @@ Fields option_fields(QuantizeOptions& options) {
 void validate(const QuantizeOptions& options) {
   expect_one_of("method", options.method, {"gptq", "rtn"});
   validate_format(options);
-  expect_one_of("compat", options.compat, {"", "autogptq"});
+  expect_one_of("compat", options.compat, {"", "autogptq", "bitsandbytes-cpu"});
   expect_one_of("checkpoint_format", options.checkpoint_format, {"", "gptq", "gptq_v2"});
-  if (!options.compat.empty() && options.method != "gptq") {
+  if (options.compat == "autogptq" && options.method != "gptq") {
     fail(ErrorCode::kInvalidArgument, "compat {} is about method gptq, but method is {}", options.compat,
          options.method);
   }
@@ -250,6 +258,11 @@ void require_calibration(const QuantizeOptions& options) {
          "model's own "
          "task), or choose --method rtn, which needs none and costs more quality");
   }
+}
+
+std::optional<NestedRounding> nested_rounding(const QuantizeOptions& options) {
+  if (!options.bnb_4bit_use_double_quant) return std::nullopt;
+  return options.compat == "bitsandbytes-cpu" ? NestedRounding::kCpuTable : NestedRounding::kNearest;
 }
 
 bool is_rounded(const QuantizeOptions& options) {

@@ -2,8 +2,11 @@
 #pragma once
 
 #include "base/json.h"
+#include "format/nested_scales.h"
 #include "lowbit/fields.h"
 #include "lowbit/quantize.h"
+
+#include <optional>
 
 namespace lowbit {
 
@@ -16,6 +19,9 @@ void require_calibration(const QuantizeOptions& options);
 
 // The option that keeps the run on the CPU, with its value, or empty: for choose_device.
 std::string cpu_only_option(const QuantizeOptions& options);
+
+// How scales are encoded themselves; nothing where they are not.
+std::optional<NestedRounding> nested_rounding(const QuantizeOptions& options);
 
 // Whether a matrix goes from the source to the file at once, without data: quantize_rounded.
 bool is_rounded(const QuantizeOptions& options);

@@ -215,6 +215,63 @@ TEST_F(Quantize, CodebooksAreChosenStoredAndResumedLikeTheAffineGrid) {
   }
 }
 
+// Every format in every dialect that can spell it. With double quantization an offset is written in digits.
+TEST_F(Quantize, PlanHasTheBytesOfTheFile) {
+  struct Case {
+    const char *method, *format, *dialect;
+    AffineOptions affine = {};
+    bool is_nested = false;
+    const char* activations = "";
+  };
+  const Case cases[] = {{"rtn", "affine", "gptq", {4, 32, false}},
+                        {"rtn", "nf4", "bitsandbytes"},
+                        {"rtn", "fp4", "bitsandbytes", {}, true},
+                        {"rtn", "int8", "bitsandbytes"},
+                        {"rtn", "int8", "compressed-tensors"},
+                        {"rtn", "int8", "compressed-tensors", {}, false, "int8-dynamic"},
+                        {"rtn", "affine", "compressed-tensors", {4, 16, false}},
+                        {"gptq", "affine", "compressed-tensors", {8, -1, true}},
+                        {"gptq", "fp8", "compressed-tensors", {8, -1, true}},
+                        {"rtn", "fp8", "lowbit", {8, 32, true}},
+                        {"gptq", "nf4", "lowbit", {4, 16, true}},
+                        {"rtn", "log2", "lowbit", {5, 32, true}}};
+  for (const Case& c : cases) {
+    SCOPED_TRACE(fmt::format("{} {} {} {}", c.method, c.format, c.dialect, c.activations));
+    options_.method = c.method;
+    options_.format = c.format;
+    options_.dialect = c.dialect;
+    options_.affine = c.affine;
+    options_.bnb_4bit_use_double_quant = c.is_nested;
+    options_.activations = c.activations;
+    options_.overwrite = true;
+    options_.dynamic = {"-:.*layers.1.*o_proj"};
+    const Json plan = parse_json(plan_json(model(), out("out"), options_), "plan");
+    if (std::string(c.method) == "rtn") {
+      EXPECT_TRUE(plan.get("feasible").as_bool()) << plan.get("reasons").dump();
+      EXPECT_GT(plan.get("estimated_seconds").as_number(), 0);
+      quantize(model(), out("out"), options_);
+    } else {
+      quantize_tokens(model(), out("out"), options_, calibration_);
+    }
+    int64_t bytes = 0, modules = 0;
+    std::map<std::string, int64_t> components;
+    for (const NamedTensor& named : open_safetensors(out("out") / "model.safetensors").tensors) {
+      bytes += static_cast<int64_t>(named.tensor.byte_count());
+      components[named.name.ends_with(".weight_scale") || named.name.ends_with(".scales") ||
+                         named.name.ends_with(".absmax") || named.name.ends_with(".nested_absmax") ||
+                         named.name.ends_with(".SCB") || named.name.ends_with(".weight_format")
+                     ? "scales"
+                     : "others"] += static_cast<int64_t>(named.tensor.byte_count());
+      modules += named.name.find(".quant_state.") != std::string::npos;
+    }
+    const int64_t planned = plan.get("tensor_bytes").as_integer();
+    EXPECT_LE(bytes, planned);
+    EXPECT_GE(bytes, planned - (c.is_nested ? 22 * modules : 0));
+    EXPECT_EQ(plan.get("bytes_by_component").get("scales").as_integer(), components["scales"]);
+    EXPECT_EQ(plan.get("engines").size() > 0, c.dialect == std::string("gptq"));
+  }
+}
+
 // The same codes, scales and zero points as in dialect gptq.
 TEST_F(Quantize, CompressedTensorsHoldsWhatGptqChose) {
   for (const AffineOptions& affine :

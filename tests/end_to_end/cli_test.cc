@@ -458,6 +458,27 @@ TEST(Bench, ModelsSideBySideEachWithItsOwnOptions) {
   expect_error({"bench", model, "--batch-size", "1,x"}, 2, "--batch-size");
 }
 
+TEST(LoadQuantized, WhatCannotBeIsAnErrorOfTheCommandLine) {
+  const std::string model = LOWBIT_SOURCE_DIR "/demo/model";
+  const auto refused = [&](const std::vector<std::string>& options, std::string_view part) {
+    std::vector<std::string> words = {"generate", model, "--prompt", "the", "--device", "cpu"};
+    words.insert(words.end(), options.begin(), options.end());
+    expect_error(words, 2, part);
+  };
+  refused({"--load-in-8bit", "--llm-int8-skip-modules", "gate_prj"}, "did you mean \"gate_proj\"?");
+  refused({"--load-in-4bit", "--llm-int8-skip-modules", "model.layers.77"}, "did you mean");
+  refused({"--load-in-8bit", "--llm-int8-threshold", "nan"}, "llm_int8_threshold is nan");
+  refused({"--load-in-8bit", "--llm-int8-threshold=-1"}, "llm_int8_threshold is -1");
+  refused({"--load-in-4bit", "--bnb-4bit-quant-type", "nf5"}, "\"nf4\" or \"fp4\"");
+  refused({"--bnb-4bit-use-double-quant"}, "add load_in_4bit");
+  expect_error({"quantize", model, "-o", "o", "--method", "rtn", "--format", "nf4", "--dialect",
+                "bitsandbytes", "--compat", "bitsandbytes-cpu"},
+               2, "add bnb_4bit_use_double_quant");
+  expect_error({"quantize", model, "-o", "o", "--method", "rtn", "--dialect", "compressed-tensors",
+                "--group-size", "100"},
+               2, "no multiple of 100");
+}
+
 TEST(Encoder, SaysWhatItCanDoWhereItCannot) {
   for (const std::vector<std::string>& words :
        std::vector<std::vector<std::string>>{{"generate", kEncoder, "--prompt", "the"}, {"chat", kEncoder}}) {
