@@ -17,7 +17,7 @@ struct CompressedPart {
   std::string_view ending, kind;
 };
 inline constexpr CompressedPart kCompressedParts[] = {
-    {".weight", "codes"},           {".weight_packed", "codes"},     {".weight_shape", "codes"},
+    {".weight", "codes"},           {".weight_packed", "codes"},     {".weight_shape", "shape"},
     {".weight_scale", "scales"},    {".weight_zero_point", "zeros"}, {".weight_g_idx", "g_idx"},
     {".input_scale", "activations"}};
 

@@ -3,6 +3,7 @@
 #include "checkpoint/compressed.h"
 #include "format/bits.h"
 #include "format/codebook.h"
+#include "lowbit/inspect.h"
 #include "support.h"
 
 #include <cmath>
@@ -205,6 +206,19 @@ TEST(CompressedPacked, OtherSpellingsAreRead) {
   const Checkpoint checkpoint = inputs.read();
   EXPECT_EQ(checkpoint.weights.size(), 2u);
   expect_parts(checkpoint.notes.at(0), {"static scales", "stay floats"});
+}
+
+TEST(CompressedPacked, InspectionCountsEachWeightOnce) {
+  for (const CompressedSettings& settings : kKinds) {
+    Folder folder(settings);
+    folder.read();
+    const Json json = parse_json(inspect_json(folder.folder.path()), "inspect");
+    EXPECT_EQ(json.get("parameters").as_integer(), kOut * kIn + 4);
+    int64_t bytes = 0;
+    for (const Json& component : json.get("components").as_array())
+      bytes += component.get("bytes").as_integer();
+    EXPECT_EQ(bytes, json.get("bytes").as_integer());
+  }
 }
 
 TEST(CompressedPacked, ScalesThatF16CannotHoldAreSaid) {

@@ -93,7 +93,7 @@ Summary summarize(const InspectSource& source) {
       (name == "lm_head.weight"   ? summary.waste.head
        : ends_with(name, ".bias") ? summary.waste.biases
                                   : summary.waste.buffers) += count.bytes;
-    } else if (kind == "dense" && is_floating(tensor.dtype())) {
+    } else if (kind == "dense" && (is_floating(tensor.dtype()) || tensor.dtype() == DType::kF8E4M3)) {
       count.parameters = tensor.element_count();
     } else if (kind == "codes" && source.checkpoint) {
       const QuantizedTensor& weight = quantized(source, part.module);
