@@ -2,6 +2,7 @@
 
 #include "base/cpu.h"
 #include "base/fail.h"
+#include "base/files.h"
 #include "base/json.h"
 #include "lowbit/fields.h"
 #include "ops/cuda/libraries.h"
@@ -262,8 +263,9 @@ bool check_models(const std::vector<BenchModel>& models, const BenchOptions& opt
   if (models.empty()) fail(ErrorCode::kInvalidArgument, "there is no model to measure");
   std::optional<bool> are_encoders;
   for (const BenchModel& model : models) {
-    const Checkpoint checkpoint = read_checkpoint(model.folder);
-    const ModelConfig config = find_architecture(checkpoint.config).read_config(checkpoint.config);
+    const std::filesystem::path file = model.folder / "config.json";
+    const Json json = parse_json(read_file(file, 16 << 20), file.string());
+    const ModelConfig config = find_architecture(json).read_config(json);
     if (are_encoders && *are_encoders == config.is_causal) {
       const auto kind = [](bool is_encoder) { return is_encoder ? "is an encoder" : "writes text"; };
       fail(ErrorCode::kInvalidArgument, "{} {}, {} {}: their figures cannot be compared; measure them apart",
