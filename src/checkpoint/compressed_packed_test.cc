@@ -251,6 +251,8 @@ TEST(CompressedPacked, OtherSchemesAreRefusedByTheirKey) {
   expect_parts(refusal(fp8, "\"input_activations\": null",
                        "\"input_activations\": {\"num_bits\": 8, \"type\": \"int\"}"),
                {"input_activations"});
+  expect_parts(refusal(packed, "\"pack-quantized\", \"ignore\"", "\"int-quantized\", \"ignore\""),
+               {"format is \"int-quantized\"", "pack-quantized where"});
   const std::string second =
       R"("group_1": {"targets": ["re:.*down"], "weights": {"num_bits": 8, "type": "int", "strategy": "channel"}}, "group_0")";
   expect_parts(refusal(packed, "\"group_0\"", second), {"config_groups", "alike"});

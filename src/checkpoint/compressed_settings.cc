@@ -129,6 +129,10 @@ void check_format(const Json& object, std::string_view where, const CompressedSe
   const std::string_view name = text(object, "format", "");
   if (std::ranges::find(kKnown, name) == std::end(kKnown))
     refuse(where, "format", *format, "int-quantized, pack-quantized, naive-quantized and float-quantized");
+  if (settings.format == Format::kAffine && (name == "int-quantized" || name == "naive-quantized")) {
+    refuse(where, "format", *format,
+           "pack-quantized where weights have groups, fewer bits than 8 or zero points");
+  }
   const std::vector<std::string_view> names = format_names(settings);
   if (std::ranges::find(names, name) == names.end()) {
     fail(ErrorCode::kCorruptFile, "{}: format is {}, but its config_groups describe weights of {}", where,
