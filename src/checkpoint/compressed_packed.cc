@@ -37,6 +37,14 @@ Tensor turned_words(const Tensor& words) {
   return turned;
 }
 
+// As many bytes of each row as both have.
+void copy_rows(const void* from, int64_t from_bytes, void* to, int64_t to_bytes, int64_t rows) {
+  for (int64_t row = 0; row < rows; ++row) {
+    std::memcpy(static_cast<char*>(to) + row * to_bytes, static_cast<const char*>(from) + row * from_bytes,
+                static_cast<size_t>(std::min(from_bytes, to_bytes)));
+  }
+}
+
 // U8 [groups, out]. Files hold them packed along the rows, [packed_words(out), groups]; old ones as I8 [out,
 // groups], less the middle code.
 Tensor read_zero_points(const CompressedParts& parts, const QuantizedTensor& weight) {
@@ -65,6 +73,46 @@ Tensor read_zero_points(const CompressedParts& parts, const QuantizedTensor& wei
     to[i % groups * out + i / groups] = static_cast<uint8_t>(zero);
   }
   return zeros;
+}
+
+// The same packed.
+Tensor packed_zero_points(const QuantizedTensor& weight) {
+  const int64_t out = weight.out_features, groups = weight.groups(), words = packed_words(out, weight.bits);
+  Tensor packed = Tensor::zeros(DType::kI32, {groups, words});
+  const std::vector<uint8_t> middle(static_cast<size_t>(out), static_cast<uint8_t>(1 << (weight.bits - 1)));
+  for (int64_t group = 0; group < groups; ++group) {
+    const uint8_t* zeros =
+        weight.zero_points.empty() ? middle.data() : weight.zero_points.data<uint8_t>() + group * out;
+    pack_bits(zeros, 1, out, weight.bits, packed.mutable_data<uint32_t>() + group * words, 1);
+  }
+  return turned_words(packed);
+}
+
+std::vector<NamedTensor> packed_tensors(const std::string& module, const QuantizedTensor& weight,
+                                        bool is_symmetric) {
+  Tensor shape = Tensor::allocate(DType::kI64, {2});
+  shape.mutable_data<int64_t>()[0] = weight.out_features;
+  shape.mutable_data<int64_t>()[1] = weight.in_features;
+  std::vector<NamedTensor> tensors = {
+      {module + ".weight_packed",
+       Tensor::borrow(nullptr, nullptr, DType::kI32, {weight.out_features, weight.codes.size(0)}),
+       [weight] { return turned_words(weight.codes); }},
+      {module + ".weight_scale", transposed(weight.scales)},
+      {module + ".weight_shape", shape}};
+  if (!is_symmetric) tensors.push_back({module + ".weight_zero_point", packed_zero_points(weight)});
+  return tensors;
+}
+
+std::vector<NamedTensor> fp8_tensors(const std::string& module, const QuantizedTensor& weight) {
+  const Shape shape = {weight.out_features, weight.in_features};
+  return {{module + ".weight", Tensor::borrow(nullptr, nullptr, DType::kF8E4M3, shape),
+           [weight, shape] {
+             const Tensor words = turned_words(weight.codes);
+             Tensor rows = Tensor::allocate(DType::kF8E4M3, shape);
+             copy_rows(words.bytes(), words.size(1) * 4, rows.mutable_bytes(), shape[1], shape[0]);
+             return rows;
+           }},
+          {module + ".weight_scale", transposed(weight.scales)}};
 }
 
 }  // namespace
@@ -99,60 +147,26 @@ QuantizedTensor read_compressed_fp8(const CompressedParts& parts) {
   QuantizedTensor weight{
       .format = Format::kFp8, .bits = 8, .group_size = in, .out_features = out, .in_features = in};
   weight.scales = transposed(parts.scales(out, 1));
-  weight.codes = Tensor::zeros(DType::kI32, {packed_words(in, 8), out});
-  const auto* from = static_cast<const uint8_t*>(stored.bytes());
-  auto* to = static_cast<uint8_t*>(weight.codes.mutable_bytes());
-  for (int64_t row = 0; row < out; ++row) {
-    for (int64_t column = 0; column < in; ++column) {
-      const uint8_t code = from[row * in + column];
-      if ((code & 0x7f) == 0x7f) {
-        fail(ErrorCode::kCorruptFile, "[compressed-tensors] {}: row {}, column {} is {:#04x}, which is NaN",
-             parts.name(".weight"), row, column, code);
-      }
-      to[(column / 4 * out + row) * 4 + column % 4] = code;
+  const auto* codes = static_cast<const uint8_t*>(stored.bytes());
+  for (int64_t i = 0; i < out * in; ++i) {
+    if ((codes[i] & 0x7f) == 0x7f) {
+      fail(ErrorCode::kCorruptFile, "[compressed-tensors] {}: row {}, column {} is {:#04x}, which is NaN",
+           parts.name(".weight"), i / in, i % in, codes[i]);
     }
   }
+  const int64_t words = packed_words(in, 8);
+  Tensor padded = Tensor::zeros(DType::kI32, {out, words});
+  copy_rows(codes, in, padded.mutable_bytes(), words * 4, out);
+  weight.codes = turned_words(padded);
   return weight;
 }
 
 std::vector<NamedTensor> compressed_tensors(const std::string& module, const QuantizedTensor& weight,
                                             bool is_symmetric) {
-  const int64_t out = weight.out_features, in = weight.in_features, groups = weight.groups();
-  if (!weight.column_order.empty() ||
-      (weight.format == Format::kFp8 ? groups != 1 : weight.format != Format::kAffine))
+  const bool is_fp8 = weight.format == Format::kFp8 && weight.groups() == 1;
+  if (!weight.column_order.empty() || (weight.format != Format::kAffine && !is_fp8))
     fail(ErrorCode::kInternal, "{} cannot be spelled as compressed-tensors", module);
-  std::vector<NamedTensor> tensors;
-  if (weight.format == Format::kFp8) {
-    tensors.push_back(
-        {module + ".weight", Tensor::borrow(nullptr, nullptr, DType::kF8E4M3, {out, in}), [weight, out, in] {
-           Tensor rows = Tensor::allocate(DType::kF8E4M3, {out, in});
-           const auto* from = static_cast<const uint8_t*>(weight.codes.bytes());
-           auto* to = static_cast<uint8_t*>(rows.mutable_bytes());
-           for (int64_t i = 0; i < out * in; ++i) to[i] = from[(i % in / 4 * out + i / in) * 4 + i % in % 4];
-           return rows;
-         }});
-    tensors.push_back({module + ".weight_scale", transposed(weight.scales)});
-    return tensors;
-  }
-  tensors.push_back({module + ".weight_packed",
-                     Tensor::borrow(nullptr, nullptr, DType::kI32, {out, weight.codes.size(0)}),
-                     [weight] { return turned_words(weight.codes); }});
-  tensors.push_back({module + ".weight_scale", transposed(weight.scales)});
-  Tensor shape = Tensor::allocate(DType::kI64, {2});
-  shape.mutable_data<int64_t>()[0] = out;
-  shape.mutable_data<int64_t>()[1] = in;
-  tensors.push_back({module + ".weight_shape", shape});
-  if (is_symmetric) return tensors;
-  const int64_t words = packed_words(out, weight.bits);
-  Tensor packed = Tensor::zeros(DType::kI32, {groups, words});
-  const std::vector<uint8_t> middle(static_cast<size_t>(out), static_cast<uint8_t>(1 << (weight.bits - 1)));
-  for (int64_t group = 0; group < groups; ++group) {
-    const uint8_t* zeros =
-        weight.zero_points.empty() ? middle.data() : weight.zero_points.data<uint8_t>() + group * out;
-    pack_bits(zeros, 1, out, weight.bits, packed.mutable_data<uint32_t>() + group * words, 1);
-  }
-  tensors.push_back({module + ".weight_zero_point", turned_words(packed)});
-  return tensors;
+  return is_fp8 ? fp8_tensors(module, weight) : packed_tensors(module, weight, is_symmetric);
 }
 
 }  // namespace lowbit

@@ -154,6 +154,17 @@ TEST(CompressedPacked, FilesOfThePackageDecodeAsItDoes) {
     const Tensor ours =
         converted(dequantized(std::get<QuantizedTensor>(checkpoint.weights.at("m.weight"))), theirs.dtype());
     EXPECT_TRUE(are_equal(ours, theirs));
+    // And back.
+    const auto& weight = std::get<QuantizedTensor>(checkpoint.weights.at("m.weight"));
+    size_t found = 0;
+    for (const NamedTensor& named : compressed_tensors("m", weight, weight.zero_points.empty())) {
+      if (named.name == "m.weight_scale") continue;  // of another type
+      EXPECT_TRUE(
+          are_equal(named.make ? named.make() : named.tensor, checkpoint.files.tensors.at(named.name)))
+          << named.name;
+      ++found;
+    }
+    EXPECT_EQ(found, checkpoint.files.tensors.size() - 1);
     const bool is_dynamic = name == std::string("fp8-tensor-dynamic");
     EXPECT_EQ(checkpoint.notes.size(), is_dynamic ? 1u : 0u);
     if (is_dynamic) expect_parts(checkpoint.notes.at(0), {"fp8 (a scale per token)", "stay floats"});
