@@ -10,7 +10,7 @@ highest are printed. Goals are for the default shape. Limits are what `lowbit do
 quantize   the process, without the check after it; "alone": weights to the device, Hessians, codes, forward. Limit: the products of the
            forward pass and of one triangle of X^T X
 decode     tokens after the first, one sequence. Limit: a step reads every weight once, and the cache up to the position in the middle
-batches    `eval speed`: tokens of all sequences after the first, warm; beside one sequence measured so
+batches    `bench`: tokens of all sequences after the first, warm; beside one sequence measured so
 prefill    the same with one new token: no loading, no tokenizing, warm. Limit: products
 classify   as the command says it: with tokenizing and its first batch, without loading. Limit: products of prompts, bytes of steps
 memory     the most of the GPU's memory that a run with all of its context in use allocated. Limit: weights and cache. Start: a whole process
@@ -84,7 +84,8 @@ class Bench:
         return self.run("generate", self.models[name], "--prompt", "-", "--max-new-tokens", new_tokens, "--ignore-eos", stdin=prompt)
 
     def speed(self, name, batch, prompt_tokens, new_tokens):
-        return self.run("eval", "speed", self.models[name], "--batch-size", batch, "--prompt-tokens", prompt_tokens, "--new-tokens", new_tokens)
+        result = self.run("bench", self.models[name], "--batch-size", batch, "--prompt-tokens", prompt_tokens, "--new-tokens", new_tokens, "--rounds", 1)
+        return result["models"][0]["speeds"][0]
 
     def classify(self, name, data, batch, new_tokens):
         return self.run("eval", "classify", self.models[name], "--data", data, "--batch-size", batch, "--max-new-tokens", new_tokens)
@@ -138,10 +139,10 @@ def decode(b):
 def batches(b):
     new, prompt = b.a.new_tokens, 40
     runs = b.in_turn("batches", (1, *GOALS["batches"]), lambda size: b.speed("int4", size, prompt, new))
-    one = statistics.median(r["decode_tokens_per_second"] for r in runs[1])
+    one = statistics.median(r["decode_tokens_per_second"]["median"] for r in runs[1])
     for size, results in runs.items():
         goal = GOALS["batches"][size] * one if size > 1 else None
-        b.row(f"decode int4, batch {size}, all together", "tokens/s", [r["decode_tokens_per_second"] for r in results], goal,
+        b.row(f"decode int4, batch {size}, all together", "tokens/s", [r["decode_tokens_per_second"]["median"] for r in results], goal,
               size * b.steps_per_second("int4", size, prompt + new // 2))
 
 

@@ -32,6 +32,7 @@ using Run = std::function<int()>;
 void add_quantize(CLI::App& app, Run& run);
 void add_eval(CLI::App& app, Run& run);
 void add_compare(CLI::App& app, Run& run);
+void add_bench(CLI::App& app, Run& run);
 void add_generate(CLI::App& app, Run& run);
 void add_chat(CLI::App& app, Run& run);
 void add_inspect(CLI::App& app, Run& run);

@@ -1,4 +1,5 @@
 #include "command.h"
+#include "lowbit/bench.h"
 #include "lowbit/error.h"
 #include "lowbit/evaluate.h"
 #include "lowbit/fields.h"
@@ -24,12 +25,6 @@ struct Arguments {
   ClassifyOptions classify;
   Common common;
 };
-
-std::string name_of(const std::string& folder) {
-  const std::filesystem::path path = std::filesystem::path(folder).lexically_normal();
-  const std::filesystem::path name = path.has_filename() ? path.filename() : path.parent_path().filename();
-  return name.empty() ? folder : name.string();
-}
 
 ComparisonRow measure(const Arguments& arguments, const std::string& folder, const LanguageModel& model,
                       const LanguageModel* source, const ComparisonRow* source_row, const Log& log) {

@@ -19,7 +19,6 @@ struct Arguments {
   ClassifyOptions classify;
   PerplexityOptions perplexity;
   DivergenceOptions divergence;
-  SpeedOptions speed;
   EmbeddingsOptions embeddings;
   Common common;
 };
@@ -35,7 +34,7 @@ LanguageModel load(Arguments& arguments, const std::string& model, int64_t batch
 // What a model is compared with is loaded as it stands, whatever is done to the model while it is loaded.
 LanguageModel load_reference(const Arguments& arguments, int64_t batch, int64_t length, const Log& log) {
   Arguments plain = arguments;
-  plain.runtime.load_in_4bit = plain.runtime.load_in_8bit = false;
+  plain.runtime.load_in_4bit = plain.runtime.load_in_8bit = plain.runtime.bnb_4bit_use_double_quant = false;
   plain.runtime.llm_int8_threshold = RuntimeOptions{}.llm_int8_threshold;
   plain.runtime.llm_int8_skip_modules.clear();
   return load(plain, arguments.reference, batch, length, log);
@@ -97,18 +96,6 @@ int run_embeddings(Arguments& arguments) {
                       reference = load_reference(arguments, options.embed.batch_size, kUsualPrompt, log);
   const EmbeddingsResult result = compare_embeddings(model, reference, arguments.text, options, log);
   print_line(arguments.common.json ? to_json(result) : embeddings_text(result));
-  return kOk;
-}
-
-int run_speed(Arguments& arguments) {
-  require_model(arguments.model);
-  set_on_interrupt(OnInterrupt::kFlag);
-  const Log log = progress_log();
-  const SpeedOptions& options = arguments.speed;
-  const LanguageModel model =
-      load(arguments, arguments.model, options.batch_size, options.prompt_tokens + options.new_tokens, log);
-  const SpeedResult result = measure_speed(model, options, log);
-  print_line(arguments.common.json ? to_json(result) : speed_text(result));
   return kOk;
 }
 
@@ -203,15 +190,6 @@ void add_eval(CLI::App& app, Run& run) {
   add_fields(embeddings_command, option_fields(arguments->embeddings), "Embeddings");
   add_fields(embeddings_command, option_fields(arguments->embeddings.embed), "Embeddings");
   finish(embeddings_command, arguments, run, run_embeddings);
-
-  arguments = std::make_shared<Arguments>();
-  CLI::App& speed_command =
-      add_command(eval, "speed", "How many tokens a model reads and writes in a second, alone or in a batch",
-                  "  lowbit eval speed qwen2-int4 --batch-size 8\n"
-                  "  continues eight prompts together, several times, and prints the medians.");
-  add_model(speed_command, *arguments);
-  add_fields(speed_command, option_fields(arguments->speed), "Speed");
-  finish(speed_command, arguments, run, run_speed);
 }
 
 }  // namespace lowbit::cli

@@ -121,6 +121,7 @@ int run_main(int argc, char** argv) {
   add_quantize(app, run);
   add_eval(app, run);
   add_compare(app, run);
+  add_bench(app, run);
   add_generate(app, run);
   add_chat(app, run);
   add_inspect(app, run);

@@ -20,6 +20,8 @@ std::string default_text(const T& value) {
     return value;
   } else if constexpr (std::is_same_v<T, Bytes>) {
     return fmt::format("{}", value.count);
+  } else if constexpr (std::is_same_v<T, std::vector<int64_t>>) {
+    return fmt::format("{}", fmt::join(value, ","));
   } else if constexpr (std::is_arithmetic_v<T>) {
     return fmt::format("{}", value);
   } else {
@@ -45,6 +47,11 @@ CLI::Option* add_option(CLI::App& command, const std::string& flag, const std::s
   } else if constexpr (std::is_same_v<T, std::vector<std::string>>) {
     // One value per flag: a list that takes what follows would swallow the model's path.
     return command.add_option(flag, *value, help)->type_name("TEXT")->allow_extra_args(false);
+  } else if constexpr (std::is_same_v<T, std::vector<int64_t>>) {
+    return command.add_option(flag, *value, help)
+        ->type_name("N,...")
+        ->delimiter(',')
+        ->allow_extra_args(false);
   } else if constexpr (std::is_same_v<T, Bytes>) {
     return command
         .add_option_function<std::string>(

@@ -71,6 +71,12 @@ std::string read_text(const fs::path& path, const std::string& option) {
   return text;
 }
 
+std::string name_of(const fs::path& folder) {
+  const fs::path path = folder.lexically_normal();
+  const fs::path name = path.has_filename() ? path.filename() : path.parent_path().filename();
+  return name.empty() ? folder.string() : name.string();
+}
+
 uint64_t safetensors_bytes(const fs::path& folder) {
   uint64_t bytes = 0;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {

@@ -14,6 +14,8 @@ void require_file(const std::filesystem::path& path, const std::string& option);
 void require_parent(const std::filesystem::path& path, const std::string& option);
 // The text of a file, or of stdin for "-". At most 64 MiB.
 std::string read_text(const std::filesystem::path& path, const std::string& option);
+// The last part of a path: what a table calls the model there.
+std::string name_of(const std::filesystem::path& folder);
 // Sum of the sizes of *.safetensors in a folder.
 uint64_t safetensors_bytes(const std::filesystem::path& folder);
 

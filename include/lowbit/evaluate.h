@@ -164,29 +164,12 @@ EmbeddingsResult compare_embeddings(const LanguageModel& model, const LanguageMo
                                     const std::filesystem::path& text, const EmbeddingsOptions& options = {},
                                     const Log& log = {});
 
-struct SpeedOptions {
-  int64_t batch_size = 1;       // sequences at once
-  int64_t prompt_tokens = 128;  // of each, read at once
-  int64_t new_tokens = 64;      // written one by one
-  int64_t repetitions = 3;      // the median counts
-};
-
-struct SpeedResult {
-  double decode_tokens_per_second = 0, prefill_tokens_per_second = 0;
-  std::string protocol;
-};
-
-// How fast the model reads and writes, all sequences together.
-SpeedResult measure_speed(const LanguageModel& model, const SpeedOptions& options = {}, const Log& log = {});
-
 // One JSON object with the fields above.
 std::string to_json(const ClassifyResult& result);
 std::string to_json(const PerplexityResult& result);
 std::string to_json(const DivergenceResult& result);
 std::string to_json(const SequenceClassifyResult& result);
 std::string to_json(const EmbeddingsResult& result);
-
-std::string to_json(const SpeedResult& result);
 std::string to_json(const PairedResult& result);
 
 // McNemar's exact test, two-sided: min(1, 2 P(X <= min(a, b))), X binomial of a + b trials with probability

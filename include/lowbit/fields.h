@@ -17,7 +17,7 @@ namespace lowbit {
 struct Field {
   std::string_view name;
   std::variant<bool*, int*, int64_t*, uint64_t*, float*, double*, std::string*, std::vector<std::string>*,
-               std::optional<bool>*, Bytes*>
+               std::vector<int64_t>*, std::optional<bool>*, Bytes*>
       value;
   std::string_view help;
 };
@@ -34,7 +34,7 @@ struct EmbedOptions;
 struct ClassifyOptions;
 struct PerplexityOptions;
 struct DivergenceOptions;
-struct SpeedOptions;
+struct BenchOptions;
 struct EmbeddingsOptions;
 struct MemoryEstimateOptions;
 struct ExplainOptions;
@@ -50,7 +50,7 @@ Fields option_fields(EmbedOptions& options);
 Fields option_fields(ClassifyOptions& options);
 Fields option_fields(PerplexityOptions& options);
 Fields option_fields(DivergenceOptions& options);
-Fields option_fields(SpeedOptions& options);
+Fields option_fields(BenchOptions& options);
 Fields option_fields(EmbeddingsOptions& options);  // those of `embed` have a list of their own
 Fields option_fields(MemoryEstimateOptions& options);
 Fields option_fields(ExplainOptions& options);  // but `format` and `affine`

@@ -25,6 +25,7 @@ struct RuntimeOptions {
       false;  // leave weights in the mapped file, which processes share, instead of copying them
   bool load_in_4bit = false;                // round the layers' matrices to 4 bits while they are loaded
   std::string bnb_4bit_quant_type = "nf4";  // "nf4" or "fp4", in groups of 64
+  bool bnb_4bit_use_double_quant = false;   // scales are rounded to 8 bits themselves
   bool load_in_8bit = false;     // the same to int8 rows, as LLM.int8(): inputs are rounded too, per token
   float llm_int8_threshold = 6;  // but for inputs of this magnitude or more; 0: all are
   std::vector<std::string>
@@ -60,6 +61,7 @@ struct GenerateSpeed {
 
 // What a model takes. The figures of a GPU are the most at a time since it was loaded; on the CPU they are 0.
 struct MemoryUse {
+  uint64_t weight_bytes = 0;  // on the CPU: of all tensors, copied or in mapped files; 0 on a GPU
   uint64_t gpu_weight_bytes = 0, gpu_kv_cache_bytes = 0, gpu_workspace_bytes = 0;
   uint64_t gpu_peak_bytes = 0;  // of all of them together
   uint64_t streamed_bytes = 0;  // weights that stay in this machine's memory because they do not fit

@@ -42,8 +42,8 @@ struct QuantizeOptions {
   std::string method = "gptq";  // "gptq" or "rtn"
   std::string format =
       "affine";  // or "nf4", "fp4", "fp8", "fp8_e5m2", "log2"; with method "rtn" "int8" (rows)
-  // "gptq" (format affine), "bitsandbytes" (nf4 and fp4 in groups of 64, int8), "compressed-tensors" (int8),
-  // "lowbit" (all but affine and int8)
+  // "gptq" (format affine), "bitsandbytes" (nf4 and fp4 in groups of 64, int8), "compressed-tensors" (int8,
+  // affine of 2, 4 or 8 bits, fp8 with a scale per row), "lowbit" (all but affine and int8)
   std::string dialect = "gptq";
   float log_base = 2;  // of format log2, see LogOptions; its bits, and all group sizes, are those of `affine`
   std::string activations;  // of int8: "int8-dynamic" (a scale per token) or "none" (they stay floats);
@@ -58,7 +58,8 @@ struct QuantizeOptions {
   std::vector<std::string>
       dynamic;           // "REGEX=bits:8,group_size:64" overrides, "-:REGEX" leaves modules unquantized
   bool lm_head = false;  // quantize the head too; not for tied models
-  std::string compat;    // "" or "autogptq": that program's own choices
+  // "", "autogptq": that program's own choices; "bitsandbytes-cpu": how it encodes scales on the CPU
+  std::string compat;
   std::string checkpoint_format;  // "gptq" or "gptq_v2"; empty: gptq when symmetric, gptq_v2 otherwise
   std::string model_name_or_path, model_file_base_name = "model";
   std::string max_shard_size = "4GB";

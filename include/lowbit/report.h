@@ -2,6 +2,7 @@
 // model.
 #pragma once
 
+#include "lowbit/bench.h"
 #include "lowbit/evaluate.h"
 #include "lowbit/quantize.h"
 
@@ -32,7 +33,8 @@ std::string perplexity_text(const PerplexityResult& result);
 std::string divergence_text(const DivergenceResult& result);
 std::string sequence_classification_text(const SequenceClassifyResult& result);
 std::string embeddings_text(const EmbeddingsResult& result);
-std::string speed_text(const SpeedResult& result);
+// One column per model, one line per figure; what is slower than the first model is marked.
+std::string bench_text(const BenchResult& result);
 std::string quantize_text(const QuantizeResult& result);
 
 // Of the JSON that inspect_json, inspect_tensor_json, explain_json, plan_json and doctor_json return. Missing

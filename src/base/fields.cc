@@ -15,6 +15,10 @@ Json to_json(const T& value) {
     Json array = Json::array();
     for (const std::string& element : value) array.push_back(Json(element));
     return array;
+  } else if constexpr (std::is_same_v<T, std::vector<int64_t>>) {
+    Json array = Json::array();
+    for (const int64_t element : value) array.push_back(Json(element));
+    return array;
   } else if constexpr (std::is_same_v<T, std::optional<bool>>) {
     return value ? Json(*value) : Json();
   } else if constexpr (std::is_same_v<T, Bytes>) {
@@ -44,6 +48,9 @@ void from_json(T& value, const Json& json) {
     value = static_cast<T>(json.as_number());
   } else if constexpr (std::is_same_v<T, std::string>) {
     value = json.as_string();
+  } else if constexpr (std::is_same_v<T, std::vector<int64_t>>) {
+    value.clear();
+    for (const Json& element : json.as_array()) value.push_back(element.as_integer());
   } else {
     value.clear();
     for (const Json& element : json.as_array()) value.push_back(element.as_string());

@@ -3,7 +3,9 @@
 #pragma once
 
 #include "checkpoint/checkpoint.h"
+#include "format/nested_scales.h"
 
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -57,7 +59,7 @@ struct BnbMatrix {
   Format format = Format::kNf4;
   int64_t group_size = 64, out_features = 0, in_features = 0;
   DType dtype = DType::kBF16;
-  bool use_double_quant = false;
+  std::optional<NestedRounding> nested;  // of its scales; none: they are F32
 };
 std::vector<NamedTensor> bnb_tensors_beside(const BnbMatrix& matrix, std::span<const float> scales);
 

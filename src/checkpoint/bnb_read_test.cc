@@ -169,6 +169,51 @@ TEST(BnbRead, RawTensorsAreDecodedToTheBit) {
   EXPECT_GE(found, 20);
 }
 
+// Given its offset and the scales beside them, as it has them without double quantization.
+TEST(BnbRead, NestedCodesAreThoseOfItsCpuTable) {
+  LOWBIT_SKIP_WITHOUT_MATERIAL(material);
+  const auto tensors = tensors_of(material / "peers" / "bnb" / "raw" / "quantize_4bit.safetensors");
+  int64_t found = 0;
+  for (const auto& [name, codes] : tensors) {
+    const std::string ending = ".dq.absmax_u8";
+    if (!name.ends_with(ending)) continue;
+    const std::string prefix = name.substr(0, name.size() - ending.size());
+    const auto plain = tensors.find(prefix + ".plain.absmax");
+    if (plain == tensors.end()) continue;
+    SCOPED_TRACE(prefix);
+    std::vector<float> scales(static_cast<size_t>(plain->second.element_count()));
+    std::memcpy(scales.data(), plain->second.bytes(), plain->second.byte_count());
+    const float offset = tensors.at(prefix + ".dq.offset").data<float>()[0];
+    const NestedScales ours = nested(scales, offset, NestedRounding::kCpuTable);
+    const Tensor& outer = tensors.at(prefix + ".dq.nested_absmax");
+    ASSERT_EQ(codes.byte_count(), ours.codes.size());
+    EXPECT_EQ(std::memcmp(codes.bytes(), ours.codes.data(), ours.codes.size()), 0);
+    EXPECT_EQ(std::memcmp(outer.bytes(), ours.outer_scales.data(), outer.byte_count()), 0);
+    EXPECT_NEAR(mean_of(scales), offset, 2e-7f * std::abs(offset));
+    ++found;
+  }
+  EXPECT_GE(found, 60);
+  // Those have few scales. Blocks of 256 by the signed map are the same with offset 0.
+  int64_t blocks = 0, different = 0;
+  const auto blockwise = tensors_of(material / "peers" / "bnb" / "raw" / "quantize_blockwise.safetensors");
+  for (const auto& [name, codes] : blockwise) {
+    const std::string ending = ".fp32.signed.bs256.q";
+    if (!name.ends_with(ending)) continue;
+    SCOPED_TRACE(name);
+    const Tensor& input = blockwise.at(name.substr(0, name.size() - 8) + ".input");
+    const std::span<const float> values(input.data<float>(), static_cast<size_t>(input.element_count()));
+    const NestedScales ours = nested(values, 0, NestedRounding::kCpuTable), nearest = nested(values, 0);
+    EXPECT_EQ(std::memcmp(codes.bytes(), ours.codes.data(), ours.codes.size()), 0);
+    for (size_t i = 0; i < values.size(); ++i) different += ours.codes[i] != nearest.codes[i];
+    ++blocks;
+  }
+  EXPECT_GE(blocks, 3);
+  EXPECT_GT(different, 0);
+  const std::vector<float> scales = {-1, 0, 1};
+  EXPECT_EQ(nested(scales, 0, NestedRounding::kCpuTable).codes[1], 131);
+  EXPECT_EQ(nested(scales, 0).codes[1], 127);
+}
+
 // True nearest entries of the dynamic maps (.q_exact; .q is the CPU library's, which rounds through a table).
 TEST(BnbRead, DynamicMapsGiveTheNearestEntries) {
   LOWBIT_SKIP_WITHOUT_MATERIAL(material);
@@ -247,6 +292,33 @@ TEST(BnbRead, GroupsThatCrossRowsRepeatTheirScales) {
   }
 }
 
+// Groups that do not divide a row, nor the matrix: where rows have no whole words in common, it is dense.
+TEST(BnbRead, GroupsOfAnySizeDecode) {
+  for (const int64_t size : {7, 48, 72, 100, 5000}) {
+    SCOPED_TRACE(size);
+    const int64_t groups = (16 * 72 + size - 1) / size;
+    BnbFolder folder;
+    folder.state.replace(folder.state.find("64"), 2, std::to_string(size));
+    Tensor absmax = Tensor::zeros(DType::kU8, {groups});
+    for (int64_t i = 0; i < groups; ++i)
+      absmax.mutable_data<uint8_t>()[i] = static_cast<uint8_t>(130 + i % 100);
+    folder.tensors["m.weight.absmax"] = absmax;
+    const Checkpoint checkpoint = folder.read();
+    const Weight& weight = checkpoint.weights.at("m.weight");
+    EXPECT_EQ(std::holds_alternative<QuantizedTensor>(weight), size == 48 || size == 72 || size == 5000);
+    EXPECT_EQ(checkpoint.notes.size(), std::holds_alternative<QuantizedTensor>(weight) ? 0u : 1u);
+    const Tensor dense = std::holds_alternative<QuantizedTensor>(weight)
+                             ? dequantized(std::get<QuantizedTensor>(weight))
+                             : std::get<Tensor>(weight);
+    const auto* bytes = folder.tensors.at("m.weight").data<uint8_t>();
+    for (int64_t i = 0; i < 16 * 72; ++i) {
+      const int code = i % 2 == 0 ? bytes[i / 2] >> 4 : bytes[i / 2] & 15;
+      const float scale = dynamic_map_signed()[static_cast<size_t>(130 + i / size % 100)] * 0.25f + 0.5f;
+      ASSERT_EQ(dense.data<float>()[i], codebook_of(Format::kNf4)[static_cast<size_t>(code)] * scale) << i;
+    }
+  }
+}
+
 TEST(BnbRead, BrokenFilesAreRefusedByTheNameOfTheTensor) {
   auto expect = [](const std::string& message, std::initializer_list<const char*> parts) {
     for (const char* part : parts)
@@ -288,6 +360,10 @@ TEST(BnbRead, BrokenFilesAreRefusedByTheNameOfTheTensor) {
            {"64", "0", "blocksize"},
            {"\"nf4\"", "\"fp4\"", "quant_type"},
            {"0.5", "\"a\"", "nested_offset"},
+           {", \"nested_offset\": 0.5", "", "nested_offset"},
+           {"\"nested_blocksize\": 256, ", "", "nested_blocksize"},
+           {", \"nested_blocksize\": 256, \"nested_dtype\": \"float32\", \"nested_offset\": 0.5", "",
+            "absmax is U8"},
            {"{", "[", "quant_state"}}) {
     BnbFolder folder;
     folder.state.replace(folder.state.find(from), std::string(from).size(), to);

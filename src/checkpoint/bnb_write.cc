@@ -33,8 +33,8 @@ std::vector<NamedTensor> bnb_tensors_beside(const BnbMatrix& matrix, std::span<c
                   format_name(matrix.format), matrix.group_size, checked_name(matrix.dtype),
                   matrix.out_features, matrix.in_features);
   std::vector<NamedTensor> tensors;
-  if (matrix.use_double_quant) {
-    const NestedScales nested_scales = nested(scales, mean_of(scales));
+  if (matrix.nested) {
+    const NestedScales nested_scales = nested(scales, mean_of(scales), *matrix.nested);
     tensors.push_back({weight + ".absmax", vector_of<uint8_t>(DType::kU8, nested_scales.codes)});
     tensors.push_back({weight + ".nested_absmax", vector_of<float>(DType::kF32, nested_scales.outer_scales)});
     tensors.push_back({weight + ".nested_quant_map", vector_of<float>(DType::kF32, nested_scales.map)});

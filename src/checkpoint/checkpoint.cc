@@ -118,10 +118,10 @@ void drop_tied_head(Checkpoint& checkpoint) {
 
 // Of dialects that GPTQ's words do not describe.
 void describe(QuantizationInfo& info, const char* dialect, Format format) {
-  const bool is_int8 = format == Format::kInt8;
+  const bool has_rows = format == Format::kInt8 || format == Format::kFp8;
   info.dialect = dialect;
   info.declared_version = format_name(format);
-  info.affine = {.bits = is_int8 ? 8 : 4, .group_size = is_int8 ? -1 : 64, .sym = true};
+  info.affine = {.bits = has_rows ? 8 : 4, .group_size = has_rows ? -1 : 64, .sym = true};
   info.group_order = "sequential";
 }
 
@@ -142,7 +142,7 @@ Checkpoint read_checkpoint(const fs::path& folder) {
 
   std::optional<GptqSettings> settings;
   std::optional<BnbSettings> bnb;
-  std::optional<ActivationFormat> compressed;
+  std::optional<CompressedSettings> compressed;
   std::optional<LowbitSettings> own;
   std::string base;
   if (is_bnb_config(source.object)) {
@@ -187,7 +187,8 @@ Checkpoint read_checkpoint(const fs::path& folder) {
       read_bnb_weights(bnb->format, source.where, checkpoint);
     }
   } else if (compressed) {
-    describe(*checkpoint.quantization, "compressed-tensors", Format::kInt8);
+    describe(*checkpoint.quantization, "compressed-tensors", compressed->format);
+    if (compressed->format == Format::kAffine) checkpoint.quantization->affine = compressed->affine;
     read_compressed_weights(*compressed, source.where, checkpoint);
   } else if (own) {
     describe(*checkpoint.quantization, "lowbit", own->format);

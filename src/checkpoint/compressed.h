@@ -1,6 +1,6 @@
-// The compressed-tensors dialect, of int8 rows: what llm-compressor saves and vLLM loads. W8A8 (inputs
-// rounded to int8, a scale per token) and W8A16 (inputs stay floats). Bytes:
-// docs/formats/compressed_tensors.md.
+// The compressed-tensors dialect: what llm-compressor saves and vLLM loads. Int8 rows, W8A8 (inputs rounded
+// to int8, a scale per token) and W8A16 (inputs stay floats); packed integers in groups or rows, W4A16; fp8
+// E4M3 with a scale per row or matrix. Bytes: docs/formats/compressed_tensors.md.
 #pragma once
 
 #include "checkpoint/checkpoint.h"
@@ -16,19 +16,31 @@ namespace lowbit {
 struct CompressedPart {
   std::string_view ending, kind;
 };
-inline constexpr CompressedPart kCompressedParts[] = {{".weight", "codes"},
-                                                      {".weight_packed", "codes"},
-                                                      {".weight_shape", "codes"},
-                                                      {".weight_scale", "scales"}};
+inline constexpr CompressedPart kCompressedParts[] = {
+    {".weight", "codes"},           {".weight_packed", "codes"},     {".weight_shape", "shape"},
+    {".weight_scale", "scales"},    {".weight_zero_point", "zeros"}, {".weight_g_idx", "g_idx"},
+    {".input_scale", "activations"}};
+
+// What the config says of all quantized matrices.
+struct CompressedSettings {
+  Format format = Format::kInt8;  // or kAffine (packed), kFp8
+  AffineOptions affine;           // of kAffine
+  // What products of kInt8 do with their inputs.
+  ActivationFormat activations = ActivationFormat::kNone;
+  // Of kFp8: what is to become of inputs. lowbit keeps them as they are.
+  enum class Fp8Inputs { kFloat, kPerToken, kStatic } fp8_inputs = Fp8Inputs::kFloat;
+};
 
 bool is_compressed_config(const Json& object);  // quantization_config (or compression_config) is one
-// What the products of its weights do with their inputs; the same for all of them. Errors name `where`:
-// kUnsupported for schemes other than W8A8 with scales per token and W8A16, both with symmetric weights and a
-// scale per row or matrix.
-ActivationFormat read_compressed_settings(const Json& object, std::string_view where);
+// Errors name `where`: kUnsupported for schemes other than those above, with the key and what it says.
+CompressedSettings read_compressed_settings(const Json& object, std::string_view where);
+// quantization_config. ignore: names of linears that stay as they are.
+Json compressed_config_json(const CompressedSettings& settings, Json ignore);
+
 // Moves all of `files` into checkpoint.weights, decoding quantized modules. Errors name the tensor:
-// kCorruptFile where sizes or types do not fit each other.
-void read_compressed_weights(ActivationFormat activations, std::string_view where, Checkpoint& checkpoint);
+// kCorruptFile where sizes or types do not fit each other or the settings, or a scale is not finite.
+void read_compressed_weights(const CompressedSettings& settings, std::string_view where,
+                             Checkpoint& checkpoint);
 
 // The tensors of a matrix of int8 rows [out, in]. W8A16 is packed four codes to a word, since vLLM has no
 // other form for it.
@@ -42,7 +54,10 @@ std::vector<NamedTensor> compressed_tensors_beside(const CompressedMatrix& matri
                                                    std::span<const float> scales);
 NamedTensor compressed_codes(const CompressedMatrix& matrix, int64_t out_features);  // without its bytes
 Tensor compressed_code_bytes(const CompressedMatrix& matrix, const Tensor& codes);   // of I8 [out, in]
-// quantization_config. ignore: names of linears that stay as they are.
-Json compressed_config_json(ActivationFormat activations, Json ignore);
+
+// All tensors of a weight of kAffine (packed), whose columns stand in their own order, or of kFp8 with a
+// scale per row.
+std::vector<NamedTensor> compressed_tensors(const std::string& module, const QuantizedTensor& weight,
+                                            bool is_symmetric);
 
 }  // namespace lowbit

@@ -1,6 +1,7 @@
 #include "base/fail.h"
 #include "checkpoint/compressed.h"
 
+#include <algorithm>
 #include <optional>
 
 namespace lowbit {
@@ -23,19 +24,22 @@ bool is(const Json& object, std::string_view key, const Json& expected, const Js
        found.dump().substr(0, 300), expected);
 }
 
-ActivationFormat read_group(const Json& group, const std::string& where) {
-  if (!group.is_object())
-    fail(ErrorCode::kCorruptFile, "{} is {}, expected an object", where, group.type_name());
-  const Json* weights = present(group, "weights");
-  if (!weights) refuse(where, "weights", Json(), "groups with quantized weights");
-  const bool is_row_scaled =
-      is(*weights, "strategy", "channel", "tensor") || is(*weights, "strategy", "tensor", "tensor");
-  if (!is(*weights, "num_bits", 8, 8) || !is(*weights, "type", "int", "int") ||
-      !is(*weights, "symmetric", true, true) || !is(*weights, "dynamic", false, false) || !is_row_scaled) {
-    refuse(where, "weights", *weights, "symmetric int weights of 8 bits with strategy channel or tensor");
-  }
-  if (const Json* outputs = present(group, "output_activations"))
-    refuse(where, "output_activations", *outputs, "none");
+using Fp8Inputs = CompressedSettings::Fp8Inputs;
+
+std::string_view text(const Json& object, std::string_view key, std::string_view otherwise) {
+  const Json* value = present(object, key);
+  return value && value->is_string() ? std::string_view(value->as_string()) : otherwise;
+}
+
+// As the package fills it in where it is not said.
+std::string_view strategy_of(const Json& weights) {
+  const Json* size = present(weights, "group_size");
+  if (!size || !size->is_integer()) return text(weights, "strategy", "tensor");
+  return text(weights, "strategy", size->as_integer() > 0 ? "group" : "channel");
+}
+
+// Rows of int8, as they are and packed.
+ActivationFormat read_int8_inputs(const Json& group, const std::string& where) {
   const Json* inputs = present(group, "input_activations");
   if (!inputs) return ActivationFormat::kNone;
   if (!is(*inputs, "num_bits", 8, 8) || !is(*inputs, "type", "int", "int") ||
@@ -47,6 +51,95 @@ ActivationFormat read_group(const Json& group, const std::string& where) {
   return ActivationFormat::kInt8Dynamic;
 }
 
+Fp8Inputs read_fp8_inputs(const Json& group, const std::string& where) {
+  const Json* inputs = present(group, "input_activations");
+  if (!inputs) return Fp8Inputs::kFloat;
+  const bool is_dynamic = is(*inputs, "dynamic", true, false),
+             is_static = is(*inputs, "dynamic", false, false);
+  if (!is(*inputs, "num_bits", 8, 8) || !is(*inputs, "type", "float", "int") ||
+      !is(*inputs, "symmetric", true, true) || !(is_dynamic || is_static)) {
+    refuse(where, "input_activations", *inputs, "none or symmetric floats of 8 bits beside weights of fp8");
+  }
+  return is_dynamic ? Fp8Inputs::kPerToken : Fp8Inputs::kStatic;
+}
+
+CompressedSettings read_group(const Json& group, const std::string& where) {
+  if (!group.is_object())
+    fail(ErrorCode::kCorruptFile, "{} is {}, expected an object", where, group.type_name());
+  const Json* weights = present(group, "weights");
+  if (!weights) refuse(where, "weights", Json(), "groups with quantized weights");
+  if (const Json* outputs = present(group, "output_activations"))
+    refuse(where, "output_activations", *outputs, "none");
+  const std::string_view strategy = strategy_of(*weights);
+  const bool is_row_scaled = strategy == "channel" || strategy == "tensor",
+             is_symmetric = is(*weights, "symmetric", true, true);
+  if (!is(*weights, "dynamic", false, false))
+    refuse(where, "weights", *weights, "weights that are not dynamic");
+  if (is(*weights, "type", "float", "int")) {
+    if (!is(*weights, "num_bits", 8, 8) || !is_symmetric || !is_row_scaled)
+      refuse(where, "weights", *weights,
+             "float weights of 8 bits, symmetric, with strategy channel or tensor");
+    return {.format = Format::kFp8, .fp8_inputs = read_fp8_inputs(group, where)};
+  }
+  const Json* bits = present(*weights, "num_bits");
+  const int64_t count = bits && bits->is_integer() ? bits->as_integer() : bits ? 0 : 8;
+  if (!is(*weights, "type", "int", "int") || (count != 2 && count != 4 && count != 8)) {
+    refuse(where, "weights", *weights, "weights of type int with 2, 4 or 8 bits and of type float with 8");
+  }
+  if (count == 8 && is_symmetric && is_row_scaled) return {.activations = read_int8_inputs(group, where)};
+  if (!is_symmetric && !is(*weights, "symmetric", false, true))
+    refuse(where, "weights", *weights, "weights that are symmetric or not");
+  CompressedSettings settings{
+      .format = Format::kAffine,
+      .affine = {.bits = static_cast<int>(count), .group_size = -1, .sym = is_symmetric}};
+  if (!is_row_scaled) {
+    const Json* size = present(*weights, "group_size");
+    constexpr int64_t kMost = int64_t{1} << 30;
+    if (strategy != "group" || !size || !size->is_integer() || size->as_integer() < 1 ||
+        size->as_integer() > kMost)
+      refuse(where, "weights", *weights,
+             "integers with strategy channel, tensor or group, and then a group_size");
+    settings.affine.group_size = static_cast<int>(size->as_integer());
+  }
+  if (const Json* inputs = present(group, "input_activations"))
+    refuse(where, "input_activations", *inputs, "none beside such weights");
+  return settings;
+}
+
+bool are_equal(const CompressedSettings& a, const CompressedSettings& b) {
+  return a.format == b.format && a.affine.bits == b.affine.bits &&
+         a.affine.group_size == b.affine.group_size && a.affine.sym == b.affine.sym &&
+         a.activations == b.activations && a.fp8_inputs == b.fp8_inputs;
+}
+
+// What files of such weights are called. The first is written.
+std::vector<std::string_view> format_names(const CompressedSettings& settings) {
+  if (settings.format == Format::kFp8) return {"float-quantized", "naive-quantized"};
+  if (settings.format == Format::kAffine) return {"pack-quantized"};
+  if (settings.activations == ActivationFormat::kNone)
+    return {"pack-quantized", "int-quantized", "naive-quantized"};
+  return {"int-quantized", "pack-quantized", "naive-quantized"};
+}
+
+void check_format(const Json& object, std::string_view where, const CompressedSettings& settings) {
+  const Json* format = present(object, "format");
+  if (!format) return;
+  constexpr std::string_view kKnown[] = {"int-quantized", "pack-quantized", "naive-quantized",
+                                         "float-quantized"};
+  const std::string_view name = text(object, "format", "");
+  if (std::ranges::find(kKnown, name) == std::end(kKnown))
+    refuse(where, "format", *format, "int-quantized, pack-quantized, naive-quantized and float-quantized");
+  if (settings.format == Format::kAffine && (name == "int-quantized" || name == "naive-quantized")) {
+    refuse(where, "format", *format,
+           "pack-quantized where weights have groups, fewer bits than 8 or zero points");
+  }
+  const std::vector<std::string_view> names = format_names(settings);
+  if (std::ranges::find(names, name) == names.end()) {
+    fail(ErrorCode::kCorruptFile, "{}: format is {}, but its config_groups describe weights of {}", where,
+         format->dump(), names[0]);
+  }
+}
+
 }  // namespace
 
 bool is_compressed_config(const Json& object) {
@@ -55,12 +148,7 @@ bool is_compressed_config(const Json& object) {
   return method->is_string() && method->as_string() == "compressed-tensors";
 }
 
-ActivationFormat read_compressed_settings(const Json& object, std::string_view where) {
-  const Json* format = present(object, "format");
-  if (format && format->dump() != "\"int-quantized\"" && format->dump() != "\"pack-quantized\"" &&
-      format->dump() != "\"naive-quantized\"") {
-    refuse(where, "format", *format, "int-quantized, naive-quantized and pack-quantized");
-  }
+CompressedSettings read_compressed_settings(const Json& object, std::string_view where) {
   if (const Json* scheme = present(object, "kv_cache_scheme"))
     refuse(where, "kv_cache_scheme", *scheme, "none");
   if (const Json* sparsity = present(object, "sparsity_config")) {
@@ -70,28 +158,36 @@ ActivationFormat read_compressed_settings(const Json& object, std::string_view w
   const Json* groups = present(object, "config_groups");
   if (!groups || !groups->is_object() || groups->as_object().empty())
     fail(ErrorCode::kCorruptFile, "{}: config_groups is no object of groups", where);
-  std::optional<ActivationFormat> activations;
+  std::optional<CompressedSettings> settings;
   for (const auto& [name, group] : groups->as_object()) {
-    const ActivationFormat found = read_group(group, fmt::format("{}: config_groups.{}", where, name));
-    if (activations && *activations != found)
-      refuse(where, "config_groups", *groups, "groups that treat their inputs alike");
-    activations = found;
+    const CompressedSettings found = read_group(group, fmt::format("{}: config_groups.{}", where, name));
+    if (settings && !are_equal(*settings, found))
+      refuse(where, "config_groups", *groups, "groups that treat weights and inputs alike");
+    settings = found;
   }
-  return *activations;
+  check_format(object, where, *settings);
+  return *settings;
 }
 
-Json compressed_config_json(ActivationFormat activations, Json ignore) {
-  const bool rounds_inputs = activations == ActivationFormat::kInt8Dynamic;
-  auto scheme = [](bool dynamic, const char* strategy) {
-    return Json::Object{{"num_bits", 8},        {"type", "int"},        {"symmetric", true},
-                        {"group_size", Json()}, {"strategy", strategy}, {"dynamic", dynamic}};
+Json compressed_config_json(const CompressedSettings& settings, Json ignore) {
+  const bool is_float = settings.format == Format::kFp8, is_packed = settings.format == Format::kAffine;
+  auto scheme = [&](int bits, bool symmetric, int group_size, bool dynamic, const char* strategy) {
+    return Json::Object{{"num_bits", bits},       {"type", is_float ? "float" : "int"},
+                        {"symmetric", symmetric}, {"group_size", group_size > 0 ? Json(group_size) : Json()},
+                        {"strategy", strategy},   {"dynamic", dynamic}};
   };
-  const char* format = rounds_inputs ? "int-quantized" : "pack-quantized";
-  const Json group = Json::Object{{"targets", Json::Array{"Linear"}},
-                                  {"weights", scheme(false, "channel")},
-                                  {"input_activations", rounds_inputs ? Json(scheme(true, "token")) : Json()},
-                                  {"output_activations", Json()},
-                                  {"format", format}};
+  const AffineOptions& affine = settings.affine;
+  const Json weights = is_packed ? scheme(affine.bits, affine.sym, affine.group_size, false,
+                                          affine.group_size > 0 ? "group" : "channel")
+                                 : scheme(8, true, -1, false, "channel");
+  const bool rounds_inputs = settings.activations == ActivationFormat::kInt8Dynamic;
+  const std::string_view format = format_names(settings)[0];
+  const Json group =
+      Json::Object{{"targets", Json::Array{"Linear"}},
+                   {"weights", weights},
+                   {"input_activations", rounds_inputs ? Json(scheme(8, true, -1, true, "token")) : Json()},
+                   {"output_activations", Json()},
+                   {"format", format}};
   return Json::Object{{"config_groups", Json::Object{{"group_0", group}}},
                       {"format", format},
                       {"ignore", std::move(ignore)},

@@ -32,8 +32,9 @@ struct Folder {
     for (const NamedTensor& named : compressed_tensors_beside(matrix, std::vector<float>{0.5f, 0, 2}))
       tensors.emplace(named.name, named.tensor);
     tensors.emplace("head.weight", Tensor::zeros(DType::kBF16, {2, 2}));
-    config = Json::Object{{"model_type", "llama"},
-                          {"quantization_config", compressed_config_json(activations, Json::Array{"head"})}};
+    config = Json::Object{
+        {"model_type", "llama"},
+        {"quantization_config", compressed_config_json({.activations = activations}, Json::Array{"head"})}};
   }
 
   Checkpoint read() {
@@ -113,13 +114,13 @@ TEST(Compressed, OtherSchemesAreRefusedByTheirKey) {
   const auto refusal = [](const char* from, const char* to) {
     return Folder(ActivationFormat::kInt8Dynamic).refusal_with(from, to);
   };
-  expect_parts(refusal("\"num_bits\": 8", "\"num_bits\": 4"), {"group_0", "weights", "8 bits"});
+  expect_parts(refusal("\"num_bits\": 8", "\"num_bits\": 4"), {"group_0", "input_activations", "none"});
   expect_parts(refusal("\"strategy\": \"channel\"", "\"strategy\": \"group\""),
-               {"weights", "channel or tensor"});
+               {"weights", "then a group_size"});
   expect_parts(refusal("\"dynamic\": true", "\"dynamic\": false"), {"input_activations", "dynamic"});
   expect_parts(refusal("\"symmetric\": true", "\"symmetric\": false"), {"symmetric"});
-  expect_parts(refusal("\"int-quantized\", \"ignore\"", "\"float-quantized\", \"ignore\""),
-               {"float-quantized"});
+  expect_parts(refusal("\"int-quantized\", \"ignore\"", "\"nvfp4-pack-quantized\", \"ignore\""),
+               {"format is \"nvfp4-pack-quantized\"", "float-quantized"});
   expect_parts(refusal("\"kv_cache_scheme\": null", "\"kv_cache_scheme\": {}"), {"kv_cache_scheme"});
   Folder empty(ActivationFormat::kNone);
   empty.config.set("quantization_config",

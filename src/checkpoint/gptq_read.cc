@@ -4,9 +4,7 @@
 #include "checkpoint/reorder.h"
 #include "format/affine.h"
 #include "format/bits.h"
-#include "tensor/half.h"
 
-#include <cmath>
 #include <cstring>
 #include <set>
 
@@ -99,25 +97,6 @@ QuantizedTensor checked_shape(const RawModule& raw, const AffineOptions& options
   return weight;
 }
 
-// Scales as F16, which is what every writer stores but for some of AutoGPTQ's BF16 files.
-Tensor half_scales(const RawModule& raw, Findings& findings) {
-  if (raw.scales.dtype() == DType::kF16) return raw.scales;
-  Tensor halves = converted(raw.scales, DType::kF16);
-  const uint16_t* half = halves.data<uint16_t>();
-  bool is_exact = true;
-  for (int64_t i = 0; i < halves.element_count(); ++i) {
-    const float wanted = float_at(raw.scales, i), kept = f16_to_float(half[i]);
-    if (!std::isfinite(kept) || (wanted != 0 && kept == 0)) {
-      fail(ErrorCode::kUnsupported,
-           "[gptq] {}.scales has the {} value {} at element {}, which F16 cannot hold", raw.name,
-           dtype_name(raw.scales.dtype()), wanted, i);
-    }
-    is_exact = is_exact && kept == wanted;
-  }
-  if (!is_exact) findings.rounded_scales.push_back(raw.name);
-  return halves;
-}
-
 enum class StoredZeros { kV1Fields, kV1Words, kV2 };
 
 // qzeros [groups, packed_words(out)] -> U8 [groups, out], the offset of version 1 undone.
@@ -188,46 +167,16 @@ void read_codes(const RawModule& raw, QuantizedTensor& weight, Findings& finding
     findings.no_g_idx.push_back(raw.name);
     return;
   }
-  const int64_t columns = weight.in_features, groups = weight.groups(), size = weight.group_size;
-  const int32_t* group_of = raw.g_idx.data<int32_t>();
-  bool is_sequential = true, is_all_zero = true;
-  std::vector<int64_t> count(static_cast<size_t>(groups), 0);
-  for (int64_t column = 0; column < columns; ++column) {
-    const int32_t group = group_of[column];
-    if (group < 0 || group >= groups) {
-      fail(ErrorCode::kCorruptFile,
-           "[gptq] {}.g_idx says that column {} is of group {}, but there are {} groups", raw.name, column,
-           group, groups);
-    }
-    ++count[static_cast<size_t>(group)];
-    is_sequential = is_sequential && group == column / size;
-    is_all_zero = is_all_zero && group == 0;
+  switch (apply_group_index(fmt::format("[gptq] {}.g_idx", raw.name), raw.g_idx, weight)) {
+    case GroupIndex::kSequential:
+      return;
+    case GroupIndex::kUnfilled:
+      findings.zero_g_idx.push_back(raw.name);
+      return;
+    case GroupIndex::kActOrder:
+      findings.scattered.push_back(raw.name);
+      return;
   }
-  if (is_sequential) return;
-  if (is_all_zero) {  // old writers left it unfilled when desc_act was off; every loader reads that as
-                      // sequential
-    findings.zero_g_idx.push_back(raw.name);
-    return;
-  }
-  std::vector<int64_t> next(static_cast<size_t>(groups), 0);
-  for (int64_t group = 0; group < groups; ++group) {
-    const int64_t expected = std::min(size, columns - group * size);
-    if (count[static_cast<size_t>(group)] != expected) {
-      fail(ErrorCode::kUnsupported,
-           "[gptq] {}.g_idx gives group {} {} columns, expected {}: act-order with groups of unequal size "
-           "cannot be read",
-           raw.name, group, count[static_cast<size_t>(group)], expected);
-    }
-    next[static_cast<size_t>(group)] = group * size;
-  }
-  findings.scattered.push_back(raw.name);
-  std::vector<int32_t> from(static_cast<size_t>(columns));
-  for (int64_t column = 0; column < columns; ++column) {
-    from[static_cast<size_t>(next[static_cast<size_t>(group_of[column])]++)] = static_cast<int32_t>(column);
-  }
-  weight.codes = reordered_codes(raw.qweight, weight.bits, from);
-  weight.column_order = Tensor::allocate(DType::kI32, {columns});
-  std::memcpy(weight.column_order.mutable_bytes(), from.data(), from.size() * sizeof(int32_t));
 }
 
 // Whether the architecture has a bias there; nothing when it is not known. AutoGPTQ and optimum stored a bias
@@ -341,7 +290,10 @@ void read_gptq_weights(const GptqSettings& settings, std::string_view where, Che
     if (!settings.dynamic.empty() && settings.dynamic.match(name).is_excluded)
       findings.excluded.push_back(name);
     QuantizedTensor weight = checked_shape(raw, options);
-    weight.scales = half_scales(raw, findings);
+    // F16 is what every writer stores but for some of AutoGPTQ's BF16 files.
+    bool is_exact = true;
+    weight.scales = half_scales(fmt::format("[gptq] {}.scales", name), raw.scales, is_exact);
+    if (!is_exact) findings.rounded_scales.push_back(name);
     weight.zero_points = zero_points(raw, options, weight.out_features, settings, findings);
     read_codes(raw, weight, findings);
     for (const char* suffix : {".qweight", ".qzeros", ".scales", ".g_idx"})

@@ -1,8 +1,6 @@
 #include "checkpoint/inspect_summary.h"
 
 #include "base/fail.h"
-#include "checkpoint/bnb.h"
-#include "checkpoint/compressed.h"
 #include "checkpoint/tensor_kinds.h"
 #include "format/codebook.h"
 
@@ -11,32 +9,6 @@ namespace {
 
 bool ends_with(std::string_view text, std::string_view ending) {
   return text.size() >= ending.size() && text.substr(text.size() - ending.size()) == ending;
-}
-
-// What part of which quantized module a tensor is: codes, zeros, scales, g_idx, codebook, shape; "dense" for
-// all others.
-struct Part {
-  std::string_view kind = "dense", module;
-};
-Part part_of(std::string_view name, const std::set<std::string, std::less<>>& modules) {
-  static constexpr std::pair<std::string_view, std::string_view> kParts[] = {
-      {".qweight", "codes"}, {".qzeros", "zeros"}, {".scales", "scales"},
-      {".g_idx", "g_idx"},   {".codes", "codes"},  {".shape", "shape"}};
-  auto module_before = [&](std::string_view text, std::string_view ending) {
-    if (!ends_with(text, ending)) return std::string_view();
-    const std::string_view module = text.substr(0, text.size() - ending.size());
-    return modules.count(module) ? module : std::string_view();
-  };
-  for (const auto& [ending, kind] : kParts) {
-    if (const std::string_view module = module_before(name, ending); !module.empty()) return {kind, module};
-  }
-  for (const auto& [ending, kind] : kBnbParts) {
-    if (const std::string_view module = module_before(name, ending); !module.empty()) return {kind, module};
-  }
-  for (const auto& [ending, kind] : kCompressedParts) {
-    if (const std::string_view module = module_before(name, ending); !module.empty()) return {kind, module};
-  }
-  return {};
 }
 
 void find_modules(const InspectSource& source, Summary& summary) {
@@ -59,7 +31,7 @@ const QuantizedTensor& quantized(const InspectSource& source, std::string_view m
 }
 
 // The data type as numbers have it: packed codes are not the words that hold them.
-std::string number_format(const InspectSource& source, const Part& part, std::string_view dtype) {
+std::string number_format(const InspectSource& source, const MatrixPart& part, std::string_view dtype) {
   if (part.kind != "codes" || !source.checkpoint) return std::string(dtype);
   const QuantizedTensor& weight = quantized(source, part.module);
   if (weight.format != Format::kAffine) return fmt::format("{} codes", format_name(weight.format));
@@ -110,7 +82,8 @@ Summary summarize(const InspectSource& source) {
   for (const SafetensorsFile& file : source.files.files) summary.header_bytes += file.header_bytes;
   for (const auto& [name, tensor] : source.files.tensors) {
     TypeCount count{1, 0, tensor.byte_count()};
-    const Part part = part_of(name, summary.modules);
+    const MatrixPart part =
+        part_of(name, [&](std::string_view module) { return summary.modules.count(module) > 0; });
     const std::string_view component = component_of(name), kind = part.kind;
     summary.tensor_bytes += count.bytes;
     summary.components[component].bytes[kind] += count.bytes;
@@ -120,7 +93,7 @@ Summary summarize(const InspectSource& source) {
       (name == "lm_head.weight"   ? summary.waste.head
        : ends_with(name, ".bias") ? summary.waste.biases
                                   : summary.waste.buffers) += count.bytes;
-    } else if (kind == "dense" && is_floating(tensor.dtype())) {
+    } else if (kind == "dense" && (is_floating(tensor.dtype()) || tensor.dtype() == DType::kF8E4M3)) {
       count.parameters = tensor.element_count();
     } else if (kind == "codes" && source.checkpoint) {
       const QuantizedTensor& weight = quantized(source, part.module);

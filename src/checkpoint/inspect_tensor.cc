@@ -1,5 +1,6 @@
 #include "base/fail.h"
 #include "checkpoint/inspect_source.h"
+#include "format/codebook.h"
 #include "lowbit/inspect.h"
 
 #include <algorithm>
@@ -34,6 +35,8 @@ double value_at(const Tensor& tensor, int64_t i) {
     case DType::kU8:
     case DType::kBool:
       return tensor.data<uint8_t>()[i];
+    case DType::kF8E4M3:
+      return codebook_of(Format::kFp8)[static_cast<const uint8_t*>(tensor.bytes())[i]];
     default:
       return float_at(tensor, i);
   }

@@ -1,5 +1,8 @@
 #include "checkpoint/tensor_kinds.h"
 
+#include "checkpoint/bnb.h"
+#include "checkpoint/compressed.h"
+
 namespace lowbit {
 namespace {
 
@@ -20,6 +23,24 @@ std::string_view component_of(std::string_view name) {
     return "mlp";
   }
   return "other";
+}
+
+MatrixPart part_of(std::string_view name, FunctionRef<bool(std::string_view)> is_module) {
+  static constexpr std::pair<std::string_view, std::string_view> kParts[] = {
+      {".qweight", "codes"}, {".qzeros", "zeros"}, {".scales", "scales"},
+      {".g_idx", "g_idx"},   {".codes", "codes"},  {".shape", "shape"}};
+  MatrixPart part;
+  const auto look_in = [&](const auto& table) {
+    for (const auto& [ending, kind] : table) {
+      if (!part.module.empty() || !name.ends_with(ending)) continue;
+      const std::string_view module = name.substr(0, name.size() - ending.size());
+      if (is_module(module)) part = {kind, module};
+    }
+  };
+  look_in(kParts);
+  look_in(kBnbParts);
+  look_in(kCompressedParts);
+  return part;
 }
 
 }  // namespace lowbit

@@ -131,7 +131,6 @@ TEST(ClassifySequences, RefusesWhatItCannotAnswer) {
   EXPECT_NE(error_of(ErrorCode::kInvalidArgument, [&] { classify(model, good, {}); }).find("encoder"),
             std::string::npos);
   error_of(ErrorCode::kInvalidArgument, [&] { perplexity(model, good, {.context = 8}); });
-  error_of(ErrorCode::kInvalidArgument, [&] { measure_speed(model, {.prompt_tokens = 4, .new_tokens = 4}); });
 }
 
 TEST(CompareEmbeddings, OfAModelWithItselfIsOneAndWithItsRoundedSelfBelow) {

@@ -216,20 +216,5 @@ TEST(Classify, APromptLongerThanTheContextIsAnErrorBeforeAnythingRuns) {
   EXPECT_NE(message.find("512"), std::string::npos) << message;
 }
 
-TEST(Speed, IsMeasuredAndNamesItsProtocol) {
-  LOWBIT_SKIP_WITHOUT_MATERIAL(material);
-  const LanguageModel model = LanguageModel::load(stories(), kExact);
-  const SpeedResult result = measure_speed(model, {.prompt_tokens = 8, .new_tokens = 4, .repetitions = 1});
-  EXPECT_GT(result.decode_tokens_per_second, 0);
-  EXPECT_GT(result.prefill_tokens_per_second, 0);
-  EXPECT_NE(result.protocol.find("8 prompt tokens"), std::string::npos);
-  const SpeedResult batch =
-      measure_speed(model, {.batch_size = 3, .prompt_tokens = 8, .new_tokens = 4, .repetitions = 1});
-  EXPECT_GT(batch.decode_tokens_per_second, 0);
-  EXPECT_EQ(batch.protocol.find("3 sequences at once, 8 prompt tokens"), 0u) << batch.protocol;
-  error_of(ErrorCode::kInvalidArgument, [&] { measure_speed(model, {.prompt_tokens = 600}); });
-  error_of(ErrorCode::kInvalidArgument, [&] { measure_speed(model, {.batch_size = 0}); });
-}
-
 }  // namespace
 }  // namespace lowbit

@@ -45,13 +45,6 @@ Fields option_fields(DivergenceOptions& options) {
           {"batch_size", &options.batch_size, "windows per batch; does not change the figures"}};
 }
 
-Fields option_fields(SpeedOptions& options) {
-  return {{"batch_size", &options.batch_size, "sequences at once; the figures are of all of them together"},
-          {"prompt_tokens", &options.prompt_tokens, "ids that each sequence begins with, read at once"},
-          {"new_tokens", &options.new_tokens, "ids that each sequence is continued by, one after the other"},
-          {"repetitions", &options.repetitions, "runs after one to warm up; the median counts"}};
-}
-
 void validate(const ClassifyOptions& options) {
   check_at_least("batch_size", options.batch_size, 1);
   check_at_least("max_new_tokens", options.max_new_tokens, 1);
@@ -89,13 +82,6 @@ void validate(const DivergenceOptions& options) {
   check_at_least("context", options.context, 2);
   check_at_least("batch_size", options.batch_size, 1);
   check_at_least("limit", options.limit, 0);
-}
-
-void validate(const SpeedOptions& options) {
-  check_at_least("batch_size", options.batch_size, 1);
-  check_at_least("prompt_tokens", options.prompt_tokens, 1);
-  check_at_least("new_tokens", options.new_tokens, 2);
-  check_at_least("repetitions", options.repetitions, 1);
 }
 
 }  // namespace lowbit

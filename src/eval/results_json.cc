@@ -58,14 +58,6 @@ std::string to_json(const PerplexityResult& result) {
   return json.dump(2);
 }
 
-std::string to_json(const SpeedResult& result) {
-  Json json = Json::object();
-  json.set("decode_tokens_per_second", result.decode_tokens_per_second);
-  json.set("prefill_tokens_per_second", result.prefill_tokens_per_second);
-  json.set("protocol", result.protocol);
-  return json.dump();
-}
-
 std::string to_json(const DivergenceResult& result) {
   Json json = Json::object();
   json.set("mean_kl", result.mean_kl);

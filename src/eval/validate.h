@@ -10,7 +10,6 @@ namespace lowbit {
 void validate(const ClassifyOptions& options);
 void validate(const PerplexityOptions& options);
 void validate(const DivergenceOptions& options);
-void validate(const SpeedOptions& options);
 void validate(const EmbeddingsOptions& options);
 
 }  // namespace lowbit

@@ -32,6 +32,11 @@ DynamicMap dynamic_map(bool is_signed) {
   return map;
 }
 
+float table_place(float x) {
+  constexpr float kPlaces = 65535;
+  return -1 + 2 * std::trunc((x + 1) * 0.5f * kPlaces + 0.5f) / kPlaces;
+}
+
 }  // namespace
 
 const DynamicMap& dynamic_map_signed() {
@@ -57,7 +62,7 @@ float mean_of(std::span<const float> scales) {
                             static_cast<double>(scales.size()));
 }
 
-NestedScales nested(std::span<const float> scales, float offset) {
+NestedScales nested(std::span<const float> scales, float offset, NestedRounding rounding) {
   NestedScales result;
   result.map = dynamic_map_signed();
   result.offset = offset;
@@ -70,7 +75,10 @@ NestedScales nested(std::span<const float> scales, float offset) {
     const float factor = 1 / std::max(outer, 1e-38f);
     for (size_t i = first; i < end; ++i) {
       const float x = std::clamp((scales[i] - result.offset) * factor, -1.0f, 1.0f);
-      result.codes[i] = static_cast<uint8_t>(nearest_entry(result.map, x));
+      const float place = rounding == NestedRounding::kCpuTable ? table_place(x) : x;
+      result.codes[i] = outer == 0 && rounding == NestedRounding::kCpuTable
+                            ? uint8_t{0}
+                            : static_cast<uint8_t>(nearest_entry(result.map, place));
     }
   }
   return result;

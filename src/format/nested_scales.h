@@ -29,8 +29,13 @@ struct NestedScales {
   float offset = 0;
 };
 
+// How a code is found: the entry nearest to the scale, as on a GPU; or as bitsandbytes does it on the CPU,
+// nearest to the nearest of 65536 places from -1 to 1, so that 0 becomes 2e-5 of the largest.
+enum class NestedRounding : uint8_t { kNearest, kCpuTable };
+
 float mean_of(std::span<const float> scales);  // 0 of none
-NestedScales nested(std::span<const float> scales, float offset);
+NestedScales nested(std::span<const float> scales, float offset,
+                    NestedRounding rounding = NestedRounding::kNearest);
 // map[code] * outer + offset, in that order: bitsandbytes' floats.
 std::vector<float> unnested(const NestedScales& scales);
 

@@ -1,6 +1,7 @@
 #include "ops/encode.h"
 
 #include "base/fail.h"
+#include "format/nested_scales.h"
 #include "ops/dense_rows.h"
 #include "ops/parallel.h"
 #include "tensor/half.h"
@@ -142,13 +143,15 @@ double rounding_error(const OpContext& context, const Tensor& weight, const Int8
   });
 }
 
-Weight encoded(const OpContext& context, const Tensor& weight, Format format, int64_t group_size) {
-  if (format == Format::kInt8) {
+Weight encoded(const OpContext& context, const Tensor& weight, const Rounding& rounding) {
+  if (rounding.format == Format::kInt8) {
     const Int8Rows rows = encode_int8_rows(context, weight);
     return from_int8_rows(rows.codes.data<int8_t>(), rows.scales, weight.size(1));
   }
-  const FlatEncoded flat = encode_flat(context, weight, format, group_size);
-  const FlatCodes codes{format, group_size, weight.size(0), weight.size(1), flat.bytes.data<uint8_t>()};
+  FlatEncoded flat = encode_flat(context, weight, rounding.format, rounding.group_size);
+  if (rounding.use_double_quant) flat.scales = unnested(nested(flat.scales, mean_of(flat.scales)));
+  const FlatCodes codes{rounding.format, rounding.group_size, weight.size(0), weight.size(1),
+                        flat.bytes.data<uint8_t>()};
   if (std::optional<QuantizedTensor> quantized = from_flat_codes(codes, flat.scales))
     return std::move(*quantized);
   return dense_of(codes, flat.scales);

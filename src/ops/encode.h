@@ -33,7 +33,14 @@ Int8Rows encode_int8_rows(const OpContext& context, const Tensor& weight, DType 
 std::vector<float> int8_row_sizes(const OpContext& context, const Tensor& weight);
 double rounding_error(const OpContext& context, const Tensor& weight, const Int8Rows& rows);
 
-// As layers hold it; the dense matrix, as F32, where from_flat_codes has no form for it. kInt8 has no groups.
-Weight encoded(const OpContext& context, const Tensor& weight, Format format, int64_t group_size);
+struct Rounding {
+  Format format = Format::kNf4;
+  int64_t group_size = 64;  // kInt8 has none
+  // Scales become what they would be in a file that encodes them (format/nested_scales.h); codes are chosen
+  // before.
+  bool use_double_quant = false;
+};
+// As layers hold it; the dense matrix, as F32, where from_flat_codes has no form for it.
+Weight encoded(const OpContext& context, const Tensor& weight, const Rounding& rounding);
 
 }  // namespace lowbit

@@ -1,8 +1,11 @@
 #include "quantize/estimate.h"
 
+#include "checkpoint/bnb.h"
 #include "ops/cuda/weights_gpu.h"
+#include "ops/encode.h"
 #include "quantize/calibration_states.h"
 #include "quantize/methods.h"
+#include "quantize/options.h"
 
 #include <algorithm>
 #include <chrono>
@@ -58,11 +61,13 @@ double layer_seconds_per_token(const OpContext& ops, const Model& model, int64_t
          static_cast<double>(tokens);
 }
 
-MatrixProblem probe_problem(const OpContext& ops, const QuantizeOptions& options, int64_t rows,
-                            int64_t width) {
+// codebook: null, or what lives as long as the problem.
+MatrixProblem probe_problem(const OpContext& ops, const QuantizeOptions& options, int64_t rows, int64_t width,
+                            const CodebookChoice* codebook = nullptr) {
   MatrixProblem problem{.module = "probe",
                         .weight = Tensor::allocate(DType::kF32, {rows, width}),
                         .affine = options.affine,
+                        .codebook = codebook,
                         .gptq = options.gptq,
                         .as_autogptq = options.compat == "autogptq",
                         .is_last = true};
@@ -113,10 +118,18 @@ struct MethodCost {
 MethodCost measured_method(const OpContext& ops, const QuantizeOptions& options) {
   constexpr int64_t kRows = 256, kWidths[] = {256, 768};
   MethodCost cost;
+  if (is_rounded(options)) {
+    const MatrixProblem problem = probe_problem(ops, options, kRows, kWidths[1]);
+    const Rounding rounding{.format = *find_format(options.format), .group_size = kBnbGroupSize};
+    cost.weight =
+        seconds_of([&] { encoded(ops, problem.weight, rounding); }) / static_cast<double>(kRows * kWidths[1]);
+    return cost;
+  }
+  const std::optional<CodebookChoice> codebook = codebook_choice(options);
   double seconds[2] = {};
   for (int i = 0; i < 2; ++i) {
     const int64_t width = kWidths[i];
-    const MatrixProblem problem = probe_problem(ops, options, kRows, width);
+    const MatrixProblem problem = probe_problem(ops, options, kRows, width, codebook ? &*codebook : nullptr);
     const Hessian hessian = probe_hessian(ops, width);
     const bool is_gptq = options.method == "gptq";
     FactorCache factors(ops, hessian);

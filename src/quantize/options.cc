@@ -29,7 +29,8 @@ void expect_at_least(std::string_view option, int64_t value, int64_t least) {
 
 bool can_spell(std::string_view dialect, Format format) {
   if (dialect == "gptq") return format == Format::kAffine;
-  if (dialect == "compressed-tensors") return format == Format::kInt8;
+  if (dialect == "compressed-tensors")
+    return format == Format::kInt8 || format == Format::kAffine || format == Format::kFp8;
   if (dialect == "bitsandbytes")
     return format == Format::kNf4 || format == Format::kFp4 || format == Format::kInt8;
   return format != Format::kAffine && format != Format::kInt8;
@@ -67,8 +68,9 @@ void validate_format(const QuantizeOptions& options) {
   const Format format = *find_format(options.format);
   if (!can_spell(options.dialect, format)) {
     fail(ErrorCode::kInvalidArgument,
-         "dialect {} cannot spell format {}: affine goes with gptq, nf4 and fp4 with bitsandbytes or lowbit, "
-         "fp8, fp8_e5m2 and log2 with lowbit, int8 with bitsandbytes or compressed-tensors",
+         "dialect {} cannot spell format {}: affine goes with gptq or compressed-tensors, nf4 and fp4 with "
+         "bitsandbytes or lowbit, fp8 with compressed-tensors or lowbit, fp8_e5m2 and log2 with lowbit, int8 "
+         "with bitsandbytes or compressed-tensors",
          options.dialect, options.format);
   }
   validate(format, options.affine, options.log_base);
@@ -85,13 +87,26 @@ void validate_format(const QuantizeOptions& options) {
          "bnb_4bit_use_double_quant is about nf4 and fp4 in dialect bitsandbytes, not about {} in {}",
          options.format, options.dialect);
   }
-  const bool has_dense_head = is_bnb || options.dialect == "compressed-tensors";
+  const bool is_compressed = options.dialect == "compressed-tensors",
+             has_dense_head = is_bnb || is_compressed;
+  if (is_compressed && format == Format::kAffine && options.affine.bits == 3) {
+    fail(
+        ErrorCode::kInvalidArgument,
+        "bits is 3, but dialect compressed-tensors takes 2, 4 and 8: writers have packed 3 bits in two ways");
+  }
+  if (const int size = options.affine.group_size;
+      is_compressed && format == Format::kFp8 && size != -1 && size != AffineOptions{}.group_size) {
+    fail(ErrorCode::kInvalidArgument,
+         "group_size is {}, but fp8 in dialect compressed-tensors always has a scale per row: -1; dialect "
+         "lowbit takes any",
+         size);
+  }
   if (has_dense_head && options.lm_head) {
     fail(ErrorCode::kInvalidArgument,
          "dialect {} is written with a dense head: leave lm_head out, or choose dialect lowbit",
          options.dialect);
   }
-  if (has_dense_head && options.method == "rtn" && !options.calibration.data.empty()) {
+  if (is_rounded(options) && !options.calibration.data.empty()) {
     fail(ErrorCode::kInvalidArgument,
          "format {} with method rtn and dialect {} is rounded without data: leave calibration out",
          options.format, options.dialect);
@@ -102,9 +117,15 @@ void validate_format(const QuantizeOptions& options) {
          "out (act_group_aware does most of it)",
          options.dialect);
   }
-  if (!is_gptq && !(options.checkpoint_format.empty() && options.compat.empty())) {
+  const bool is_bnb_compat = options.compat == "bitsandbytes-cpu";
+  if (is_bnb_compat && !options.bnb_4bit_use_double_quant) {
+    fail(
+        ErrorCode::kInvalidArgument,
+        "compat bitsandbytes-cpu is about scales that are encoded themselves: add bnb_4bit_use_double_quant");
+  }
+  if (!is_gptq && !(options.checkpoint_format.empty() && (options.compat.empty() || is_bnb_compat))) {
     fail(ErrorCode::kInvalidArgument,
-         "checkpoint_format and compat are about dialect gptq, but dialect is {}", options.dialect);
+         "checkpoint_format and compat autogptq are about dialect gptq, but dialect is {}", options.dialect);
   }
 }
 
@@ -151,7 +172,7 @@ Fields option_fields(QuantizeOptions& options) {
        "int8 (a scale per row)"},
       {"dialect", &options.dialect,
        "how the checkpoint spells them: gptq (affine), bitsandbytes (nf4, fp4, int8), compressed-tensors "
-       "(int8) or lowbit (all but affine and int8)"},
+       "(int8, affine, fp8) or lowbit (all but affine and int8)"},
       {"log_base", &options.log_base,
        "of format log2: neighbouring values differ by this factor; the error is least near 2 with 3 bits, "
        "1.41 with 4, 1.22 with 5, 1.11 with 6, 1.07 with 7, 1.04 with 8"},
@@ -167,7 +188,9 @@ Fields option_fields(QuantizeOptions& options) {
        "\"REGEX=bits:8,group_size:64\" overrides options of matching modules, \"-:REGEX\" "
        "leaves them unquantized; may be repeated"},
       {"lm_head", &options.lm_head, "quantize the head too; not for models that share it with the embedding"},
-      {"compat", &options.compat, "autogptq: that program's own choices, to the code"},
+      {"compat", &options.compat,
+       "autogptq: that program's own choices, to the code; bitsandbytes-cpu: with bnb_4bit_use_double_quant, "
+       "scales are encoded as bitsandbytes does it on the CPU"},
       {"checkpoint_format", &options.checkpoint_format,
        "gptq (version 1) or gptq_v2; empty: gptq when symmetric"},
       {"model_name_or_path", &options.model_name_or_path, "written to the config; empty: null"},
@@ -190,9 +213,9 @@ Fields option_fields(QuantizeOptions& options) {
 void validate(const QuantizeOptions& options) {
   expect_one_of("method", options.method, {"gptq", "rtn"});
   validate_format(options);
-  expect_one_of("compat", options.compat, {"", "autogptq"});
+  expect_one_of("compat", options.compat, {"", "autogptq", "bitsandbytes-cpu"});
   expect_one_of("checkpoint_format", options.checkpoint_format, {"", "gptq", "gptq_v2"});
-  if (!options.compat.empty() && options.method != "gptq") {
+  if (options.compat == "autogptq" && options.method != "gptq") {
     fail(ErrorCode::kInvalidArgument, "compat {} is about method gptq, but method is {}", options.compat,
          options.method);
   }
@@ -237,6 +260,15 @@ void require_calibration(const QuantizeOptions& options) {
   }
 }
 
+std::optional<NestedRounding> nested_rounding(const QuantizeOptions& options) {
+  if (!options.bnb_4bit_use_double_quant) return std::nullopt;
+  return options.compat == "bitsandbytes-cpu" ? NestedRounding::kCpuTable : NestedRounding::kNearest;
+}
+
+bool is_rounded(const QuantizeOptions& options) {
+  return options.method == "rtn" && (options.format == "int8" || options.dialect == "bitsandbytes");
+}
+
 QuantizeOptions settled(const QuantizeOptions& options) {
   QuantizeOptions result = options;
   if (options.compat == "autogptq") {
@@ -253,7 +285,8 @@ QuantizeOptions settled(const QuantizeOptions& options) {
   const Format format = *find_format(options.format);
   if (const std::optional<int> bits = bits_of(format)) result.affine.bits = *bits;
   if (options.dialect == "bitsandbytes") result.affine.group_size = kBnbGroupSize;
-  if (format == Format::kInt8) result.affine.group_size = -1;
+  if (format == Format::kInt8 || (format == Format::kFp8 && options.dialect == "compressed-tensors"))
+    result.affine.group_size = -1;
   if (options.dialect == "gptq" && result.checkpoint_format.empty())
     result.checkpoint_format = result.affine.sym ? "gptq" : "gptq_v2";
   return result;

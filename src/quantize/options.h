@@ -2,8 +2,11 @@
 #pragma once
 
 #include "base/json.h"
+#include "format/nested_scales.h"
 #include "lowbit/fields.h"
 #include "lowbit/quantize.h"
+
+#include <optional>
 
 namespace lowbit {
 
@@ -17,9 +20,15 @@ void require_calibration(const QuantizeOptions& options);
 // The option that keeps the run on the CPU, with its value, or empty: for choose_device.
 std::string cpu_only_option(const QuantizeOptions& options);
 
+// How scales are encoded themselves; nothing where they are not.
+std::optional<NestedRounding> nested_rounding(const QuantizeOptions& options);
+
+// Whether a matrix goes from the source to the file at once, without data: quantize_rounded.
+bool is_rounded(const QuantizeOptions& options);
+
 // The options that really hold. compat "autogptq" sets damp_percent 0.01 (unless it was changed), no clip
 // search, no group-aware order and group parameters without a block's own updates. Formats with bits of their
-// own set affine.bits, dialect bitsandbytes sets affine.group_size.
+// own set affine.bits, dialects with groups of their own affine.group_size.
 QuantizeOptions settled(const QuantizeOptions& options);
 
 // All options as one object, in the words of the command line; `calibration.data` as text.

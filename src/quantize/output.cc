@@ -2,16 +2,21 @@
 
 #include "base/fail.h"
 #include "checkpoint/bnb.h"
+#include "checkpoint/compressed.h"
 #include "checkpoint/lowbit_dialect.h"
 #include "checkpoint/tensor_kinds.h"
 #include "format/affine.h"
 #include "format/bits.h"
 #include "format/codebook.h"
+#include "quantize/options.h"
 
 #include <algorithm>
 
 namespace lowbit {
 namespace {
+
+// Of a nested_offset that is not "0", at most: a positive F32 written as a double.
+constexpr uint64_t kMostOffsetText = 22;
 
 const ModuleSettings* find_quantized(const QuantizationSettings& settings, std::string_view weight_name) {
   if (!weight_name.ends_with(".weight")) return nullptr;
@@ -34,26 +39,6 @@ bool is_act_order(const ModuleSettings& settings) {
 
 GptqVersion output_version(const QuantizeOptions& options) {
   return options.checkpoint_format == "gptq" ? GptqVersion::kV1 : GptqVersion::kV2;
-}
-
-std::vector<OutputTensor> output_layout(const SourceModel& source, const QuantizationSettings& settings) {
-  std::vector<OutputTensor> result;
-  for (const NamedTensor& entry : kept_tensors(source)) {
-    const ModuleSettings* module = find_quantized(settings, entry.name);
-    if (!module) {
-      result.push_back({entry.name, std::string(component_of(entry.name)), entry.tensor.byte_count()});
-      continue;
-    }
-    const int64_t in = module->in_features, out = module->out_features;
-    const int64_t groups = group_count(in, module->affine.group_size);
-    const int bits = module->affine.bits;
-    auto bytes = [](int64_t elements, int64_t each) { return static_cast<uint64_t>(elements * each); };
-    result.push_back({module->module + ".qweight", "codes", bytes(packed_words(in, bits) * out, 4)});
-    result.push_back({module->module + ".qzeros", "zeros", bytes(groups * packed_words(out, bits), 4)});
-    result.push_back({module->module + ".scales", "scales", bytes(groups * out, 2)});
-    result.push_back({module->module + ".g_idx", "g_idx", bytes(in, 4)});
-  }
-  return result;
 }
 
 Json dense_modules(const SourceModel& source, const QuantizationSettings& settings) {
@@ -122,7 +107,7 @@ Json gptq_config(const QuantizationSettings& settings, const QuantizeOptions& op
 
 // dtype: of the weight before.
 std::vector<NamedTensor> bnb_tensors(const std::string& module, const QuantizedTensor& weight, DType dtype,
-                                     bool use_double_quant) {
+                                     std::optional<NestedRounding> nested) {
   const int64_t bytes = weight.out_features * weight.in_features / 2;
   std::vector<NamedTensor> tensors = {{module + ".weight",
                                        Tensor::borrow(nullptr, nullptr, DType::kU8, {bytes, 1}),
@@ -133,7 +118,7 @@ std::vector<NamedTensor> bnb_tensors(const std::string& module, const QuantizedT
                          .out_features = weight.out_features,
                          .in_features = weight.in_features,
                          .dtype = dtype,
-                         .use_double_quant = use_double_quant};
+                         .nested = nested};
   for (NamedTensor& tensor : bnb_tensors_beside(matrix, flat_scales(weight)))
     tensors.push_back(std::move(tensor));
   return tensors;
@@ -156,7 +141,107 @@ Json lowbit_config(const QuantizationSettings& settings, const QuantizeOptions& 
   return lowbit_config_json(config);
 }
 
+// In the dialect of `options`. dtype: of the weight before.
+std::vector<NamedTensor> tensors_of(const std::string& module, const QuantizedTensor& weight, DType dtype,
+                                    const QuantizeOptions& options) {
+  if (options.dialect == "gptq") return gptq_tensors(module, weight, output_version(options));
+  if (options.dialect == "bitsandbytes") return bnb_tensors(module, weight, dtype, nested_rounding(options));
+  if (options.dialect == "compressed-tensors") return compressed_tensors(module, weight, options.affine.sym);
+  if (options.dialect == "lowbit") return lowbit_tensors(module, weight);
+  fail(ErrorCode::kInternal, "dialect {} is not known", options.dialect);
+}
+
+Json quantization_json(const SourceModel& source, const QuantizationSettings& settings,
+                       const QuantizeOptions& options, DType dtype, bool act_order) {
+  if (options.dialect == "gptq") return gptq_config(settings, options, act_order);
+  if (options.dialect == "bitsandbytes") {
+    return bnb_config_json({.format = *find_format(options.format),
+                            .use_double_quant = options.bnb_4bit_use_double_quant,
+                            .compute_dtype = dtype},
+                           bnb_skipped_modules(source, settings));
+  }
+  if (options.dialect == "compressed-tensors") {
+    return compressed_config_json({.format = *find_format(options.format), .affine = options.affine},
+                                  dense_modules(source, settings));
+  }
+  return lowbit_config(settings, options);
+}
+
+// A weight of these sizes with no codes in it.
+QuantizedTensor empty_weight(const ModuleSettings& module, Format format) {
+  QuantizedTensor weight{.format = format,
+                         .bits = module.affine.bits,
+                         .group_size = effective_group_size(module.in_features, module.affine.group_size),
+                         .out_features = module.out_features,
+                         .in_features = module.in_features};
+  weight.codes = Tensor::borrow(nullptr, nullptr, DType::kI32,
+                                {packed_words(module.in_features, weight.bits), module.out_features});
+  weight.scales = Tensor::zeros(scale_dtype(format), {weight.groups(), module.out_features});
+  return weight;
+}
+
 }  // namespace
+
+MatrixTensors rounded_tensors(const RoundedMatrix& matrix, std::span<const float> scales,
+                              const QuantizeOptions& options) {
+  const auto codes = [&](DType dtype, Shape shape) {
+    return NamedTensor{matrix.module + ".weight", Tensor::borrow(nullptr, nullptr, dtype, std::move(shape))};
+  };
+  const int64_t out = matrix.out_features, in = matrix.in_features;
+  const Format format = *find_format(options.format);
+  if (options.dialect == "compressed-tensors") {
+    const CompressedMatrix compressed = compressed_matrix(matrix, options);
+    return {compressed_codes(compressed, out), compressed_tensors_beside(compressed, scales)};
+  }
+  if (format == Format::kInt8)
+    return {codes(DType::kI8, {out, in}), bnb_int8_tensors_beside(matrix.module, scales)};
+  return {codes(DType::kU8, {(out * in + 1) / 2, 1}), bnb_tensors_beside({.module = matrix.module,
+                                                                          .format = format,
+                                                                          .group_size = kBnbGroupSize,
+                                                                          .out_features = out,
+                                                                          .in_features = in,
+                                                                          .dtype = matrix.dtype,
+                                                                          .nested = nested_rounding(options)},
+                                                                         scales)};
+}
+
+CompressedMatrix compressed_matrix(const RoundedMatrix& matrix, const QuantizeOptions& options) {
+  return {matrix.module,
+          options.activations == "int8-dynamic" ? ActivationFormat::kInt8Dynamic : ActivationFormat::kNone,
+          matrix.dtype, matrix.in_features};
+}
+
+std::vector<OutputTensor> output_layout(const SourceModel& source, const QuantizationSettings& settings,
+                                        const QuantizeOptions& options) {
+  std::vector<OutputTensor> result;
+  for (const NamedTensor& entry : kept_tensors(source)) {
+    const ModuleSettings* module = find_quantized(settings, entry.name);
+    if (!module) {
+      result.push_back({entry.name, std::string(component_of(entry.name)), entry.tensor.byte_count()});
+      continue;
+    }
+    std::vector<NamedTensor> tensors;
+    const Format format = *find_format(options.format);
+    if (is_rounded(options)) {
+      const int64_t in = module->in_features, out = module->out_features;
+      const int64_t scales = format == Format::kInt8 ? out : (out * in + kBnbGroupSize - 1) / kBnbGroupSize;
+      MatrixTensors parts = rounded_tensors({module->module, entry.tensor.dtype(), out, in},
+                                            std::vector<float>(static_cast<size_t>(scales)), options);
+      tensors = std::move(parts.beside);
+      tensors.push_back(std::move(parts.codes));
+    } else {
+      tensors = tensors_of(module->module, empty_weight(*module, format), entry.tensor.dtype(), options);
+    }
+    for (const NamedTensor& tensor : tensors) {
+      const MatrixPart part =
+          part_of(tensor.name, [&](std::string_view name) { return name == module->module; });
+      const bool is_state = tensor.name.find(".quant_state.") != std::string::npos;
+      const uint64_t offset = is_state && options.bnb_4bit_use_double_quant ? kMostOffsetText : 0;
+      result.push_back({tensor.name, std::string(part.kind), tensor.tensor.byte_count() + offset});
+    }
+  }
+  return result;
+}
 
 CheckpointFiles output_files(const SourceModel& source, const QuantizationSettings& settings,
                              const QuantizedModules& modules, const QuantizeOptions& options) {
@@ -164,7 +249,6 @@ CheckpointFiles output_files(const SourceModel& source, const QuantizationSettin
   files.source = source.checkpoint.folder;
   files.base_name = options.model_file_base_name;
   files.max_shard_bytes = options.max_shard_size.empty() ? 0 : parse_bytes(options.max_shard_size).count;
-  const bool is_gptq = options.dialect == "gptq", is_bnb = options.dialect == "bitsandbytes";
   bool act_order = false;
   DType dtype = DType::kBF16;  // of the matrices
   for (const NamedTensor& entry : kept_tensors(source)) {
@@ -175,23 +259,14 @@ CheckpointFiles output_files(const SourceModel& source, const QuantizationSettin
     const std::string module = entry.name.substr(0, entry.name.size() - 7);
     const auto found = modules.find(module);
     if (found == modules.end()) fail(ErrorCode::kInternal, "{} was to be quantized but is not", module);
-    const QuantizedTensor& weight = found->second;
-    act_order = act_order || !weight.column_order.empty();
+    act_order = act_order || !found->second.column_order.empty();
     dtype = entry.tensor.dtype();
-    std::vector<NamedTensor> tensors =
-        is_gptq  ? gptq_tensors(module, weight, output_version(options))
-        : is_bnb ? bnb_tensors(module, weight, dtype, options.bnb_4bit_use_double_quant)
-                 : lowbit_tensors(module, weight);
-    for (NamedTensor& tensor : tensors) files.tensors.push_back(std::move(tensor));
+    for (NamedTensor& tensor : tensors_of(module, found->second, dtype, options))
+      files.tensors.push_back(std::move(tensor));
   }
-  const Json quantization = is_gptq  ? gptq_config(settings, options, act_order)
-                            : is_bnb ? bnb_config_json({.format = *find_format(options.format),
-                                                        .use_double_quant = options.bnb_4bit_use_double_quant,
-                                                        .compute_dtype = dtype},
-                                                       bnb_skipped_modules(source, settings))
-                                     : lowbit_config(settings, options);
+  const Json quantization = quantization_json(source, settings, options, dtype, act_order);
   files.config = output_config(source.checkpoint.config, files.tensors, quantization);
-  if (is_gptq) files.quantize_config = quantization;
+  if (options.dialect == "gptq") files.quantize_config = quantization;
   return files;
 }
 

@@ -1,11 +1,13 @@
 // What is written: the tensors of the result, known beforehand to the byte, and its configs.
 #pragma once
 
+#include "checkpoint/compressed.h"
 #include "checkpoint/gptq.h"
 #include "quantize/settings.h"
 #include "quantize/source_model.h"
 
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -13,13 +15,29 @@ namespace lowbit {
 
 struct OutputTensor {
   std::string name;
-  std::string component;  // "embedding", "head", "attention", "mlp", "norms", "codes", "scales", "zeros",
-                          // "g_idx", "other"
+  std::string component;  // as component_of and part_of of checkpoint/tensor_kinds.h say
   uint64_t bytes = 0;
 };
 
-// In the order in which they are written, in the dialect gptq.
-std::vector<OutputTensor> output_layout(const SourceModel& source, const QuantizationSettings& settings);
+// `options` settled. What is written has these bytes; where scales are encoded themselves up to 22 less for
+// each matrix, since their offset is written in digits.
+std::vector<OutputTensor> output_layout(const SourceModel& source, const QuantizationSettings& settings,
+                                        const QuantizeOptions& options);
+
+// Of a run for which is_rounded() holds: what a matrix is in the file, codes, of which only dtype and shape
+// are known yet, and all beside them. scales: of each group or row, as the dialect keeps them.
+struct RoundedMatrix {
+  std::string module;
+  DType dtype = DType::kBF16;  // before
+  int64_t out_features = 0, in_features = 0;
+};
+struct MatrixTensors {
+  NamedTensor codes;
+  std::vector<NamedTensor> beside;
+};
+MatrixTensors rounded_tensors(const RoundedMatrix& matrix, std::span<const float> scales,
+                              const QuantizeOptions& options);
+CompressedMatrix compressed_matrix(const RoundedMatrix& matrix, const QuantizeOptions& options);
 
 using QuantizedModules = std::map<std::string, QuantizedTensor, std::less<>>;
 

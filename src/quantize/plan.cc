@@ -39,6 +39,15 @@ Json memory_json(const Model& model, const QuantizationSettings& settings, const
     for (const ModuleSettings& module : layer) add_slab(module);
   }
   add_slab(settings.head);
+  // A matrix at a time, its codes once or twice (packed), and its scales.
+  if (is_rounded(options)) {
+    slab = 0;
+    for (const auto& layer : settings.layers) {
+      for (const ModuleSettings& module : layer)
+        slab = std::max(
+            slab, static_cast<uint64_t>(module.is_quantized * 2 * module.out_features * module.in_features));
+    }
+  }
   uint64_t forward = 0, solve = slab;
   if (options.method == "gptq") {
     // Hidden states stay; what is kept of the stage before grows and goes with the stages.
@@ -82,14 +91,14 @@ Json memory_json(const Model& model, const QuantizationSettings& settings, const
   return json;
 }
 
-void add_module(Json& modules, const ModuleSettings& settings, const std::string& method) {
+void add_module(Json& modules, const ModuleSettings& settings, const QuantizeOptions& options) {
   Json json = Json::object();
   json.set("module", settings.module);
-  json.set("method", settings.is_quantized ? method : std::string("none"));
+  json.set("method", settings.is_quantized ? options.method : std::string("none"));
   if (settings.is_quantized) {
     json.set("bits", settings.affine.bits);
     json.set("group_size", settings.affine.group_size);
-    json.set("sym", settings.affine.sym);
+    if (options.format == "affine") json.set("sym", settings.affine.sym);
   } else {
     json.set("reason", settings.reason);
   }
@@ -126,10 +135,6 @@ uint64_t free_disk_bytes(const fs::path& out) {
 
 std::string plan_json(const fs::path& model, const fs::path& out, const QuantizeOptions& given) {
   validate(given);
-  if (given.format != "affine") {
-    fail(ErrorCode::kUnsupported, "a plan is made of format affine only, not of {}: leave --plan out",
-         given.format);
-  }
   const QuantizeOptions options = settled(given);
   const bool is_gptq = options.method == "gptq";
   const SourceModel source = load_source(model);
@@ -163,12 +168,12 @@ std::string plan_json(const fs::path& model, const fs::path& out, const Quantize
   plan.set("architecture", source.model.config().architecture);
   Json modules = Json::array();
   for (const auto& layer : settings.layers) {
-    for (const ModuleSettings& module : layer) add_module(modules, module, options.method);
+    for (const ModuleSettings& module : layer) add_module(modules, module, options);
   }
-  if (source.model.has_head()) add_module(modules, settings.head, options.method);
+  if (source.model.has_head()) add_module(modules, settings.head, options);
   Json components = Json::object();
   uint64_t bytes = 0;
-  for (const OutputTensor& tensor : output_layout(source, settings)) {
+  for (const OutputTensor& tensor : output_layout(source, settings, options)) {
     const Json* before = components.find(tensor.component);
     components.set(tensor.component, static_cast<uint64_t>(before ? before->as_integer() : 0) + tensor.bytes);
     bytes += tensor.bytes;
@@ -217,10 +222,11 @@ std::string plan_json(const fs::path& model, const fs::path& out, const Quantize
     }
   }
   plan.set("device", device_name(device));
-  // The finished layers and the checkpoint made of them lie side by side for a while.
+  // The finished layers and the checkpoint made of them lie side by side for a while; rounding has none.
   uint64_t finished = 0;
   for (const char* component : {"codes", "scales", "zeros"}) {
-    if (const Json* part = components.find(component)) finished += static_cast<uint64_t>(part->as_integer());
+    if (const Json* part = components.find(component); part && !is_rounded(options))
+      finished += static_cast<uint64_t>(part->as_integer());
   }
   const uint64_t disk = bytes + finished + (uint64_t{32} << 20),
                  free_disk = free_disk_bytes(out.empty() ? model : out);
@@ -246,7 +252,8 @@ std::string plan_json(const fs::path& model, const fs::path& out, const Quantize
              reading_seconds + estimated_seconds(ops, source.model, options, settings, calibration));
   }
   plan.set("calibration", calibration.samples.empty() ? Json() : calibration.facts());
-  plan.set("engines", engines_json(output_engines(settings, options)));
+  plan.set("engines",
+           options.dialect == "gptq" ? engines_json(output_engines(settings, options)) : Json::array());
   plan.set("warnings", strings_json(warnings));
   plan.set("feasible", reasons.empty());
   plan.set("reasons", strings_json(reasons));

@@ -316,9 +316,7 @@ QuantizeResult quantize(const fs::path& model, const fs::path& out, const Quanti
   validate(options);
   require_calibration(options);
   check_out_folder(model, out, options.overwrite);
-  if (options.method == "rtn" &&
-      (options.dialect == "bitsandbytes" || options.dialect == "compressed-tensors"))
-    return quantize_rounded(model, out, settled(options), log);
+  if (is_rounded(options)) return quantize_rounded(model, out, settled(options), log);
   return Run(model, out, options, log).run(nullptr);
 }
 

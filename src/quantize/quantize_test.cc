@@ -157,10 +157,10 @@ struct CodebookCase {
   int bits;
   float log_base;
 };
-constexpr CodebookCase kCodebooks[] = {{"nf4", "bitsandbytes", 4, 2},  {"fp4", "bitsandbytes", 4, 2},
-                                       {"nf4", "lowbit", 4, 2},        {"fp8", "lowbit", 8, 2},
-                                       {"fp8_e5m2", "lowbit", 8, 2},   {"log2", "lowbit", 3, 2},
-                                       {"log2", "lowbit", 5, 1.41421f}};
+constexpr CodebookCase kCodebooks[] = {{"nf4", "bitsandbytes", 4, 2},   {"fp4", "bitsandbytes", 4, 2},
+                                       {"nf4", "lowbit", 4, 2},         {"fp8", "lowbit", 8, 2},
+                                       {"fp8_e5m2", "lowbit", 8, 2},    {"log2", "lowbit", 3, 2},
+                                       {"log2", "lowbit", 5, 1.41421f}, {"fp8", "compressed-tensors", 8, 2}};
 
 // GPTQ over formats with a codebook: closer than rounding, the same bytes for any number of threads and after
 // an interruption, and what is read again is what was chosen.
@@ -173,7 +173,7 @@ TEST_F(Quantize, CodebooksAreChosenStoredAndResumedLikeTheAffineGrid) {
     options_.method = "gptq";
     options_.format = c.format;
     options_.dialect = c.dialect;
-    options_.affine = {c.bits, 64, true};
+    options_.affine = {c.bits, options_.dialect == "compressed-tensors" ? -1 : 64, true};
     options_.log_base = c.log_base;
     options_.threads = 2;
     const QuantizeResult gptq = quantize_tokens(model(), out(name), options_, calibration_);
@@ -213,6 +213,109 @@ TEST_F(Quantize, CodebooksAreChosenStoredAndResumedLikeTheAffineGrid) {
       EXPECT_NEAR(std::sqrt(error / size) / report.relative_error, 1, 1e-5) << report.module;
     }
   }
+}
+
+// Every format in every dialect that can spell it. With double quantization an offset is written in digits.
+TEST_F(Quantize, PlanHasTheBytesOfTheFile) {
+  struct Case {
+    const char *method, *format, *dialect;
+    AffineOptions affine = {};
+    bool is_nested = false;
+    const char* activations = "";
+  };
+  const Case cases[] = {{"rtn", "affine", "gptq", {4, 32, false}},
+                        {"rtn", "nf4", "bitsandbytes"},
+                        {"rtn", "fp4", "bitsandbytes", {}, true},
+                        {"rtn", "int8", "bitsandbytes"},
+                        {"rtn", "int8", "compressed-tensors"},
+                        {"rtn", "int8", "compressed-tensors", {}, false, "int8-dynamic"},
+                        {"rtn", "affine", "compressed-tensors", {4, 16, false}},
+                        {"gptq", "affine", "compressed-tensors", {8, -1, true}},
+                        {"gptq", "fp8", "compressed-tensors", {8, -1, true}},
+                        {"rtn", "fp8", "lowbit", {8, 32, true}},
+                        {"gptq", "nf4", "lowbit", {4, 16, true}},
+                        {"rtn", "log2", "lowbit", {5, 32, true}}};
+  for (const Case& c : cases) {
+    SCOPED_TRACE(fmt::format("{} {} {} {}", c.method, c.format, c.dialect, c.activations));
+    options_.method = c.method;
+    options_.format = c.format;
+    options_.dialect = c.dialect;
+    options_.affine = c.affine;
+    options_.bnb_4bit_use_double_quant = c.is_nested;
+    options_.activations = c.activations;
+    options_.overwrite = true;
+    options_.dynamic = {"-:.*layers.1.*o_proj"};
+    const Json plan = parse_json(plan_json(model(), out("out"), options_), "plan");
+    if (std::string(c.method) == "rtn") {
+      EXPECT_TRUE(plan.get("feasible").as_bool()) << plan.get("reasons").dump();
+      EXPECT_GT(plan.get("estimated_seconds").as_number(), 0);
+      quantize(model(), out("out"), options_);
+    } else {
+      quantize_tokens(model(), out("out"), options_, calibration_);
+    }
+    int64_t bytes = 0, modules = 0;
+    std::map<std::string, int64_t> components;
+    for (const NamedTensor& named : open_safetensors(out("out") / "model.safetensors").tensors) {
+      bytes += static_cast<int64_t>(named.tensor.byte_count());
+      components[named.name.ends_with(".weight_scale") || named.name.ends_with(".scales") ||
+                         named.name.ends_with(".absmax") || named.name.ends_with(".nested_absmax") ||
+                         named.name.ends_with(".SCB") || named.name.ends_with(".weight_format")
+                     ? "scales"
+                     : "others"] += static_cast<int64_t>(named.tensor.byte_count());
+      modules += named.name.find(".quant_state.") != std::string::npos;
+    }
+    const int64_t planned = plan.get("tensor_bytes").as_integer();
+    EXPECT_LE(bytes, planned);
+    EXPECT_GE(bytes, planned - (c.is_nested ? 22 * modules : 0));
+    EXPECT_EQ(plan.get("bytes_by_component").get("scales").as_integer(), components["scales"]);
+    EXPECT_EQ(plan.get("engines").size() > 0, c.dialect == std::string("gptq"));
+  }
+}
+
+// The same codes, scales and zero points as in dialect gptq.
+TEST_F(Quantize, CompressedTensorsHoldsWhatGptqChose) {
+  for (const AffineOptions& affine :
+       {AffineOptions{4, 32, true}, {4, 32, false}, {8, -1, true}, {2, 16, false}}) {
+    const std::string name = fmt::format("{}-{}-{}", affine.bits, affine.group_size, affine.sym);
+    SCOPED_TRACE(name);
+    options_.affine = affine;
+    options_.checkpoint_format = "gptq_v2";
+    options_.dialect = "gptq";
+    quantize_tokens(model(), out(name + "-gptq"), options_, calibration_);
+    options_.checkpoint_format = "";
+    options_.dialect = "compressed-tensors";
+    const QuantizeResult result = quantize_tokens(model(), out(name), options_, calibration_);
+    EXPECT_TRUE(result.passed || affine.bits == 2);
+    const Checkpoint made = read_checkpoint(out(name)), expected = read_checkpoint(out(name + "-gptq"));
+    EXPECT_EQ(made.quantization->dialect, "compressed-tensors");
+    ASSERT_EQ(made.weights.size(), expected.weights.size());
+    for (const auto& [weight, theirs] : expected.weights) {
+      const auto* quantized = std::get_if<QuantizedTensor>(&theirs);
+      if (!quantized) continue;
+      const auto& ours = std::get<QuantizedTensor>(made.weights.at(weight));
+      EXPECT_TRUE(same_bytes(dequantized(ours), dequantized(*quantized))) << weight;
+    }
+    EXPECT_EQ(made.quantization->config.get("ignore").dump(), R"(["lm_head"])");
+  }
+  options_.affine = {4, 64, true};
+  const auto refusal = [&] {
+    return error_of(ErrorCode::kInvalidArgument,
+                    [&] { quantize_tokens(model(), out("out"), options_, calibration_); });
+  };
+  EXPECT_NE(refusal().find("down_proj has 160 columns, no multiple of 64: compressed-tensors knows no short"),
+            std::string::npos)
+      << refusal();
+  options_.affine = {3, 32, true};
+  EXPECT_NE(refusal().find("takes 2, 4 and 8"), std::string::npos);
+  options_.affine = {4, 32, true};
+  options_.dynamic = {".*down_proj=bits:8"};
+  EXPECT_NE(refusal().find("one scheme for all modules"), std::string::npos);
+  options_.dynamic = {};
+  options_.gptq.desc_act = true;
+  EXPECT_NE(refusal().find("static_groups"), std::string::npos);
+  options_.gptq.desc_act = false;
+  options_.format = "fp8";
+  EXPECT_NE(refusal().find("scale per row"), std::string::npos);
 }
 
 TEST_F(Quantize, GroupsOfBitsandbytesMustFillRows) {

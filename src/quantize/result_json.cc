@@ -61,7 +61,7 @@ Json result_json(const QuantizeResult& result, const QuantizeOptions& options,
   if (calibration) facts.set("dialogue_hashes", strings_json(calibration->dialogue_hashes));
   json.set("calibration", facts);
   json.set("engines",
-           options.format == "affine" ? engines_json(output_engines(settings, options)) : Json::array());
+           options.dialect == "gptq" ? engines_json(output_engines(settings, options)) : Json::array());
   json.set("warnings", strings_json(result.warnings));
   std::vector<ModuleReport> worst;
   for (const ModuleReport& report : result.modules) {

@@ -84,8 +84,9 @@ class RoundedRun {
     }
     files.config = output_config(
         source_.checkpoint.config, files.tensors,
-        is_compressed_ ? compressed_config_json(activations_, dense_modules(source_, settings_))
-                       : bnb_config_json(bnb_settings(), bnb_skipped_modules(source_, settings_)));
+        is_compressed_
+            ? compressed_config_json({.activations = activations_}, dense_modules(source_, settings_))
+            : bnb_config_json(bnb_settings(), bnb_skipped_modules(source_, settings_)));
     return files;
   }
 
@@ -97,37 +98,18 @@ class RoundedRun {
     return settings;
   }
 
-  // What a matrix is in the file: codes, of which only dtype and shape are known yet, and all beside them.
-  struct Parts {
-    NamedTensor codes;
-    std::vector<NamedTensor> beside;
-  };
-  Parts parts_of(const std::string& module, const Tensor& dense) {
-    const OpContext ops{.threads = &threads_};
-    const int64_t out = dense.size(0), in = dense.size(1);
-    const auto placeholder = [&](DType dtype, Shape shape) {
-      return NamedTensor{module + ".weight", Tensor::borrow(nullptr, nullptr, dtype, std::move(shape))};
-    };
-    if (format_ != Format::kInt8) {
-      return {placeholder(DType::kU8, {(dense.element_count() + 1) / 2, 1}),
-              bnb_tensors_beside({.module = module,
-                                  .format = format_,
-                                  .group_size = kGroupSize,
-                                  .out_features = out,
-                                  .in_features = in,
-                                  .dtype = dense.dtype(),
-                                  .use_double_quant = options_.bnb_4bit_use_double_quant},
-                                 flat_scales(ops, dense, kGroupSize))};
-    }
-    std::vector<float> sizes = int8_row_sizes(ops, dense);
-    if (!is_compressed_) return {placeholder(DType::kI8, {out, in}), bnb_int8_tensors_beside(module, sizes)};
-    for (float& size : sizes) size = int8_grid(size, dense.dtype()).scale;
-    const CompressedMatrix matrix = compressed(module, dense);
-    return {compressed_codes(matrix, out), compressed_tensors_beside(matrix, sizes)};
+  static RoundedMatrix matrix_of(const std::string& module, const Tensor& dense) {
+    return {module, dense.dtype(), dense.size(0), dense.size(1)};
   }
 
-  CompressedMatrix compressed(const std::string& module, const Tensor& dense) const {
-    return {module, activations_, dense.dtype(), dense.size(1)};
+  MatrixTensors parts_of(const std::string& module, const Tensor& dense) {
+    const OpContext ops{.threads = &threads_};
+    std::vector<float> scales =
+        format_ == Format::kInt8 ? int8_row_sizes(ops, dense) : flat_scales(ops, dense, kGroupSize);
+    if (is_compressed_) {
+      for (float& scale : scales) scale = int8_grid(scale, dense.dtype()).scale;
+    }
+    return rounded_tensors(matrix_of(module, dense), scales, options_);
   }
 
   // The bytes of the codes; error: |dW| / |W|.
@@ -136,7 +118,9 @@ class RoundedRun {
     if (format_ == Format::kInt8) {
       const Int8Rows rows = encode_int8_rows(ops, dense, is_compressed_ ? dense.dtype() : DType::kF32);
       error = rounding_error(ops, dense, rows);
-      return is_compressed_ ? compressed_code_bytes(compressed(module, dense), rows.codes) : rows.codes;
+      return is_compressed_
+                 ? compressed_code_bytes(compressed_matrix(matrix_of(module, dense), options_), rows.codes)
+                 : rows.codes;
     }
     const FlatEncoded flat = encode_flat(ops, dense, format_, kGroupSize);
     const FlatCodes codes{format_, kGroupSize, dense.size(0), dense.size(1), flat.bytes.data<uint8_t>()};
@@ -147,7 +131,7 @@ class RoundedRun {
   void add_matrix(const Linear& linear, std::vector<NamedTensor>& tensors) {
     const Tensor dense = std::get<Tensor>(linear.weight);
     dtype_ = dense.dtype();
-    Parts parts;
+    MatrixTensors parts;
     try {
       parts = parts_of(linear.module, dense);
     } catch (const Error& error) {

@@ -61,10 +61,17 @@ void apply(const Json& overrides, const QuantizeOptions& options, ModuleSettings
   const std::string where = "the dynamic rule for " + settings.module;
   if (options.format != "affine") {
     for (const auto& [key, value] : affine.as_object()) {
-      if (key == "group_size" && options.dialect != "bitsandbytes") continue;
+      if (key == "group_size" && options.dialect == "lowbit") continue;
       fail(ErrorCode::kInvalidArgument, "{} sets {}, which is the same for all modules with format {}", where,
            key, options.format);
     }
+  }
+  if (options.dialect == "compressed-tensors" && affine.size() > 0) {
+    fail(ErrorCode::kInvalidArgument,
+         "{} sets {}, but lowbit writes compressed-tensors with one scheme for all modules; dialect gptq "
+         "takes "
+         "several",
+         where, affine.as_object()[0].first);
   }
   fields_from_json(option_fields(settings.affine), affine, where);
   fields_from_json(option_fields(settings.gptq), gptq, where);
@@ -207,13 +214,15 @@ class Resolver {
   std::vector<std::pair<std::string, Json>> fused_rules_;
 };
 
-void require_whole_groups(const ModuleSettings& settings) {
-  if (!settings.is_quantized || settings.in_features % settings.affine.group_size == 0) return;
-  fail(
-      ErrorCode::kInvalidArgument,
-      "{} has {} columns, no multiple of {}: a group of bitsandbytes would go on in the next row, where gptq "
-      "cannot choose it; leave the module out with --dynamic, or use --method rtn or --dialect lowbit",
-      settings.module, settings.in_features, settings.affine.group_size);
+void require_whole_groups(const QuantizationSettings& all, std::string_view what) {
+  for (const auto& layer : all.layers) {
+    for (const ModuleSettings& settings : layer) {
+      const int size = settings.affine.group_size;
+      if (!settings.is_quantized || size < 0 || settings.in_features % size == 0) continue;
+      fail(ErrorCode::kInvalidArgument, "{} has {} columns, no multiple of {}: {}", settings.module,
+           settings.in_features, size, what);
+    }
+  }
 }
 
 }  // namespace
@@ -277,9 +286,16 @@ QuantizationSettings resolve_settings(const Model& model, const QuantizeOptions&
          "and stays dense; leave out --lm-head");
   }
   if (options.dialect == "bitsandbytes" && options.method == "gptq") {
-    for (const auto& layer : result.layers) {
-      for (const ModuleSettings& module : layer) require_whole_groups(module);
-    }
+    require_whole_groups(result,
+                         "a group of bitsandbytes would go on in the next row, where gptq cannot choose it; "
+                         "leave the module out "
+                         "with --dynamic, or use --method rtn or --dialect lowbit");
+  }
+  if (options.dialect == "compressed-tensors") {
+    require_whole_groups(
+        result,
+        "compressed-tensors knows no short groups; choose a group_size that divides it, -1 for "
+        "whole rows, or leave the module out with --dynamic");
   }
   resolver.warn_of_idle_rules();
   result.dynamic = resolver.dynamic();

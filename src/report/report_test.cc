@@ -109,6 +109,30 @@ TEST(Comparison, JsonHoldsTheSameFigures) {
   EXPECT_EQ(model.find("divergence"), nullptr);
 }
 
+TEST(Bench, MarksWhatIsSlowerThanTheFirstModel) {
+  BenchRow first{.name = "qwen2", .device = "cpu", .load_seconds = {0.5, 0.5, 0.5}};
+  first.first_token_seconds = {0.75, 0.7, 0.8};
+  first.memory.weight_bytes = 988000000;
+  first.read_gbps = {25, 24, 26};
+  first.matrix_gops = 1234.5;
+  first.speeds = {{.batch_size = 4,
+                   .prefill_tokens_per_second = {.median = 512},
+                   .decode_tokens_per_second = {.median = 20.12, .share_of_limit = 0.84}}};
+  BenchRow second = first;
+  second.name = "qwen2-int4";
+  second.speeds[0].prefill_tokens_per_second = {.median = 500, .ratio_to_first = 0.97};
+  second.speeds[0].decode_tokens_per_second = {.median = 60, .ratio_to_first = 3};
+  const std::string text = unwrapped(bench_text({{first, second}, 128, "one round"}));
+  for (const char* part :
+       {"qwen2-int4", "0.500 s", "0.750 s", "988.0 MB", "reads, 4 x 128", " 500 *", "20.1 (84 %)", "60.0\n",
+        "* slower than qwen2 by more than 2 %", "25.0 GB/s", "1,234 Gop/s", "one round"})
+    EXPECT_TRUE(holds(text, part)) << part << "\n" << text;
+  EXPECT_FALSE(holds(text, "512 *")) << text;
+  EXPECT_FALSE(holds(text, "GPU memory")) << text;
+  const std::string alone = bench_text({{first}, 128, "one round"});
+  EXPECT_FALSE(holds(alone, "slower")) << alone;
+}
+
 TEST(Classification, NothingOverNothingIsADash) {
   ClassifyResult result{.samples = 2, .true_negative = 2, .protocol = "p"};
   const std::string text = classification_text(result);

@@ -169,14 +169,6 @@ std::string divergence_text(const DivergenceResult& result) {
   return table.text() + wrapped("protocol:", result.protocol);
 }
 
-std::string speed_text(const SpeedResult& result) {
-  TextTable table;
-  table.align_left(1);
-  table.add({"writes", fmt::format("{:.1f} tokens per second", result.decode_tokens_per_second)});
-  table.add({"reads", fmt::format("{:.1f} tokens per second", result.prefill_tokens_per_second)});
-  return table.text() + wrapped("protocol:", result.protocol);
-}
-
 std::string quantize_text(const QuantizeResult& result) {
   std::string out = module_lines(result.modules) + "\n";
   TextTable summary;

@@ -4,6 +4,7 @@
 #include "base/files.h"
 #include "runtime/encoder_run.h"
 #include "runtime/options.h"
+#include "runtime/sentence_config.h"
 
 #include <cmath>
 
@@ -12,66 +13,23 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// What a sentence-transformers folder says beside the model itself.
-struct SentenceConfig {
-  std::string pooling = "mean";
-  bool is_normalized = false;
-  int64_t max_length = 0;  // 0: not said
-};
-
 std::optional<Json> read_optional(const fs::path& file) {
   if (!fs::exists(file)) return std::nullopt;
   return parse_json(read_file(file, 1 << 20), file.string());
 }
 
-// "pooling_mode_mean_tokens": true and the like; newer files say "pooling_mode": "mean".
-std::string pooling_of(const Json& config, const std::string& where) {
-  std::string found;
-  auto add = [&](const std::string& mode) { found += (found.empty() ? "" : ", ") + mode; };
-  if (const Json* mode = config.find("pooling_mode"); mode && mode->is_string()) {
-    add(mode->as_string());
-  } else {
-    for (const auto& [key, value] : config.as_object()) {
-      constexpr std::string_view kPrefix = "pooling_mode_";
-      if (key.starts_with(kPrefix) && value.is_bool() && value.as_bool()) add(key.substr(kPrefix.size()));
-    }
-  }
-  if (found == "mean_tokens" || found == "mean") return "mean";
-  if (found == "cls_token" || found == "cls") return "cls";
-  fail(ErrorCode::kUnsupported, "{}: the pooling is \"{}\"; lowbit knows mean and cls: name one of them",
-       where, found);
-}
-
 SentenceConfig read_sentence_config(const fs::path& folder, const EmbedOptions& options) {
-  SentenceConfig result;
-  if (const auto bert = read_optional(folder / "sentence_bert_config.json")) {
-    if (const Json* most = bert->find("max_seq_length"); most && most->is_integer())
-      result.max_length = most->as_integer();
-    if (const Json* lower = bert->find("do_lower_case"); lower && lower->is_bool() && lower->as_bool()) {
-      fail(ErrorCode::kUnsupported, "{}: do_lower_case is true; lowbit lowers what tokenizer.json says alone",
-           (folder / "sentence_bert_config.json").string());
-    }
-  }
-  const fs::path pooling = folder / "1_Pooling" / "config.json";
+  SentenceConfig config;
+  const fs::path lengths = folder / "sentence_bert_config.json",
+                 pooling = folder / "1_Pooling" / "config.json", modules = folder / "modules.json";
+  if (const auto json = read_optional(lengths)) read_lengths(*json, lengths.string(), config);
   if (options.pooling != "auto") {
-    result.pooling = options.pooling;
-  } else if (const auto config = read_optional(pooling)) {
-    result.pooling = pooling_of(*config, pooling.string());
+    config.pooling = options.pooling;
+  } else if (const auto json = read_optional(pooling)) {
+    read_pooling(*json, pooling.string(), config);
   }
-  if (const auto modules = read_optional(folder / "modules.json")) {
-    for (const Json& module : modules->as_array()) {
-      const std::string& type = module.get("type").as_string();
-      const std::string name = type.substr(type.rfind('.') + 1);
-      if (name == "Normalize") {
-        result.is_normalized = true;
-      } else if (name != "Transformer" && name != "Pooling") {
-        fail(ErrorCode::kUnsupported,
-             "{}: the module {} is not supported; Transformer, Pooling and Normalize are",
-             (folder / "modules.json").string(), type);
-      }
-    }
-  }
-  return result;
+  if (const auto json = read_optional(modules)) read_modules(*json, modules.string(), config);
+  return config;
 }
 
 void pool(const float* hidden, int64_t tokens, int64_t width, bool is_mean, float* out) {

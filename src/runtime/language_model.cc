@@ -80,6 +80,16 @@ std::string_view cpu_only_format(const NamedWeights& weights) {
   return "";
 }
 
+// On this machine, tensor by tensor. Rounding scales to 8 bits takes those of a whole matrix.
+bool is_quantized_here(const RuntimeOptions& options) {
+  return options.load_in_8bit || options.bnb_4bit_use_double_quant;
+}
+
+bool has_codes(const NamedWeights& weights) {
+  return std::ranges::any_of(
+      weights, [](const auto& weight) { return std::holds_alternative<QuantizedTensor>(weight.second); });
+}
+
 bool has_int8_inputs(const NamedWeights& weights) {
   return std::any_of(weights.begin(), weights.end(), [](const auto& weight) {
     const auto* quantized = std::get_if<QuantizedTensor>(&weight.second);
@@ -109,7 +119,7 @@ bool load_on_gpu(LanguageModel::State& state, int device, const RuntimeOptions& 
     log.info(fmt::format("{}: the model runs on the CPU", error.what()));
     return false;
   }
-  if (options.load_in_8bit) {
+  if (is_quantized_here(options)) {
     Workspace workspace;
     OpContext here = state.ops();
     here.workspace = &workspace;
@@ -120,7 +130,8 @@ bool load_on_gpu(LanguageModel::State& state, int device, const RuntimeOptions& 
     log.info("on a GPU the inputs of int8 weights stay BF16: no outliers are looked for");
   Model model = Model::create(state.checkpoint.config, state.checkpoint.weights);
   std::optional<GpuEncoding> encoding;
-  if (options.load_in_4bit) encoding = encoding_on_load(model, state.checkpoint, options, log);
+  if (options.load_in_4bit && !is_quantized_here(options))
+    encoding = encoding_on_load(model, state.checkpoint, options, log);
   GpuEncoding* const encoded = encoding ? &*encoding : nullptr;
   const int64_t tokens = options.kv_cache_tokens > 0 ? options.kv_cache_tokens
                                                      : std::min(kCacheTokens, model.config().max_positions);
@@ -173,14 +184,15 @@ void load_on_cpu(LanguageModel::State& state, const RuntimeOptions& options, con
   state.workspace = std::make_unique<Workspace>();
   NamedWeights quantized;
   // Before, where a GPU had no room for the model.
-  const bool is_done = options.load_in_8bit && has_int8_inputs(state.checkpoint.weights);
-  if (options.load_in_4bit || (options.load_in_8bit && !is_done))
+  const bool is_done = is_quantized_here(options) && has_codes(state.checkpoint.weights);
+  if ((options.load_in_4bit || options.load_in_8bit) && !is_done)
     quantized = quantized_on_load(state.checkpoint, options, state.ops(), log);
   if (!options.map_weights &&
       !move_to_memory(state.checkpoint.weights, *state.threads, state.checkpoint.files)) {
     log.info("the weights stay in the mapped file: copies would take more than a quarter of the free memory");
   }
   state.checkpoint.weights.merge(quantized);
+  for (const auto& [name, weight] : state.checkpoint.weights) state.weight_bytes += weight_bytes(weight);
   state.model = Model::create(state.checkpoint.config, state.checkpoint.weights);
   state.checkpoint.weights.clear();  // those of which the model has made copies of its own go
 }
@@ -250,6 +262,8 @@ std::string to_json(const MemoryUse& use) {
     json.set("gpu_workspace_bytes", use.gpu_workspace_bytes);
     json.set("gpu_peak_bytes", use.gpu_peak_bytes);
     json.set("streamed_bytes", use.streamed_bytes);
+  } else {
+    json.set("weight_bytes", use.weight_bytes);
   }
   json.set("peak_rss_bytes", use.peak_rss_bytes);
   return json.dump();
@@ -258,7 +272,9 @@ std::string to_json(const MemoryUse& use) {
 std::string LanguageModel::device() const { return device_name(state_->gpu ? state_->gpu->gpu() : kHost); }
 
 MemoryUse LanguageModel::memory() const {
-  MemoryUse use{.streamed_bytes = state_->streamed_bytes, .peak_rss_bytes = process_memory().peak_rss_bytes};
+  MemoryUse use{.weight_bytes = state_->weight_bytes,
+                .streamed_bytes = state_->streamed_bytes,
+                .peak_rss_bytes = process_memory().peak_rss_bytes};
   if (!state_->gpu) return use;
   const GpuMemoryFigures figures = state_->gpu->memory().figures();
   use.gpu_weight_bytes = figures.weights;

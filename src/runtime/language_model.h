@@ -31,6 +31,7 @@ struct LanguageModel::State {
   std::string chat_template_error;
   GenerateOptions sampling_defaults;
   std::vector<int32_t> eos_ids;
+  uint64_t weight_bytes = 0;           // see MemoryUse
   uint64_t streamed_bytes = 0;         // of weights that do not fit into the GPU's memory
   std::future<void> reading_library;   // that prompts need; the GPU takes as long to begin
   std::shared_ptr<GpuWarmUp> warm_up;  // last: it ends before what it works with

@@ -87,7 +87,10 @@ std::vector<Linear*> to_quantize(Model& model, const Checkpoint& checkpoint, con
   });
   const Format format = format_of(options);
   log.info(fmt::format("{} matrices rounded to {}, {}{}", linears.size(), format_name(format),
-                       format == Format::kInt8 ? "rows" : fmt::format("groups of {}", kGroupSize),
+                       format == Format::kInt8
+                           ? "rows"
+                           : fmt::format("groups of {}{}", kGroupSize,
+                                         options.bnb_4bit_use_double_quant ? ", their scales to 8 bits" : ""),
                        left > 0 ? fmt::format("; {} left as they are", left) : ""));
   return linears;
 }
@@ -105,7 +108,10 @@ NamedWeights quantized_on_load(Checkpoint& checkpoint, const RuntimeOptions& opt
     const std::string name = linear->module + ".weight";
     checkpoint.weights.erase(name);
     try {
-      Weight weight = encoded(ops, dense, format, kGroupSize);
+      Weight weight = encoded(ops, dense,
+                              {.format = format,
+                               .group_size = kGroupSize,
+                               .use_double_quant = options.bnb_4bit_use_double_quant});
       if (format == Format::kInt8) {
         std::get<QuantizedTensor>(weight).activations = ActivationFormat::kInt8Dynamic;
         std::get<QuantizedTensor>(weight).outlier_threshold = options.llm_int8_threshold;

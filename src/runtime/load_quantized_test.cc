@@ -1,8 +1,11 @@
+#include "format/codebook.h"
+#include "format/nested_scales.h"
 #include "runtime/forward.h"
 #include "runtime/language_model.h"
 #include "support.h"
 
 #include <cmath>
+#include <cstring>
 #include <gtest/gtest.h>
 
 namespace lowbit {
@@ -32,6 +35,26 @@ TEST(LoadQuantized, MatricesOfLayersAreCodesAndTheRestIsAsItWas) {
     EXPECT_TRUE(std::holds_alternative<Tensor>(loaded.embedding_table()));
     EXPECT_EQ(model.generate({{1, 2, 3}}, {.max_new_tokens = 4, .ignore_eos = true})[0].token_ids.size(), 4u);
   }
+}
+
+// As a file of bitsandbytes with double quantization would be read: codes are the same, scales are not.
+TEST(LoadQuantized, DoubleQuantizationRoundsTheScales) {
+  const LanguageModel plain = load_demo({}), twice = load_demo({.bnb_4bit_use_double_quant = true});
+  int64_t different = 0;
+  for (int64_t layer = 0; layer < plain.state().model.layer_count(); ++layer) {
+    const auto &linears = plain.state().model.block(layer).linears(),
+               &others = twice.state().model.block(layer).linears();
+    for (size_t i = 0; i < linears.size(); ++i) {
+      const auto &a = std::get<QuantizedTensor>(linears[i].weight),
+                 &b = std::get<QuantizedTensor>(others[i].weight);
+      ASSERT_EQ(std::memcmp(a.codes.bytes(), b.codes.bytes(), a.codes.byte_count()), 0);
+      const std::vector<float> scales = flat_scales(a), rounded = flat_scales(b),
+                               expected = unnested(nested(scales, mean_of(scales)));
+      EXPECT_EQ(rounded, expected) << linears[i].module;
+      different += rounded != scales;
+    }
+  }
+  EXPECT_GT(different, 0);
 }
 
 TEST(LoadQuantized, InEightBitsMatricesAreRowsWhoseInputsAreRounded) {
@@ -83,6 +106,13 @@ TEST(LoadQuantized, WhatCannotBeIsSaidWithTheNearestName) {
   });
   EXPECT_NE(alone.find("load_in_4bit"), std::string::npos) << alone;
   EXPECT_NE(refusal({.load_in_8bit = true}).find("both"), std::string::npos);
+  EXPECT_NE(testing::error_of(ErrorCode::kInvalidArgument,
+                              [] {
+                                LanguageModel::load(LOWBIT_SOURCE_DIR "/demo/model",
+                                                    {.device = "cpu", .bnb_4bit_use_double_quant = true});
+                              })
+                .find("add load_in_4bit"),
+            std::string::npos);
   EXPECT_NE(refusal({.llm_int8_threshold = 3}).find("load_in_8bit"), std::string::npos);
   for (const float bad : {-0.5f, NAN, INFINITY}) {
     const std::string message = testing::error_of(ErrorCode::kInvalidArgument, [&] {

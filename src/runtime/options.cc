@@ -25,6 +25,9 @@ Fields option_fields(RuntimeOptions& options) {
        "round the matrices of the layers to 4 bits while they are loaded, as bitsandbytes does"},
       {"bnb_4bit_quant_type", &options.bnb_4bit_quant_type,
        "what load_in_4bit rounds to: nf4 or fp4, groups of 64"},
+      {"bnb_4bit_use_double_quant", &options.bnb_4bit_use_double_quant,
+       "with load_in_4bit: scales are rounded to 8 bits themselves, as in a file of bitsandbytes that has "
+       "so"},
       {"load_in_8bit", &options.load_in_8bit,
        "round the matrices of the layers to int8 rows while they are loaded, and (on the CPU) their inputs "
        "token by token, as LLM.int8() does"},
@@ -71,6 +74,8 @@ void validate(const RuntimeOptions& options) {
     fail(ErrorCode::kInvalidArgument, "bnb_4bit_quant_type is \"{}\", expected \"nf4\" or \"fp4\"",
          options.bnb_4bit_quant_type);
   }
+  if (options.bnb_4bit_use_double_quant && !options.load_in_4bit)
+    fail(ErrorCode::kInvalidArgument, "bnb_4bit_use_double_quant is about load_in_4bit: add load_in_4bit");
   if (options.load_in_4bit && options.load_in_8bit)
     fail(ErrorCode::kInvalidArgument, "load_in_4bit and load_in_8bit are both set: leave one of them out");
   validate_llm_int8_threshold(options.llm_int8_threshold);

@@ -8,12 +8,27 @@
 
 namespace lowbit {
 
-enum class DType : uint8_t { kF64, kF32, kF16, kBF16, kI64, kI32, kI16, kI8, kU64, kU32, kU16, kU8, kBool };
+enum class DType : uint8_t {
+  kF64,
+  kF32,
+  kF16,
+  kBF16,
+  kI64,
+  kI32,
+  kI16,
+  kI8,
+  kU64,
+  kU32,
+  kU16,
+  kU8,
+  kBool,
+  kF8E4M3  // as a file holds it; operators know it as the codes of Format::kFp8
+};
 
 size_t dtype_size(DType dtype);            // bytes of one element
 std::string_view dtype_name(DType dtype);  // "BF16"
 std::optional<DType> parse_dtype(std::string_view name);
-bool is_floating(DType dtype);
+bool is_floating(DType dtype);  // those that operators compute with: not kF8E4M3
 
 // The numbers that a type can hold.
 struct NumberRange {

@@ -119,7 +119,7 @@ TEST(Tensor, TransposingSwapsRowsAndColumnsOfAnyElement) {
 }
 
 TEST(DType, NamesRoundTrip) {
-  for (int i = 0; i <= static_cast<int>(DType::kBool); ++i) {
+  for (int i = 0; i <= static_cast<int>(DType::kF8E4M3); ++i) {
     const DType dtype = static_cast<DType>(i);
     EXPECT_EQ(parse_dtype(dtype_name(dtype)), dtype);
   }
@@ -137,6 +137,7 @@ TEST(DType, RangesAreThoseOfTheFormats) {
   EXPECT_EQ(number_range(DType::kBF16).largest, 0x1.FEp127);  // 3.39e38
   EXPECT_EQ(number_range(DType::kBF16).lowest, -0x1.FEp127);
   EXPECT_EQ(number_range(DType::kBF16).step_at_one, 0x1p-7);
+  EXPECT_EQ(number_range(DType::kF8E4M3).largest, 448);
   EXPECT_EQ(number_range(DType::kI8).lowest, -128);
   EXPECT_EQ(number_range(DType::kU8).largest, 255);
   EXPECT_EQ(number_range(DType::kU32).largest, 4294967295.0);

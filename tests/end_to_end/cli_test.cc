@@ -39,6 +39,7 @@ const std::vector<std::vector<std::string>> kCommands = {{"quantize"},
                                                          {"eval", "divergence"},
                                                          {"eval", "embeddings"},
                                                          {"compare"},
+                                                         {"bench"},
                                                          {"generate"},
                                                          {"chat"},
                                                          {"inspect"},
@@ -429,9 +430,58 @@ TEST(Encoder, IsQuantizedComparedAndClassifies) {
     EXPECT_TRUE(holds(table.out, part)) << table.out;
 }
 
+TEST(Bench, ModelsSideBySideEachWithItsOwnOptions) {
+  const std::string model = LOWBIT_SOURCE_DIR "/demo/model";
+  const std::vector<std::string> few = {"--prompt-tokens", "8", "--new-tokens", "3", "--rounds", "1"};
+  std::vector<std::string> words = {"bench", model, model + ":load-in-4bit,bnb-4bit-quant-type=fp4",
+                                    "--batch-size", "2,1"};
+  words.insert(words.end(), few.begin(), few.end());
+  const Outcome table = run(words);
+  EXPECT_EQ(table.code, 0) << table.err;
+  for (const char* part : {"model:load-in-4bit,bnb-4bit-quant-type=fp4", "load to first token",
+                           "reads, 2 x 8", "writes, 1 at once", "protocol:"})
+    EXPECT_TRUE(holds(table.out, part)) << table.out;
+  EXPECT_TRUE(holds(table.err, "rounded to fp4")) << table.err;
+  const Json json = run_json(
+      {"bench", model, "--load-in-8bit", "--batch-size", "1", "--prompt-tokens", "8", "--new-tokens", "3"});
+  const Json& row = json.get("models").as_array().at(0);
+  EXPECT_EQ(row.get("name").as_string(), "model");
+  EXPECT_GT(row.get("speeds").as_array().at(0).get("decode_tokens_per_second").get("median").as_number(), 0);
+
+  expect_error({"bench", model + ":load-in-4bits"}, 2,
+               "there is no option \"load-in-4bits\", did you mean load-in-4bit?");
+  expect_error({"bench", model + ":threads=1"}, 2, "there is no option \"threads\"");
+  expect_error({"bench", model + ":llm-int8-threshold=x"}, 2, "llm-int8-threshold");
+  expect_error({"bench", model + ":"}, 2, "behind the colon");
+  expect_error({"bench", model, kEncoder}, 2, "is an encoder");
+  expect_error({"bench", "no/such:load-in-4bit"}, 1, "there is no folder no/such");
+  expect_error({"bench", model, "--batch-size", "1,x"}, 2, "--batch-size");
+}
+
+TEST(LoadQuantized, WhatCannotBeIsAnErrorOfTheCommandLine) {
+  const std::string model = LOWBIT_SOURCE_DIR "/demo/model";
+  const auto refused = [&](const std::vector<std::string>& options, std::string_view part) {
+    std::vector<std::string> words = {"generate", model, "--prompt", "the", "--device", "cpu"};
+    words.insert(words.end(), options.begin(), options.end());
+    expect_error(words, 2, part);
+  };
+  refused({"--load-in-8bit", "--llm-int8-skip-modules", "gate_prj"}, "did you mean \"gate_proj\"?");
+  refused({"--load-in-4bit", "--llm-int8-skip-modules", "model.layers.77"}, "did you mean");
+  refused({"--load-in-8bit", "--llm-int8-threshold", "nan"}, "llm_int8_threshold is nan");
+  refused({"--load-in-8bit", "--llm-int8-threshold=-1"}, "llm_int8_threshold is -1");
+  refused({"--load-in-4bit", "--bnb-4bit-quant-type", "nf5"}, "\"nf4\" or \"fp4\"");
+  refused({"--bnb-4bit-use-double-quant"}, "add load_in_4bit");
+  expect_error({"quantize", model, "-o", "o", "--method", "rtn", "--format", "nf4", "--dialect",
+                "bitsandbytes", "--compat", "bitsandbytes-cpu"},
+               2, "add bnb_4bit_use_double_quant");
+  expect_error({"quantize", model, "-o", "o", "--method", "rtn", "--dialect", "compressed-tensors",
+                "--group-size", "100"},
+               2, "no multiple of 100");
+}
+
 TEST(Encoder, SaysWhatItCanDoWhereItCannot) {
-  for (const std::vector<std::string>& words : std::vector<std::vector<std::string>>{
-           {"generate", kEncoder, "--prompt", "the"}, {"chat", kEncoder}, {"eval", "speed", kEncoder}}) {
+  for (const std::vector<std::string>& words :
+       std::vector<std::vector<std::string>>{{"generate", kEncoder, "--prompt", "the"}, {"chat", kEncoder}}) {
     const Outcome outcome = run(words);
     EXPECT_EQ(outcome.code, 2) << words[0];
     EXPECT_TRUE(holds(outcome.err, "is an encoder (BertForSequenceClassification) and writes no text"))

@@ -30,6 +30,11 @@ open(sys.argv[1], "wb").write(struct.pack("<Q", len(header)) + header + bytes(14
 END
 seed fuzz_index "" "$material"/peers/models/*/model.safetensors.index.json
 seed fuzz_config "" "$root"/demo/model/config.json "$material"/peers/*/*/config.json
+seed fuzz_checkpoint "" /dev/null
+python3 "$here/checkpoint_seeds.py" "$work/fuzz_checkpoint"
+seed fuzz_model_config "" "$root"/demo/model/config.json "$root"/tests/golden/*/config.json "$material"/peers/models/*/config.json
+printf '{}\377{"max_seq_length": 256, "do_lower_case": false}\377{"pooling_mode_cls_token": true}\377[{"type": "a.Transformer"}, {"type": "a.Normalize"}]' \
+  >"$work/fuzz_model_config/encoder"
 seed fuzz_tokenizer { "$root"/tests/golden/tokenizers/*/tokenizer.json "$root"/demo/model/tokenizer.json
 seed fuzz_charsmap "" /dev/null
 python3 - "$root"/tests/golden/tokenizers/unigram_charsmap/tokenizer.json "$work/fuzz_charsmap/small" <<'END'
@@ -45,7 +50,7 @@ split -l 1 -a 3 "$root"/demo/data/calibration.jsonl "$work/fuzz_dataset/line"
 
 status=0
 mkdir -p "$build/crashes"
-for target in fuzz_safetensors fuzz_index fuzz_config fuzz_charsmap fuzz_tokenizer fuzz_chat_template fuzz_dataset; do
+for target in fuzz_safetensors fuzz_index fuzz_config fuzz_checkpoint fuzz_model_config fuzz_charsmap fuzz_tokenizer fuzz_chat_template fuzz_dataset; do
   log=$build/crashes/$target.log
   echo "== $target ($(ls "$work/$target" | wc -l) seeds)"
   if "$build/tests/fuzz/$target" -max_total_time="$2" -rss_limit_mb=4096 -timeout=25 -print_final_stats=1 \

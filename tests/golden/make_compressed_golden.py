@@ -1,8 +1,8 @@
-"""Writes tests/golden/compressed/{w8a8,w8a16}: int8 checkpoints as the package compressed-tensors makes them.
+"""Writes tests/golden/compressed/*: checkpoints as the package compressed-tensors makes them.
 
-One matrix [24, 22] of a folder that is no whole model: config.json, model.safetensors, and golden.safetensors with the
+One matrix each, of a folder that is no whole model: config.json, model.safetensors, and golden.safetensors with the
 weights that the package itself decompresses. Run: python3 tests/golden/make_compressed_golden.py (torch,
-compressed-tensors, safetensors).
+compressed-tensors, safetensors; the stored ones are of 0.20.1).
 """
 
 import json
@@ -16,21 +16,34 @@ from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig
 from compressed_tensors.quantization.utils import calculate_qparams
 from safetensors.torch import save_file
 
-OUT, IN = 24, 22
 HERE = pathlib.Path(__file__).parent / "compressed"
 
 
-def args(**more):
-    return QuantizationArgs(num_bits=8, type="int", symmetric=True, **more)
+def int8(**more):
+    return QuantizationArgs(num_bits=8, type="int", **{"symmetric": True, **more})
 
 
-def make(name, format_name, inputs):
-    weights = args(strategy="channel")
+def int4(**more):
+    return QuantizationArgs(num_bits=4, type="int", **{"symmetric": True, **more})
+
+
+def fp8(**more):
+    return QuantizationArgs(num_bits=8, type="float", symmetric=True, **more)
+
+
+def ranges(dense, weights):
+    """Lowest and highest of what shares a scale."""
+    if weights.strategy == "tensor":
+        return dense.min().reshape(1), dense.max().reshape(1)
+    groups = dense.unflatten(1, (-1, weights.group_size)) if weights.strategy == "group" else dense.unsqueeze(1)
+    return groups.amin(2), groups.amax(2)
+
+
+def make(name, format_name, weights, inputs=None, size=(24, 22), dtype=torch.bfloat16):
     torch.manual_seed(3)
-    dense = (torch.randn(OUT, IN) * 0.1).to(torch.bfloat16)
-    low, high = dense.amin(1, keepdim=True), dense.amax(1, keepdim=True)
-    scale, zero_point = calculate_qparams(low, high, weights)
-    scale = scale.to(torch.bfloat16)
+    dense = (torch.randn(size) * 0.1 + (0 if weights.symmetric else 0.05)).to(dtype)
+    scale, zero_point = calculate_qparams(*ranges(dense, weights), weights)
+    scale = scale.to(dtype)
     scheme = QuantizationScheme(targets=["Linear"], weights=weights, input_activations=inputs, format=format_name)
     compressor = BaseCompressor.get_value_from_registry(format_name)
     state = {"weight": dense, "weight_scale": scale, "weight_zero_point": zero_point}
@@ -48,5 +61,12 @@ def make(name, format_name, inputs):
     print(name, compressed_tensors.__version__, {key: (value.dtype, list(value.shape)) for key, value in compressed.items()})
 
 
-make("w8a8", CompressionFormat.int_quantized.value, args(strategy="token", dynamic=True))
-make("w8a16", CompressionFormat.pack_quantized.value, None)
+PACKED, INT, FLOAT = (getattr(CompressionFormat, kind).value for kind in ("pack_quantized", "int_quantized", "float_quantized"))
+make("w8a8", INT, int8(strategy="channel"), int8(strategy="token", dynamic=True))
+make("w8a16", PACKED, int8(strategy="channel"))
+make("w8a16-group", PACKED, int8(strategy="group", group_size=16), size=(20, 48))
+make("w4a16-group", PACKED, int4(strategy="group", group_size=16), size=(20, 48))
+make("w4a16-group-asym", PACKED, int4(strategy="group", group_size=16, symmetric=False), size=(20, 48), dtype=torch.float16)
+make("w4a16-channel-asym", PACKED, int4(strategy="channel", symmetric=False))
+make("fp8-channel", FLOAT, fp8(strategy="channel"))
+make("fp8-tensor-dynamic", FLOAT, fp8(strategy="tensor"), fp8(strategy="token", dynamic=True))

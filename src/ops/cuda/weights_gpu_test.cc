@@ -162,7 +162,7 @@ TEST_F(GpuWeights, CodesMadeThereAreThoseMadeHere) {
 
       const ThreadPool threads(1);
       Workspace workspace;
-      const Weight here = encoded({.threads = &threads, .workspace = &workspace}, dense, format, 64);
+      const Weight here = encoded({.threads = &threads, .workspace = &workspace}, dense, {.format = format});
       const Weight expected = to_gpu(gpu_, here);
       const auto a = tensors_of(there), b = tensors_of(expected);
       ASSERT_EQ(a.size(), b.size());
