@@ -142,7 +142,7 @@ Checkpoint read_checkpoint(const fs::path& folder) {
 
   std::optional<GptqSettings> settings;
   std::optional<BnbSettings> bnb;
-  std::optional<ActivationFormat> compressed;
+  std::optional<std::vector<CompressedGroup>> compressed;
   std::optional<LowbitSettings> own;
   std::string base;
   if (is_bnb_config(source.object)) {

@@ -1,7 +1,9 @@
 #include "base/fail.h"
 #include "checkpoint/compressed.h"
+#include "checkpoint/dynamic_rules.h"
 #include "format/int8.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <set>
@@ -15,10 +17,48 @@ constexpr uint8_t kMiddle = 128;
 
 int64_t packed_width(int64_t in) { return (in + 3) / 4; }
 
+// Which group has a module: by its name, by a pattern, or as any linear, in this order.
+class Groups {
+ public:
+  Groups(const std::vector<CompressedGroup>& groups, std::string_view where)
+      : groups_(groups), where_(where) {
+    for (const CompressedGroup& group : groups) {
+      Json patterns = Json::object();
+      for (const std::string& target : group.targets) {
+        if (target.starts_with(kPattern)) patterns.set(target.substr(kPattern.size()), Json::object());
+      }
+      patterns_.emplace_back(patterns, where);
+    }
+  }
+
+  const CompressedInputs& inputs_of(const std::string& module) const {
+    const auto is_like_first = [&](const CompressedGroup& group) {
+      return group.inputs == groups_[0].inputs;
+    };
+    if (std::all_of(groups_.begin(), groups_.end(), is_like_first)) return groups_[0].inputs;
+    for (const std::string& name : {module, std::string(), std::string("Linear")}) {
+      for (size_t i = 0; i < groups_.size(); ++i) {
+        const auto& targets = groups_[i].targets;
+        if (name.empty() ? patterns_[i].match(module).overrides != nullptr
+                         : std::find(targets.begin(), targets.end(), name) != targets.end())
+          return groups_[i].inputs;
+      }
+    }
+    fail(ErrorCode::kCorruptFile,
+         "{}: config_groups differ in what they do with inputs, but {} is in none of them", where_, module);
+  }
+
+ private:
+  static constexpr std::string_view kPattern = "re:";
+  const std::vector<CompressedGroup>& groups_;
+  std::string_view where_;
+  std::vector<DynamicRules> patterns_;
+};
+
 class Reader {
  public:
-  Reader(ActivationFormat activations, Checkpoint& checkpoint)
-      : activations_(activations), checkpoint_(checkpoint) {}
+  Reader(const std::vector<CompressedGroup>& groups, std::string_view where, Checkpoint& checkpoint)
+      : groups_(groups, where), checkpoint_(checkpoint) {}
 
   QuantizedTensor read(const std::string& module) const {
     std::vector<int8_t> unpacked;
@@ -39,7 +79,14 @@ class Reader {
     }
     require_symmetric(module);
     QuantizedTensor weight = from_int8_rows(codes, scales(module, out), in);
-    weight.activations = activations_;
+    const CompressedInputs& inputs = groups_.inputs_of(module);
+    weight.activations = inputs.activations;
+    if (inputs.activations == ActivationFormat::kInt8Static) {
+      set_static_inputs(weight, {input_scale(module), input_zero_point(module, inputs.is_symmetric)});
+    } else if (const std::string name = module + ".input_scale"; find(name)) {
+      fail(ErrorCode::kCorruptFile, "[compressed-tensors] {} is there, but the config has no static inputs",
+           name);
+    }
     return weight;
   }
 
@@ -118,14 +165,53 @@ class Reader {
     return scales;
   }
 
-  ActivationFormat activations_;
+  // One number, as any type that holds it.
+  double number(const std::string& name, bool is_float) const {
+    const Tensor& stored = get(name);
+    if (stored.element_count() == 1 && is_floating(stored.dtype()) && is_float) return float_at(stored, 0);
+    if (stored.element_count() == 1 && !is_float) {
+      switch (stored.dtype()) {
+        case DType::kI8:
+          return *stored.data<int8_t>();
+        case DType::kI32:
+          return *stored.data<int32_t>();
+        case DType::kI64:
+          return static_cast<double>(*stored.data<int64_t>());
+        default:
+          break;
+      }
+    }
+    fail(ErrorCode::kCorruptFile, "[compressed-tensors] {} is {} {}, expected one {}", name,
+         dtype_name(stored.dtype()), shape_text(stored.shape()),
+         is_float ? "floating number" : "I8, I32 or I64");
+  }
+
+  float input_scale(const std::string& module) const {
+    const std::string name = module + ".input_scale";
+    const auto scale = static_cast<float>(number(name, true));
+    if (scale > 0 && std::isfinite(scale)) return scale;
+    fail(ErrorCode::kCorruptFile, "[compressed-tensors] {} is {}, expected a positive number", name, scale);
+  }
+
+  int input_zero_point(const std::string& module, bool is_symmetric) const {
+    const std::string name = module + ".input_zero_point";
+    if (is_symmetric && !find(name)) return 0;
+    const double zero_point = number(name, false);
+    if (zero_point >= -128 && zero_point <= 127 && !(is_symmetric && zero_point != 0))
+      return static_cast<int>(zero_point);
+    fail(ErrorCode::kCorruptFile, "[compressed-tensors] {} is {}, expected {}", name, zero_point,
+         is_symmetric ? "0, since the config says symmetric" : "-128 to 127");
+  }
+
+  Groups groups_;
   Checkpoint& checkpoint_;
 };
 
 }  // namespace
 
-void read_compressed_weights(ActivationFormat activations, std::string_view where, Checkpoint& checkpoint) {
-  const Reader reader(activations, checkpoint);
+void read_compressed_weights(const std::vector<CompressedGroup>& groups, std::string_view where,
+                             Checkpoint& checkpoint) {
+  const Reader reader(groups, where, checkpoint);
   std::set<std::string> parts;
   for (const auto& [name, tensor] : checkpoint.files.tensors) {
     if (!name.ends_with(kScale)) continue;
@@ -158,6 +244,13 @@ std::vector<NamedTensor> compressed_tensors_beside(const CompressedMatrix& matri
     shape.mutable_data<int64_t>()[0] = out;
     shape.mutable_data<int64_t>()[1] = matrix.in_features;
     tensors.push_back({matrix.module + ".weight_shape", shape});
+  }
+  if (matrix.activations == ActivationFormat::kInt8Static) {
+    Tensor scale = Tensor::allocate(DType::kF32, {1}), zero_point = Tensor::allocate(DType::kI8, {1});
+    scale.mutable_data<float>()[0] = matrix.input_grid.scale;
+    zero_point.mutable_data<int8_t>()[0] = static_cast<int8_t>(matrix.input_grid.zero_point);
+    tensors.push_back({matrix.module + ".input_scale", converted(scale, matrix.scale_dtype)});
+    if (matrix.has_zero_point) tensors.push_back({matrix.module + ".input_zero_point", zero_point});
   }
   return tensors;
 }

@@ -11,8 +11,12 @@ namespace lowbit {
 // asked by require_calibration, because a plan may be made without.
 void validate(const QuantizeOptions& options);
 
-// gptq without data is an error that names --method rtn.
+// gptq without data is an error that names --method rtn; inputs that are to be observed without data, too.
 void require_calibration(const QuantizeOptions& options);
+
+// Whether a pass over calibration data looks at the inputs of the layers: for their ranges, or to smooth
+// them.
+bool observes_inputs(const QuantizeOptions& options);
 
 // The option that keeps the run on the CPU, with its value, or empty: for choose_device.
 std::string cpu_only_option(const QuantizeOptions& options);
