@@ -46,8 +46,9 @@ struct InputOptions {
                  // "histogram" (least squares, as torch.ao), "percentile", "mse", "entropy" (as TensorRT)
   float observer_percentile = 99.99f;  // of magnitudes that "percentile" covers; above 50, at most 100
   bool activations_sym = true;         // of int8-static: no zero point
-  // "": no; "auto", or 0 to 1: how much of the ranges of inputs moves into weights behind the same norm, as
-  // s_j = max|x_j|^alpha / max|w_j|^(1 - alpha). Xiao et al., SmoothQuant, arXiv 2211.10438.
+  // "": no; "auto" (searched for each layer), or 0 to 1: how much of the ranges of inputs moves into the
+  // weights, as s_j = max|x_j|^alpha / max|w_j|^(1 - alpha). Of linears behind a norm of their own (q, k, v;
+  // gate, up) and of down in a gated MLP; o stays as it is. Xiao et al., SmoothQuant, arXiv 2211.10438.
   std::string smooth_alpha;
 };
 

@@ -120,9 +120,11 @@ void add_to_magnitudes(const ThreadPool& threads, const Range& batch, const floa
     for (size_t bin = 0; bin < 2 * middle; ++bin) wider[middle / 2 + bin / 2] += seen.counts[bin];
     seen.counts = std::move(wider);
   }
-  const auto bins = static_cast<float>(kMagnitudeBins);
-  count_values(threads, values, count, seen.counts, [scale = bins / seen.limit, bins](float value) {
-    return static_cast<size_t>(std::floor(value * scale) + bins);
+  const float scale = static_cast<float>(kMagnitudeBins) / seen.limit;
+  count_values(threads, values, count, seen.counts, [scale](float value) {
+    const float bin = value * scale;
+    const auto toward_zero = static_cast<int64_t>(bin);
+    return static_cast<size_t>(toward_zero - (bin < static_cast<float>(toward_zero)) + kMagnitudeBins);
   });
 }
 

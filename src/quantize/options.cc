@@ -182,8 +182,8 @@ Fields option_fields(InputOptions& options) {
           {"activations_sym", &options.activations_sym,
            "of int8-static: ranges reach as far on both sides of 0; off: inputs have a zero point"},
           {"smooth_alpha", &options.smooth_alpha,
-           "SmoothQuant: how much of the inputs' ranges moves into the weights behind the same norm, 0 to 1, "
-           "or auto (searched for each layer); empty: no"}};
+           "SmoothQuant: how much of the inputs' ranges moves into the weights, 0 to 1, or auto (searched for "
+           "each layer); of linears behind a norm and of down in a gated MLP; empty: no"}};
 }
 
 Fields option_fields(CalibrationOptions& options) {

@@ -11,7 +11,6 @@
 #include "quantize/out_folder.h"
 #include "quantize/output.h"
 #include "quantize/result_json.h"
-#include "quantize/smooth.h"
 #include "quantize/source_model.h"
 #include "quantize/static_inputs.h"
 #include "quantize/work_folder.h"
@@ -174,8 +173,7 @@ class RoundedRun {
   }
   // The values that are rounded.
   Tensor values_of(const Matrix& matrix) const {
-    return matrix.inputs.factors.empty() ? matrix.source
-                                         : scaled_columns(ops(), matrix.source, matrix.inputs.factors);
+    return smoothed_weight(ops(), matrix.source, matrix.inputs);
   }
 
   BnbSettings bnb_settings() const {

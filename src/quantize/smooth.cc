@@ -53,14 +53,17 @@ std::vector<float> smooth_factors(std::span<const float> inputs, std::span<const
   return factors;
 }
 
-Tensor scaled_columns(const OpContext& ops, const Tensor& weight, std::span<const float> factors) {
+Tensor rescaled(const OpContext& ops, const Tensor& weight, std::span<const float> factors,
+                std::span<const float> divisors) {
   const int64_t in = weight.size(1);
   Tensor scaled = Tensor::allocate(DType::kF32, weight.shape());
   float* const to = scaled.mutable_data<float>();
   split_work(ops, weight.size(0), chunk_for(in, 1 << 16), [&](int64_t begin, int64_t end, int) {
     for (int64_t n = begin; n < end; ++n) {
-      read_elements(weight, n * in, in, to + n * in);
-      for (int64_t j = 0; j < in; ++j) to[n * in + j] *= factors[static_cast<size_t>(j)];
+      float* const row = to + n * in;
+      read_elements(weight, n * in, in, row);
+      for (size_t j = 0; j < factors.size(); ++j) row[j] *= factors[j];
+      for (int64_t j = 0; j < in && !divisors.empty(); ++j) row[j] /= divisors[static_cast<size_t>(n)];
     }
   });
   return scaled;

@@ -1,6 +1,6 @@
 // SmoothQuant: a part of the inputs' ranges moves into the weights, so that both round well. Column j of the
-// matrices that read a norm's output is multiplied by s_j, the norm's weight j divided by it: the products
-// stay what they were. Xiao et al., arXiv 2211.10438.
+// matrices that share an input is multiplied by s_j, and what makes the input divided by it (a norm's weight
+// j, or row j of a matrix): the products stay what they were. Xiao et al., arXiv 2211.10438.
 #pragma once
 
 #include "io/safetensors.h"
@@ -24,8 +24,9 @@ SmoothAlpha parse_smooth_alpha(std::string_view text);
 std::vector<float> column_sizes(const OpContext& ops, std::span<const Tensor> weights);
 // s_j = inputs_j^alpha / weights_j^(1 - alpha) of largest magnitudes; 1 where one of them is 0.
 std::vector<float> smooth_factors(std::span<const float> inputs, std::span<const float> weights, float alpha);
-// F32 [out, in]: column j times factors[j].
-Tensor scaled_columns(const OpContext& ops, const Tensor& weight, std::span<const float> factors);
+// F32 [out, in]: column j times factors[j], row n divided by divisors[n]; of either there may be none.
+Tensor rescaled(const OpContext& ops, const Tensor& weight, std::span<const float> factors,
+                std::span<const float> divisors = {});
 
 // Divides the norm by the factors, as files keep it in the type given: `norm` becomes what they will say, and
 // factors become what that divides by, so that products stay what they were in spite of the rounding (a layer

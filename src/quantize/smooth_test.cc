@@ -105,7 +105,7 @@ int smooth_all(const OpContext& ops, Model& model, DType dtype) {
       fold_into(*norm, dtype, factors);
       for (const int index : block.stages()[stage].linears) {
         Linear& linear = block.linears()[static_cast<size_t>(index)];
-        linear.weight = scaled_columns(ops, std::get<Tensor>(linear.weight), factors);
+        linear.weight = rescaled(ops, std::get<Tensor>(linear.weight), factors);
       }
       ++folded;
     }

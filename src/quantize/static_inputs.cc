@@ -19,15 +19,17 @@ struct Distortion {
   void add(const ThreadPool& threads, const InputGrid& grid, const float* x, int64_t count) {
     constexpr int64_t kChunk = 1 << 15;
     constexpr CodeRange kCodes;
+    const float inverse = 1 / grid.scale, least = static_cast<float>(kCodes.least - grid.zero_point),
+                most = static_cast<float>(kCodes.most - grid.zero_point);
     std::vector<Distortion> chunks(static_cast<size_t>((count + kChunk - 1) / kChunk));
     threads.parallel_for(static_cast<int64_t>(chunks.size()), 1, [&](int64_t begin, int64_t end, int) {
       for (int64_t chunk = begin; chunk < end; ++chunk) {
         Distortion& sum = chunks[static_cast<size_t>(chunk)];
-        const float inverse = 1 / grid.scale;
         for (int64_t i = chunk * kChunk; i < std::min(count, (chunk + 1) * kChunk); ++i) {
-          const float code = std::nearbyint(x[i] * inverse) + static_cast<float>(grid.zero_point);
-          sum.clipped += code < kCodes.least || code > kCodes.most;
-          const double distance = double{x[i]} - decode_input(encode_input(x[i], grid), grid);
+          // Codes of encode_input, less the zero point: adding 1.5 * 2^23 rounds to nearest even.
+          const float level = (x[i] * inverse + 12582912.0f) - 12582912.0f;
+          sum.clipped += level < least || level > most;
+          const double distance = double{x[i]} - double{grid.scale * std::clamp(level, least, most)};
           sum.error += distance * distance;
           sum.size += double{x[i]} * double{x[i]};
         }
@@ -72,14 +74,14 @@ class InputObserver {
     }
     if (alpha_ && smoothed_ == 0) {
       fail(ErrorCode::kInvalidArgument,
-           "smooth_alpha: no quantized linears of this model read a norm of their own, into which factors "
-           "could "
-           "be folded: leave it out");
+           "smooth_alpha: no quantized linears of this model have a norm or a gated product of their own "
+           "before them, into which factors could be folded: leave it out");
     }
     if (alpha_) {
-      log_.info(fmt::format(
-          "smooth_alpha: {} groups of linears behind a norm; {} that read none are left as they are",
-          smoothed_, unsmoothed_));
+      log_.info(
+          fmt::format("smooth_alpha: {} groups of linears behind a norm or a gated product; {} others are "
+                      "left as they are",
+                      smoothed_, unsmoothed_));
     }
     return std::move(result_);
   }
@@ -103,8 +105,10 @@ class InputObserver {
     const std::vector<int>& all = block.stages()[static_cast<size_t>(stage)].linears;
     for (const int index : all)
       before.push_back(std::get<Tensor>(block.linears()[static_cast<size_t>(index)].weight));
-    if (!linears.empty() && alpha_) smooth(layer, block, stage, before);
-    if (!linears.empty() && is_static_) choose_grids(block, stage, linears);
+    // What the stage's input is to be divided by, where a norm does not do it already.
+    std::vector<float> divisors;
+    if (!linears.empty() && alpha_) divisors = smooth(layer, block, stage, before);
+    if (!linears.empty() && is_static_) choose_grids(block, stage, linears, divisors);
     states_.advance(block, stage);
     for (size_t i = 0; i < all.size(); ++i) block.linears()[static_cast<size_t>(all[i])].weight = before[i];
   }
@@ -118,11 +122,30 @@ class InputObserver {
         module, sample, module);
   }
 
-  void choose_grids(const Block& block, int stage, const std::vector<Linear*>& linears) {
+  // The samples' rows, divided column by column.
+  void visit(const Block& block, int stage, const std::vector<float>& divisors,
+             const CalibrationStates::VisitSample& body) {
+    if (divisors.empty()) return states_.visit_input(block, stage, body);
+    std::vector<float> divided;
+    states_.visit_input(block, stage, [&](const float* rows, int64_t tokens) {
+      divided.assign(rows, rows + tokens * static_cast<int64_t>(divisors.size()));
+      divide_columns(divisors, divided);
+      body(divided.data(), tokens);
+    });
+  }
+
+  static void divide_columns(std::span<const float> divisors, std::vector<float>& rows) {
+    for (size_t row = 0; row < rows.size(); row += divisors.size()) {
+      for (size_t j = 0; j < divisors.size(); ++j) rows[row + j] /= divisors[j];
+    }
+  }
+
+  void choose_grids(const Block& block, int stage, const std::vector<Linear*>& linears,
+                    const std::vector<float>& divisors) {
     const int64_t width = block.stages()[static_cast<size_t>(stage)].input_width;
     Observation seen;
     int64_t sample = 0;
-    states_.visit_input(block, stage, [&](const float* rows, int64_t tokens) {
+    visit(block, stage, divisors, [&](const float* rows, int64_t tokens) {
       if (!observe(*ops_.threads, rule_, rows, tokens * width, seen)) refuse(linears[0]->module, sample);
       ++sample;
     });
@@ -132,15 +155,16 @@ class InputObserver {
     for (Linear* linear : linears) {
       const DType dtype = source_dtype(linear->module);
       if (!reports.contains(dtype))
-        reports[dtype] = measured(block, stage, rounded(chosen, dtype, linear->module));
+        reports[dtype] = measured(block, stage, divisors, rounded(chosen, dtype, linear->module));
       result_.modules[linear->module].report = reports[dtype];
     }
   }
 
-  InputReport measured(const Block& block, int stage, const InputGrid& grid) {
+  InputReport measured(const Block& block, int stage, const std::vector<float>& divisors,
+                       const InputGrid& grid) {
     const int64_t width = block.stages()[static_cast<size_t>(stage)].input_width;
     Distortion distortion;
-    states_.visit_input(block, stage, [&](const float* rows, int64_t tokens) {
+    visit(block, stage, divisors, [&](const float* rows, int64_t tokens) {
       distortion.add(*ops_.threads, grid, rows, tokens * width);
     });
     return distortion.report(grid);
@@ -200,29 +224,62 @@ class InputObserver {
     });
   }
 
-  void smooth(int64_t layer, Block& block, int stage, const std::vector<Tensor>& weights) {
+  // Of a gated MLP the rows that the columns of down's input are proportional to: those of up. None where the
+  // stage reads something else, or up stays dense.
+  struct Rows {
+    const Linear* linear;
+    int64_t first;
+  };
+  std::optional<Rows> proportional_rows(int64_t layer, const Block& block, int stage) const {
+    const std::vector<Stage>& stages = block.stages();
+    if (stage == 0 || stages[static_cast<size_t>(stage)].name != "down") return std::nullopt;
+    const Stage& maker = stages[static_cast<size_t>(stage - 1)];
+    if (maker.name != "gate_up" || stays_dense(layer, maker.linears)) return std::nullopt;
+    const Linear& last = block.linears()[static_cast<size_t>(maker.linears.back())];  // up, or gate and up
+    return Rows{&last, maker.linears.size() == 1 ? maker.carry_width : 0};
+  }
+
+  // Divides what makes the input, or returns what else it is to be divided by.
+  std::vector<float> smooth(int64_t layer, Block& block, int stage, const std::vector<Tensor>& weights) {
     Norm* const norm = block.input_norm(stage);
+    const std::optional<Rows> rows = proportional_rows(layer, block, stage);
     const std::vector<int>& all = block.stages()[static_cast<size_t>(stage)].linears;
-    if (!norm || stays_dense(layer, all)) {
+    if (!(norm || rows) || stays_dense(layer, all)) {
       ++unsmoothed_;
-      return;
+      return {};
     }
     const InputSample sample = sample_of(block, stage, block.linears()[static_cast<size_t>(all[0])].module);
     const std::vector<float> sizes = column_sizes(ops_, weights);
     const std::optional<float> alpha = alpha_->value ? alpha_->value : best_alpha(sample, sizes, weights);
     ++smoothed_;
-    if (!alpha) return;
+    if (!alpha) return {};
     std::vector<float> factors = smooth_factors(sample.sizes, sizes, *alpha);
-    const DType dtype = source_.checkpoint.files.tensors.at(norm->module + ".weight").dtype();
-    for (NamedTensor& tensor : fold_into(*norm, dtype, factors))
-      result_.tensors.emplace(tensor.name, std::move(tensor.tensor));
+    if (norm) {
+      for (NamedTensor& tensor : fold_into(*norm, source_dtype(norm->module), factors))
+        result_.tensors.emplace(tensor.name, std::move(tensor.tensor));
+    } else {
+      divide(*rows, factors);
+    }
     for (size_t i = 0; i < all.size(); ++i) {
       Linear& linear = block.linears()[static_cast<size_t>(all[i])];
-      linear.weight = scaled_columns(ops_, weights[i], factors);
+      if (norm) linear.weight = rescaled(ops_, weights[i], factors);
       ModuleInputs& inputs = result_.modules[linear.module];
       inputs.smooth_alpha = *alpha;
       inputs.factors = factors;
     }
+    return norm ? std::vector<float>() : factors;
+  }
+
+  void divide(const Rows& rows, const std::vector<float>& factors) {
+    std::vector<float>& divisors = result_.modules[rows.linear->module].divisors;
+    divisors.assign(static_cast<size_t>(out_features(rows.linear->weight)), 1.0f);
+    std::copy(factors.begin(), factors.end(), divisors.begin() + rows.first);
+    if (rows.linear->bias.empty()) return;
+    const std::string name = rows.linear->module + ".bias";
+    Tensor bias = Tensor::allocate(DType::kF32, rows.linear->bias.shape());
+    for (size_t n = 0; n < divisors.size(); ++n)
+      bias.mutable_data<float>()[n] = rows.linear->bias.data<float>()[n] / divisors[n];
+    result_.tensors.emplace(name, converted(bias, source_.checkpoint.files.tensors.at(name).dtype()));
   }
 
   // That with the least error of the outputs, relative to them, on some rows; none where that is without.
@@ -245,13 +302,13 @@ class InputObserver {
                       const std::vector<Tensor>& weights) {
     const auto width = static_cast<int64_t>(factors.size());
     std::vector<float> rows = sample.rows;
-    for (size_t i = 0; i < rows.size(); ++i) rows[i] /= factors[i % factors.size()];
+    divide_columns(factors, rows);
     Observation seen;
     observe(*ops_.threads, rule_, rows.data(), static_cast<int64_t>(rows.size()), seen);
     double total = 0;
     for (const Tensor& weight : weights) {
       const int64_t out = weight.size(0);
-      const Int8Rows codes = encode_int8_rows(ops_, scaled_columns(ops_, weight, factors), weight.dtype());
+      const Int8Rows codes = encode_int8_rows(ops_, rescaled(ops_, weight, factors), weight.dtype());
       QuantizedTensor rounded = from_int8_rows(codes.codes.data<int8_t>(), codes.scales, width);
       rounded.activations = ActivationFormat::kInt8Dynamic;
       if (is_static_) set_static_inputs(rounded, choose_grid(rule_, seen));
@@ -283,6 +340,11 @@ class InputObserver {
 };
 
 }  // namespace
+
+Tensor smoothed_weight(const OpContext& ops, const Tensor& weight, const ModuleInputs& inputs) {
+  if (inputs.factors.empty() && inputs.divisors.empty()) return weight;
+  return rescaled(ops, weight, inputs.factors, inputs.divisors);
+}
 
 ObservedInputs observe_inputs(SourceModel& source, const OpContext& ops, const QuantizationSettings& settings,
                               const QuantizeOptions& options,
