@@ -275,6 +275,8 @@ class RoundedRun {
   void write_report(const fs::path& folder) {
     result_.seconds = seconds_since(start_);
     result_.peak_rss_bytes = process_memory().peak_rss_bytes;
+    meter_.sample();
+    result_.peak_anonymous_bytes = meter_.peak_anonymous_bytes();
     result_.report_json =
         result_json(result_, options_, settings_, calibration_ ? &*calibration_ : nullptr, verdict_).dump(2);
     write_file_atomically(folder / "quantize_report.json", result_.report_json + "\n");

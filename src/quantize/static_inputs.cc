@@ -186,7 +186,8 @@ class InputObserver {
 
   // --- SmoothQuant
 
-  // Of the calibration data: largest magnitudes of the columns, and some rows spread over them.
+  // Of the calibration data: largest magnitudes of the columns, some rows spread over them, and of each
+  // sample the row that reaches farthest, since such tokens decide ranges.
   struct InputSample {
     std::vector<float> sizes, rows;
     int64_t row_count = 0;
@@ -199,19 +200,31 @@ class InputObserver {
     InputSample result;
     result.sizes.resize(static_cast<size_t>(width));
     int64_t row = 0, sample = 0;
+    const auto keep = [&](const float* values) {
+      result.rows.insert(result.rows.end(), values, values + width);
+      ++result.row_count;
+    };
     states_.visit_input(block, stage, [&](const float* rows, int64_t tokens) {
+      const float* farthest = rows;
+      float most = 0;
       for (int64_t token = 0; token < tokens; ++token, ++row, rows += width) {
+        float largest = 0;
         bool is_finite = true;
         for (int64_t j = 0; j < width; ++j) {
+          const float magnitude = std::abs(rows[j]);
           float& size = result.sizes[static_cast<size_t>(j)];
-          size = std::max(size, std::abs(rows[j]));
+          size = std::max(size, magnitude);
+          largest = std::max(largest, magnitude);
           is_finite = is_finite && std::isfinite(rows[j]);
         }
         if (!is_finite) refuse(module, sample);
-        if (row % step != 0) continue;
-        result.rows.insert(result.rows.end(), rows, rows + width);
-        ++result.row_count;
+        if (row % step == 0) keep(rows);
+        if (largest > most) {
+          most = largest;
+          farthest = rows;
+        }
       }
+      keep(farthest);
       ++sample;
     });
     return result;
@@ -304,7 +317,8 @@ class InputObserver {
     std::vector<float> rows = sample.rows;
     divide_columns(factors, rows);
     Observation seen;
-    observe(*ops_.threads, rule_, rows.data(), static_cast<int64_t>(rows.size()), seen);
+    if (!observe(*ops_.threads, rule_, rows.data(), static_cast<int64_t>(rows.size()), seen))
+      return std::numeric_limits<double>::infinity();
     double total = 0;
     for (const Tensor& weight : weights) {
       const int64_t out = weight.size(0);
