@@ -69,6 +69,7 @@ void add_quantize(CLI::App& app, Run& run) {
                    "only say what would be done; exit code 4 when it cannot finish");
   add_fields(command, option_fields(arguments->options), "Quantization", {"threads"});
   add_fields(command, option_fields(arguments->options.affine), "Format affine");
+  add_fields(command, option_fields(arguments->options.inputs), "Inputs in int8");
   add_fields(command, option_fields(arguments->options.gptq), "Method gptq");
   add_fields(command, option_fields(arguments->options.calibration), "Calibration");
   add_common(command, arguments->common);

@@ -26,6 +26,7 @@ using Fields = std::vector<Field>;
 
 struct AffineOptions;
 struct GptqOptions;
+struct InputOptions;
 struct CalibrationOptions;
 struct QuantizeOptions;
 struct RuntimeOptions;
@@ -41,9 +42,10 @@ struct ExplainOptions;
 
 Fields option_fields(AffineOptions& options);
 Fields option_fields(GptqOptions& options);
+Fields option_fields(InputOptions& options);
 Fields option_fields(CalibrationOptions& options);  // all but `data`, which is a path
 Fields option_fields(
-    QuantizeOptions& options);  // its own members; affine, gptq, calibration have lists of their own
+    QuantizeOptions& options);  // its own members; affine, inputs, gptq, calibration have lists of their own
 Fields option_fields(RuntimeOptions& options);
 Fields option_fields(GenerateOptions& options);
 Fields option_fields(EmbedOptions& options);

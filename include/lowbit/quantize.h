@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -38,6 +39,19 @@ struct CalibrationOptions {
   uint64_t seed = 0;           // of the choice of samples when there are more
 };
 
+// Of format int8 in dialect compressed-tensors, whose inputs are rounded to int8.
+struct InputOptions {
+  std::string observer =
+      "minmax";  // of int8-static, how ranges are chosen: "minmax", "moving" (average of the samples'),
+                 // "histogram" (least squares, as torch.ao), "percentile", "mse", "entropy" (as TensorRT)
+  float observer_percentile = 99.99f;  // of magnitudes that "percentile" covers; above 50, at most 100
+  bool activations_sym = true;         // of int8-static: no zero point
+  // "": no; "auto" (searched for each layer), or 0 to 1: how much of the ranges of inputs moves into the
+  // weights, as s_j = max|x_j|^alpha / max|w_j|^(1 - alpha). Of linears behind a norm of their own (q, k, v;
+  // gate, up) and of down in a gated MLP; o stays as it is. Xiao et al., SmoothQuant, arXiv 2211.10438.
+  std::string smooth_alpha;
+};
+
 struct QuantizeOptions {
   std::string method = "gptq";  // "gptq" or "rtn"
   std::string format =
@@ -46,18 +60,20 @@ struct QuantizeOptions {
   // affine of 2, 4 or 8 bits, fp8 with a scale per row), "lowbit" (all but affine and int8)
   std::string dialect = "gptq";
   float log_base = 2;  // of format log2, see LogOptions; its bits, and all group sizes, are those of `affine`
-  std::string activations;  // of int8: "int8-dynamic" (a scale per token) or "none" (they stay floats);
-                            // empty: what dialect "bitsandbytes" does, otherwise none
+  std::string activations;  // of int8: "int8-dynamic" (a scale per token), "int8-static" (ranges from
+                            // calibration, see `inputs`) or "none" (they stay floats); empty: what dialect
+                            // "bitsandbytes" does, otherwise none
   float llm_int8_threshold =
       6;  // of int8 in dialect "bitsandbytes": inputs of this magnitude or more stay floats; 0: none do
   bool bnb_4bit_use_double_quant =
       false;  // with dialect "bitsandbytes": scales are encoded in 8 bits themselves
   AffineOptions affine;
+  InputOptions inputs;
   GptqOptions gptq;
   CalibrationOptions calibration;
-  std::vector<std::string>
-      dynamic;           // "REGEX=bits:8,group_size:64" overrides, "-:REGEX" leaves modules unquantized
-  bool lm_head = false;  // quantize the head too; not for tied models
+  std::vector<std::string> dynamic;  // "REGEX=bits:8,group_size:64" overrides, "-:REGEX" leaves modules
+                                     // unquantized; of int8 inputs "REGEX=activations:none"
+  bool lm_head = false;              // quantize the head too; not for tied models
   // "", "autogptq": that program's own choices; "bitsandbytes-cpu": how it encodes scales on the CPU
   std::string compat;
   std::string checkpoint_format;  // "gptq" or "gptq_v2"; empty: gptq when symmetric, gptq_v2 otherwise
@@ -74,6 +90,14 @@ struct QuantizeOptions {
       max_gpu_memory;  // of a GPU's memory that may be taken; 0: all that is free. Does not change the codes
 };
 
+// Of static inputs, over the calibration data.
+struct InputReport {
+  float scale = 0;
+  int zero_point = 0;
+  double clipped = 0;         // share of the values that lie outside the range
+  double relative_error = 0;  // |x - rounded x|_F / |x|_F
+};
+
 struct ModuleReport {
   std::string module;
   int bits = 0;
@@ -84,6 +108,8 @@ struct ModuleReport {
   int64_t tokens = 0;
   double damp_percent = 0;  // that was needed
   double seconds = 0;
+  std::optional<InputReport> input;
+  std::optional<double> smooth_alpha;  // with which its inputs were smoothed
 };
 
 struct QuantizeResult {

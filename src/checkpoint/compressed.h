@@ -1,6 +1,6 @@
 // The compressed-tensors dialect: what llm-compressor saves and vLLM loads. Int8 rows, W8A8 (inputs rounded
-// to int8, a scale per token) and W8A16 (inputs stay floats); packed integers in groups or rows, W4A16; fp8
-// E4M3 with a scale per row or matrix. Bytes: docs/formats/compressed_tensors.md.
+// to int8, a scale per token or a grid of their own) and W8A16 (inputs stay floats); packed integers in
+// groups or rows, W4A16; fp8 E4M3 with a scale per row or matrix. Bytes: docs/formats/compressed_tensors.md.
 #pragma once
 
 #include "checkpoint/checkpoint.h"
@@ -16,19 +16,34 @@ namespace lowbit {
 struct CompressedPart {
   std::string_view ending, kind;
 };
-inline constexpr CompressedPart kCompressedParts[] = {
-    {".weight", "codes"},           {".weight_packed", "codes"},     {".weight_shape", "shape"},
-    {".weight_scale", "scales"},    {".weight_zero_point", "zeros"}, {".weight_g_idx", "g_idx"},
-    {".input_scale", "activations"}};
+inline constexpr CompressedPart kCompressedParts[] = {{".weight", "codes"},
+                                                      {".weight_packed", "codes"},
+                                                      {".weight_shape", "shape"},
+                                                      {".weight_scale", "scales"},
+                                                      {".weight_zero_point", "zeros"},
+                                                      {".weight_g_idx", "g_idx"},
+                                                      {".input_scale", "activations"},
+                                                      {".input_zero_point", "activations"}};
 
-// What the config says of all quantized matrices.
+// What the products of some modules do with their inputs.
+struct CompressedInputs {
+  ActivationFormat activations = ActivationFormat::kNone;
+  bool is_symmetric = true;  // of kInt8Static: no zero points
+
+  bool operator==(const CompressedInputs&) const = default;
+};
+struct CompressedGroup {
+  // Names of modules, "re:" and a pattern, or "Linear": all others.
+  std::vector<std::string> targets = {"Linear"};
+  CompressedInputs inputs = {};
+};
+// What the config says of quantized matrices. Their weights are alike in all groups.
 struct CompressedSettings {
   Format format = Format::kInt8;  // or kAffine (packed), kFp8
   AffineOptions affine;           // of kAffine
-  // What products of kInt8 do with their inputs.
-  ActivationFormat activations = ActivationFormat::kNone;
   // Of kFp8: what is to become of inputs. lowbit keeps them as they are.
   enum class Fp8Inputs { kFloat, kPerToken, kStatic } fp8_inputs = Fp8Inputs::kFloat;
+  std::vector<CompressedGroup> groups = {CompressedGroup{}};  // inputs of kInt8 alone
 };
 
 bool is_compressed_config(const Json& object);  // quantization_config (or compression_config) is one
@@ -38,7 +53,8 @@ CompressedSettings read_compressed_settings(const Json& object, std::string_view
 Json compressed_config_json(const CompressedSettings& settings, Json ignore);
 
 // Moves all of `files` into checkpoint.weights, decoding quantized modules. Errors name the tensor:
-// kCorruptFile where sizes or types do not fit each other or the settings, or a scale is not finite.
+// kCorruptFile where sizes or types do not fit each other or the settings, a scale is not finite, or groups
+// are not alike and none has a module.
 void read_compressed_weights(const CompressedSettings& settings, std::string_view where,
                              Checkpoint& checkpoint);
 
@@ -49,6 +65,8 @@ struct CompressedMatrix {
   ActivationFormat activations = ActivationFormat::kNone;
   DType scale_dtype = DType::kBF16;  // as dense tensors of the model
   int64_t in_features = 0;
+  InputGrid input_grid = {};  // of kInt8Static
+  bool has_zero_point = false;
 };
 std::vector<NamedTensor> compressed_tensors_beside(const CompressedMatrix& matrix,
                                                    std::span<const float> scales);

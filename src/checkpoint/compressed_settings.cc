@@ -38,17 +38,33 @@ std::string_view strategy_of(const Json& weights) {
   return text(weights, "strategy", size->as_integer() > 0 ? "group" : "channel");
 }
 
-// Rows of int8, as they are and packed.
-ActivationFormat read_int8_inputs(const Json& group, const std::string& where) {
-  const Json* inputs = present(group, "input_activations");
-  if (!inputs) return ActivationFormat::kNone;
-  if (!is(*inputs, "num_bits", 8, 8) || !is(*inputs, "type", "int", "int") ||
-      !is(*inputs, "symmetric", true, true) || !is(*inputs, "dynamic", true, false) ||
-      !is(*inputs, "strategy", "token", "tensor")) {
-    refuse(where, "input_activations", *inputs,
-           "none, or symmetric int of 8 bits, dynamic, with strategy token");
+std::vector<std::string> read_targets(const Json& group, const std::string& where) {
+  const Json* targets = present(group, "targets");
+  std::vector<std::string> names;
+  const bool is_list = targets && targets->is_array();
+  for (const Json& target : is_list ? targets->as_array() : Json::Array{}) {
+    if (target.is_string()) names.push_back(target.as_string());
   }
-  return ActivationFormat::kInt8Dynamic;
+  if (!is_list || names.empty() || names.size() != targets->as_array().size())
+    fail(ErrorCode::kCorruptFile, "{}: targets is {}, expected a list of names", where,
+         targets ? targets->dump().substr(0, 300) : "missing");
+  return names;
+}
+
+CompressedInputs read_int8_inputs(const Json& group, const std::string& where) {
+  const Json* found = present(group, "input_activations");
+  if (!found) return {};
+  const Json& inputs = *found;
+  const bool is_symmetric = is(inputs, "symmetric", true, true),
+             is_dynamic = is(inputs, "dynamic", true, false) && is(inputs, "strategy", "token", "tensor"),
+             is_static = is(inputs, "dynamic", false, false) && is(inputs, "strategy", "tensor", "tensor");
+  if (!is(inputs, "num_bits", 8, 8) || !is(inputs, "type", "int", "int") || !(is_dynamic || is_static) ||
+      !(is_symmetric || (is_static && is(inputs, "symmetric", false, true)))) {
+    refuse(
+        where, "input_activations", inputs,
+        "none, or int of 8 bits: dynamic with strategy token and symmetric, or static with strategy tensor");
+  }
+  return {is_dynamic ? ActivationFormat::kInt8Dynamic : ActivationFormat::kInt8Static, is_symmetric};
 }
 
 Fp8Inputs read_fp8_inputs(const Json& group, const std::string& where) {
@@ -86,7 +102,8 @@ CompressedSettings read_group(const Json& group, const std::string& where) {
   if (!is(*weights, "type", "int", "int") || (count != 2 && count != 4 && count != 8)) {
     refuse(where, "weights", *weights, "weights of type int with 2, 4 or 8 bits and of type float with 8");
   }
-  if (count == 8 && is_symmetric && is_row_scaled) return {.activations = read_int8_inputs(group, where)};
+  if (count == 8 && is_symmetric && is_row_scaled)
+    return {.groups = {{.inputs = read_int8_inputs(group, where)}}};
   if (!is_symmetric && !is(*weights, "symmetric", false, true))
     refuse(where, "weights", *weights, "weights that are symmetric or not");
   CompressedSettings settings{
@@ -106,26 +123,36 @@ CompressedSettings read_group(const Json& group, const std::string& where) {
   return settings;
 }
 
-bool are_equal(const CompressedSettings& a, const CompressedSettings& b) {
+bool have_like_weights(const CompressedSettings& a, const CompressedSettings& b) {
   return a.format == b.format && a.affine.bits == b.affine.bits &&
          a.affine.group_size == b.affine.group_size && a.affine.sym == b.affine.sym &&
-         a.activations == b.activations && a.fp8_inputs == b.fp8_inputs;
+         a.fp8_inputs == b.fp8_inputs;
 }
 
+constexpr std::string_view kMixed = "mixed-precision";  // of groups with formats of their own
 // What files of such weights are called. The first is written.
-std::vector<std::string_view> format_names(const CompressedSettings& settings) {
+std::vector<std::string_view> format_names(const CompressedSettings& settings,
+                                           const CompressedInputs& inputs) {
   if (settings.format == Format::kFp8) return {"float-quantized", "naive-quantized"};
   if (settings.format == Format::kAffine) return {"pack-quantized"};
-  if (settings.activations == ActivationFormat::kNone)
-    return {"pack-quantized", "int-quantized", "naive-quantized"};
-  return {"int-quantized", "pack-quantized", "naive-quantized"};
+  if (inputs.activations == ActivationFormat::kNone)
+    return {"pack-quantized", "int-quantized", "naive-quantized", kMixed};
+  return {"int-quantized", "pack-quantized", "naive-quantized", kMixed};
+}
+std::vector<std::string_view> format_names(const CompressedSettings& settings) {
+  const auto names = format_names(settings, settings.groups[0].inputs);
+  for (const CompressedGroup& group : settings.groups) {
+    if (format_names(settings, group.inputs)[0] != names[0])
+      return {kMixed, "int-quantized", "pack-quantized", "naive-quantized"};
+  }
+  return names;
 }
 
 void check_format(const Json& object, std::string_view where, const CompressedSettings& settings) {
   const Json* format = present(object, "format");
   if (!format) return;
   constexpr std::string_view kKnown[] = {"int-quantized", "pack-quantized", "naive-quantized",
-                                         "float-quantized"};
+                                         "float-quantized", kMixed};
   const std::string_view name = text(object, "format", "");
   if (std::ranges::find(kKnown, name) == std::end(kKnown))
     refuse(where, "format", *format, "int-quantized, pack-quantized, naive-quantized and float-quantized");
@@ -160,10 +187,16 @@ CompressedSettings read_compressed_settings(const Json& object, std::string_view
     fail(ErrorCode::kCorruptFile, "{}: config_groups is no object of groups", where);
   std::optional<CompressedSettings> settings;
   for (const auto& [name, group] : groups->as_object()) {
-    const CompressedSettings found = read_group(group, fmt::format("{}: config_groups.{}", where, name));
-    if (settings && !are_equal(*settings, found))
-      refuse(where, "config_groups", *groups, "groups that treat weights and inputs alike");
-    settings = found;
+    const std::string place = fmt::format("{}: config_groups.{}", where, name);
+    CompressedSettings found = read_group(group, place);
+    found.groups[0].targets = read_targets(group, place);
+    if (!settings) {
+      settings = std::move(found);
+    } else if (have_like_weights(*settings, found)) {
+      settings->groups.push_back(std::move(found.groups[0]));
+    } else {
+      refuse(where, "config_groups", *groups, "groups that treat weights alike");
+    }
   }
   check_format(object, where, *settings);
   return *settings;
@@ -172,28 +205,36 @@ CompressedSettings read_compressed_settings(const Json& object, std::string_view
 Json compressed_config_json(const CompressedSettings& settings, Json ignore) {
   const bool is_float = settings.format == Format::kFp8, is_packed = settings.format == Format::kAffine;
   auto scheme = [&](int bits, bool symmetric, int group_size, bool dynamic, const char* strategy) {
-    return Json::Object{{"num_bits", bits},       {"type", is_float ? "float" : "int"},
-                        {"symmetric", symmetric}, {"group_size", group_size > 0 ? Json(group_size) : Json()},
-                        {"strategy", strategy},   {"dynamic", dynamic}};
+    return Json(Json::Object{{"num_bits", bits},
+                             {"type", is_float ? "float" : "int"},
+                             {"symmetric", symmetric},
+                             {"group_size", group_size > 0 ? Json(group_size) : Json()},
+                             {"strategy", strategy},
+                             {"dynamic", dynamic}});
   };
   const AffineOptions& affine = settings.affine;
   const Json weights = is_packed ? scheme(affine.bits, affine.sym, affine.group_size, false,
                                           affine.group_size > 0 ? "group" : "channel")
                                  : scheme(8, true, -1, false, "channel");
-  const bool rounds_inputs = settings.activations == ActivationFormat::kInt8Dynamic;
-  const std::string_view format = format_names(settings)[0];
-  const Json group =
-      Json::Object{{"targets", Json::Array{"Linear"}},
-                   {"weights", weights},
-                   {"input_activations", rounds_inputs ? Json(scheme(8, true, -1, true, "token")) : Json()},
-                   {"output_activations", Json()},
-                   {"format", format}};
-  return Json::Object{{"config_groups", Json::Object{{"group_0", group}}},
-                      {"format", format},
-                      {"ignore", std::move(ignore)},
-                      {"kv_cache_scheme", Json()},
-                      {"quant_method", "compressed-tensors"},
-                      {"quantization_status", "compressed"}};
+  Json groups = Json::object();
+  for (const CompressedGroup& group : settings.groups) {
+    Json targets = Json::array();
+    for (const std::string& target : group.targets) targets.push_back(Json(target));
+    const CompressedInputs& inputs = group.inputs;
+    const bool is_dynamic = inputs.activations == ActivationFormat::kInt8Dynamic;
+    groups.set(fmt::format("group_{}", groups.as_object().size()),
+               Json::Object{{"targets", std::move(targets)},
+                            {"weights", weights},
+                            {"input_activations", inputs.activations == ActivationFormat::kNone
+                                                      ? Json()
+                                                      : scheme(8, inputs.is_symmetric, -1, is_dynamic,
+                                                               is_dynamic ? "token" : "tensor")},
+                            {"output_activations", Json()},
+                            {"format", format_names(settings, inputs)[0]}});
+  }
+  return Json::Object{{"config_groups", std::move(groups)},   {"format", format_names(settings)[0]},
+                      {"ignore", std::move(ignore)},          {"kv_cache_scheme", Json()},
+                      {"quant_method", "compressed-tensors"}, {"quantization_status", "compressed"}};
 }
 
 }  // namespace lowbit

@@ -1,8 +1,10 @@
 #include "base/fail.h"
 #include "checkpoint/compressed_parts.h"
+#include "checkpoint/dynamic_rules.h"
 #include "format/bits.h"
 #include "format/int8.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <set>
@@ -28,7 +30,83 @@ std::vector<int8_t> unpacked(const Tensor& packed, const CompressedParts::Sizes&
   return codes;
 }
 
-QuantizedTensor read_int8(const CompressedParts& parts, ActivationFormat activations) {
+// Which group has a module: by its name, by a pattern, or as any linear, in this order.
+class Groups {
+ public:
+  Groups(const std::vector<CompressedGroup>& groups, std::string_view where)
+      : groups_(groups), where_(where) {
+    for (const CompressedGroup& group : groups) {
+      Json patterns = Json::object();
+      for (const std::string& target : group.targets) {
+        if (target.starts_with(kPattern)) patterns.set(target.substr(kPattern.size()), Json::object());
+      }
+      patterns_.emplace_back(patterns, where);
+    }
+  }
+
+  const CompressedInputs& inputs_of(const std::string& module) const {
+    const auto is_like_first = [&](const CompressedGroup& group) {
+      return group.inputs == groups_[0].inputs;
+    };
+    if (std::all_of(groups_.begin(), groups_.end(), is_like_first)) return groups_[0].inputs;
+    for (const std::string& name : {module, std::string(), std::string("Linear")}) {
+      for (size_t i = 0; i < groups_.size(); ++i) {
+        const auto& targets = groups_[i].targets;
+        if (name.empty() ? patterns_[i].match(module).overrides != nullptr
+                         : std::find(targets.begin(), targets.end(), name) != targets.end())
+          return groups_[i].inputs;
+      }
+    }
+    fail(ErrorCode::kCorruptFile,
+         "{}: config_groups differ in what they do with inputs, but {} is in none of them", where_, module);
+  }
+
+ private:
+  static constexpr std::string_view kPattern = "re:";
+  const std::vector<CompressedGroup>& groups_;
+  std::string_view where_;
+  std::vector<DynamicRules> patterns_;
+};
+
+// One number, as any type that holds it.
+double number(const CompressedParts& parts, std::string_view ending, bool is_float) {
+  const Tensor& stored = parts.get(ending);
+  if (stored.element_count() == 1 && is_floating(stored.dtype()) && is_float) return float_at(stored, 0);
+  if (stored.element_count() == 1 && !is_float) {
+    switch (stored.dtype()) {
+      case DType::kI8:
+        return *stored.data<int8_t>();
+      case DType::kI32:
+        return *stored.data<int32_t>();
+      case DType::kI64:
+        return static_cast<double>(*stored.data<int64_t>());
+      default:
+        break;
+    }
+  }
+  fail(ErrorCode::kCorruptFile, "[compressed-tensors] {} is {} {}, expected one {}", parts.name(ending),
+       dtype_name(stored.dtype()), shape_text(stored.shape()),
+       is_float ? "floating number" : "I8, I32 or I64");
+}
+
+float input_scale(const CompressedParts& parts) {
+  const auto scale = static_cast<float>(number(parts, ".input_scale", true));
+  if (scale > 0 && std::isfinite(scale)) return scale;
+  fail(ErrorCode::kCorruptFile, "[compressed-tensors] {} is {}, expected a positive number",
+       parts.name(".input_scale"), scale);
+}
+
+int input_zero_point(const CompressedParts& parts, bool is_symmetric) {
+  constexpr std::string_view kEnding = ".input_zero_point";
+  if (is_symmetric && !parts.find(kEnding)) return 0;
+  const double zero_point = number(parts, kEnding, false);
+  if (zero_point >= -128 && zero_point <= 127 && !(is_symmetric && zero_point != 0))
+    return static_cast<int>(zero_point);
+  fail(ErrorCode::kCorruptFile, "[compressed-tensors] {} is {}, expected {}", parts.name(kEnding), zero_point,
+       is_symmetric ? "0, since the config says symmetric" : "-128 to 127");
+}
+
+QuantizedTensor read_int8(const CompressedParts& parts, const CompressedInputs& inputs) {
   std::vector<int8_t> codes_there;
   CompressedParts::Sizes sizes;
   const int8_t* codes = nullptr;
@@ -48,7 +126,13 @@ QuantizedTensor read_int8(const CompressedParts& parts, ActivationFormat activat
   const Tensor scales = parts.scales(sizes.out, 1);
   QuantizedTensor weight =
       from_int8_rows(codes, {scales.data<float>(), static_cast<size_t>(sizes.out)}, sizes.in);
-  weight.activations = activations;
+  weight.activations = inputs.activations;
+  if (inputs.activations == ActivationFormat::kInt8Static) {
+    set_static_inputs(weight, {input_scale(parts), input_zero_point(parts, inputs.is_symmetric)});
+  } else if (parts.find(".input_scale")) {
+    fail(ErrorCode::kCorruptFile, "[compressed-tensors] {} is there, but the config has no static inputs",
+         parts.name(".input_scale"));
+  }
   return weight;
 }
 
@@ -127,6 +211,7 @@ Tensor CompressedParts::scales(int64_t out, int64_t groups) const {
 
 void read_compressed_weights(const CompressedSettings& settings, std::string_view where,
                              Checkpoint& checkpoint) {
+  const Groups groups(settings.groups, where);
   std::set<std::string> names;
   int64_t rounded = 0, modules = 0;
   for (const auto& [name, tensor] : checkpoint.files.tensors) {
@@ -143,7 +228,7 @@ void read_compressed_weights(const CompressedSettings& settings, std::string_vie
     } else if (settings.format == Format::kFp8) {
       weight = read_compressed_fp8(parts);
     } else {
-      weight = read_int8(parts, settings.activations);
+      weight = read_int8(parts, groups.inputs_of(module));
     }
     checkpoint.weights.emplace(module + ".weight", std::move(weight));
     for (const CompressedPart& part : kCompressedParts) names.insert(module + std::string(part.ending));
@@ -183,6 +268,13 @@ std::vector<NamedTensor> compressed_tensors_beside(const CompressedMatrix& matri
     shape.mutable_data<int64_t>()[0] = out;
     shape.mutable_data<int64_t>()[1] = matrix.in_features;
     tensors.push_back({matrix.module + ".weight_shape", shape});
+  }
+  if (matrix.activations == ActivationFormat::kInt8Static) {
+    Tensor scale = Tensor::allocate(DType::kF32, {1}), zero_point = Tensor::allocate(DType::kI8, {1});
+    scale.mutable_data<float>()[0] = matrix.input_grid.scale;
+    zero_point.mutable_data<int8_t>()[0] = static_cast<int8_t>(matrix.input_grid.zero_point);
+    tensors.push_back({matrix.module + ".input_scale", converted(scale, matrix.scale_dtype)});
+    if (matrix.has_zero_point) tensors.push_back({matrix.module + ".input_zero_point", zero_point});
   }
   return tensors;
 }

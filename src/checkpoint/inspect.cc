@@ -109,14 +109,17 @@ std::vector<EngineModule> engine_modules(const Checkpoint& checkpoint) {
   return modules;
 }
 
-// ", activations int8-dynamic", or nothing where inputs of the weights stay floats.
+// ", activations int8-dynamic", "... int8-static and none"; nothing where inputs of all weights stay floats.
 std::string activations_text(const Checkpoint& checkpoint) {
+  std::set<std::string_view> names;
   for (const auto& [name, weight] : checkpoint.weights) {
-    const auto* quantized = std::get_if<QuantizedTensor>(&weight);
-    if (!quantized || quantized->activations == ActivationFormat::kNone) continue;
-    return fmt::format(", activations {}", activation_name(quantized->activations));
+    if (const auto* quantized = std::get_if<QuantizedTensor>(&weight))
+      names.insert(activation_name(quantized->activations));
   }
-  return "";
+  if (names.size() == 1 && *names.begin() == "none") return "";
+  std::string text;
+  for (const std::string_view name : names) text += fmt::format("{}{}", text.empty() ? "" : " and ", name);
+  return ", activations " + text;
 }
 
 // "BF16", or "affine, 4 bits, group_size 128, symmetric"; "mixed" where modules differ.

@@ -1,5 +1,6 @@
 #include "format/int8.h"
 
+#include "base/fail.h"
 #include "format/affine.h"
 #include "format/bits.h"
 #include "tensor/half.h"
@@ -65,6 +66,47 @@ QuantizedTensor from_int8_rows(const int8_t* codes, std::span<const float> scale
   }
   if (in_features > 0) std::memcpy(weight.scales.mutable_bytes(), scales.data(), scales.size_bytes());
   return weight;
+}
+
+InputGrid input_grid(float lowest, float highest, bool is_symmetric, CodeRange codes) {
+  // Below this a reciprocal may be too coarse: torch.ao's least scale.
+  constexpr float kLeast = std::numeric_limits<float>::epsilon();
+  const float low = std::min(lowest, 0.0f), high = std::max(highest, 0.0f);
+  const auto steps = static_cast<float>(codes.most - codes.least);
+  if (is_symmetric) {
+    const int middle = codes.least < 0 ? 0 : (codes.most + 1) / 2;
+    return {std::max(std::max(-low, high) / (steps / 2), kLeast), middle};
+  }
+  const float scale = std::max((high - low) / steps, kLeast);
+  const int zero_point = codes.least - static_cast<int>(std::nearbyint(low / scale));
+  return {scale, std::clamp(zero_point, codes.least, codes.most)};
+}
+
+int encode_input(float value, const InputGrid& grid, CodeRange codes) {
+  const auto least = static_cast<float>(codes.least - grid.zero_point),
+             most = static_cast<float>(codes.most - grid.zero_point);
+  return static_cast<int>(std::nearbyint(std::clamp(value * (1 / grid.scale), least, most))) +
+         grid.zero_point;
+}
+
+void set_static_inputs(QuantizedTensor& weight, const InputGrid& grid) {
+  if (!(grid.scale > 0) || !std::isfinite(grid.scale) || grid.zero_point < -128 || grid.zero_point > 127) {
+    fail(ErrorCode::kInvalidArgument,
+         "a grid of inputs has scale {} and zero_point {}, expected a positive scale and -128 to 127",
+         grid.scale, grid.zero_point);
+  }
+  weight.activations = ActivationFormat::kInt8Static;
+  weight.input_grid = grid;
+  weight.input_offsets = Tensor();
+  if (grid.zero_point == 0) return;
+  const int64_t out = weight.out_features;
+  weight.input_offsets = Tensor::zeros(DType::kI32, {out});
+  int32_t* const offsets = weight.input_offsets.mutable_data<int32_t>();
+  const auto* const words = static_cast<const uint8_t*>(weight.codes.bytes());
+  for (int64_t column = 0; column < weight.in_features; ++column) {
+    const uint8_t* const codes = words + column / 4 * out * 4 + column % 4;
+    for (int64_t row = 0; row < out; ++row) offsets[row] += grid.zero_point * (codes[4 * row] - 128);
+  }
 }
 
 }  // namespace lowbit

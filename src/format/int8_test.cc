@@ -85,5 +85,55 @@ TEST(Int8, RowsOfAFileAreWhatTheLayerDecodes) {
   }
 }
 
+TEST(Int8, AGridCoversItsRangeAndZero) {
+  std::mt19937 random(2);
+  std::normal_distribution<float> normal(1, 4);
+  for (int i = 0; i < 500; ++i) {
+    float low = normal(random), high = normal(random);
+    if (low > high) std::swap(low, high);
+    for (const bool is_symmetric : {true, false}) {
+      const InputGrid grid = input_grid(low, high, is_symmetric);
+      EXPECT_EQ(decode_input(encode_input(0, grid), grid), 0);
+      float worst = 0;
+      for (int step = 0; step <= 1000; ++step) {
+        const float value = low + (high - low) * static_cast<float>(step) / 1000;
+        worst = std::max(worst, std::abs(decode_input(encode_input(value, grid), grid) - value));
+      }
+      EXPECT_LE(worst, grid.scale * 0.5001f) << low << " " << high;
+      EXPECT_GE(worst, grid.scale * 0.3f);
+      EXPECT_TRUE(!is_symmetric || grid.zero_point == 0);
+    }
+  }
+  EXPECT_EQ(input_grid(0, 0, true), (InputGrid{std::numeric_limits<float>::epsilon(), 0}));
+  EXPECT_EQ(input_grid(0, 0, false).zero_point, -128);
+}
+
+TEST(Int8, TiesOfInputsGoToEvenAndOthersAreClamped) {
+  const InputGrid grid{0.5f, 3};
+  const std::pair<float, int> cases[] = {{0.25f, 3},  {0.75f, 5},    {-0.25f, 3},   {-0.75f, 1},
+                                         {1e9f, 127}, {-1e9f, -128}, {62.25f, 127}, {-65.5f, -128}};
+  for (const auto& [value, code] : cases) EXPECT_EQ(encode_input(value, grid), code) << value;
+}
+
+TEST(Int8, OffsetsAreTheZeroPointTimesTheSumOfCodes) {
+  std::mt19937 random(3);
+  for (const int64_t in : {1, 5, 64, 130}) {
+    std::vector<int8_t> codes(static_cast<size_t>(3 * in));
+    for (int8_t& code : codes) code = static_cast<int8_t>(random());
+    QuantizedTensor weight = from_int8_rows(codes.data(), std::vector<float>{1, 2, 3}, in);
+    set_static_inputs(weight, {0.5f, -17});
+    EXPECT_EQ(weight.activations, ActivationFormat::kInt8Static);
+    for (int64_t row = 0; row < 3; ++row) {
+      int sum = 0;
+      for (int64_t column = 0; column < in; ++column) sum += codes[static_cast<size_t>(row * in + column)];
+      EXPECT_EQ(weight.input_offsets.data<int32_t>()[row], -17 * sum);
+    }
+    set_static_inputs(weight, {0.5f, 0});
+    EXPECT_TRUE(weight.input_offsets.empty());
+    for (const InputGrid bad : {InputGrid{0, 0}, {-1, 0}, {kInfinity, 0}, {std::nanf(""), 0}, {1, 128}})
+      testing::error_of(ErrorCode::kInvalidArgument, [&] { set_static_inputs(weight, bad); });
+  }
+}
+
 }  // namespace
 }  // namespace lowbit

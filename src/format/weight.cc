@@ -45,13 +45,15 @@ std::string_view activation_name(ActivationFormat format) {
       return "none";
     case ActivationFormat::kInt8Dynamic:
       return "int8-dynamic";
+    case ActivationFormat::kInt8Static:
+      return "int8-static";
   }
   fail(ErrorCode::kInternal, "unknown format of activations");
 }
 
 size_t QuantizedTensor::byte_count() const {
   return codes.byte_count() + scales.byte_count() + codebook.byte_count() + zero_points.byte_count() +
-         column_order.byte_count();
+         column_order.byte_count() + input_offsets.byte_count();
 }
 
 int64_t out_features(const Weight& weight) {

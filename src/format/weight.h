@@ -20,11 +20,20 @@ std::optional<int> bits_of(Format format);  // none where an option says it: aff
 
 // What a product does with the inputs of a weight. A property of the weight, whatever layer holds it.
 enum class ActivationFormat : uint8_t {
-  kNone,        // they stay floats
-  kInt8Dynamic  // rounded to int8 with a scale for each row (token), by that row alone; only with kInt8. On
-                // a GPU they stay BF16.
+  kNone,         // they stay floats
+  kInt8Dynamic,  // rounded to int8 with a scale for each row (token), by that row alone; only with kInt8. On
+                 // a GPU they stay BF16.
+  kInt8Static    // the same on one grid for all rows, chosen beforehand
 };
-std::string_view activation_name(ActivationFormat format);  // "none", "int8-dynamic"
+std::string_view activation_name(ActivationFormat format);  // "none", "int8-dynamic", "int8-static"
+
+// Of kInt8Static: value = scale * (code - zero_point), code in [-128, 127] (format/int8.h).
+struct InputGrid {
+  float scale = 0;     // > 0
+  int zero_point = 0;  // of a symmetric grid 0
+
+  bool operator==(const InputGrid&) const = default;
+};
 
 // A matrix [out_features, in_features] of codes. Columns are packed along in_features, and out_features run
 // fastest, so that one vector load holds the same columns of neighbouring rows, and files of the GPTQ dialect
@@ -52,6 +61,10 @@ struct QuantizedTensor {
   Tensor codes, scales, codebook, zero_points, column_order;
   ActivationFormat activations = ActivationFormat::kNone;
   float outlier_threshold = 0;  // kInt8Dynamic: inputs of this magnitude or more stay floats; 0: none do
+  InputGrid input_grid;         // kInt8Static
+  // I32 [out]: what input_grid.zero_point adds to a row's sum of codes, zero_point * sum of the row's codes.
+  // Made once (set_static_inputs of format/int8.h); empty where zero_point is 0.
+  Tensor input_offsets;
 
   int64_t groups() const { return (in_features + group_size - 1) / group_size; }
   size_t byte_count() const;  // all tensors

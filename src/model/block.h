@@ -73,6 +73,8 @@ struct StepInput {
 using MoveWeight = std::function<Weight(const Weight&)>;
 Tensor moved(const Tensor& tensor, const MoveWeight& move);  // an empty one stays empty
 
+struct Norm;
+
 class Block {
  public:
   virtual ~Block() = default;
@@ -92,6 +94,9 @@ class Block {
 
   // The norm of its first stage, if that stays where it is; or null.
   virtual const Tensor* first_norm() const { return nullptr; }
+
+  // The norm of hidden whose output is the input of this stage, and nothing else's; null where there is none.
+  virtual Norm* input_norm(int /*stage*/) { return nullptr; }
 
   // Whether what a run queues on a GPU finds the same weights in the same place each time, so that it can be
   // recorded.

@@ -72,6 +72,13 @@ DecoderBlock::Part DecoderBlock::part_of(int stage) const {
   return kOrder[is_parallel_ ? (stage + 2) % 4 : stage];
 }
 
+Norm* DecoderBlock::input_norm(int stage) {
+  // Attention and an MLP beside it may share a norm, and one of them gets its output as a carry.
+  if (is_parallel_ || !stages_[static_cast<size_t>(stage)].reads_hidden) return nullptr;
+  Norm& norm = (part_of(stage) == Part::kQkv ? attention_norms_ : mlp_norms_).input;
+  return norm.is_none() ? nullptr : &norm;
+}
+
 void DecoderBlock::prepare(int stage, const StepInput& step, const float* hidden, Activations input) const {
   const SublayerNorms& norms = part_of(stage) == Part::kQkv ? attention_norms_ : mlp_norms_;
   apply_norm(*step.ops, norms.input, hidden, step.tokens, hidden_size_, input);

@@ -43,6 +43,7 @@ class DecoderBlock : public Block {
 
   std::unique_ptr<Block> moved(const MoveWeight& move) const override;
   const Tensor* first_norm() const override { return &attention_norms_.input.weight; }
+  Norm* input_norm(int stage) override;
   void prepare(int stage, const StepInput& step, const float* hidden, Activations input) const override;
   void finish(int stage, const StepInput& step, ConstActivations input, float* hidden,
               Activations carry) const override;

@@ -55,6 +55,7 @@ Norm norm_of(const WeightReader& weights, const char* module, int64_t width, flo
   Tensor gains = Tensor::allocate(DType::kF32, {width});
   for (int64_t i = 0; i < width; ++i) gains.mutable_data<float>()[i] = 1 + norm.weight.data<float>()[i];
   norm.weight = gains;
+  norm.weight_offset = 1;
   return norm;
 }
 

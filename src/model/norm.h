@@ -9,11 +9,13 @@ struct Norm {
   Tensor weight;  // F32 [width]; empty: no norm at all
   Tensor bias;    // F32 [width]: layer norm; empty: RMS norm
   float epsilon = 0;
+  std::string module = {};  // of its tensors "<module>.weight" and "<module>.bias"
+  float weight_offset = 0;  // weight is so much more than the file's
 
   bool is_none() const { return weight.empty(); }
   bool is_rms() const { return !is_none() && bias.empty(); }
   Norm moved(const MoveWeight& move) const {
-    return {lowbit::moved(weight, move), lowbit::moved(bias, move), epsilon};
+    return {lowbit::moved(weight, move), lowbit::moved(bias, move), epsilon, module, weight_offset};
   }
 };
 

@@ -65,12 +65,12 @@ Linear WeightReader::conv1d(std::string_view module, int64_t out, int64_t in, bo
 }
 
 Norm WeightReader::rms_norm(std::string_view module, int64_t width, float epsilon) const {
-  return {vector(std::string(module) + ".weight", width), {}, epsilon};
+  return {vector(std::string(module) + ".weight", width), {}, epsilon, full(module)};
 }
 
 Norm WeightReader::layer_norm(std::string_view module, int64_t width, float epsilon) const {
   return {vector(std::string(module) + ".weight", width), vector(std::string(module) + ".bias", width),
-          epsilon};
+          epsilon, full(module)};
 }
 
 }  // namespace lowbit

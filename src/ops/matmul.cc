@@ -158,16 +158,32 @@ void set_weight(const Tensor& weight, MatmulArgs& args) {
 }
 
 void set_int8_inputs(const QuantizedTensor& weight, MatmulArgs& args) {
+  const bool is_static = weight.activations == ActivationFormat::kInt8Static;
+  const int64_t most_columns = is_static ? kMostStaticColumns : kMostInt8Columns;
   if (weight.format != Format::kInt8 || !(weight.outlier_threshold >= 0) ||
-      weight.in_features > kMostInt8Columns) {
+      weight.in_features > most_columns) {
     fail(
         ErrorCode::kInvalidArgument,
         "matmul: inputs in int8 go with int8 weights of at most {} columns and a threshold of 0 or more, not "
         "with {}, {} columns and {}",
-        kMostInt8Columns, format_name(weight.format), weight.in_features, weight.outlier_threshold);
+        most_columns, format_name(weight.format), weight.in_features, weight.outlier_threshold);
   }
   args.kind = WeightKind::kInt8;
   args.outlier_threshold = weight.outlier_threshold;
+  if (!is_static) return;
+  const auto [scale, zero_point] = weight.input_grid;
+  if (!(scale > 0) || !std::isfinite(scale) || zero_point < -128 || zero_point > 127 ||
+      weight.outlier_threshold > 0) {
+    fail(ErrorCode::kInvalidArgument,
+         "matmul: static inputs have scale {}, zero_point {} and threshold {}, expected a positive scale, "
+         "-128 to 127 and 0",
+         scale, zero_point, weight.outlier_threshold);
+  }
+  args.input_scale = scale;
+  args.input_zero_point = zero_point;
+  if (zero_point == 0) return;
+  expect_shape(weight.input_offsets, DType::kI32, {weight.out_features}, "input_offsets");
+  args.input_offsets = weight.input_offsets.data<int32_t>();
 }
 
 void set_weight(const QuantizedTensor& weight, MatmulArgs& args) {
@@ -192,7 +208,7 @@ void set_weight(const QuantizedTensor& weight, MatmulArgs& args) {
     if (weight.format == Format::kFp8) args.fp8_mantissa = 3;
     if (weight.format == Format::kFp8E5m2) args.fp8_mantissa = 2;
   }
-  if (weight.activations == ActivationFormat::kInt8Dynamic) set_int8_inputs(weight, args);
+  if (weight.activations != ActivationFormat::kNone) set_int8_inputs(weight, args);
   args.has_wide_scales = scale_dtype(weight.format) == DType::kF32;
   args.bits = weight.bits;
   args.out = weight.out_features;
@@ -245,7 +261,8 @@ bool share_x(const Job& a, const Job& b) {
     case XForm::kBf16Tiles:
       return a.args.bits == b.args.bits;
     case XForm::kInt8:
-      return a.args.outlier_threshold == b.args.outlier_threshold;
+      return a.args.outlier_threshold == b.args.outlier_threshold &&
+             a.args.input_scale == b.args.input_scale && a.args.input_zero_point == b.args.input_zero_point;
     default:
       return true;
   }

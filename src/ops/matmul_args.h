@@ -65,10 +65,15 @@ struct MatmulArgs {
   float outlier_threshold = 0;
   const int8_t* x_bytes = nullptr;       // [ceil(rows / 16) * 16, x_stride], x_stride a multiple of 64
   const uint64_t* x_outliers = nullptr;  // [rows, ceil(in / 64)]
+  // > 0: x_scales is this for all rows, and x = input_scale * (x_bytes - input_zero_point); no outliers.
+  float input_scale = 0;
+  int input_zero_point = 0;
+  const int32_t* input_offsets = nullptr;  // [out] or null: input_zero_point * sum of the row's codes
 };
 
-// Columns whose products with codes of 8 bits and x_bytes still have a sum of 32 bits, at -128 and 127.
-constexpr int64_t kMostInt8Columns = int64_t{1} << 17;
+// Columns whose products with codes of 8 bits and x_bytes still have a sum of 32 bits, at -128 and 127; and
+// with x_bytes less a zero point, at -128 and 255.
+constexpr int64_t kMostInt8Columns = int64_t{1} << 17, kMostStaticColumns = int64_t{1} << 16;
 
 // Scratch bytes that a kernel may use: this, and 4 * in more.
 constexpr size_t kMatmulScratchBytes = size_t{1120} << 10;

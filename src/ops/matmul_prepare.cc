@@ -87,7 +87,22 @@ void encode_row(const MatmulArgs& args, const float* x, int64_t row) {
 
 int64_t mask_words(int64_t in) { return (in + 63) / 64; }
 
+void encode_int8_grid_row(const MatmulArgs& args, int64_t row) {
+  const Int8GridRow part = {.x = args.x + row * args.in,
+                            .count = args.in,
+                            .padded = mask_words(args.in) * 64,
+                            .input_scale = args.input_scale,
+                            .zero_point = args.input_zero_point,
+                            .codes = const_cast<int8_t*>(args.x_bytes) + row * args.x_stride,
+                            .scale = const_cast<float*>(args.x_scales) + row,
+                            .sum = const_cast<int32_t*>(args.x_sums) + row};
+  uint64_t* outliers = const_cast<uint64_t*>(args.x_outliers) + row * mask_words(args.in);
+  std::fill(outliers, outliers + mask_words(args.in), uint64_t{0});
+  (isa_available(Isa::kAvx2) ? encode_int8_grid_avx2 : encode_int8_grid_ref)(part);
+}
+
 void encode_int8_row(const MatmulArgs& args, int64_t row) {
+  if (args.input_scale > 0) return encode_int8_grid_row(args, row);
   Int8Row part = {};
   part.x = args.x + row * args.in;
   part.count = args.in;
@@ -163,6 +178,18 @@ void encode_int8_ref(const Int8Row& row) noexcept {
     } else {
       row.outliers[i / 64] |= uint64_t{1} << i % 64;
     }
+  }
+}
+
+void encode_int8_grid_ref(const Int8GridRow& row) noexcept {
+  std::fill(row.codes, row.codes + row.padded, int8_t{0});
+  const bool is_finite = std::all_of(row.x, row.x + row.count, [](float x) { return std::isfinite(x); });
+  *row.scale = is_finite ? row.input_scale : std::numeric_limits<float>::quiet_NaN();
+  *row.sum = 0;
+  if (!is_finite) return;
+  for (int64_t i = 0; i < row.count; ++i) {
+    row.codes[i] = static_cast<int8_t>(encode_input(row.x[i], {row.input_scale, row.zero_point}));
+    *row.sum += row.codes[i];
   }
 }
 

@@ -32,16 +32,20 @@ struct Case {
   bool is_reordered = false;
   Format format = Format::kAffine;
   std::optional<float> threshold = {};  // int8: inputs are rounded too, but for outliers
+  std::optional<InputGrid> grid = {};   // the same on a grid
 
+  bool rounds_inputs() const { return threshold || grid; }
   std::string_view kind() const {
     if (bits == 0) return "matmul_dense";
     if (has_codebook(format)) return "matmul_codebook";
-    return threshold ? "matmul_int8" : "matmul_affine";
+    return rounds_inputs() ? "matmul_int8" : "matmul_affine";
   }
   std::string text() const {
     if (format == Format::kInt8) {
       return fmt::format("int8 [{}, {}], inputs {}", out, in,
-                         threshold ? fmt::format("int8 below {}", *threshold) : "float");
+                         threshold ? fmt::format("int8 below {}", *threshold)
+                         : grid    ? fmt::format("int8, {} * (code - {})", grid->scale, grid->zero_point)
+                                   : "float");
     }
     if (format != Format::kAffine) {
       return fmt::format("{} {} bits group {} [{}, {}]", format_name(format), bits, group_size, out, in);
@@ -93,6 +97,7 @@ Weight random_weight(const Case& c, std::mt19937& random) {
     weight.activations = ActivationFormat::kInt8Dynamic;
     weight.outlier_threshold = *c.threshold;
   }
+  if (c.grid) set_static_inputs(weight, *c.grid);
   if (!c.sym) {
     Tensor zeros = Tensor::zeros(DType::kU8, {weight.groups(), c.out});
     for (int64_t i = 0; i < zeros.element_count(); ++i) {
@@ -121,6 +126,10 @@ std::vector<float> random_rows(int64_t rows, int64_t in, std::mt19937& random) {
 void round_inputs(const Weight& weight, std::vector<float>& x) {
   const auto* quantized = std::get_if<QuantizedTensor>(&weight);
   if (!quantized || quantized->activations == ActivationFormat::kNone) return;
+  if (const InputGrid& grid = quantized->input_grid; grid.scale > 0) {
+    for (float& value : x) value = decode_input(encode_input(value, grid), grid);
+    return;
+  }
   const float limit = quantized->outlier_threshold > 0 ? quantized->outlier_threshold : kInfinity;
   const auto in = static_cast<size_t>(quantized->in_features);
   for (size_t row = 0; row < x.size(); row += in) {
@@ -241,10 +250,14 @@ std::vector<Case> all_cases() {
       // Without outliers, with few, and with more than a kernel takes at a time.
       for (const std::optional<float> threshold : {std::optional<float>(), {0.0f}, {2.5f}, {0.5f}})
         cases.push_back({DType::kF32, 8, true, -1, in, out, false, Format::kInt8, threshold});
+      // Clipped on both sides, on one, and hardly.
+      for (const InputGrid grid : {InputGrid{0.01f, 0}, {0.02f, 127}, {0.02f, -128}, {0.03f, -5}})
+        cases.push_back({DType::kF32, 8, true, -1, in, out, false, Format::kInt8, {}, grid});
     }
   }
   // More word rows than a panel of many rows of x holds.
   cases.push_back({DType::kF32, 8, true, -1, 2500, 70, false, Format::kInt8, 3.0f});
+  cases.push_back({DType::kF32, 8, true, -1, 2500, 70, false, Format::kInt8, {}, InputGrid{0.02f, 9}});
   for (int bits : {2, 3, 4, 8}) {
     for (int64_t group_size : {1, 5, 40, 200, 288}) {
       cases.push_back({DType::kF32, bits, false, group_size, 1003, 70, true});
@@ -311,7 +324,7 @@ TEST_F(Matmul, EveryKernelAgreesWithTheExactProduct) {
 TEST_F(Matmul, Int8KernelsHaveTheBitsOfTheReference) {
   int compared = 0;
   for (const Case& c : all_cases()) {
-    if (!c.threshold) continue;
+    if (!c.rounds_inputs()) continue;
     std::mt19937 random(static_cast<unsigned>(c.in * c.out));
     const Weight weight = random_weight(c, random);
     const Tensor bias = random_dense(DType::kF32, {c.out}, random, 0.1f);
@@ -326,7 +339,7 @@ TEST_F(Matmul, Int8KernelsHaveTheBitsOfTheReference) {
       }
     }
   }
-  EXPECT_GT(compared, 75 * 5 * 2);
+  EXPECT_GT(compared, 175 * 5 * 2);
 }
 
 // Cases that meet every loop of every kernel, for the laws below.
@@ -345,6 +358,8 @@ const Case kSomeCases[] = {
     {DType::kF32, 8, true, -1, 600, 203, false, Format::kInt8},
     {DType::kF32, 8, true, -1, 600, 203, false, Format::kInt8, 0.0f},
     {DType::kF32, 8, true, -1, 603, 203, false, Format::kInt8, 2.0f},
+    {DType::kF32, 8, true, -1, 600, 203, false, Format::kInt8, {}, InputGrid{0.03f, 0}},
+    {DType::kF32, 8, true, -1, 603, 203, false, Format::kInt8, {}, InputGrid{0.03f, -7}},
     {DType::kF32, 8, true, 64, 608, 203, false, Format::kFp8},
     {DType::kF32, 8, true, -1, 600, 203, false, Format::kFp8E5m2},
     {DType::kF32, 6, true, 96, 600, 203, false, Format::kLog2},
@@ -407,10 +422,11 @@ TEST_F(Matmul, ARowThatIsNotFiniteStaysAlone) {
         const size_t at = static_cast<size_t>(i);
         if (i / c.out != 3) {
           ASSERT_EQ(y[at], expected[at]);
-        } else if (std::isnan(poison) || kernel.op == "matmul_affine_decode" || c.threshold) {
+        } else if (std::isnan(poison) || kernel.op == "matmul_affine_decode" || c.rounds_inputs()) {
           // Integers know no infinity: such a row becomes NaN there (ref keeps infinities where it has
           // floats).
-          ASSERT_TRUE(std::isnan(y[at]) || (kernel.kernel == "ref" && !c.threshold && !std::isfinite(y[at])));
+          ASSERT_TRUE(std::isnan(y[at]) ||
+                      (kernel.kernel == "ref" && !c.rounds_inputs() && !std::isfinite(y[at])));
         } else {
           ASSERT_FALSE(std::isfinite(y[at]));
         }
@@ -517,6 +533,19 @@ TEST_F(Matmul, WrongArgumentsAreNamed) {
   bad = good;
   std::get<QuantizedTensor>(bad).activations = ActivationFormat::kInt8Dynamic;
   EXPECT_NE(message_of(bad).find("int8 weights"), std::string::npos);
+  const Weight on_grid =
+      random_weight({DType::kF32, 8, true, -1, 64, 8, false, Format::kInt8, {}, InputGrid{0.1f, 3}}, random);
+  const auto with_grid = [&](const InputGrid& grid) {
+    Weight changed = on_grid;
+    std::get<QuantizedTensor>(changed).input_grid = grid;
+    return message_of(changed);
+  };
+  EXPECT_NE(with_grid({kNaN, 0}).find("scale nan"), std::string::npos);
+  EXPECT_NE(with_grid({0, 0}).find("scale 0"), std::string::npos);
+  EXPECT_NE(with_grid({0.1f, 128}).find("zero_point 128"), std::string::npos);
+  bad = on_grid;
+  std::get<QuantizedTensor>(bad).input_offsets = Tensor();
+  EXPECT_NE(message_of(bad).find("input_offsets"), std::string::npos);
   const Weight doubles = Tensor::zeros(DType::kF64, {8, 64});
   testing::error_of(ErrorCode::kUnsupported, [&] { product(x, 1, doubles, nullptr, MatmulMode::kDecode); });
 }
@@ -575,6 +604,33 @@ TEST(MatmulPrepare, VersionsOfTheInt8EncodingAgreeToTheBit) {
       ASSERT_EQ(sums[0], sums[1]);
       const bool is_finite = count % 9 != 0 || count % 7 == 0;
       ASSERT_EQ(std::isnan(scales[0]), !is_finite || std::isinf(x[0])) << count;
+    }
+  }
+}
+
+TEST(MatmulPrepare, VersionsOfTheEncodingOnAGridAgreeToTheBit) {
+  if (!isa_available(Isa::kAvx2)) GTEST_SKIP() << "this processor lacks AVX2";
+  std::mt19937 random(17);
+  for (const InputGrid grid : {InputGrid{0.02f, 0}, {0.5f, 127}, {1e-7f, -128}}) {
+    for (int64_t count = 1; count <= 200; ++count) {
+      std::vector<float> x = random_rows(1, count, random);
+      if (count % 9 == 0) x[static_cast<size_t>(count / 2)] = count % 2 ? kNaN : -kInfinity;
+      if (count % 7 == 0) x.assign(x.size(), grid.scale * 1.5f);  // a tie
+      const int64_t padded = (count + 63) / 64 * 64;
+      std::vector<int8_t> codes[2];
+      float scales[2];
+      int32_t sums[2];
+      for (int version = 0; version < 2; ++version) {
+        codes[version].assign(static_cast<size_t>(padded), -1);
+        const Int8GridRow row = {x.data(),         count,           padded,
+                                 grid.scale,       grid.zero_point, codes[version].data(),
+                                 &scales[version], &sums[version]};
+        (version ? encode_int8_grid_avx2 : encode_int8_grid_ref)(row);
+      }
+      ASSERT_EQ(codes[0], codes[1]) << grid.scale << " " << count;
+      ASSERT_EQ(std::memcmp(&scales[0], &scales[1], 4), 0);
+      ASSERT_EQ(sums[0], sums[1]);
+      ASSERT_EQ(std::isnan(scales[0]), count % 9 == 0 && count % 7 != 0) << count;
     }
   }
 }

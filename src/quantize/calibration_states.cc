@@ -202,9 +202,8 @@ void CalibrationStates::release_scratch() const {
   if (!ops_.gpu) ops_.workspace->release();
 }
 
-// Rows are made in rounds, in parallel, and enter X^T X in their order.
-Hessian CalibrationStates::collect_rows(int64_t width, const Fill& fill) {
-  HessianAccumulator accumulator(ops_, width);
+// Rows are made in rounds, in parallel, and taken in their order.
+void CalibrationStates::make_rows(int64_t width, const Fill& fill, const Take& take) {
   const std::vector<Batch>& batches = plan_.batches;
   for (size_t first = 0; first < batches.size();) {
     const int64_t start = batches[first].row;
@@ -215,35 +214,60 @@ Hessian CalibrationStates::collect_rows(int64_t width, const Fill& fill) {
     for_each_batch(first, last, Hidden::kRead, [&](const StepInput& step, const Batch& batch) {
       fill(step, batch, rows.rows().from((batch.row - start) * width));
     });
-    accumulator.add(rows.rows(), tokens());
+    take(rows.rows(), tokens(), batches[first].first_sequence);
     meter_.sample();
     first = last;
   }
   release_scratch();
-  return accumulator.finish();
 }
 
-Hessian CalibrationStates::collect(const Block& block, int index) {
+void CalibrationStates::make_input(const Block& block, int index, const Take& take_rows) {
   const Stage& stage = block.stages()[static_cast<size_t>(index)];
   if (stage.reads_hidden) {
-    return collect_rows(stage.input_width, [&](const StepInput& step, const Batch& batch, Activations rows) {
-      block.prepare(index, step, hidden(batch), rows);
-    });
+    make_rows(
+        stage.input_width,
+        [&](const StepInput& step, const Batch& batch, Activations rows) {
+          block.prepare(index, step, hidden(batch), rows);
+        },
+        take_rows);
+    return;
   }
   const Stage& maker = block.stages()[static_cast<size_t>(index - 1)];
   if (keeps_carry(maker)) {
-    HessianAccumulator accumulator(ops_, stage.input_width);
     if (ops_.gpu) {  // which sums what it is given at a time, here as where carries are made anew
-      for (const Batch& batch : plan_.batches) accumulator.add(kept_carry(maker, batch), batch.tokens);
+      for (const Batch& batch : plan_.batches)
+        take_rows(kept_carry(maker, batch), batch.tokens, batch.first_sequence);
     } else {
-      accumulator.add(carry_.data<float>(), tokens_);
+      take_rows(carry_.data<float>(), tokens_, 0);
     }
-    return accumulator.finish();
+    return;
   }
-  return collect_rows(stage.input_width, [&](const StepInput& step, const Batch& batch, Activations rows) {
-    const ActivationScratch input = take(batch, maker.input_width);
-    block.prepare(index - 1, step, hidden(batch), input.rows());
-    block.finish(index - 1, step, input.rows(), hidden(batch), rows);
+  make_rows(
+      stage.input_width,
+      [&](const StepInput& step, const Batch& batch, Activations rows) {
+        const ActivationScratch input = take(batch, maker.input_width);
+        block.prepare(index - 1, step, hidden(batch), input.rows());
+        block.finish(index - 1, step, input.rows(), hidden(batch), rows);
+      },
+      take_rows);
+}
+
+Hessian CalibrationStates::collect(const Block& block, int index) {
+  HessianAccumulator accumulator(ops_, block.stages()[static_cast<size_t>(index)].input_width);
+  make_input(block, index,
+             [&](ConstActivations rows, int64_t tokens, size_t) { accumulator.add(rows, tokens); });
+  return accumulator.finish();
+}
+
+void CalibrationStates::visit_input(const Block& block, int index, const VisitSample& visit) {
+  const int64_t width = block.stages()[static_cast<size_t>(index)].input_width;
+  make_input(block, index, [&](ConstActivations rows, int64_t tokens, size_t sequence) {
+    const float* x = floats(rows);
+    for (const float* const end = x + tokens * width; x < end; ++sequence) {
+      const auto count = static_cast<int64_t>(sequences_[sequence].size());
+      visit(x, count);
+      x += count * width;
+    }
   });
 }
 
@@ -284,9 +308,14 @@ std::vector<Hessian> CalibrationStates::collect_all(const Block& block) {
 }
 
 Hessian CalibrationStates::collect_head() {
-  return collect_rows(model_.head_width(), [&](const StepInput& step, const Batch& batch, Activations rows) {
-    model_.head_input(*step.ops, hidden(batch), batch.tokens, rows);
-  });
+  HessianAccumulator accumulator(ops_, model_.head_width());
+  make_rows(
+      model_.head_width(),
+      [&](const StepInput& step, const Batch& batch, Activations rows) {
+        model_.head_input(*step.ops, hidden(batch), batch.tokens, rows);
+      },
+      [&](ConstActivations rows, int64_t tokens, size_t) { accumulator.add(rows, tokens); });
+  return accumulator.finish();
 }
 
 void CalibrationStates::advance(const Block& block, int index) {

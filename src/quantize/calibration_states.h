@@ -72,6 +72,10 @@ class CalibrationStates {
   std::vector<Hessian> collect_all(const Block& block);
   // Of what the head reads.
   Hessian collect_head();
+  // The rows of a stage's input, as the stages before it have left things: one sample after the other, in
+  // their order. On the CPU.
+  using VisitSample = std::function<void(const float* rows, int64_t tokens)>;
+  void visit_input(const Block& block, int stage, const VisitSample& visit);
   // Runs the stage's linears and what follows them.
   void advance(const Block& block, int stage);
   void advance_all(const Block& block);
@@ -85,7 +89,10 @@ class CalibrationStates {
   enum class Hidden { kRead, kChanged };  // by the body
   void run(const OpContext& ops, const Batch& batch, Hidden use, const Body& body);
   void for_each_batch(size_t first, size_t last, Hidden use, const Body& body);
-  Hessian collect_rows(int64_t width, const Fill& fill);
+  // Takes rows of some samples, the first of which is given.
+  using Take = std::function<void(ConstActivations rows, int64_t tokens, size_t first_sequence)>;
+  void make_rows(int64_t width, const Fill& fill, const Take& take);
+  void make_input(const Block& block, int stage, const Take& take);
   // On a GPU all are kept, or with a budget of 0 none.
   bool keeps_carry(const Stage& stage) const {
     return ops_.gpu ? carry_budget_ > 0 : keeps_carry(stage, tokens_, width_, carry_budget_);

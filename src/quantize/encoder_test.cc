@@ -154,6 +154,27 @@ TEST(QuantizeEncoder, WithoutAHeadTheResultIsSavedUnchecked) {
       std::string::npos);
 }
 
+TEST(QuantizeEncoder, InputsInInt8AreSoundStaticAndDynamic) {
+  const TemporaryFolder folder;
+  const std::vector<float> source = answer(load(kClassifier));
+  for (const bool is_symmetric : {true, false}) {
+    QuantizeOptions options = options_of("rtn", 8);
+    options.affine = {};
+    options.format = "int8";
+    options.dialect = "compressed-tensors";
+    options.activations = "int8-static";
+    options.inputs.activations_sym = is_symmetric;
+    const fs::path out = folder.path() / fmt::format("{}", is_symmetric);
+    const QuantizeResult result = quantize_tokens(kClassifier, out, options, random_calibration(400, 48));
+    EXPECT_TRUE(result.checked && result.passed);
+    EXPECT_LT(result.mean_kl, 0.01);
+    for (const ModuleReport& report : result.modules) EXPECT_LT(report.input->relative_error, 0.05);
+    const std::vector<float> found = answer(load(out));
+    EXPECT_GT(most_difference(found, source), 0);
+    EXPECT_LT(most_difference(found, source), 0.2);
+  }
+}
+
 // The bitsandbytes file is what loading in four bits makes, and names the linear layers that it leaves.
 TEST(QuantizeEncoder, FourBitsOnDiskAreThoseOfLoading) {
   const TemporaryFolder folder;

@@ -6,6 +6,8 @@
 #include "format/affine.h"
 #include "format/codebook.h"
 #include "format/format_options.h"
+#include "quantize/observers.h"
+#include "quantize/smooth.h"
 #include "runtime/options.h"
 
 #include <cmath>
@@ -36,8 +38,40 @@ bool can_spell(std::string_view dialect, Format format) {
   return format != Format::kAffine && format != Format::kInt8;
 }
 
+void validate_inputs(const QuantizeOptions& options) {
+  const InputOptions &inputs = options.inputs, defaults;
+  const bool is_static = options.activations == "int8-static";
+  if (!find_observer(inputs.observer)) {
+    fail(ErrorCode::kInvalidArgument, "observer is \"{}\", expected one of {}", inputs.observer,
+         observer_names());
+  }
+  const float percentile = inputs.observer_percentile;
+  if (!(percentile > 50 && percentile <= 100)) {
+    fail(ErrorCode::kInvalidArgument, "observer_percentile is {}, expected more than 50, at most 100",
+         percentile);
+  }
+  if (percentile != defaults.observer_percentile && inputs.observer != "percentile") {
+    fail(ErrorCode::kInvalidArgument, "observer_percentile is about observer percentile, not about {}",
+         inputs.observer);
+  }
+  if (!is_static &&
+      (inputs.observer != defaults.observer || inputs.activations_sym != defaults.activations_sym)) {
+    fail(ErrorCode::kInvalidArgument,
+         "observer and activations_sym are about activations int8-static, but activations is \"{}\"",
+         options.activations);
+  }
+  if (inputs.smooth_alpha.empty()) return;
+  parse_smooth_alpha(inputs.smooth_alpha);
+  if (options.dialect != "compressed-tensors" || !(is_static || options.activations == "int8-dynamic")) {
+    fail(ErrorCode::kInvalidArgument,
+         "smooth_alpha goes with dialect compressed-tensors and activations int8-static or int8-dynamic, not "
+         "with {} and \"{}\"",
+         options.dialect, options.activations);
+  }
+}
+
 void validate_int8(const QuantizeOptions& options, Format format) {
-  expect_one_of("activations", options.activations, {"", "none", "int8-dynamic"});
+  expect_one_of("activations", options.activations, {"", "none", "int8-dynamic", "int8-static"});
   const bool is_int8 = format == Format::kInt8, is_llm_int8 = is_int8 && options.dialect == "bitsandbytes";
   if (is_int8 && options.method != "rtn")
     fail(ErrorCode::kInvalidArgument, "format int8 is written with method rtn, not with {}", options.method);
@@ -45,10 +79,15 @@ void validate_int8(const QuantizeOptions& options, Format format) {
     fail(ErrorCode::kInvalidArgument, "group_size is {}, but format int8 always has a scale per row: -1",
          options.affine.group_size);
   }
-  if (options.activations == "int8-dynamic" && !is_int8) {
-    fail(ErrorCode::kInvalidArgument, "activations int8-dynamic go with format int8, not with {}",
+  if (options.activations.starts_with("int8") && !is_int8) {
+    fail(ErrorCode::kInvalidArgument, "activations {} go with format int8, not with {}", options.activations,
          options.format);
   }
+  if (options.activations == "int8-static" && is_llm_int8) {
+    fail(ErrorCode::kInvalidArgument,
+         "dialect bitsandbytes cannot spell activations int8-static: choose dialect compressed-tensors");
+  }
+  validate_inputs(options);
   if (options.activations == "none" && is_llm_int8) {
     fail(ErrorCode::kInvalidArgument,
          "dialect bitsandbytes cannot spell activations none, since it rounds the inputs of int8 weights: "
@@ -106,7 +145,7 @@ void validate_format(const QuantizeOptions& options) {
          "dialect {} is written with a dense head: leave lm_head out, or choose dialect lowbit",
          options.dialect);
   }
-  if (is_rounded(options) && !options.calibration.data.empty()) {
+  if (is_rounded(options) && !options.calibration.data.empty() && !observes_inputs(options)) {
     fail(ErrorCode::kInvalidArgument,
          "format {} with method rtn and dialect {} is rounded without data: leave calibration out",
          options.format, options.dialect);
@@ -154,6 +193,20 @@ Fields option_fields(GptqOptions& options) {
            "passes of coordinate descent over codes and scales after the loop; 0: none"}};
 }
 
+Fields option_fields(InputOptions& options) {
+  return {
+      {"observer", &options.observer,
+       "of int8-static, how ranges are chosen from the calibration data: minmax, moving (average of the "
+       "samples'), histogram (least squares, as torch.ao), percentile, mse or entropy (as TensorRT)"},
+      {"observer_percentile", &options.observer_percentile,
+       "of magnitudes that observer percentile covers, above 50, at most 100"},
+      {"activations_sym", &options.activations_sym,
+       "of int8-static: ranges reach as far on both sides of 0; off: inputs have a zero point"},
+      {"smooth_alpha", &options.smooth_alpha,
+       "SmoothQuant: how much of the inputs' ranges moves into the weights, 0 to 1, or auto (searched for "
+       "each layer); of linears behind a norm and of down in a gated MLP; empty: no"}};
+}
+
 Fields option_fields(CalibrationOptions& options) {
   return {
       {"samples", &options.samples, "calibration examples, or windows of max_length tokens of a plain text"},
@@ -177,16 +230,16 @@ Fields option_fields(QuantizeOptions& options) {
        "of format log2: neighbouring values differ by this factor; the error is least near 2 with 3 bits, "
        "1.41 with 4, 1.22 with 5, 1.11 with 6, 1.07 with 7, 1.04 with 8"},
       {"activations", &options.activations,
-       "of format int8: int8-dynamic (inputs are rounded too, a scale per token) or none; empty: "
-       "int8-dynamic "
-       "with dialect bitsandbytes, which knows no other"},
+       "of format int8: int8-dynamic (inputs are rounded too, a scale per token), int8-static (ranges from "
+       "calibration) or none; empty: int8-dynamic with dialect bitsandbytes, which knows no other"},
       {"llm_int8_threshold", &options.llm_int8_threshold,
        "of int8 in dialect bitsandbytes: inputs of this magnitude or more stay floats; 0: none do"},
       {"bnb_4bit_use_double_quant", &options.bnb_4bit_use_double_quant,
        "of dialect bitsandbytes: encode scales in 8 bits, 4.13 bits per weight instead of 4.5"},
       {"dynamic", &options.dynamic,
        "\"REGEX=bits:8,group_size:64\" overrides options of matching modules, \"-:REGEX\" "
-       "leaves them unquantized; may be repeated"},
+       "leaves them unquantized, \"REGEX=activations:none\" leaves inputs of int8 weights as they are; may "
+       "be repeated"},
       {"lm_head", &options.lm_head, "quantize the head too; not for models that share it with the embedding"},
       {"compat", &options.compat,
        "autogptq: that program's own choices, to the code; bitsandbytes-cpu: with bnb_4bit_use_double_quant, "
@@ -258,11 +311,29 @@ void require_calibration(const QuantizeOptions& options) {
          "model's own "
          "task), or choose --method rtn, which needs none and costs more quality");
   }
+  if (observes_inputs(options) && options.calibration.data.empty()) {
+    fail(ErrorCode::kInvalidArgument,
+         "{} needs calibration data, from which the ranges of inputs are taken: give --calibration FILE, or "
+         "choose --activations int8-dynamic without smooth_alpha",
+         options.activations == "int8-static" ? "activations int8-static" : "smooth_alpha");
+  }
+}
+
+bool observes_inputs(const QuantizeOptions& options) {
+  return options.activations == "int8-static" || !options.inputs.smooth_alpha.empty();
 }
 
 std::optional<NestedRounding> nested_rounding(const QuantizeOptions& options) {
   if (!options.bnb_4bit_use_double_quant) return std::nullopt;
   return options.compat == "bitsandbytes-cpu" ? NestedRounding::kCpuTable : NestedRounding::kNearest;
+}
+
+ActivationFormat input_format(const QuantizeOptions& options) {
+  for (const auto format :
+       {ActivationFormat::kNone, ActivationFormat::kInt8Dynamic, ActivationFormat::kInt8Static}) {
+    if (activation_name(format) == options.activations) return format;
+  }
+  fail(ErrorCode::kInternal, "activations {} are not known", options.activations);
 }
 
 bool is_rounded(const QuantizeOptions& options) {
@@ -296,6 +367,7 @@ Json options_json(const QuantizeOptions& options) {
   QuantizeOptions copy = options;
   Json json = fields_to_json(option_fields(copy));
   json.set("affine", fields_to_json(option_fields(copy.affine)));
+  json.set("inputs", fields_to_json(option_fields(copy.inputs)));
   json.set("gptq", fields_to_json(option_fields(copy.gptq)));
   Json calibration = fields_to_json(option_fields(copy.calibration));
   calibration.set("data", options.calibration.data.string());

@@ -3,6 +3,7 @@
 
 #include "base/json.h"
 #include "format/nested_scales.h"
+#include "format/weight.h"
 #include "lowbit/fields.h"
 #include "lowbit/quantize.h"
 
@@ -14,8 +15,12 @@ namespace lowbit {
 // asked by require_calibration, because a plan may be made without.
 void validate(const QuantizeOptions& options);
 
-// gptq without data is an error that names --method rtn.
+// gptq without data is an error that names --method rtn; inputs that are to be observed without data, too.
 void require_calibration(const QuantizeOptions& options);
+
+// Whether a pass over calibration data looks at the inputs of the layers: for their ranges, or to smooth
+// them.
+bool observes_inputs(const QuantizeOptions& options);
 
 // The option that keeps the run on the CPU, with its value, or empty: for choose_device.
 std::string cpu_only_option(const QuantizeOptions& options);
@@ -23,7 +28,10 @@ std::string cpu_only_option(const QuantizeOptions& options);
 // How scales are encoded themselves; nothing where they are not.
 std::optional<NestedRounding> nested_rounding(const QuantizeOptions& options);
 
-// Whether a matrix goes from the source to the file at once, without data: quantize_rounded.
+// What products of the result do with their inputs, but for modules that `dynamic` takes out.
+ActivationFormat input_format(const QuantizeOptions& options);
+
+// Whether a matrix goes from the source to the file at once: quantize_rounded.
 bool is_rounded(const QuantizeOptions& options);
 
 // The options that really hold. compat "autogptq" sets damp_percent 0.01 (unless it was changed), no clip

@@ -206,9 +206,8 @@ MatrixTensors rounded_tensors(const RoundedMatrix& matrix, std::span<const float
 }
 
 CompressedMatrix compressed_matrix(const RoundedMatrix& matrix, const QuantizeOptions& options) {
-  return {matrix.module,
-          options.activations == "int8-dynamic" ? ActivationFormat::kInt8Dynamic : ActivationFormat::kNone,
-          matrix.dtype, matrix.in_features};
+  return {matrix.module,      matrix.activations, matrix.dtype,
+          matrix.in_features, matrix.input_grid,  !options.inputs.activations_sym};
 }
 
 std::vector<OutputTensor> output_layout(const SourceModel& source, const QuantizationSettings& settings,
@@ -225,8 +224,10 @@ std::vector<OutputTensor> output_layout(const SourceModel& source, const Quantiz
     if (is_rounded(options)) {
       const int64_t in = module->in_features, out = module->out_features;
       const int64_t scales = format == Format::kInt8 ? out : (out * in + kBnbGroupSize - 1) / kBnbGroupSize;
-      MatrixTensors parts = rounded_tensors({module->module, entry.tensor.dtype(), out, in},
-                                            std::vector<float>(static_cast<size_t>(scales)), options);
+      MatrixTensors parts =
+          rounded_tensors({module->module, entry.tensor.dtype(), out, in,
+                           module->rounds_inputs ? input_format(options) : ActivationFormat::kNone},
+                          std::vector<float>(static_cast<size_t>(scales)), options);
       tensors = std::move(parts.beside);
       tensors.push_back(std::move(parts.codes));
     } else {

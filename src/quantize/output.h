@@ -30,6 +30,8 @@ struct RoundedMatrix {
   std::string module;
   DType dtype = DType::kBF16;  // before
   int64_t out_features = 0, in_features = 0;
+  ActivationFormat activations = ActivationFormat::kNone;  // of format int8
+  InputGrid input_grid = {};                               // of kInt8Static
 };
 struct MatrixTensors {
   NamedTensor codes;

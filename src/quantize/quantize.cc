@@ -302,22 +302,26 @@ class Run {
   std::string verdict_;
 };
 
+QuantizeResult run(const fs::path& model, const fs::path& out, const QuantizeOptions& options,
+                   const Calibration* given, const Log& log) {
+  check_out_folder(model, out, options.overwrite);
+  if (is_rounded(options)) return quantize_rounded(model, out, settled(options), given, log);
+  return Run(model, out, options, log).run(given);
+}
+
 }  // namespace
 
 QuantizeResult quantize_tokens(const fs::path& model, const fs::path& out, const QuantizeOptions& options,
                                const Calibration& calibration, const Log& log) {
   validate(options);
-  check_out_folder(model, out, options.overwrite);
-  return Run(model, out, options, log).run(&calibration);
+  return run(model, out, options, &calibration, log);
 }
 
 QuantizeResult quantize(const fs::path& model, const fs::path& out, const QuantizeOptions& options,
                         const Log& log) {
   validate(options);
   require_calibration(options);
-  check_out_folder(model, out, options.overwrite);
-  if (is_rounded(options)) return quantize_rounded(model, out, settled(options), log);
-  return Run(model, out, options, log).run(nullptr);
+  return run(model, out, options, nullptr, log);
 }
 
 }  // namespace lowbit

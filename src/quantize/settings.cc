@@ -11,6 +11,7 @@
 namespace lowbit {
 namespace {
 
+constexpr std::string_view kActivations = "activations";
 constexpr std::string_view kAffineKeys[] = {"bits", "group_size", "sym"};
 constexpr std::string_view kGptqKeys[] = {"damp_percent", "desc_act", "static_groups", "act_group_aware",
                                           "mse"};
@@ -42,12 +43,21 @@ Json parse_overrides(std::string_view text, std::string_view rule) {
     text = comma == std::string_view::npos ? std::string_view() : text.substr(comma + 1);
     const size_t colon = pair.find(':');
     const std::string_view key = pair.substr(0, colon);
-    if (colon == std::string_view::npos || !(contains(kAffineKeys, key) || contains(kGptqKeys, key))) {
+    const bool is_known = contains(kAffineKeys, key) || contains(kGptqKeys, key) || key == kActivations;
+    if (colon == std::string_view::npos || !is_known) {
       fail(ErrorCode::kInvalidArgument,
            "dynamic rule \"{}\": \"{}\" is no override; expected key:value with a key of bits, group_size, "
-           "sym, "
-           "damp_percent, desc_act, static_groups, act_group_aware, mse",
+           "sym, damp_percent, desc_act, static_groups, act_group_aware, mse, activations",
            rule, pair);
+    }
+    if (key == kActivations) {
+      const std::string_view value = pair.substr(colon + 1);
+      if (value != "none") {
+        fail(ErrorCode::kInvalidArgument, "dynamic rule \"{}\": activations is \"{}\", expected none", rule,
+             value);
+      }
+      overrides.set(key, value);
+      continue;
     }
     overrides.set(key, parse_value(pair.substr(colon + 1), rule));
   }
@@ -55,10 +65,21 @@ Json parse_overrides(std::string_view text, std::string_view rule) {
 }
 
 void apply(const Json& overrides, const QuantizeOptions& options, ModuleSettings& settings) {
-  Json affine = Json::object(), gptq = Json::object();
-  for (const auto& [key, value] : overrides.as_object())
-    (contains(kAffineKeys, key) ? affine : gptq).set(key, value);
   const std::string where = "the dynamic rule for " + settings.module;
+  Json affine = Json::object(), gptq = Json::object();
+  for (const auto& [key, value] : overrides.as_object()) {
+    if (key != kActivations) {
+      (contains(kAffineKeys, key) ? affine : gptq).set(key, value);
+      continue;
+    }
+    if (options.dialect != "compressed-tensors" || options.activations == "none") {
+      fail(ErrorCode::kInvalidArgument,
+           "{} sets activations, which goes with dialect compressed-tensors and inputs in int8, not with {} "
+           "and activations {}",
+           where, options.dialect, options.activations);
+    }
+    settings.rounds_inputs = false;
+  }
   if (options.format != "affine") {
     for (const auto& [key, value] : affine.as_object()) {
       if (key == "group_size" && options.dialect == "lowbit") continue;
@@ -94,8 +115,8 @@ bool same_layout(const ModuleSettings& a, const ModuleSettings& b) {
   if (a.is_quantized != b.is_quantized) return false;
   if (!a.is_quantized) return true;
   return a.affine.bits == b.affine.bits && a.affine.group_size == b.affine.group_size &&
-         a.affine.sym == b.affine.sym && a.gptq.desc_act == b.gptq.desc_act &&
-         a.gptq.static_groups == b.gptq.static_groups;
+         a.affine.sym == b.affine.sym && a.rounds_inputs == b.rounds_inputs &&
+         a.gptq.desc_act == b.gptq.desc_act && a.gptq.static_groups == b.gptq.static_groups;
 }
 
 // "model.layers.3.self_attn.q_proj" and the stage "qkv" -> "model.layers.3.self_attn.qkv_proj", the name
@@ -121,7 +142,7 @@ class Resolver {
         dynamic_(parse_dynamic_rules(options.dynamic)),
         rules_(dynamic_, "dynamic") {
     for (const auto& [pattern, overrides] : dynamic_.as_object()) {
-      ModuleSettings probe{pattern, 1, 1, true, "", options.affine, options.gptq};
+      ModuleSettings probe = settings_of(pattern, 1, 1);
       apply(overrides, options, probe);  // so that values are checked even when nothing matches
       Json alone = Json::object();
       alone.set(pattern, overrides);
@@ -130,8 +151,7 @@ class Resolver {
   }
 
   ModuleSettings module(const std::string& name, const Weight& weight) {
-    ModuleSettings settings{name, out_features(weight), in_features(weight), true,
-                            "",   options_.affine,      options_.gptq};
+    ModuleSettings settings = settings_of(name, out_features(weight), in_features(weight));
     for (Reach& rule : reach_) {
       const DynamicRules::Match alone = rule.rules.match(name);
       rule.matches = rule.matches || alone.is_excluded || alone.overrides;
@@ -168,6 +188,7 @@ class Resolver {
     ModuleSettings as_fused = first;
     as_fused.is_quantized = true;
     as_fused.affine = options_.affine;
+    as_fused.rounds_inputs = rounds_inputs();
     const DynamicRules::Match match = rules_.match(fused);
     if (match.is_excluded) as_fused.is_quantized = false;
     if (match.overrides) apply(*match.overrides, options_, as_fused);
@@ -200,6 +221,16 @@ class Resolver {
   }
 
  private:
+  bool rounds_inputs() const { return options_.activations.starts_with("int8"); }
+  ModuleSettings settings_of(const std::string& name, int64_t out, int64_t in) const {
+    return {.module = name,
+            .out_features = out,
+            .in_features = in,
+            .rounds_inputs = rounds_inputs(),
+            .affine = options_.affine,
+            .gptq = options_.gptq};
+  }
+
   struct Reach {
     std::string pattern;
     DynamicRules rules;  // this one alone

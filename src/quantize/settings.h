@@ -15,7 +15,8 @@ struct ModuleSettings {
   std::string module;
   int64_t out_features = 0, in_features = 0;
   bool is_quantized = true;
-  std::string reason;  // why it stays dense; empty when quantized
+  std::string reason;          // why it stays dense; empty when quantized
+  bool rounds_inputs = false;  // of int8
   AffineOptions affine;
   GptqOptions gptq;
 };
@@ -29,7 +30,8 @@ struct QuantizationSettings {
   bool has_quantized() const;
 };
 
-// "REGEX=bits:8,group_size:64" and "-:REGEX" as the object that checkpoints carry: {"REGEX": {"bits": 8,
+// "REGEX=bits:8,group_size:64", "REGEX=activations:none" and "-:REGEX" as the object that checkpoints carry:
+// {"REGEX": {"bits": 8,
 // ...}}. kInvalidArgument names the rule: no overrides, an unknown key, a value of the wrong type or range, a
 // bad pattern.
 Json parse_dynamic_rules(const std::vector<std::string>& rules);

@@ -25,6 +25,16 @@ inline void expect_same_states(const SourceModel& source, const std::vector<std:
       const Hessian a = kept.collect(block, stage), b = anew.collect(block, stage);
       EXPECT_TRUE(same_bytes(a.values, b.values)) << layer << " " << stage;
       EXPECT_TRUE(same_bytes(a.values, all[static_cast<size_t>(stage)].values)) << layer << " " << stage;
+      for (CalibrationStates* states : {&kept, &anew}) {
+        HessianAccumulator visited(ops, a.width());
+        size_t sample = 0;
+        states->visit_input(block, stage, [&](const float* rows, int64_t tokens) {
+          EXPECT_EQ(tokens, static_cast<int64_t>(samples[sample++].size()));
+          visited.add(rows, tokens);
+        });
+        EXPECT_EQ(sample, samples.size());
+        EXPECT_TRUE(same_bytes(a.values, visited.finish().values)) << layer << " " << stage;
+      }
       kept.advance(block, stage);
       anew.advance(block, stage);
     }

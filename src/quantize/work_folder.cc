@@ -120,6 +120,13 @@ Json to_json(const ModuleReport& report) {
   json.set("tokens", report.tokens);
   json.set("damp_percent", report.damp_percent);
   json.set("seconds", report.seconds);
+  if (report.input) {
+    json.set("input", Json::Object{{"scale", double{report.input->scale}},
+                                   {"zero_point", report.input->zero_point},
+                                   {"clipped", report.input->clipped},
+                                   {"relative_error", report.input->relative_error}});
+  }
+  if (report.smooth_alpha) json.set("smooth_alpha", *report.smooth_alpha);
   return json;
 }
 

@@ -30,7 +30,36 @@ struct ModuleKind {
   int bits = 0;
   int64_t group_size = 0, count = 0;
   double sum = 0, worst = 0, damp_percent = 0;
+  // Of the inputs of those that have static ones.
+  int64_t inputs = 0;
+  double clipped = 0, most_clipped = 0, input_sum = 0, input_worst = 0;
+  void add(const InputReport& input) {
+    ++inputs;
+    clipped += input.clipped;
+    most_clipped = std::max(most_clipped, input.clipped);
+    input_sum += input.relative_error;
+    input_worst = std::max(input_worst, input.relative_error);
+  }
 };
+
+std::string input_lines(const std::vector<ModuleKind>& kinds) {
+  TextTable table;
+  table.add({"inputs of", "n", "error", "worst", "clipped", "most"});
+  table.add_rule();
+  int64_t count = 0;
+  for (const ModuleKind& kind : kinds) {
+    if (kind.inputs == 0) continue;
+    const auto share = [](double value) { return significant_text(100 * value, 3) + " %"; };
+    const auto number = static_cast<double>(kind.inputs);
+    table.add({kind.pattern, count_text(kind.inputs), significant_text(kind.input_sum / number, 3),
+               significant_text(kind.input_worst, 3), share(kind.clipped / number),
+               share(kind.most_clipped)});
+    count += kind.inputs;
+  }
+  std::string lines;
+  if (count > 0) lines.append("\n").append(table.text());
+  return lines;
+}
 
 std::string module_lines(const std::vector<ModuleReport>& modules) {
   std::vector<ModuleKind> kinds;
@@ -50,6 +79,7 @@ std::string module_lines(const std::vector<ModuleReport>& modules) {
     kind.sum += module.relative_error;
     kind.worst = std::max(kind.worst, module.relative_error);
     kind.damp_percent = std::max(kind.damp_percent, module.damp_percent);
+    if (module.input) kind.add(*module.input);
   }
   std::string notes;
   TextTable table;
@@ -65,7 +95,7 @@ std::string module_lines(const std::vector<ModuleReport>& modules) {
                kind.damp_percent > 0 ? significant_text(kind.damp_percent, 3) : "-"});
     if (!kind.note.empty()) notes += wrapped(kind.pattern + ":", kind.note);
   }
-  return table.text() + notes;
+  return table.text() + notes + input_lines(kinds);
 }
 
 }  // namespace

@@ -93,7 +93,7 @@ bool has_codes(const NamedWeights& weights) {
 bool has_int8_inputs(const NamedWeights& weights) {
   return std::any_of(weights.begin(), weights.end(), [](const auto& weight) {
     const auto* quantized = std::get_if<QuantizedTensor>(&weight.second);
-    return quantized && quantized->activations == ActivationFormat::kInt8Dynamic;
+    return quantized && quantized->activations != ActivationFormat::kNone;
   });
 }
 

@@ -422,6 +422,36 @@ TEST(Encoder, IsQuantizedComparedAndClassifies) {
                                  "--load-in-8bit", "--llm-int8-threshold", "5"});
   EXPECT_LT(in_8bit.get("min_cosine").as_number(), 1 - 1e-6);
   EXPECT_GT(in_8bit.get("min_cosine").as_number(), 0.98);
+  std::vector<std::string> to_static = {"quantize",
+                                        kEncoder,
+                                        "-o",
+                                        out + "-static",
+                                        "--method",
+                                        "rtn",
+                                        "--format",
+                                        "int8",
+                                        "--dialect",
+                                        "compressed-tensors",
+                                        "--activations",
+                                        "int8-static",
+                                        "--observer",
+                                        "percentile",
+                                        "--observer-percentile",
+                                        "99.95",
+                                        "--no-activations-sym"};
+  const Outcome without_data = run(to_static);
+  EXPECT_NE(without_data.code, 0);
+  EXPECT_TRUE(holds(without_data.err, "--calibration")) << without_data.err;
+  to_static.insert(to_static.end(), {"--calibration", calibration});
+  const Outcome made = run(to_static);
+  EXPECT_EQ(made.code, 0) << made.err;
+  EXPECT_TRUE(holds(made.out, "inputs of") && holds(made.out, "clipped")) << made.out;
+  EXPECT_EQ(run_json({"inspect", out + "-static"}).get("format").as_string(),
+            "int8, 8 bits, group_size -1, activations int8-static");
+  const Json on_ranges = run_json(
+      {"eval", "embeddings", out + "-static", "--reference", kEncoder, "--text", texts, "--device", "cpu"});
+  EXPECT_LT(on_ranges.get("min_cosine").as_number(), 1 - 1e-6);
+  EXPECT_GT(on_ranges.get("min_cosine").as_number(), 0.97);
   const Json classes = run_json({"eval", "classify", out, "--data", data, "--label-key", "label"});
   EXPECT_EQ(classes.get("samples").as_integer(), 9);
   EXPECT_EQ(classes.get("labels").size(), 3u);

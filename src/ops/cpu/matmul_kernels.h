@@ -17,6 +17,7 @@ void matmul_decode_affine_avx512vnni(const MatmulArgs&, int64_t begin, int64_t e
 // int8 with inputs in int8, decode and prefill; x kInt8. All give the bits of the first: sums of codes are
 // exact, and
 //   y = w_scale * (x_scale * sum + outliers, one after the other, each a fused multiply-add) + bias
+// where static inputs have a zero point, sum is less by input_offsets, exactly too.
 void matmul_int8_ref(const MatmulArgs&, int64_t begin, int64_t end, void* scratch) noexcept;
 void matmul_int8_avx2(const MatmulArgs&, int64_t begin, int64_t end, void* scratch) noexcept;
 void matmul_int8_avx512(const MatmulArgs&, int64_t begin, int64_t end, void* scratch) noexcept;

@@ -47,4 +47,20 @@ struct Int8Row {
 void encode_int8_ref(const Int8Row& row) noexcept;
 void encode_int8_avx2(const Int8Row& row) noexcept;
 
+// Static inputs: a row on a grid that is given.
+struct Int8GridRow {
+  const float* x;  // [count]
+  int64_t count = 0;
+  int64_t padded = 0;  // a multiple of 64
+  float input_scale = 0;
+  int zero_point = 0;
+  int8_t* codes;  // [padded], zeros behind `count`
+  float* scale;
+  int32_t* sum;
+};
+
+// As encode_input of format/int8.h. scale is input_scale; NaN, and all codes 0, when a value is not finite.
+void encode_int8_grid_ref(const Int8GridRow& row) noexcept;
+void encode_int8_grid_avx2(const Int8GridRow& row) noexcept;
+
 }  // namespace lowbit

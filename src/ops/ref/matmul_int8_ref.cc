@@ -28,7 +28,7 @@ void matmul_int8_ref(const MatmulArgs& args, int64_t begin, int64_t end, void*) 
     const int8_t* x_codes = args.x_bytes + row * args.x_stride;
     const uint64_t* outliers = args.x_outliers + row * ((args.in + 63) / 64);
     for (int64_t n = begin; n < end; ++n) {
-      int32_t sum = 0;
+      int32_t sum = args.input_offsets ? -args.input_offsets[n] : 0;
       for (int64_t column = 0; column < args.in; ++column) sum += code_at(args, n, column) * x_codes[column];
       float y = static_cast<float>(sum) * args.x_scales[row];
       for (int64_t column = 0; column < args.in; ++column) {

@@ -1,0 +1,98 @@
+"""Loads checkpoints that lowbit wrote in the dialect compressed-tensors in transformers + compressed-tensors (CPU, float32), and compares last
+logits and greedy tokens, the package's and lowbit's, with the weights of `lowbit convert --to float32` in torch, whose inputs are rounded here
+as the file's input_scale and input_zero_point say.
+
+usage: python check_compressed.py LOWBIT WORK CALIBRATION.txt MODEL [MODEL ...]     (pip install compressed-tensors transformers accelerate torch)
+Prints one JSON line per checkpoint, and the versions; exits 1 where a checkpoint does not load or differs. Its last results are in
+docs/ecosystem.md.
+"""
+
+import json
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import compressed_tensors
+import torch
+import transformers
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from check_bitsandbytes import NEW, PROMPT, agree, greedy, lowbit
+
+STATIC = ["--activations", "int8-static"]
+VARIANTS = {
+    "w8a8-dynamic": ["--activations", "int8-dynamic"],
+    "w8a8-static": STATIC,
+    "w8a8-static-asymmetric": [*STATIC, "--no-activations-sym"],
+    "w8a8-static-smooth": [*STATIC, "--smooth-alpha", "0.5"],
+    "w8a8-static-mixed": [*STATIC, "--dynamic", r".*\.down_proj=activations:none"],
+    "w8a16": ["--activations", "none"],
+}
+
+
+def rounded(x, scale, zero_point):
+    codes = torch.clamp(torch.round(x * (1 / scale)) + zero_point, -128, 127)
+    return (codes - zero_point) * scale
+
+
+def rounded_by_row(x):
+    largest = x.abs().amax(-1, keepdim=True)
+    return torch.round(x * (127 / largest)) * (largest / 127)
+
+
+def round_inputs(model, tensors, is_dynamic):
+    for name, module in model.named_modules():
+        if f"{name}.weight_scale" not in tensors:
+            continue
+        scale, zero_point = tensors.get(f"{name}.input_scale"), tensors.get(f"{name}.input_zero_point")
+        if scale is not None:
+            zero_point = 0 if zero_point is None else int(zero_point)
+            module.register_forward_pre_hook(lambda _, x, s=float(scale), z=zero_point: (rounded(x[0], s, z), *x[1:]))
+        elif is_dynamic:
+            module.register_forward_pre_hook(lambda _, x: (rounded_by_row(x[0]), *x[1:]))
+
+
+def check(binary, source, name, options, work, text):
+    out, dense = work / f"{source.name}-{name}", work / f"{source.name}-{name}-dense"
+    calibration = [] if not options[1].endswith("static") else ["--calibration", text, "--samples", "8", "--max-length", "256"]
+    lowbit(binary, "quantize", source, "-o", out, "--method", "rtn", "--format", "int8", "--dialect", "compressed-tensors", *options,
+           *calibration, "--no-check", "--overwrite")
+    lowbit(binary, "convert", out, "-o", dense, "--to", "float32", "--overwrite")
+    prompt = AutoTokenizer.from_pretrained(source)(PROMPT)["input_ids"]
+    tensors = load_file(out / "model.safetensors")
+    reference = AutoModelForCausalLM.from_pretrained(dense, dtype=torch.float32).eval()
+    round_inputs(reference, tensors, name == "w8a8-dynamic")
+    expected, logits, gaps = greedy(reference, prompt)
+    theirs = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32, device_map="cpu").eval()
+    found, their_logits, _ = greedy(theirs, prompt)
+    ours = json.loads(lowbit(binary, "generate", out, "--device", "cpu", "--prompt", PROMPT, "--max-new-tokens", NEW, "--ignore-eos",
+                             "--temperature", 0, "--kv-cache-dtype", "float32", "--json"))["token_ids"]
+    # The package divides a token's largest magnitude by 127.5, vLLM and lowbit by 127.
+    difference, bound = float((their_logits - logits).abs().max() / logits.abs().max()), 5e-2 if name == "w8a8-dynamic" else 1e-3
+    row = {"model": source.name, "checkpoint": name, "our_tokens": agree(expected, ours, gaps, 1e-2),
+           "their_tokens": agree(expected, found, gaps, bound), "relative_difference": difference}
+    print(json.dumps(row), flush=True)
+    return row["our_tokens"] and row["their_tokens"] and difference < bound
+
+
+def main():
+    binary, work, text = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3]
+    work.mkdir(parents=True, exist_ok=True)
+    print(json.dumps({module.__name__: module.__version__ for module in (compressed_tensors, transformers, torch)}), flush=True)
+    torch.set_num_threads(2)
+    good = True
+    for model in map(pathlib.Path, sys.argv[4:]):
+        for name, options in VARIANTS.items():
+            try:
+                good &= check(binary, model, name, options, work, text)
+            except Exception as error:  # a refusal by either side is a result here
+                print(json.dumps({"model": model.name, "checkpoint": name, "error": f"{type(error).__name__}: {str(error)[:300]}"}), flush=True)
+                good = False
+    sys.exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    main()
