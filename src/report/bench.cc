@@ -50,14 +50,14 @@ std::string bench_text(const BenchResult& result) {
   }
   for (size_t i = 0; !rows.empty() && i < rows[0].speeds.size(); ++i) {
     const int64_t batch = rows[0].speeds[i].batch_size;
-    const std::pair<std::string, BenchFigure BenchSpeed::*> lines[] = {
-        {fmt::format("texts/s, {} at once", batch), &BenchSpeed::texts_per_second},
-        {fmt::format("reads, {} x {}", batch, result.prompt_tokens), &BenchSpeed::prefill_tokens_per_second},
-        {fmt::format("writes, {} at once", batch), &BenchSpeed::decode_tokens_per_second}};
-    for (const auto& [name, figure] : lines) {
+    const auto add_speed = [&](const std::string& name, BenchFigure BenchSpeed::*figure) {
       if (any([&](const BenchRow& row) { return (row.speeds[i].*figure).median > 0; }))
         add_line(name, [&](const BenchRow& row) { return speed_cell(row.speeds[i].*figure); });
-    }
+    };
+    add_speed(fmt::format("texts/s, {} at once", batch), &BenchSpeed::texts_per_second);
+    add_speed(fmt::format("reads, {} x {}", batch, result.prompt_tokens),
+              &BenchSpeed::prefill_tokens_per_second);
+    add_speed(fmt::format("writes, {} at once", batch), &BenchSpeed::decode_tokens_per_second);
   }
   add_line("the machine multiplies", [](const BenchRow& row) {
     return row.matrix_gops > 0 ? fmt::format("{} Gop/s", count_text(static_cast<int64_t>(row.matrix_gops)))
