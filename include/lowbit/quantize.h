@@ -42,8 +42,8 @@ struct CalibrationOptions {
 // Of format int8 in dialect compressed-tensors, whose inputs are rounded to int8.
 struct InputOptions {
   std::string observer =
-      "minmax";  // of int8-static, how ranges are chosen: "minmax", "moving" (average of the samples'),
-                 // "histogram" (least squares, as torch.ao), "percentile", "mse", "entropy" (as TensorRT)
+      "mse";  // of int8-static, how ranges are chosen: "minmax", "moving" (average of the samples'),
+              // "histogram" (least squares, as torch.ao), "percentile", "mse", "entropy" (as TensorRT)
   float observer_percentile = 99.99f;  // of magnitudes that "percentile" covers; above 50, at most 100
   bool activations_sym = true;         // of int8-static: no zero point
   // "": no; "auto" (searched for each layer), or 0 to 1: how much of the ranges of inputs moves into the
@@ -73,9 +73,9 @@ struct QuantizeOptions {
   CalibrationOptions calibration;
   std::vector<std::string> dynamic;  // "REGEX=bits:8,group_size:64" overrides, "-:REGEX" leaves modules
                                      // unquantized; of int8 inputs "REGEX=activations:none"
-  bool lm_head = false;           // quantize the head too; not for tied models
-  std::string compat;             // "" or "autogptq": that program's own choices
-  std::string checkpoint_format;  // "gptq" or "gptq_v2"; empty: gptq when symmetric, gptq_v2 otherwise
+  bool lm_head = false;              // quantize the head too; not for tied models
+  std::string compat;                // "" or "autogptq": that program's own choices
+  std::string checkpoint_format;     // "gptq" or "gptq_v2"; empty: gptq when symmetric, gptq_v2 otherwise
   std::string model_name_or_path, model_file_base_name = "model";
   std::string max_shard_size = "4GB";
   bool resume = true;      // continue from OUT.partial when model, data and options are the same
