@@ -42,8 +42,8 @@ struct CalibrationOptions {
 // Of format int8 in dialect compressed-tensors, whose inputs are rounded to int8.
 struct InputOptions {
   std::string observer =
-      "minmax";  // of int8-static, how ranges are chosen: "minmax", "moving" (average of the samples'),
-                 // "histogram" (least squares, as torch.ao), "percentile", "mse", "entropy" (as TensorRT)
+      "mse";  // of int8-static, how ranges are chosen: "minmax", "moving" (average of the samples'),
+              // "histogram" (least squares, as torch.ao), "percentile", "mse", "entropy" (as TensorRT)
   float observer_percentile = 99.99f;  // of magnitudes that "percentile" covers; above 50, at most 100
   bool activations_sym = true;         // of int8-static: no zero point
   // "": no; "auto" (searched for each layer), or 0 to 1: how much of the ranges of inputs moves into the

@@ -49,19 +49,23 @@ class Groups {
       return group.inputs == groups_[0].inputs;
     };
     if (std::all_of(groups_.begin(), groups_.end(), is_like_first)) return groups_[0].inputs;
-    for (const std::string& name : {module, std::string(), std::string("Linear")}) {
-      for (size_t i = 0; i < groups_.size(); ++i) {
-        const auto& targets = groups_[i].targets;
-        if (name.empty() ? patterns_[i].match(module).overrides != nullptr
-                         : std::find(targets.begin(), targets.end(), name) != targets.end())
-          return groups_[i].inputs;
-      }
+    if (const CompressedGroup* group = with_target(module)) return group->inputs;
+    for (size_t i = 0; i < groups_.size(); ++i) {
+      if (patterns_[i].match(module).overrides) return groups_[i].inputs;
     }
+    if (const CompressedGroup* group = with_target("Linear")) return group->inputs;
     fail(ErrorCode::kCorruptFile,
          "{}: config_groups differ in what they do with inputs, but {} is in none of them", where_, module);
   }
 
  private:
+  const CompressedGroup* with_target(std::string_view name) const {
+    for (const CompressedGroup& group : groups_) {
+      if (std::find(group.targets.begin(), group.targets.end(), name) != group.targets.end()) return &group;
+    }
+    return nullptr;
+  }
+
   static constexpr std::string_view kPattern = "re:";
   const std::vector<CompressedGroup>& groups_;
   std::string_view where_;
@@ -129,9 +133,13 @@ QuantizedTensor read_int8(const CompressedParts& parts, const CompressedInputs& 
   weight.activations = inputs.activations;
   if (inputs.activations == ActivationFormat::kInt8Static) {
     set_static_inputs(weight, {input_scale(parts), input_zero_point(parts, inputs.is_symmetric)});
-  } else if (parts.find(".input_scale")) {
-    fail(ErrorCode::kCorruptFile, "[compressed-tensors] {} is there, but the config has no static inputs",
-         parts.name(".input_scale"));
+    return weight;
+  }
+  for (const std::string_view ending : {".input_scale", ".input_zero_point"}) {
+    if (parts.find(ending))
+      fail(ErrorCode::kCorruptFile,
+           "[compressed-tensors] {} is there, but the config has no static inputs for it",
+           parts.name(ending));
   }
   return weight;
 }

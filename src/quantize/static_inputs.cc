@@ -295,7 +295,8 @@ class InputObserver {
     result_.tensors.emplace(name, converted(bias, source_.checkpoint.files.tensors.at(name).dtype()));
   }
 
-  // That with the least error of the outputs, relative to them, on some rows; none where that is without.
+  // That with the least squared error of the outputs, relative to them row by row; none where that is
+  // without.
   std::optional<float> best_alpha(const InputSample& sample, std::span<const float> sizes,
                                   const std::vector<Tensor>& weights) {
     std::optional<float> best;
@@ -331,12 +332,15 @@ class InputObserver {
              MatmulMode::kPrefill);
       matmul(ops_, rows.data(), sample.row_count, Weight(rounded), nullptr, found.data(),
              MatmulMode::kPrefill);
-      double error = 0, size = 0;
-      for (size_t i = 0; i < found.size(); ++i) {
-        error += std::pow(double{found[i]} - expected[i], 2);
-        size += std::pow(double{expected[i]}, 2);
+      // Each row counts alike: some are a hundred times as large as others.
+      for (size_t row = 0; row < found.size(); row += static_cast<size_t>(out)) {
+        double error = 0, size = 0;
+        for (size_t i = row; i < row + static_cast<size_t>(out); ++i) {
+          error += std::pow(double{found[i]} - expected[i], 2);
+          size += std::pow(double{expected[i]}, 2);
+        }
+        total += size > 0 ? error / size : 0;
       }
-      total += size > 0 ? error / size : 0;
     }
     return total;
   }

@@ -18,7 +18,7 @@ namespace {
 using namespace lowbit::testing;
 namespace fs = std::filesystem;
 
-QuantizeOptions static_options(const std::string& observer = "minmax") {
+QuantizeOptions static_options(const std::string& observer = InputOptions{}.observer) {
   QuantizeOptions options;
   options.method = "rtn";
   options.format = "int8";
@@ -108,7 +108,7 @@ TEST(StaticInputs, TheReportAndTheFileSayWhatTheInputsAre) {
   for (const bool is_symmetric : {true, false}) {
     SCOPED_TRACE(is_symmetric);
     Tiny tiny;
-    QuantizeOptions options = static_options();
+    QuantizeOptions options = static_options("minmax");
     options.inputs.activations_sym = is_symmetric;
     const QuantizeResult result = tiny.quantized(options);
     EXPECT_TRUE(result.checked && result.passed);
@@ -240,7 +240,7 @@ TEST(StaticInputs, OptionsThatDoNotGoTogetherAreRefused) {
        [](O& o) { o.inputs.observer = "percentile", o.inputs.observer_percentile = NAN; }},
       {"about observer percentile", [](O& o) { o.inputs.observer_percentile = 99; }},
       {"about activations int8-static",
-       [](O& o) { o.activations = "int8-dynamic", o.inputs.observer = "mse"; }},
+       [](O& o) { o.activations = "int8-dynamic", o.inputs.observer = "minmax"; }},
       {"about activations int8-static",
        [](O& o) { o.activations = "int8-dynamic", o.inputs.activations_sym = false; }},
       {"smooth_alpha is \"2\"", [](O& o) { o.inputs.smooth_alpha = "2"; }},
@@ -272,7 +272,7 @@ void expect_equivalent(const fs::path& folder, const std::vector<std::vector<int
   Machine machine;
   const OpContext ops = machine.ops();
   MemoryMeter meter;
-  QuantizeOptions options = static_options();
+  QuantizeOptions options = static_options("minmax");
   options.inputs.smooth_alpha = alpha;
   options = settled(options);
   SourceModel source = load_source(folder);
@@ -347,7 +347,8 @@ TEST(StaticInputs, SmoothingHelpsWhereInputsHaveOutlierChannels) {
     SCOPED_TRACE(activations);
     std::map<std::string, double> kl;
     for (const char* alpha : {"", "0.5", "auto"}) {
-      QuantizeOptions options = static_options();
+      QuantizeOptions options =
+          activations == std::string("int8-static") ? static_options("minmax") : static_options();
       options.activations = activations;
       options.inputs.smooth_alpha = alpha;
       if (activations == std::string("int8-dynamic") && alpha == std::string()) continue;  // takes no data

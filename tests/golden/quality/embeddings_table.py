@@ -28,7 +28,8 @@ VARIANTS = {
     "int8 rows, W8A8 dynamic": [*INT8, "int8-dynamic"],
     **{f"int8 rows, W8A8 static, {observer}": [*INT8, "int8-static", "--observer", observer]
        for observer in ("minmax", "moving", "histogram", "percentile", "mse", "entropy")},
-    "int8 rows, W8A8 static, minmax, asymmetric": [*INT8, "int8-static", "--no-activations-sym"],
+    **{f"int8 rows, W8A8 static, {observer}, asymmetric": [*INT8, "int8-static", "--observer", observer, "--no-activations-sym"]
+       for observer in ("minmax", "mse")},
 }
 
 
