@@ -174,16 +174,17 @@ Fields option_fields(GptqOptions& options) {
 }
 
 Fields option_fields(InputOptions& options) {
-  return {{"observer", &options.observer,
-           "of int8-static, how ranges are chosen from the calibration data: minmax, moving (average of the "
-           "samples'), histogram (least squares, as torch.ao), percentile, mse or entropy (as TensorRT)"},
-          {"observer_percentile", &options.observer_percentile,
-           "of magnitudes that observer percentile covers, above 50, at most 100"},
-          {"activations_sym", &options.activations_sym,
-           "of int8-static: ranges reach as far on both sides of 0; off: inputs have a zero point"},
-          {"smooth_alpha", &options.smooth_alpha,
-           "SmoothQuant: how much of the inputs' ranges moves into the weights, 0 to 1, or auto (searched for "
-           "each layer); of linears behind a norm and of down in a gated MLP; empty: no"}};
+  return {
+      {"observer", &options.observer,
+       "of int8-static, how ranges are chosen from the calibration data: minmax, moving (average of the "
+       "samples'), histogram (least squares, as torch.ao), percentile, mse or entropy (as TensorRT)"},
+      {"observer_percentile", &options.observer_percentile,
+       "of magnitudes that observer percentile covers, above 50, at most 100"},
+      {"activations_sym", &options.activations_sym,
+       "of int8-static: ranges reach as far on both sides of 0; off: inputs have a zero point"},
+      {"smooth_alpha", &options.smooth_alpha,
+       "SmoothQuant: how much of the inputs' ranges moves into the weights, 0 to 1, or auto (searched for "
+       "each layer); of linears behind a norm and of down in a gated MLP; empty: no"}};
 }
 
 Fields option_fields(CalibrationOptions& options) {
