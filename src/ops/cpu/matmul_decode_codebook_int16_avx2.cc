@@ -78,6 +78,9 @@ inline void add_pass(const Pass& pass, const Values& values, int64_t row, const 
   const int64_t words = kWords > 0 ? kWords : pass.words;
   // Of columns 0 and 1 (of each half of a vector), and of 2 and 3: for each of them two sums.
   __m256 sums[kRows][kVectors][2];
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) sums[r][v][0] = sums[r][v][1] = _mm256_setzero_ps();
+  }
   for (int64_t first = 0; first < words; first += kExactWords) {
     __m256i exact[kRows][kVectors][2];
     for (int r = 0; r < kRows; ++r) {
@@ -110,8 +113,7 @@ inline void add_pass(const Pass& pass, const Values& values, int64_t row, const 
     for (int r = 0; r < kRows; ++r) {
       for (int v = 0; v < kVectors; ++v) {
         for (int i = 0; i < 2; ++i) {
-          const __m256 sum = _mm256_cvtepi32_ps(exact[r][v][i]);
-          sums[r][v][i] = first == 0 ? sum : _mm256_add_ps(sums[r][v][i], sum);
+          sums[r][v][i] = _mm256_add_ps(sums[r][v][i], _mm256_cvtepi32_ps(exact[r][v][i]));
         }
       }
     }
