@@ -1,10 +1,9 @@
 // Packed integers and fp8 of compressed-tensors.
-#include "base/files.h"
 #include "checkpoint/compressed.h"
+#include "checkpoint/compressed_fixture.h"
 #include "format/bits.h"
 #include "format/codebook.h"
 #include "lowbit/inspect.h"
-#include "support.h"
 
 #include <cmath>
 #include <cstring>
@@ -18,10 +17,7 @@ namespace fs = std::filesystem;
 
 constexpr int64_t kOut = 5, kIn = 40;
 
-void expect_parts(const std::string& message, std::initializer_list<std::string> parts) {
-  for (const std::string& part : parts)
-    EXPECT_NE(message.find(part), std::string::npos) << message << "\nlacks " << part;
-}
+using testing::expect_parts;
 
 CompressedSettings affine(int bits, int group_size, bool sym) {
   return {.format = Format::kAffine, .affine = {.bits = bits, .group_size = group_size, .sym = sym}};
@@ -60,12 +56,9 @@ bool are_equal(const Tensor& a, const Tensor& b) {
 }
 
 // A folder with that matrix, written by the functions under test.
-struct Folder {
-  testing::TemporaryFolder folder;
+struct Folder : testing::CompressedFolder {
   CompressedSettings settings;
   QuantizedTensor weight;
-  Json config;
-  std::map<std::string, Tensor> tensors;
 
   explicit Folder(const CompressedSettings& given) : settings(given), weight(some_weight(given)) {
     for (const NamedTensor& named : compressed_tensors("m", weight, settings.affine.sym))
@@ -75,27 +68,14 @@ struct Folder {
                           {"quantization_config", compressed_config_json(settings, Json::Array{"head"})}};
   }
 
-  Checkpoint read() {
-    std::vector<NamedTensor> all;
-    for (const auto& [name, tensor] : tensors) all.push_back({name, tensor});
-    write_safetensors(folder.path() / "model.safetensors", all);
-    write_file_atomically(folder.path() / "config.json", config.dump());
-    return read_checkpoint(folder.path());
-  }
   QuantizedTensor read_weight() { return std::get<QuantizedTensor>(read().weights.at("m.weight")); }
   Folder& with(const std::string& name, Tensor tensor) {
     tensors["m." + name] = std::move(tensor);
     return *this;
   }
   Folder& replace(const std::string& from, const std::string& to) {
-    std::string text = config.dump();
-    const size_t at = text.find(from);
-    EXPECT_NE(at, text.npos) << from << " in " << text;
-    config = parse_json(text.replace(at, from.size(), to), "config");
+    replace_in_config(from, to);
     return *this;
-  }
-  std::string refusal(ErrorCode code = ErrorCode::kCorruptFile) {
-    return testing::error_of(code, [&] { read(); });
   }
 };
 

@@ -1,8 +1,7 @@
 #include "checkpoint/compressed.h"
 
-#include "base/files.h"
+#include "checkpoint/compressed_fixture.h"
 #include "format/int8.h"
-#include "support.h"
 
 #include <cmath>
 #include <cstring>
@@ -13,16 +12,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-void expect_parts(const std::string& message, std::initializer_list<const char*> parts) {
-  for (const char* part : parts)
-    EXPECT_NE(message.find(part), std::string::npos) << message << "\nlacks " << part;
-}
+using testing::expect_parts;
 
 // A folder with one matrix [3, 6], written by the functions under test.
-struct Folder {
-  testing::TemporaryFolder folder;
-  Json config;
-  std::map<std::string, Tensor> tensors;
+struct Folder : testing::CompressedFolder {
   Tensor codes = Tensor::allocate(DType::kI8, {3, 6});
 
   explicit Folder(ActivationFormat activations, int zero_point = 0, bool is_symmetric = true) {
@@ -38,21 +31,8 @@ struct Folder {
          compressed_config_json({.groups = {{.inputs = {activations, is_symmetric}}}}, Json::Array{"head"})}};
   }
 
-  Checkpoint read() {
-    std::vector<NamedTensor> all;
-    for (const auto& [name, tensor] : tensors) all.push_back({name, tensor});
-    write_safetensors(folder.path() / "model.safetensors", all);
-    write_file_atomically(folder.path() / "config.json", config.dump());
-    return read_checkpoint(folder.path());
-  }
-  std::string refusal(ErrorCode code = ErrorCode::kCorruptFile) {
-    return testing::error_of(code, [&] { read(); });
-  }
   std::string refusal_with(const std::string& from, const std::string& to) {
-    std::string text = config.dump();
-    const size_t at = text.find(from);
-    EXPECT_NE(at, text.npos) << from;
-    config = parse_json(text.replace(at, from.size(), to), "config");
+    replace_in_config(from, to);
     return refusal(ErrorCode::kUnsupported);
   }
 };

@@ -149,4 +149,12 @@ CheckResult check_result(const std::filesystem::path& source_folder,
   return check;
 }
 
+void set_check(const CheckResult& check, QuantizeResult& result) {
+  result.checked = true;
+  result.passed = check.passed;
+  result.mean_kl = check.mean_kl;
+  result.top1_agreement = check.top1_agreement;
+  result.check_tokens = check.tokens;
+}
+
 }  // namespace lowbit

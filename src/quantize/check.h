@@ -2,11 +2,13 @@
 #pragma once
 
 #include "lowbit/log.h"
+#include "lowbit/quantize.h"
 #include "ops/context.h"
 #include "quantize/memory_meter.h"
 
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace lowbit {
@@ -27,5 +29,12 @@ double largest_allowed_kl(int bits);
 CheckResult check_result(const std::filesystem::path& source, const std::filesystem::path& result,
                          const OpContext& ops, const std::vector<std::vector<int32_t>>& samples, int bits,
                          MemoryMeter& meter, const Log& log);
+
+// Its figures, in the words of the result.
+void set_check(const CheckResult& check, QuantizeResult& result);
+
+inline constexpr std::string_view kNoHeadToCheck =
+    "the result was not checked: the model has no head whose answers could be compared; lowbit eval "
+    "embeddings compares it with its source";
 
 }  // namespace lowbit

@@ -232,9 +232,7 @@ class Run {
       return;
     }
     if (!source_.model.has_head()) {
-      warn(
-          {"the result was not checked: the model has no head whose answers could be compared; lowbit eval "
-           "embeddings compares it with its source"});
+      warn({std::string(kNoHeadToCheck)});
       return;
     }
     phases_.enter("check");
@@ -242,11 +240,7 @@ class Run {
     context.workspace->release();  // what quantizing has kept
     const CheckResult check = check_result(model_folder_, out_, context, calibration_.held_back,
                                            fewest_bits(settings_, options_), meter_, log_);
-    result_.checked = true;
-    result_.passed = check.passed;
-    result_.mean_kl = check.mean_kl;
-    result_.top1_agreement = check.top1_agreement;
-    result_.check_tokens = check.tokens;
+    set_check(check, result_);
     verdict_ = check.verdict;
     if (check.passed) {
       log_.info("check passed: " + check.verdict);

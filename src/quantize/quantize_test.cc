@@ -4,9 +4,9 @@
 #include "base/files.h"
 #include "base/json.h"
 #include "checkpoint/checkpoint.h"
-#include "quantize/calibration_states.h"
 #include "quantize/run.h"
 #include "quantize/source_model.h"
+#include "quantize/states_test_support.h"
 #include "quantize/test_problem.h"
 #include "support.h"
 
@@ -111,25 +111,7 @@ TEST_F(Quantize, SameBytesForAnyThreadsAndBatches) {
 }
 
 TEST_F(Quantize, CarriesMadeAnewGiveTheSameStates) {
-  SourceModel source = load_source(model());
-  Machine machine;
-  const OpContext ops = machine.ops();
-  MemoryMeter meter;
-  CalibrationStates kept(source.model, ops, calibration_.samples, {.batch_size = 4}, meter);
-  CalibrationStates anew(source.model, ops, calibration_.samples, {.batch_size = 4, .carry_budget = 0},
-                         meter);
-  for (int64_t layer = 0; layer < 2; ++layer) {
-    const Block& block = source.model.block(layer);
-    const std::vector<Hessian> all = kept.collect_all(block);
-    for (int stage = 0; stage < 4; ++stage) {
-      const Hessian a = kept.collect(block, stage), b = anew.collect(block, stage);
-      EXPECT_TRUE(same_bytes(a.values, b.values)) << layer << " " << stage;
-      EXPECT_TRUE(same_bytes(a.values, all[static_cast<size_t>(stage)].values)) << layer << " " << stage;
-      kept.advance(block, stage);
-      anew.advance(block, stage);
-    }
-  }
-  EXPECT_TRUE(same_bytes(kept.collect_head().values, anew.collect_head().values));
+  expect_same_states(load_source(model()), calibration_.samples);
 }
 
 TEST_F(Quantize, InterruptedRunsGoOnAndGiveTheSameBytes) {

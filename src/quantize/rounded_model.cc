@@ -89,23 +89,15 @@ class RoundedRun {
   }
 
   void check(const fs::path& folder) {
-    const bool has_head = source_.model.has_head();
     if (!options_.check) return;
-    if (!calibration_ || calibration_->held_back.empty() || !has_head) {
-      warn(has_head ? "the result was not checked: lowbit eval divergence compares it with its source"
-                    : "the result was not checked: the model has no head whose answers could be compared; "
-                      "lowbit eval embeddings compares it with its source");
-      return;
-    }
+    if (!source_.model.has_head()) return warn(std::string(kNoHeadToCheck));
+    if (!calibration_ || calibration_->held_back.empty())
+      return warn("the result was not checked: lowbit eval divergence compares it with its source");
     // Ranges of inputs may cost more than 8 bits of weights do.
     constexpr int kAsCoarseAs = 4;
     const CheckResult check =
         check_result(model_, folder, ops(), calibration_->held_back, kAsCoarseAs, meter_, log_);
-    result_.checked = true;
-    result_.passed = check.passed;
-    result_.mean_kl = check.mean_kl;
-    result_.top1_agreement = check.top1_agreement;
-    result_.check_tokens = check.tokens;
+    set_check(check, result_);
     verdict_ = check.verdict;
     if (check.passed) {
       log_.info("check passed: " + check.verdict);

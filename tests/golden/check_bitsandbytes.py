@@ -12,7 +12,6 @@ docs/ecosystem.md.
 import json
 import os
 import pathlib
-import subprocess
 import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -23,41 +22,14 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from peer_check import NEW, PROMPT, agree, greedy, lowbit, run
+
 VARIANTS = {
     "nf4": ["--format", "nf4"],
     "fp4": ["--format", "fp4"],
     "nf4-double": ["--format", "nf4", "--bnb-4bit-use-double-quant"],
     "int8": ["--format", "int8"],
 }
-PROMPT, NEW = "The bank says that", 12
-
-
-def lowbit(binary, *arguments):
-    done = subprocess.run([binary, *map(str, arguments)], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"lowbit {' '.join(map(str, arguments))}: {done.stderr.strip()[-300:]}")
-    return done.stdout
-
-
-def greedy(model, prompt):
-    """New ids, the first step's logits, and of each step how far the likeliest is before the next, beside the largest logit; by full
-    forward passes (no cache, no padding)."""
-    ids, first, gaps = list(prompt), None, []
-    with torch.no_grad():
-        for _ in range(NEW):
-            logits = model(input_ids=torch.tensor([ids])).logits[0, -1].float()
-            first = logits if first is None else first
-            ids.append(int(logits.argmax()))
-            likeliest = logits.topk(2).values
-            gaps.append(float((likeliest[0] - likeliest[1]) / logits.abs().max()))
-    return ids[len(prompt):], first, gaps
-
-
-def agree(expected, found, gaps, noise):
-    """Up to the first place where the two likeliest are as near as rounding may bring them."""
-    end = next((i for i, gap in enumerate(gaps) if gap < noise), len(gaps))
-    return expected[:end] == found[:end]
-
 
 def check(binary, source, name, options, work):
     out, dense = work / f"{source.name}-{name}", work / f"{source.name}-{name}-dense"
@@ -86,21 +58,5 @@ def check(binary, source, name, options, work):
     return weights_equal and row["our_tokens"] and row["their_tokens"] and difference < bound and footprint == row["inspect"]
 
 
-def main():
-    binary, work = sys.argv[1], pathlib.Path(sys.argv[2])
-    work.mkdir(parents=True, exist_ok=True)
-    print(json.dumps({module.__name__: module.__version__ for module in (bitsandbytes, transformers, accelerate, torch)}), flush=True)
-    torch.set_num_threads(2)
-    good = True
-    for model in map(pathlib.Path, sys.argv[3:]):
-        for name, options in VARIANTS.items():
-            try:
-                good &= check(binary, model, name, options, work)
-            except Exception as error:  # a refusal by either side is a result here
-                print(json.dumps({"model": model.name, "checkpoint": name, "error": f"{type(error).__name__}: {str(error)[:300]}"}), flush=True)
-                good = False
-    sys.exit(0 if good else 1)
-
-
 if __name__ == "__main__":
-    main()
+    run(sys.argv[1], pathlib.Path(sys.argv[2]), map(pathlib.Path, sys.argv[3:]), VARIANTS, check, (bitsandbytes, transformers, accelerate, torch))

@@ -20,7 +20,7 @@ import transformers
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from check_bitsandbytes import NEW, PROMPT, agree, greedy, lowbit
+from peer_check import NEW, PROMPT, agree, greedy, lowbit, run
 
 STATIC = ["--activations", "int8-static"]
 VARIANTS = {
@@ -78,21 +78,7 @@ def check(binary, source, name, options, work, text):
     return row["our_tokens"] and row["their_tokens"] and difference < bound
 
 
-def main():
-    binary, work, text = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3]
-    work.mkdir(parents=True, exist_ok=True)
-    print(json.dumps({module.__name__: module.__version__ for module in (compressed_tensors, transformers, torch)}), flush=True)
-    torch.set_num_threads(2)
-    good = True
-    for model in map(pathlib.Path, sys.argv[4:]):
-        for name, options in VARIANTS.items():
-            try:
-                good &= check(binary, model, name, options, work, text)
-            except Exception as error:  # a refusal by either side is a result here
-                print(json.dumps({"model": model.name, "checkpoint": name, "error": f"{type(error).__name__}: {str(error)[:300]}"}), flush=True)
-                good = False
-    sys.exit(0 if good else 1)
-
-
 if __name__ == "__main__":
-    main()
+    text = sys.argv[3]
+    run(sys.argv[1], pathlib.Path(sys.argv[2]), map(pathlib.Path, sys.argv[4:]), VARIANTS,
+        lambda *arguments: check(*arguments, text), (compressed_tensors, transformers, torch))

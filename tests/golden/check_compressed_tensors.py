@@ -10,7 +10,6 @@ docs/ecosystem.md.
 import json
 import os
 import pathlib
-import subprocess
 import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -23,6 +22,8 @@ from compressed_tensors.quantization import QuantizationConfig
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from peer_check import PROMPT, greedy, lowbit
+
 GPTQ = ["--method", "gptq", "--samples", 8, "--max-length", 256]
 VARIANTS = {
     "w8a16": ["--method", "rtn", "--format", "int8"],
@@ -34,26 +35,6 @@ VARIANTS = {
     "fp8": ["--method", "rtn", "--format", "fp8"],
     "fp8-gptq": [*GPTQ, "--format", "fp8"],
 }
-PROMPT, NEW = "The bank says that", 12
-
-
-def lowbit(binary, *arguments):
-    done = subprocess.run([binary, *map(str, arguments)], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"lowbit {' '.join(map(str, arguments))}: {done.stderr.strip()[-300:]}")
-    return done.stdout
-
-
-def greedy(model, prompt):
-    """New ids, and the first step's logits; by full forward passes."""
-    ids, first = list(prompt), None
-    with torch.no_grad():
-        for _ in range(NEW):
-            logits = model(input_ids=torch.tensor([ids])).logits[0, -1].float()
-            first = logits if first is None else first
-            ids.append(int(logits.argmax()))
-    return ids[len(prompt):], first
-
 
 def decompressed(out):
     """The quantized weights of a folder, as the package decompresses them."""
@@ -79,10 +60,10 @@ def check(binary, source, name, options, work, calibration):
     ours, theirs = load_file(dense / "model.safetensors"), decompressed(out)
     equal = bool(theirs) and all(torch.equal(weight, ours[key].to(weight.dtype)) for key, weight in theirs.items())
     prompt = AutoTokenizer.from_pretrained(source)(PROMPT)["input_ids"]
-    expected, logits = greedy(AutoModelForCausalLM.from_pretrained(dense, dtype=torch.float32).eval(), prompt)
+    expected, logits, _ = greedy(AutoModelForCausalLM.from_pretrained(dense, dtype=torch.float32).eval(), prompt)
     loaded = AutoModelForCausalLM.from_pretrained(
         out, dtype=torch.float32, quantization_config=transformers.CompressedTensorsConfig(run_compressed=False)).eval()
-    found, their_logits = greedy(loaded, prompt)
+    found, their_logits, _ = greedy(loaded, prompt)
     difference = float((their_logits - logits).abs().max() / logits.abs().max())
     return {"checkpoint": name, "matrices": len(theirs), "dtype": str(next(iter(theirs.values())).dtype), "weights_equal": equal,
             "same_tokens": found == expected, "logits": round(difference, 5), "ok": equal and difference < 0.05}
