@@ -18,6 +18,7 @@ import subprocess
 
 GPTQ, RTN = ["--method", "gptq"], ["--method", "rtn"]
 BNB, CT, OWN = ["--dialect", "bitsandbytes"], ["--dialect", "compressed-tensors"], ["--dialect", "lowbit"]
+STATIC = ["--activations", "int8-static", "--observer", "mse"]
 ROUNDED = {  # what needs a checkpoint: name, options of `quantize`
     f"affine, {bits} bits in groups of {group}, {method[1]}": ["--bits", str(bits), "--group-size", str(group), *method]
     for bits, group in ((8, 128), (4, 128), (4, 64), (3, 128), (2, 32)) for method in (RTN, GPTQ)
@@ -34,6 +35,8 @@ ROUNDED = {  # what needs a checkpoint: name, options of `quantize`
     "fp8 E5M2, whole rows, rtn": ["--format", "fp8_e5m2", *OWN, *RTN, "--group-size", "-1", "--mse", "0"],
     "int8 rows, inputs as they are (W8A16)": ["--format", "int8", *CT, *RTN, "--activations", "none"],
     "int8 rows and inputs (W8A8 dynamic)": ["--format", "int8", *CT, *RTN, "--activations", "int8-dynamic"],
+    "int8 rows and inputs (W8A8 static)": ["--format", "int8", *CT, *RTN, *STATIC],
+    "int8 rows and inputs (W8A8 static), smoothed": ["--format", "int8", *CT, *RTN, *STATIC, "--smooth-alpha", "0.5"],
 }
 LLM_INT8 = {"LLM.int8(), threshold 6": ["--load-in-8bit"],
             "LLM.int8(), threshold 0: no outlier part": ["--load-in-8bit", "--llm-int8-threshold", "0"]}
@@ -87,7 +90,7 @@ def run(arguments):
         if options:
             model = work / "result"
             shutil.rmtree(model, ignore_errors=True)
-            data = [] if "rtn" in options else ["--calibration", arguments.calibration, "--samples", arguments.samples, "--max-length", 512]
+            data = [] if "rtn" in options and "int8-static" not in options else ["--calibration", arguments.calibration, "--samples", arguments.samples, "--max-length", 512]
             made = lowbit("quantize", sources[kind], "-o", model, *options, *data, "--no-check", "--no-resume")
             row["bits_per_weight"], row["seconds"] = made["bits_per_weight"], made["seconds"]
         found = lowbit("eval", "divergence", model, "--reference", sources[kind], "--text", arguments.evaluation, "--context", 512,
