@@ -1,8 +1,9 @@
 // GPU kernels beside the GPU's limits:
 //
-//   gpu_bench [products|layers|attention|sampling]   decode products at large shapes and at those of
-//                                                    Qwen2-1.5B; its layers one after the other; attention
-//                                                    of prompts; sampling at its vocabulary
+//   gpu_bench [products|prompts|layers|attention|sampling]   decode products at large shapes and at those of
+//                                                            Qwen2-1.5B; its prompts' products; its layers one
+//                                                            after the other; attention of prompts; sampling at
+//                                                            its vocabulary
 //
 // Matrices rotate over at least four times the second-level cache; launches are captured in a graph, as
 // decoding does it; medians of nine passes.
@@ -15,6 +16,7 @@
 #include "ops/cuda/limits.h"
 #include "ops/cuda/matmul_decode.h"
 #include "ops/cuda/matmul_gpu.h"
+#include "ops/matmul.h"
 #include "ops/sampling.h"
 #include "tensor/tensor.h"
 
@@ -404,6 +406,92 @@ void print_attention() {
   }
 }
 
+// Weights that share x, as a layer holds them: BF16 or int8 rows, of any numbers.
+std::vector<Weight> random_weights(GpuQueue& queue, std::span<const int64_t> outs, int64_t in, DType dtype,
+                                   ActivationFormat activations, float threshold) {
+  std::vector<Weight> weights;
+  const auto fill = [&](Tensor tensor) {
+    gpu_fill_bf16(tensor.mutable_data<uint16_t>(), static_cast<int64_t>(tensor.byte_count() / 2),
+                  static_cast<uint32_t>(weights.size() + 1), queue.stream());
+    return tensor;
+  };
+  for (int64_t out : outs) {
+    if (dtype == DType::kBF16) {
+      weights.emplace_back(fill(Tensor::allocate_on(&queue, dtype, {out, in})));
+      continue;
+    }
+    QuantizedTensor weight{.format = Format::kInt8, .bits = 8, .group_size = in, .out_features = out, .in_features = in};
+    const int64_t tiles = tile_count(out);
+    weight.group_size = kept_group_size(in, in);
+    weight.codes = fill(Tensor::allocate_on(&queue, DType::kI32, {tiles, piece_count(in, 8), kPieceBytes / 4}).part(
+        0, DType::kBF16, {tiles * piece_count(in, 8) * kPieceBytes / 2}));
+    weight.scales = Tensor::allocate_on(&queue, DType::kF16, {tiles, kept_groups(in, weight.group_size), kTileOutputs});
+    check(cudaMemset(weight.scales.mutable_bytes(), 0x1c, weight.scales.byte_count()));
+    weight.activations = activations;
+    weight.outlier_threshold = threshold;
+    weights.emplace_back(std::move(weight));
+  }
+  return weights;
+}
+
+// All that a layer does for a product of a prompt: weights made ready, inputs rounded. Outliers: six columns.
+void print_prompts() {
+  GpuQueue queue(0);
+  GpuLibraries libraries(queue);
+  Workspace workspace(queue);
+  const OpContext context{.workspace = &workspace, .gpu = &queue, .libraries = &libraries};
+  const double limit = measure_matrix_rate(queue, libraries);
+  struct Variant {
+    const char* name;
+    DType dtype = DType::kI8;
+    ActivationFormat activations = ActivationFormat::kNone;
+    float threshold = 0;
+  };
+  const Variant variants[] = {{"bf16", DType::kBF16},
+                              {"int8, inputs bf16"},
+                              {"int8, inputs int8", DType::kI8, ActivationFormat::kInt8Dynamic},
+                              {"the same, 6 outliers", DType::kI8, ActivationFormat::kInt8Dynamic, 6}};
+  std::printf("\nproducts of prompts; those of BF16 %.0f TFLOP/s\n%-18s %6s %-22s %10s %10s %10s\n", limit, "weights",
+              "rows", "kind", "us", "TFLOP/s", "of bf16");
+  const std::pair<const char*, std::pair<std::vector<int64_t>, int64_t>> layers[] = {
+      {"q, k, v", {{1536, 256, 256}, 1536}}, {"o", {{1536}, 1536}}, {"gate, up", {{8960, 8960}, 1536}},
+      {"down", {{1536}, 8960}}};
+  for (const auto& [name, shape] : layers) {
+    const auto& [outs, in] = shape;
+    for (int64_t rows : {2048, 16384}) {
+      void* const x = allocate(rows * in * 2);
+      gpu_fill_bf16(static_cast<uint16_t*>(x), rows * in, 9, queue.stream());
+      for (int64_t column = 0; column < 6; ++column) {
+        const uint16_t outlier = 0x4120;  // 10
+        check(cudaMemcpy(static_cast<uint16_t*>(x) + column * 200 + 7, &outlier, 2, cudaMemcpyHostToDevice));
+      }
+      for (const Variant& variant : variants) {
+        const auto weights = random_weights(queue, outs, in, variant.dtype, variant.activations, variant.threshold);
+        std::vector<MatmulOutput> outputs;
+        int64_t all = 0;
+        for (const Weight& weight : weights) {
+          const int64_t out = out_features(weight);
+          all += out;
+          outputs.push_back({.weight = &weight, .y = {allocate(rows * out * 2), DType::kBF16}});
+        }
+        constexpr int kLaunches = 10;
+        const double us = 1e3 / kLaunches * gpu_median_ms(
+            [&] {
+              for (int i = 0; i < kLaunches; ++i)
+                matmul(context, ConstActivations{x, DType::kBF16}, rows, outputs, MatmulMode::kPrefill);
+            },
+            queue.stream());
+        queue.wait("prompts");
+        const double rate = 2 * static_cast<double>(rows * all * in) / us * 1e-6;
+        std::printf("%-18s %6lld %-22s %10.1f %10.0f %9.0f%%\n", name, static_cast<long long>(rows), variant.name, us,
+                    rate, limit > 0 ? 100 * rate / limit : 0.0);
+        for (const MatmulOutput& output : outputs) check(cudaFree(output.y.data));
+      }
+      check(cudaFree(x));
+    }
+  }
+}
+
 int run(std::string_view part) {
   if (!gpu_support().problem.empty()) {
     std::fprintf(stderr, "gpu_bench: %s\n", gpu_support().problem.c_str());
@@ -415,6 +503,7 @@ int run(std::string_view part) {
               gpu.multiprocessors, static_cast<double>(gpu.l2_bytes) / 1e6, limits.copy_gb_per_s,
               limits.read_gb_per_s);
   if (part.empty() || part == "products") print_products(gpu, limits);
+  if (part.empty() || part == "prompts") print_prompts();
   if (part.empty() || part == "layers") print_layers();
   if (part.empty() || part == "attention") print_attention();
   if (part.empty() || part == "sampling") print_sampling();

@@ -3,6 +3,7 @@
 #include "base/staged_copies.h"
 #include "lowbit/bytes.h"
 #include "ops/cuda/libraries.h"
+#include "ops/cuda/matmul_gpu.h"
 #include "ops/cuda/weights_gpu.h"
 #include "runtime/forward.h"
 #include "runtime/layer_stream.h"
@@ -44,7 +45,7 @@ class Piece {
 };
 
 // Of a forward pass of so many rows, beside weights and cache: hidden states, what one block passes between
-// its stages, one weight unpacked for the library, logits, and what loading takes instead if that is more.
+// its stages, what a product makes of its weights and inputs, logits, and what loading takes instead if that is more.
 uint64_t work_bytes(const Model& model, int64_t tokens, const GpuEncoding* encoding) {
   const ModelConfig& config = model.config();
   const int64_t rows = std::min(tokens, kGpuPrefillRows);
@@ -52,22 +53,33 @@ uint64_t work_bytes(const Model& model, int64_t tokens, const GpuEncoding* encod
   const int64_t row =
       config.hidden_size * 4 + 2 * (2 * config.hidden_size + 2 * std::max(q, config.intermediate_size) +
                                     config.intermediate_size + q + 2 * kv);
-  uint64_t unpacked = 0, loading = 0;
-  const auto see = [&](const Weight& weight) {
-    if (std::holds_alternative<QuantizedTensor>(weight) || becomes_codes(encoding, weight)) {
-      unpacked = std::max(unpacked, static_cast<uint64_t>(out_features(weight) * in_features(weight)) * 2);
+  uint64_t multiplying = 0, loading = 0;
+  if constexpr (kHasCuda) {
+    // Weights whose inputs are rounded are all made ready at once, others one after the other.
+    const auto see = [&](uint64_t& together, const Weight& weight) {
+      const auto bytes = static_cast<uint64_t>(becomes_codes(encoding, weight)
+                                                   ? out_features(weight) * in_features(weight) * 2
+                                                   : matmul_weight_bytes(weight));
+      const auto inputs = static_cast<uint64_t>(matmul_rows_bytes(weight, rows));
+      together = inputs > 0 ? together + bytes : std::max(together, bytes);
+      multiplying = std::max(multiplying, together + inputs);
+      loading = std::max<uint64_t>(loading, fill_scratch_bytes(weight, encoding));
+    };
+    uint64_t table = 0, head = 0;
+    see(table, model.embedding_table());
+    see(head, model.head().weight);
+    for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
+      const Block& block = model.block(layer);
+      for (const Stage& stage : block.stages()) {
+        uint64_t together = 0;
+        for (int linear : stage.linears) see(together, block.linears()[static_cast<size_t>(linear)].weight);
+      }
     }
-    if constexpr (kHasCuda) loading = std::max<uint64_t>(loading, fill_scratch_bytes(weight, encoding));
-  };
-  see(model.embedding_table());
-  see(model.head().weight);
-  for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
-    for (const Linear& linear : model.block(layer).linears()) see(linear.weight);
   }
   const auto logits =
       std::min<uint64_t>(static_cast<uint64_t>(config.vocab_size) * 4 * 256, uint64_t{64} << 20);
   const auto rope = static_cast<uint64_t>(tokens * config.head_dim) * 4;
-  uint64_t computing = static_cast<uint64_t>(rows * row) + unpacked + logits + rope;
+  uint64_t computing = static_cast<uint64_t>(rows * row) + multiplying + logits + rope;
   if constexpr (kHasCuda) computing += GpuLibraries::kWorkspaceBytes;
   return std::max(computing, loading);
 }

@@ -81,9 +81,7 @@ std::string_view cpu_only_format(const NamedWeights& weights) {
 }
 
 // On this machine, tensor by tensor. Rounding scales to 8 bits takes those of a whole matrix.
-bool is_quantized_here(const RuntimeOptions& options) {
-  return options.load_in_8bit || options.bnb_4bit_use_double_quant;
-}
+bool is_quantized_here(const RuntimeOptions& options) { return options.bnb_4bit_use_double_quant; }
 
 bool has_codes(const NamedWeights& weights) {
   return std::ranges::any_of(
@@ -126,11 +124,11 @@ bool load_on_gpu(LanguageModel::State& state, int device, const RuntimeOptions& 
     here.gpu = nullptr;
     state.checkpoint.weights.merge(quantized_on_load(state.checkpoint, options, here, log));
   }
-  if (has_int8_inputs(state.checkpoint.weights))
-    log.info("on a GPU the inputs of int8 weights stay BF16: no outliers are looked for");
+  if (options.load_in_8bit || has_int8_inputs(state.checkpoint.weights))
+    log.info("on a GPU the inputs of int8 weights are rounded in prompts; decoding keeps them in BF16");
   Model model = Model::create(state.checkpoint.config, state.checkpoint.weights);
   std::optional<GpuEncoding> encoding;
-  if (options.load_in_4bit && !is_quantized_here(options))
+  if ((options.load_in_4bit || options.load_in_8bit) && !is_quantized_here(options))
     encoding = encoding_on_load(model, state.checkpoint, options, log);
   GpuEncoding* const encoded = encoding ? &*encoding : nullptr;
   const int64_t tokens = options.kv_cache_tokens > 0 ? options.kv_cache_tokens

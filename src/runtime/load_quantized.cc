@@ -128,10 +128,12 @@ NamedWeights quantized_on_load(Checkpoint& checkpoint, const RuntimeOptions& opt
 GpuEncoding encoding_on_load(Model& model, const Checkpoint& checkpoint, const RuntimeOptions& options,
                              const Log& log) {
   GpuEncoding encoding{.format = format_of(options)};
+  if (options.load_in_8bit) encoding.outlier_threshold = options.llm_int8_threshold;
+  const int64_t together = options.load_in_8bit ? 8 : kGroupSize;
   for (const Linear* linear : to_quantize(model, checkpoint, options, log)) {
-    if (in_features(linear->weight) % kGroupSize != 0)
-      fail(ErrorCode::kUnsupported, "{} has {} inputs: on a GPU load_in_4bit takes multiples of {}",
-           linear->module, in_features(linear->weight), kGroupSize);
+    if (in_features(linear->weight) % together != 0)
+      fail(ErrorCode::kUnsupported, "{} has {} inputs: on a GPU load_in_{}bit takes multiples of {}",
+           linear->module, in_features(linear->weight), options.load_in_8bit ? 8 : 4, together);
     encoding.indices.emplace(std::get<Tensor>(linear->weight).bytes(), encoding.modules.size());
     encoding.modules.push_back(linear->module);
   }

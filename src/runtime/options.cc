@@ -29,8 +29,8 @@ Fields option_fields(RuntimeOptions& options) {
        "with load_in_4bit: scales are rounded to 8 bits themselves, as in a file of bitsandbytes that has "
        "so"},
       {"load_in_8bit", &options.load_in_8bit,
-       "round the matrices of the layers to int8 rows while they are loaded, and (on the CPU) their inputs "
-       "token by token, as LLM.int8() does"},
+       "round the matrices of the layers to int8 rows while they are loaded, and their inputs token by "
+       "token (on a GPU: of prompts), as LLM.int8() does"},
       {"llm_int8_threshold", &options.llm_int8_threshold,
        "with load_in_8bit: inputs of this magnitude or more stay floats; 0: none do"},
       {"llm_int8_skip_modules", &options.llm_int8_skip_modules,

@@ -179,6 +179,62 @@ __global__ void encode_kernel(const GpuEncodeArgs args, const FewLevels levels, 
   static_cast<uint4*>(args.fragments)[index] = make_uint4(words[0], words[1], words[2], words[3]);
 }
 
+// Rows of int8: a block per tile of 16 rows, which looks for the largest magnitudes first.
+template <class From>
+__global__ void __launch_bounds__(256) encode_rows_kernel(const GpuEncodeArgs args) {
+  follow_predecessor();
+  __shared__ float factors[kTileOutputs];
+  const int64_t tile = blockIdx.x, groups = kept_groups(args.in, kUnitInputs);
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  auto load = [&](int64_t n, int64_t k, float (&to)[8]) {
+    load_eight(static_cast<const From*>(args.from.data) + n * args.in + k, to);
+#pragma unroll
+    for (float& value : to) value = __half2float(__float2half_rn(value));
+  };
+  for (int row = warp; row < kTileOutputs; row += 8) {
+    const int64_t n = tile * kTileOutputs + row;
+    float largest = 0, values[8];
+    bool is_finite = true;
+    for (int64_t k = lane * 8; n < args.out && k < args.in; k += 256) {
+      load(n, k, values);
+#pragma unroll
+      for (const float value : values) {
+        largest = fmaxf(largest, fabsf(value));
+        is_finite = is_finite && isfinite(value);
+      }
+    }
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2)
+      largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, distance));
+    if (!is_finite) atomicMin(args.failed, args.index);
+    if (lane == 0) factors[row] = largest > 0 ? __fmul_rn(127.0f, __frcp_rn(largest)) : 0.0f;
+    for (int64_t group = lane; group < groups; group += 32)
+      static_cast<__half*>(args.fragment_scales)[group_place(n, group, groups)] =
+          __float2half_rn(n < args.out ? __fdiv_rn(largest, 127.0f) : 0.0f);
+  }
+  __syncthreads();
+  const int64_t pieces = piece_count(args.in, 8);
+  for (int64_t i = threadIdx.x; i < pieces * 32; i += 256) {
+    const int g = static_cast<int>(i % 32 / 4);
+    const int64_t k = i / 32 * kBlockInputs + i % 4 * 8;
+    uint32_t words[4] = {};
+#pragma unroll
+    for (int upper = 0; upper < 2; ++upper) {
+      const int64_t n = tile * kTileOutputs + g + upper * 8;
+      if (n >= args.out || k >= args.in) continue;
+      float values[8];
+      load(n, k, values);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        const float level = fminf(fmaxf(__fmul_rn(values[j], factors[g + upper * 8]), -127.0f), 127.0f);
+        words[j / 4 * 2 + j % 2] |= static_cast<uint32_t>(__float2int_rn(level) + 128)
+                                    << (8 * (upper + j % 4 / 2 * 2));
+      }
+    }
+    static_cast<uint4*>(args.fragments)[tile * pieces * 32 + i] = make_uint4(words[0], words[1], words[2], words[3]);
+  }
+}
+
 // A thread per 16 bytes of fragments: of each block of 32 inputs it has eight of two rows, which go to `to`
 // together. kWhole: groups and rows are cut at multiples of eight columns, and columns are in their own
 // order.
@@ -288,19 +344,22 @@ void gpu_unpack_fragments(const GpuUnpackArgs& args, void* stream) {
 }
 
 void gpu_encode_fragments(const GpuEncodeArgs& args, void* stream) {
-  const int64_t count = fragment_bytes(args.out, args.in, 4) / 16;
-  FewLevels levels;
-  std::copy_n(args.levels->limits, 15, levels.limits);
-  std::copy_n(args.levels->codes, 16, levels.codes);
-  auto queue = [&](auto kernel) {
-    launch(kernel, blocks_for(count), dim3(kThreads), 0, stream, args, levels, count);
+  auto queue = [&]<class From>() {
+    if (!args.levels)
+      return launch(encode_rows_kernel<From>, dim3(static_cast<unsigned>(tile_count(args.out))), dim3(256), 0, stream,
+                    args);
+    const int64_t count = fragment_bytes(args.out, args.in, 4) / 16;
+    FewLevels levels;
+    std::copy_n(args.levels->limits, 15, levels.limits);
+    std::copy_n(args.levels->codes, 16, levels.codes);
+    launch(encode_kernel<From>, blocks_for(count), dim3(kThreads), 0, stream, args, levels, count);
   };
   if (args.from.dtype == DType::kF32) {
-    queue(encode_kernel<float>);
+    queue.template operator()<float>();
   } else if (args.from.dtype == DType::kF16) {
-    queue(encode_kernel<__half>);
+    queue.template operator()<__half>();
   } else {
-    queue(encode_kernel<uint16_t>);
+    queue.template operator()<uint16_t>();
   }
 }
 

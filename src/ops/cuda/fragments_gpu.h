@@ -22,10 +22,10 @@ struct GpuPackArgs {
 void gpu_pack_fragments(const GpuPackArgs& args, void* stream);
 
 // A dense matrix to codes that point into a table, with the scales of groups of 64 inputs: the codes and the
-// scales (rounded to F16) of encode_group.
+// scales (rounded to F16) of encode_group. Or to rows of int8, those of encode_int8_rows (ops/encode.h).
 struct GpuEncodeArgs {
-  int64_t out = 0, in = 0;         // in: a multiple of kTableGroup
-  const Levels* levels = nullptr;  // of a format with 4 bits, in this machine's memory
+  int64_t out = 0, in = 0;         // in: a multiple of kTableGroup; of 8 for int8
+  const Levels* levels = nullptr;  // of a format with 4 bits, in this machine's memory; null: int8
   ConstActivations from;           // F32, F16 or BF16 [out, in]
   void *fragments = nullptr, *fragment_scales = nullptr;
   // A value was not finite, or a scale beyond F16: the least `index` of such a matrix is left here.

@@ -7,17 +7,20 @@
 #include "ops/cuda/fragments_gpu.h"
 #include "ops/cuda/libraries.h"
 #include "ops/cuda/matmul_decode.h"
+#include "ops/cuda/matmul_int8.h"
 #include "tensor/half.h"
 
 #include <algorithm>
 #include <optional>
+#include <vector>
 
 namespace lowbit {
 
 GpuWeightKind kind_of(const Weight& weight) {
   if (const auto* quantized = std::get_if<QuantizedTensor>(&weight)) {
     return {quantized->format, quantized->bits, quantized->group_size, !quantized->zero_points.empty(),
-            quantized->column_order.empty() ? nullptr : quantized->column_order.data<int32_t>()};
+            quantized->column_order.empty() ? nullptr : quantized->column_order.data<int32_t>(),
+            quantized->activations, quantized->outlier_threshold, quantized->input_grid};
   }
   const DType dtype = std::get<Tensor>(weight).dtype();
   if (dtype != DType::kBF16) {
@@ -145,7 +148,89 @@ void multiply_many(const OpContext& context, const uint16_t* x, int64_t tokens, 
   }
 }
 
+int64_t outlier_capacity(int64_t in) { return std::min(kInt8OutlierColumns, (in + 63) / 64 * 64); }
+int64_t list_words(int64_t rows, int64_t in) {
+  return (rows + kInt8MaskRows - 1) / kInt8MaskRows * int8_mask_words(in) + 1 + (in + 63) / 64 * 64;
+}
+
+// x rounded to int8, times codes. Outputs of one kind.
+void multiply_codes(const OpContext& context, GpuInt8Rows rows, std::span<const MatmulOutput> outputs) {
+  void* const stream = context.gpu->stream();
+  const bool has_outliers = rows.threshold > 0;
+  auto take = [&](int64_t bytes) { return context.workspace->take(static_cast<size_t>(bytes)); };
+  const int64_t in = rows.in, capacity = outlier_capacity(in);
+  const Scratch codes = take(int8_code_bytes(rows.rows, in, kInt8TileRows)), scales = take(rows.rows * 4);
+  std::optional<Scratch> lists, outliers;
+  if (has_outliers) {
+    lists.emplace(take(list_words(rows.rows, in) * 4));
+    outliers.emplace(take(int8_outlier_bytes(rows.rows, capacity, kInt8TileRows)));
+    rows.outlier_count = lists->as<int32_t>();
+    rows.outlier_columns = rows.outlier_count + 1;
+    rows.masks = lists->as<uint32_t>() + 1 + (in + 63) / 64 * 64;
+  }
+  rows.codes = codes.as<int8_t>();
+  rows.scales = scales.as<float>();
+  gpu_round_to_int8(rows, stream);
+
+  GpuInt8Product product{.x = rows,
+                         .x_outliers = has_outliers ? outliers->as<uint16_t>() : nullptr,
+                         .capacity = capacity,
+                         .matrices = static_cast<int>(outputs.size())};
+  std::vector<Scratch> made;
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const GpuMatrix given = matrix_of(outputs[i]);
+    const auto& weight = std::get<QuantizedTensor>(*outputs[i].weight);
+    GpuInt8Matrix& matrix = product.matrix[i];
+    matrix = {.out = given.out,
+              .fragments = given.weight,
+              .scales = given.scales,
+              .bias = given.bias,
+              .y = given.y,
+              .add_to = given.add_to};
+    if (!weight.input_offsets.empty()) matrix.input_offsets = weight.input_offsets.data<int32_t>();
+    matrix.codes = made.emplace_back(take(int8_code_bytes(given.out, in, kInt8TileOutputs))).as<int8_t>();
+    matrix.wide_scales = made.emplace_back(take(given.out * 4)).as<float>();
+    if (has_outliers)
+      matrix.outliers =
+          made.emplace_back(take(int8_outlier_bytes(given.out, capacity, kInt8TileOutputs))).as<uint16_t>();
+    if (outputs[i].kept) outputs[i].kept->forget();
+  }
+  gpu_prepare_int8_product(product, stream);
+  gpu_int8_product(product, stream);
+}
+
+bool fits_codes(int64_t tokens, std::span<const MatmulOutput> outputs, const GpuWeightKind& kind) {
+  return tokens > kDecodeRows && !kind.column_order && has_int8_product() &&
+         std::ranges::all_of(outputs, [](const MatmulOutput& y) { return out_features(*y.weight) % 8 == 0; });
+}
+
+const QuantizedTensor* rounding_inputs(const Weight& weight) {
+  const auto* quantized = std::get_if<QuantizedTensor>(&weight);
+  return quantized && quantized->activations != ActivationFormat::kNone ? quantized : nullptr;
+}
+
 }  // namespace
+
+int64_t matmul_weight_bytes(const Weight& weight) {
+  if (std::holds_alternative<Tensor>(weight)) return 0;
+  const int64_t out = out_features(weight), in = in_features(weight), unpacked = out * in * 2;
+  const QuantizedTensor* rounding = rounding_inputs(weight);
+  if (!rounding) return unpacked;
+  int64_t blocks = int8_code_bytes(out, in, kInt8TileOutputs) + out * 4;
+  if (rounding->outlier_threshold > 0)
+    blocks += int8_outlier_bytes(out, outlier_capacity(in), kInt8TileOutputs);
+  return std::max(unpacked, blocks);
+}
+
+int64_t matmul_rows_bytes(const Weight& weight, int64_t rows) {
+  const QuantizedTensor* rounding = rounding_inputs(weight);
+  if (!rounding) return 0;
+  const int64_t in = in_features(weight), rounded = rows * in * 2;
+  int64_t blocks = int8_code_bytes(rows, in, kInt8TileRows) + rows * 4;
+  if (rounding->outlier_threshold > 0)
+    blocks += list_words(rows, in) * 4 + int8_outlier_bytes(rows, outlier_capacity(in), kInt8TileRows);
+  return std::max(rounded, blocks);
+}
 
 void matmul_on_gpu(const OpContext& context, ConstActivations given, int64_t tokens,
                    std::span<const MatmulOutput> outputs, MatmulMode mode) {
@@ -159,10 +244,27 @@ void matmul_on_gpu(const OpContext& context, ConstActivations given, int64_t tok
       if (!(kind_of(*outputs[end].weight) == kind)) break;
     }
     const std::span<const MatmulOutput> some = outputs.subspan(begin, end - begin);
+    const uint16_t* multiplied = x;
+    std::optional<Scratch> rounded;
+    if (kind.activations != ActivationFormat::kNone && mode == MatmulMode::kPrefill) {
+      GpuInt8Rows rows{.rows = tokens,
+                       .in = in,
+                       .x = x,
+                       .threshold = kind.outlier_threshold,
+                       .input_scale = kind.input_grid.scale,
+                       .input_zero_point = kind.input_grid.zero_point};
+      if (fits_codes(tokens, some, kind)) {
+        multiply_codes(context, rows, some);
+        continue;
+      }
+      rounded.emplace(context.workspace->take(static_cast<size_t>(tokens * in) * sizeof(uint16_t)));
+      multiplied = rows.rounded = rounded->as<uint16_t>();
+      gpu_round_to_int8(rows, context.gpu->stream());
+    }
     if (is_few) {
-      multiply_few(context, x, tokens, in, some, kind);
+      multiply_few(context, multiplied, tokens, in, some, kind);
     } else {
-      for (const MatmulOutput& output : some) multiply_many(context, x, tokens, in, output, kind);
+      for (const MatmulOutput& output : some) multiply_many(context, multiplied, tokens, in, output, kind);
     }
   }
 }

@@ -18,6 +18,11 @@ bool matmul_gated_on_gpu(const OpContext& context, const NormedRows& x, int64_t 
 bool gated_mlp_on_gpu(const OpContext& context, const NormedRows& x, int64_t tokens, const MatmulOutput& gate,
                       const MatmulOutput& up, const MatmulOutput& down, MatmulMode mode);
 
+// Of the workspace that a prompt's product takes: for the weight, as BF16 or as blocks of codes; for rows that
+// are rounded to int8.
+int64_t matmul_weight_bytes(const Weight& weight);
+int64_t matmul_rows_bytes(const Weight& weight, int64_t rows);
+
 // How the kernels take a weight that lies as weights_gpu.h says.
 struct GpuWeightKind {
   Format format = Format::kAffine;  // of codes
@@ -25,6 +30,9 @@ struct GpuWeightKind {
   int64_t group_size = 0;
   bool has_zero_points = false;
   const int32_t* column_order = nullptr;
+  ActivationFormat activations = ActivationFormat::kNone;  // what prompts' inputs are rounded to, and how:
+  float outlier_threshold = 0;                             // see format/weight.h
+  InputGrid input_grid = {};
   bool operator==(const GpuWeightKind&) const = default;
 };
 GpuWeightKind kind_of(const Weight& weight);

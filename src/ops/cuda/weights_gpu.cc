@@ -34,6 +34,7 @@ QuantizedTensor layout(const QuantizedTensor& weight, TakeTensor take) {
   there.scales = take(DType::kF16, groups);
   if (!weight.zero_points.empty()) there.zero_points = take(DType::kU16, groups);
   if (!weight.column_order.empty()) there.column_order = layout(weight.column_order, take);
+  if (!weight.input_offsets.empty()) there.input_offsets = layout(weight.input_offsets, take);
   return there;
 }
 
@@ -74,6 +75,7 @@ void fill(const OpContext& context, const QuantizedTensor& weight, QuantizedTens
   std::optional<Scratch> zero_points;
   if (!weight.zero_points.empty()) zero_points.emplace(copied(weight.zero_points));
   if (!weight.column_order.empty()) fill(context, weight.column_order, there.column_order, copy);
+  if (!weight.input_offsets.empty()) fill(context, weight.input_offsets, there.input_offsets, copy);
   gpu_pack_fragments(
       {.out = weight.out_features,
        .in = weight.in_features,
@@ -97,7 +99,7 @@ void encode(const OpContext& context, const Tensor& tensor, QuantizedTensor& the
   copy(given.as<void>(), tensor.bytes(), tensor.byte_count());
   gpu_encode_fragments({.out = there.out_features,
                         .in = there.in_features,
-                        .levels = &levels_of(there.format),
+                        .levels = there.format == Format::kInt8 ? nullptr : &levels_of(there.format),
                         .from = {given.as<void>(), tensor.dtype()},
                         .fragments = there.codes.mutable_bytes(),
                         .fragment_scales = there.scales.mutable_bytes(),
@@ -118,13 +120,20 @@ void check_encoding(const OpContext& context, const GpuEncoding& encoding) {
 }
 
 Weight gpu_layout(const Weight& weight, TakeTensor take, const GpuEncoding* encoding) {
-  if (becomes_codes(encoding, weight))
-    return layout(QuantizedTensor{.format = encoding->format,
-                                  .bits = 4,
-                                  .group_size = kTableGroup,
-                                  .out_features = out_features(weight),
-                                  .in_features = in_features(weight)},
-                  take);
+  if (becomes_codes(encoding, weight)) {
+    const bool is_int8 = encoding->format == Format::kInt8;
+    return layout(
+        QuantizedTensor{
+            .format = encoding->format,
+            .bits = is_int8 ? 8 : 4,
+            .group_size = is_int8 ? in_features(weight) : kTableGroup,
+            .out_features = out_features(weight),
+            .in_features = in_features(weight),
+            .activations = is_int8 ? ActivationFormat::kInt8Dynamic : ActivationFormat::kNone,
+            .outlier_threshold = encoding->outlier_threshold,
+        },
+        take);
+  }
   return std::visit([&](const auto& kind) -> Weight { return layout(kind, take); }, weight);
 }
 

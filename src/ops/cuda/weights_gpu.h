@@ -17,9 +17,11 @@ namespace lowbit {
 using TakeTensor = FunctionRef<Tensor(DType dtype, Shape shape)>;
 using CopyIn = FunctionRef<void(void* to_gpu, const void* from, size_t bytes)>;
 
-// Dense matrices that become codes on their way, with groups of kTableGroup inputs (fragments_gpu.h).
+// Dense matrices that become codes on their way (fragments_gpu.h): nf4 or fp4 with groups of kTableGroup
+// inputs, or rows of int8 whose inputs are rounded too.
 struct GpuEncoding {
   Format format = Format::kNf4;
+  float outlier_threshold = 0;            // of int8
   std::vector<std::string> modules;       // names of the matrices
   std::map<const void*, size_t> indices;  // by where a matrix lies: which of them it is
   Tensor failed;                          // U32 [1] on the GPU, for filling: see check_encoding

@@ -138,7 +138,7 @@ TEST_F(GpuWeights, LargeDenseMatricesAreConvertedWhole) {
 // A dense matrix that becomes codes there is the bytes of one that was encoded here.
 TEST_F(GpuWeights, CodesMadeThereAreThoseMadeHere) {
   Numbers numbers(4);
-  for (Format format : {Format::kNf4, Format::kFp4}) {
+  for (Format format : {Format::kNf4, Format::kFp4, Format::kInt8}) {
     for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
       Tensor source = floats({37, 320}, numbers);
       for (int64_t i = 0; i < 64; ++i) source.mutable_data<float>()[i] = i % 3 == 0 ? 0.0f : -0.0f;
