@@ -1,9 +1,9 @@
 // GPU kernels beside the GPU's limits:
 //
 //   gpu_bench [products|prompts|layers|attention|sampling]   decode products at large shapes and at those of
-//                                                            Qwen2-1.5B; its prompts' products; its layers one
-//                                                            after the other; attention of prompts; sampling at
-//                                                            its vocabulary
+//                                                            Qwen2-1.5B; its prompts' products; its layers
+//                                                            one after the other; attention of prompts;
+//                                                            sampling at its vocabulary
 //
 // Matrices rotate over at least four times the second-level cache; launches are captured in a graph, as
 // decoding does it; medians of nine passes.
@@ -56,7 +56,8 @@ struct Coding {
   int64_t group_size = 128;
   Format format = Format::kAffine;
 };
-constexpr Coding kCodings[] = {{"bf16", 16}, {"int8", 8}, {"int4", 4}, {"nf4", 4, 64, Format::kNf4}};
+constexpr Coding kCodings[] = {
+    {"bf16", 16}, {"int8", 8}, {"fp8", 8, 64, Format::kFp8}, {"int4", 4}, {"nf4", 4, 64, Format::kNf4}};
 
 int64_t scale_bytes(const Shape& shape, const Coding& coding) {
   return coding.bits == 16 ? 0 : (shape.in + coding.group_size - 1) / coding.group_size * shape.out * 2;
@@ -317,8 +318,9 @@ struct Layers {
 };
 
 void print_layers() {
-  std::printf("\n%-40s %10s %10s %10s %10s\n", "a layer of Qwen2-1.5B: us", kCodings[0].name,
-              kCodings[1].name, kCodings[2].name, kCodings[3].name);
+  std::printf("\n%-40s", "a layer of Qwen2-1.5B: us");
+  for (const Coding& coding : kCodings) std::printf(" %10s", coding.name);
+  std::printf("\n");
   constexpr std::pair<int64_t, int64_t> kCases[] = {{1, 100}, {1, 260},  {1, 3900}, {4, 260},
                                                     {8, 260}, {16, 260}, {32, 260}};
   for (const auto& [rows, position] : kCases) {
@@ -420,12 +422,14 @@ std::vector<Weight> random_weights(GpuQueue& queue, std::span<const int64_t> out
       weights.emplace_back(fill(Tensor::allocate_on(&queue, dtype, {out, in})));
       continue;
     }
-    QuantizedTensor weight{.format = Format::kInt8, .bits = 8, .group_size = in, .out_features = out, .in_features = in};
+    QuantizedTensor weight{
+        .format = Format::kInt8, .bits = 8, .group_size = in, .out_features = out, .in_features = in};
     const int64_t tiles = tile_count(out);
     weight.group_size = kept_group_size(in, in);
-    weight.codes = fill(Tensor::allocate_on(&queue, DType::kI32, {tiles, piece_count(in, 8), kPieceBytes / 4}).part(
-        0, DType::kBF16, {tiles * piece_count(in, 8) * kPieceBytes / 2}));
-    weight.scales = Tensor::allocate_on(&queue, DType::kF16, {tiles, kept_groups(in, weight.group_size), kTileOutputs});
+    weight.codes = fill(Tensor::allocate_on(&queue, DType::kI32, {tiles, piece_count(in, 8), kPieceBytes / 4})
+                            .part(0, DType::kBF16, {tiles * piece_count(in, 8) * kPieceBytes / 2}));
+    weight.scales =
+        Tensor::allocate_on(&queue, DType::kF16, {tiles, kept_groups(in, weight.group_size), kTileOutputs});
     check(cudaMemset(weight.scales.mutable_bytes(), 0x1c, weight.scales.byte_count()));
     weight.activations = activations;
     weight.outlier_threshold = threshold;
@@ -451,10 +455,12 @@ void print_prompts() {
                               {"int8, inputs bf16"},
                               {"int8, inputs int8", DType::kI8, ActivationFormat::kInt8Dynamic},
                               {"the same, 6 outliers", DType::kI8, ActivationFormat::kInt8Dynamic, 6}};
-  std::printf("\nproducts of prompts; those of BF16 %.0f TFLOP/s\n%-18s %6s %-22s %10s %10s %10s\n", limit, "weights",
-              "rows", "kind", "us", "TFLOP/s", "of bf16");
+  std::printf("\nproducts of prompts; those of BF16 %.0f TFLOP/s\n%-18s %6s %-22s %10s %10s %10s\n", limit,
+              "weights", "rows", "kind", "us", "TFLOP/s", "of bf16");
   const std::pair<const char*, std::pair<std::vector<int64_t>, int64_t>> layers[] = {
-      {"q, k, v", {{1536, 256, 256}, 1536}}, {"o", {{1536}, 1536}}, {"gate, up", {{8960, 8960}, 1536}},
+      {"q, k, v", {{1536, 256, 256}, 1536}},
+      {"o", {{1536}, 1536}},
+      {"gate, up", {{8960, 8960}, 1536}},
       {"down", {{1536}, 8960}}};
   for (const auto& [name, shape] : layers) {
     const auto& [outs, in] = shape;
@@ -466,7 +472,8 @@ void print_prompts() {
         check(cudaMemcpy(static_cast<uint16_t*>(x) + column * 200 + 7, &outlier, 2, cudaMemcpyHostToDevice));
       }
       for (const Variant& variant : variants) {
-        const auto weights = random_weights(queue, outs, in, variant.dtype, variant.activations, variant.threshold);
+        const auto weights =
+            random_weights(queue, outs, in, variant.dtype, variant.activations, variant.threshold);
         std::vector<MatmulOutput> outputs;
         int64_t all = 0;
         for (const Weight& weight : weights) {
@@ -475,16 +482,18 @@ void print_prompts() {
           outputs.push_back({.weight = &weight, .y = {allocate(rows * out * 2), DType::kBF16}});
         }
         constexpr int kLaunches = 10;
-        const double us = 1e3 / kLaunches * gpu_median_ms(
-            [&] {
-              for (int i = 0; i < kLaunches; ++i)
-                matmul(context, ConstActivations{x, DType::kBF16}, rows, outputs, MatmulMode::kPrefill);
-            },
-            queue.stream());
+        const double us =
+            1e3 / kLaunches *
+            gpu_median_ms(
+                [&] {
+                  for (int i = 0; i < kLaunches; ++i)
+                    matmul(context, ConstActivations{x, DType::kBF16}, rows, outputs, MatmulMode::kPrefill);
+                },
+                queue.stream());
         queue.wait("prompts");
         const double rate = 2 * static_cast<double>(rows * all * in) / us * 1e-6;
-        std::printf("%-18s %6lld %-22s %10.1f %10.0f %9.0f%%\n", name, static_cast<long long>(rows), variant.name, us,
-                    rate, limit > 0 ? 100 * rate / limit : 0.0);
+        std::printf("%-18s %6lld %-22s %10.1f %10.0f %9.0f%%\n", name, static_cast<long long>(rows),
+                    variant.name, us, rate, limit > 0 ? 100 * rate / limit : 0.0);
         for (const MatmulOutput& output : outputs) check(cudaFree(output.y.data));
       }
       check(cudaFree(x));

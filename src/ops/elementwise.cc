@@ -241,7 +241,7 @@ GpuEmbeddingTable gpu_embedding_table(const Weight& table) {
             .bits = kind.bits,
             .group_size = kind.group_size,
             .has_table = has_codebook(kind.format),
-            .table = code_table(kind.format),
+            .table = kind.table,
             .column_order = kind.column_order,
             .width = in_features(table)};
   }

@@ -45,7 +45,8 @@ class Piece {
 };
 
 // Of a forward pass of so many rows, beside weights and cache: hidden states, what one block passes between
-// its stages, what a product makes of its weights and inputs, logits, and what loading takes instead if that is more.
+// its stages, what a product makes of its weights and inputs, logits, and what loading takes instead if that
+// is more.
 uint64_t work_bytes(const Model& model, int64_t tokens, const GpuEncoding* encoding) {
   const ModelConfig& config = model.config();
   const int64_t rows = std::min(tokens, kGpuPrefillRows);

@@ -67,15 +67,13 @@ std::string cpu_only(const RuntimeOptions& options) {
   return "";
 }
 
-bool runs_on_gpu(Format format) {
-  return format == Format::kAffine || format == Format::kInt8 || format == Format::kNf4 ||
-         format == Format::kFp4;
-}
+// All, but powers with more codes than a table in registers has.
+bool runs_on_gpu(const QuantizedTensor& weight) { return weight.format != Format::kLog2 || weight.bits <= 4; }
 // The format of a weight for which there are no kernels on a GPU, or "".
 std::string_view cpu_only_format(const NamedWeights& weights) {
   for (const auto& [name, weight] : weights) {
     const auto* quantized = std::get_if<QuantizedTensor>(&weight);
-    if (quantized && !runs_on_gpu(quantized->format)) return format_name(quantized->format);
+    if (quantized && !runs_on_gpu(*quantized)) return format_name(quantized->format);
   }
   return "";
 }
@@ -105,9 +103,12 @@ bool load_on_gpu(LanguageModel::State& state, int device, const RuntimeOptions& 
   if (const std::string_view format = cpu_only_format(state.checkpoint.weights); !format.empty()) {
     if (!may_refuse) {
       fail(ErrorCode::kUnsupported,
-           "the model's weights are {}, for which lowbit has no GPU kernels yet: use --device cpu", format);
+           "the model's weights are {} with more than 4 bits, for which lowbit has no GPU kernels: use "
+           "--device cpu",
+           format);
     }
-    log.info(fmt::format("weights in {} run on the CPU only: that is where the model runs", format));
+    log.info(fmt::format(
+        "weights in {} with more than 4 bits run on the CPU only: that is where the model runs", format));
     return false;
   }
   try {

@@ -142,6 +142,11 @@ __device__ inline void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
 }
 
+// Of a float_codes.
+__device__ inline float float_of(const CodeTable& table, uint32_t code) {
+  const uint32_t bits = (code & 0x80) << 8 | (code & 0x7f) << 8 >> table.lower[0];
+  return bf16_to_f32(static_cast<uint16_t>(bits)) * low_bf16(table.upper[0]);
+}
 __device__ inline float value_of(const CodeTable& table, uint32_t code) {
   const int shift = static_cast<int>(code % 4 * 8);
   return __uint_as_float((table.upper[code / 4] >> shift & 0xff) << 24 |
@@ -157,6 +162,8 @@ __device__ inline float weight_at(const GpuMatrix& matrix, int bits, int64_t gro
   const FragmentPlace place = fragment_place(n, k, in, kept_bits);
   const int64_t group_at = group_place(n, k / group_size, kept_groups(in, group_size));
   const float scale = __half2float(static_cast<const __half*>(matrix.scales)[group_at]);
+  if (table && bits == 8)
+    return scale * float_of(*table, static_cast<const uint8_t*>(matrix.weight)[place.byte]);
   if (table) {
     const uint32_t word =
         *reinterpret_cast<const uint32_t*>(static_cast<const char*>(matrix.weight) + place.byte / 4 * 4);

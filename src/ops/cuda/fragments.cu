@@ -66,8 +66,9 @@ __device__ inline uint32_t code_of(const FewLevels& levels, float x) {
   return levels.codes[above];
 }
 
+template <int kBits>
 struct FloatTable {
-  float value[16];
+  float value[1 << kBits];
 };
 
 // A thread per 16 bytes of fragments.
@@ -117,9 +118,9 @@ __global__ void pack_groups_kernel(const GpuPackArgs args) {
   const bool is_inside = n < args.out && input < args.in;
   uint16_t scale = 0;
   if (is_inside)
-    scale = args.has_wide_scales
-                ? __half_as_ushort(__float2half_rn(static_cast<const float*>(args.scales)[from]))
-                : static_cast<const uint16_t*>(args.scales)[from];
+    scale = args.has_wide_scales ? __half_as_ushort(__float2half_rn(
+                                       args.scale_factor * static_cast<const float*>(args.scales)[from]))
+                                 : static_cast<const uint16_t*>(args.scales)[from];
   static_cast<uint16_t*>(args.fragment_scales)[to] = scale;
   if (args.zero_points) {
     static_cast<uint16_t*>(args.fragment_zero_points)[to] =
@@ -186,7 +187,7 @@ __global__ void __launch_bounds__(256) encode_rows_kernel(const GpuEncodeArgs ar
   __shared__ float factors[kTileOutputs];
   const int64_t tile = blockIdx.x, groups = kept_groups(args.in, kUnitInputs);
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  auto load = [&](int64_t n, int64_t k, float (&to)[8]) {
+  auto load = [&](int64_t n, int64_t k, float(&to)[8]) {
     load_eight(static_cast<const From*>(args.from.data) + n * args.in + k, to);
 #pragma unroll
     for (float& value : to) value = __half2float(__float2half_rn(value));
@@ -231,7 +232,8 @@ __global__ void __launch_bounds__(256) encode_rows_kernel(const GpuEncodeArgs ar
                                     << (8 * (upper + j % 4 / 2 * 2));
       }
     }
-    static_cast<uint4*>(args.fragments)[tile * pieces * 32 + i] = make_uint4(words[0], words[1], words[2], words[3]);
+    static_cast<uint4*>(args.fragments)[tile * pieces * 32 + i] =
+        make_uint4(words[0], words[1], words[2], words[3]);
   }
 }
 
@@ -239,11 +241,11 @@ __global__ void __launch_bounds__(256) encode_rows_kernel(const GpuEncodeArgs ar
 // together. kWhole: groups and rows are cut at multiples of eight columns, and columns are in their own
 // order.
 template <int kBits, bool kWhole, bool kTable>
-__global__ void unpack_kernel(const GpuUnpackArgs args, const FloatTable codebook, int64_t count) {
+__global__ void unpack_kernel(const GpuUnpackArgs args, const FloatTable<kBits> codebook, int64_t count) {
   follow_predecessor();
-  __shared__ float values[16];
+  __shared__ float values[1 << kBits];
   if constexpr (kTable) {
-    if (threadIdx.x < 16) values[threadIdx.x] = codebook.value[threadIdx.x];
+    if (threadIdx.x < 1 << kBits) values[threadIdx.x] = codebook.value[threadIdx.x];
     __syncthreads();
   }
   const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -277,9 +279,9 @@ __global__ void unpack_kernel(const GpuUnpackArgs args, const FloatTable codeboo
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const int step = block * 2 + i / 4, pair = upper + i % 4 / 2 * 2, second = i % 2;
-        const uint32_t code = kTable       ? code_in_word(words[step], 2 * pair + second)
-                              : kBits == 8 ? words[step * 2 + second] >> (8 * pair) & 0xffu
-                                           : words[step] >> (4 * (second * 4 + pair)) & 0xfu;
+        const uint32_t code = kBits == 8 ? words[step * 2 + second] >> (8 * pair) & 0xffu
+                              : kTable   ? code_in_word(words[step], 2 * pair + second)
+                                         : words[step] >> (4 * (second * 4 + pair)) & 0xfu;
         if (!kWhole) {
           at = group_at(n, min(k + i, in - 1));
           scale = __half2float(static_cast<const __half*>(args.scales)[at]);
@@ -332,22 +334,25 @@ void gpu_unpack_fragments(const GpuUnpackArgs& args, void* stream) {
   const int bits = fragment_bits(args.bits);
   const int64_t count = fragment_bytes(args.out, args.in, bits) / 16;
   const bool is_whole = !args.column_order && args.in % 8 == 0 && args.group_size % 8 == 0;
-  FloatTable table{};
-  if (args.codebook) std::copy_n(args.codebook, 16, table.value);
-  auto of = [&]<int kBits, bool kTable>() {
-    return is_whole ? unpack_kernel<kBits, true, kTable> : unpack_kernel<kBits, false, kTable>;
+  auto queue = [&]<int kBits, bool kTable>() {
+    FloatTable<kBits> table{};
+    for (size_t i = 0; i < std::min<size_t>(args.codebook.size(), 1 << kBits); ++i)
+      table.value[i] = args.codebook[i] / args.scale_factor;
+    launch(is_whole ? unpack_kernel<kBits, true, kTable> : unpack_kernel<kBits, false, kTable>,
+           blocks_for(count), dim3(kThreads), 0, stream, args, table, count);
   };
-  const auto kernel = bits == 8       ? of.template operator()<8, false>()
-                      : args.codebook ? of.template operator()<4, true>()
-                                      : of.template operator()<4, false>();
-  launch(kernel, blocks_for(count), dim3(kThreads), 0, stream, args, table, count);
+  const bool has_table = !args.codebook.empty();
+  if (bits == 8)
+    has_table ? queue.template operator()<8, true>() : queue.template operator()<8, false>();
+  else
+    has_table ? queue.template operator()<4, true>() : queue.template operator()<4, false>();
 }
 
 void gpu_encode_fragments(const GpuEncodeArgs& args, void* stream) {
   auto queue = [&]<class From>() {
     if (!args.levels)
-      return launch(encode_rows_kernel<From>, dim3(static_cast<unsigned>(tile_count(args.out))), dim3(256), 0, stream,
-                    args);
+      return launch(encode_rows_kernel<From>, dim3(static_cast<unsigned>(tile_count(args.out))), dim3(256), 0,
+                    stream, args);
     const int64_t count = fragment_bytes(args.out, args.in, 4) / 16;
     FewLevels levels;
     std::copy_n(args.levels->limits, 15, levels.limits);

@@ -18,6 +18,7 @@
 //   8     32                 for each step 8 bytes: first elements of the pairs, then second ones
 //   4     64                 for each step a word: digit i is the first of pair i, digit 4 + i the second
 //
+// Codes of 8 bits that are floats (fp8) lie as all others do, in groups of 64.
 // Codes that point into a table of 16 values (format/codebook.h): digit j is element j of the pairs, 2 i +
 // the second's 1. A byte is a pair of codes, to look up at once, and four digits are a byte permute's
 // selector.
@@ -84,10 +85,22 @@ constexpr FragmentPlace fragment_place(int64_t n, int64_t k, int64_t in, int fra
 constexpr uint32_t placed_in_word(uint32_t code, int j) { return code << (4 * j); }
 constexpr uint32_t code_in_word(uint32_t word, int j) { return word >> (4 * j) & 15; }
 
-// The 16 values of a table as BF16: their lower and their upper bytes, four to a word.
+// The 16 values of a table as BF16: their lower and their upper bytes, four to a word. Or which floats codes
+// of 8 bits are (float_codes).
 struct CodeTable {
   uint32_t lower[4] = {}, upper[4] = {};
+  bool operator==(const CodeTable&) const = default;
 };
+
+// Of fp8, a sign, an exponent and `mantissa` bits: as the upper byte of a BF16 the exponent and the mantissa
+// go down by lower[0] bits, and then the value is less by 2^(127 - 7) or 2^(127 - 15), which the pair of BF16
+// upper[0] makes up for, but for kFloatShrink.
+constexpr int kFloatShrink =
+    256;  // values are so much less, and their scales more: F16 holds small ones badly
+constexpr CodeTable float_codes(int mantissa) {
+  const uint32_t exponent = 127 + (mantissa == 3 ? 127 - 7 : 127 - 15) - 8;
+  return {{mantissa == 3 ? 4u : 3u}, {exponent << 7 | exponent << 23}};
+}
 
 // Where the scale and the zero point of output n in a group stand.
 constexpr int64_t group_place(int64_t n, int64_t group, int64_t groups) {

@@ -5,6 +5,7 @@
 #include "ops/cuda/matmul_decode.h"
 
 #include <cstdint>
+#include <span>
 
 namespace lowbit {
 
@@ -15,7 +16,8 @@ struct GpuPackArgs {
   int64_t group_size = 0, kept_group_size = 0;
   int bits = 0;
   bool has_table = false;                                                  // codes point into one
-  bool has_wide_scales = false;                                            // F32, rounded to F16
+  bool has_wide_scales = false;                                            // F32, rounded to F16 ...
+  float scale_factor = 1;                                                  // ... times this
   const void *words = nullptr, *scales = nullptr, *zero_points = nullptr;  // zero_points: null stays null
   void *fragments = nullptr, *fragment_scales = nullptr, *fragment_zero_points = nullptr;
 };
@@ -39,7 +41,8 @@ void gpu_encode_fragments(const GpuEncodeArgs& args, void* stream);
 struct GpuUnpackArgs {
   int64_t out = 0, in = 0, group_size = 0;
   int bits = 0;
-  const float* codebook = nullptr;  // 16 values, in this machine's memory, or null
+  std::span<const float> codebook;  // 2^bits values, 16 at least, in this machine's memory; or none
+  float scale_factor = 1;           // of GpuPackArgs
   const void *fragments = nullptr, *scales = nullptr, *zero_points = nullptr;
   const int32_t* column_order = nullptr;
   uint16_t* to = nullptr;

@@ -1,10 +1,12 @@
 // Products of int8 on Hopper. A block of three warpgroups: one fetches, by bulk copies of the blocks that
 // matmul_int8.h describes, through a ring of slots in shared memory; two multiply, each 64 rows by 192
 // outputs, whose sums stay in registers. Blocks take tiles in turn until there are none left; what is fetched
-// runs ahead into the next tile.
+// runs ahead into the next tile. Two blocks are a cluster and take neighbouring rows of the same outputs, of
+// whose weights each fetches one half for both: the second-level cache would not give each of them all.
 //
-// A slot has 128 bytes of each of 128 rows of x and 192 of w: 128 codes, summed as integers; or, behind those,
-// 64 outlier columns in BF16, summed as floats in the registers that the integers have left.
+// A slot has 128 bytes of each of 128 rows of x and 192 of w: 128 codes, summed as integers; or, behind
+// those, 64 outlier columns in BF16, summed as floats in the registers that the integers have left.
+#include "ops/cuda/cluster.cuh"
 #include "ops/cuda/device.cuh"
 #include "ops/cuda/matmul_int8.h"
 #include "ops/cuda/wgmma.cuh"
@@ -14,22 +16,23 @@
 namespace lowbit {
 namespace {
 
-constexpr int kOutputs = kInt8TileOutputs, kRows = kInt8TileRows;
-constexpr int kSums = kOutputs / 2;  // a thread's: 64 x 192 by 128 threads
+constexpr int kOutputs = kInt8TileOutputs, kRows = kInt8TileRows / 2;  // of a block
+constexpr int kSums = kOutputs / 2;                                    // a thread's: 64 x 192 by 128 threads
 constexpr int kRowBlocks = kRows / kInt8BlockRows, kOutputBlocks = kOutputs / kInt8BlockRows;
 constexpr int kSlotBytes = (kRowBlocks + kOutputBlocks) * kInt8BlockBytes;
 constexpr int kSlots = 5;
 constexpr int kSharedBytes = kSlots * kSlotBytes + 1024;  // slots begin at a multiple of 1024
-constexpr int kThreads = 3 * kWarpgroup, kMultipliers = 2;
-// Tiles of so many rows' tiles are taken before the next ones: their x and the outputs' w stay in the
-// second-level cache.
-constexpr int kRowTilesTogether = 16;
+constexpr int kThreads = 3 * kWarpgroup, kMultipliers = 2, kCluster = 2;
+// Of rows that a cluster takes at once so many are taken before the next ones: their x and the outputs' w
+// stay in the second-level cache.
+constexpr int kRowTilesTogether = 8;
 
+// filled: by the copies of both blocks into this one. emptied: by those who multiply, in both.
 struct Control {
   uint64_t filled[kSlots], emptied[kSlots];
 };
 
-// Where a tile is.
+// Where a cluster's tile is: of kCluster * kRows rows.
 struct Place {
   int matrix;
   int64_t row, n;        // first ones
@@ -39,28 +42,29 @@ struct Tiles {
   int row_tiles, output_tiles[kMostMatrices], all_outputs;
   int matrices;
 
-  __device__ int count() const { return row_tiles * all_outputs; }
+  __host__ __device__ int count() const { return row_tiles * all_outputs; }
   __device__ Place at(int index) const {
     const int together = kRowTilesTogether * all_outputs, first = index / together * kRowTilesTogether;
     const int rows = min(kRowTilesTogether, row_tiles - first), rest = index % together;
     int output = rest / rows, matrix = 0;
     while (matrix + 1 < matrices && output >= output_tiles[matrix]) output -= output_tiles[matrix++];
-    return {matrix, static_cast<int64_t>(first + rest % rows) * kRows, static_cast<int64_t>(output) * kOutputs,
-            static_cast<int64_t>(output) * kOutputBlocks};
+    return {matrix, static_cast<int64_t>(first + rest % rows) * kCluster * kRows,
+            static_cast<int64_t>(output) * kOutputs, static_cast<int64_t>(output) * kOutputBlocks};
   }
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-#define LOWBIT_8_SUMS(kind, s, i)                                                                       \
-  kind(s[i]), kind(s[i + 1]), kind(s[i + 2]), kind(s[i + 3]), kind(s[i + 4]), kind(s[i + 5]), kind(s[i + 6]), \
-      kind(s[i + 7])
-#define LOWBIT_32_SUMS(kind, s, i) \
-  LOWBIT_8_SUMS(kind, s, i), LOWBIT_8_SUMS(kind, s, i + 8), LOWBIT_8_SUMS(kind, s, i + 16), LOWBIT_8_SUMS(kind, s, i + 24)
+#define LOWBIT_8_SUMS(kind, s, i)                                                             \
+  kind(s[i]), kind(s[i + 1]), kind(s[i + 2]), kind(s[i + 3]), kind(s[i + 4]), kind(s[i + 5]), \
+      kind(s[i + 6]), kind(s[i + 7])
+#define LOWBIT_32_SUMS(kind, s, i)                                                          \
+  LOWBIT_8_SUMS(kind, s, i), LOWBIT_8_SUMS(kind, s, i + 8), LOWBIT_8_SUMS(kind, s, i + 16), \
+      LOWBIT_8_SUMS(kind, s, i + 24)
 #define LOWBIT_96_SUMS(kind, s) \
   LOWBIT_32_SUMS(kind, s, 0), LOWBIT_32_SUMS(kind, s, 32), LOWBIT_32_SUMS(kind, s, 64)
-#define LOWBIT_96_NAMES \
-  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23," \
+#define LOWBIT_96_NAMES                                                                              \
+  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,"           \
   "%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47," \
   "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,%64,%65,%66,%67,%68,%69,%70,%71," \
   "%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
@@ -90,14 +94,43 @@ __device__ inline void pin(int (&values)[kSums]) {
 }
 
 __device__ inline void expect_copies(uint64_t* barrier, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+               "r"(bytes)
                : "memory");
 }
 __device__ inline void copy_bulk(uint32_t to, const void* from, int bytes, uint64_t* barrier) {
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from),
-      "r"(bytes), "r"(shared_address(barrier))
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+      "l"(from), "r"(bytes), "r"(shared_address(barrier))
       : "memory");
+}
+// To the same place of all blocks of the cluster, whose own barriers count it.
+__device__ inline void copy_to_all(uint32_t to, const void* from, int bytes, uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, "
+      "[%3], "
+      "%4;" ::"r"(to),
+      "l"(from), "r"(bytes), "r"(shared_address(barrier)), "h"(static_cast<uint16_t>((1 << kCluster) - 1))
+      : "memory");
+}
+// In block `rank` of the cluster.
+__device__ inline void arrive_there(uint64_t* barrier, int rank) {
+  asm volatile(
+      "{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there]; }" ::"r"(shared_address(barrier)),
+      "r"(rank)
+      : "memory");
+}
+// As wait_for_phase, for arrivals from the whole cluster.
+__device__ inline void wait_for_phase_of_all(uint64_t* barrier, uint32_t parity) {
+  uint32_t is_over = 0;
+  while (!is_over)
+    asm volatile(
+        "{ .reg .pred over; mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 over, [%1], %2; "
+        "selp.u32 %0, 1, 0, over; }"
+        : "=r"(is_over)
+        : "r"(shared_address(barrier)), "r"(parity)
+        : "memory");
 }
 
 // Slots in turn.
@@ -113,31 +146,38 @@ struct Ring {
 };
 
 // By one thread. Neighbouring blocks along the columns are `blocks` apart from those of the next 64 rows.
-__device__ inline void fetch(uint32_t to, const char* x, const char* w, int64_t blocks, uint64_t* filled) {
+__device__ inline void fetch(uint32_t to, const char* x, const char* w, int64_t blocks, int rank,
+                             uint64_t* filled) {
   expect_copies(filled, kSlotBytes);
 #pragma unroll
   for (int i = 0; i < kRowBlocks; ++i)
     copy_bulk(to + i * kInt8BlockBytes, x + i * blocks * kInt8BlockBytes, kInt8BlockBytes, filled);
-#pragma unroll
-  for (int i = 0; i < kOutputBlocks; ++i)
-    copy_bulk(to + (kRowBlocks + i) * kInt8BlockBytes, w + i * blocks * kInt8BlockBytes, kInt8BlockBytes, filled);
+  to += kRowBlocks * kInt8BlockBytes;
+  // Of three blocks the first and half of the second, or the other half and the third.
+  static_assert(kOutputBlocks == 3 && kCluster == 2);
+  constexpr int kHalf = kInt8BlockBytes / 2;
+  const int whole = rank * 2 * kInt8BlockBytes, half = kInt8BlockBytes + rank * kHalf;
+  copy_to_all(to + whole, w + rank * 2 * blocks * kInt8BlockBytes, kInt8BlockBytes, filled);
+  copy_to_all(to + half, w + blocks * kInt8BlockBytes + rank * kHalf, kHalf, filled);
 }
 
-__device__ inline void fetch_tiles(const GpuInt8Product& args, const Tiles& tiles, int outlier_blocks, uint32_t slots,
-                                   Control& control) {
+__device__ inline void fetch_tiles(const GpuInt8Product& args, const Tiles& tiles, int outlier_blocks,
+                                   uint32_t slots, int rank, Control& control) {
   const int64_t code_blocks = padded_inputs(args.x.in) / 128, room = args.capacity / 64;
   Ring ring;
   auto fetch_next = [&](const char* x, const char* w, int64_t blocks) {
-    wait_for_phase(&control.emptied[ring.slot], ring.parity ^ 1);
-    fetch(slots + ring.slot * kSlotBytes, x, w, blocks, &control.filled[ring.slot]);
+    wait_for_phase_of_all(&control.emptied[ring.slot], ring.parity ^ 1);
+    fetch(slots + ring.slot * kSlotBytes, x, w, blocks, rank, &control.filled[ring.slot]);
     ring.advance();
   };
-  for (int tile = static_cast<int>(blockIdx.x); tile < tiles.count(); tile += static_cast<int>(gridDim.x)) {
+  for (int tile = static_cast<int>(blockIdx.x) / kCluster; tile < tiles.count();
+       tile += static_cast<int>(gridDim.x) / kCluster) {
     const Place place = tiles.at(tile);
     const GpuInt8Matrix& matrix = args.matrix[place.matrix];
-    const int64_t x_block = place.row / kInt8BlockRows;
+    const int64_t x_block = place.row / kInt8BlockRows + rank * kRowBlocks;
     const char* x = reinterpret_cast<const char*>(args.x.codes) + x_block * code_blocks * kInt8BlockBytes;
-    const char* w = reinterpret_cast<const char*>(matrix.codes) + place.output_block * code_blocks * kInt8BlockBytes;
+    const char* w =
+        reinterpret_cast<const char*>(matrix.codes) + place.output_block * code_blocks * kInt8BlockBytes;
     for (int64_t block = 0; block < code_blocks; ++block)
       fetch_next(x + block * kInt8BlockBytes, w + block * kInt8BlockBytes, code_blocks);
     x = reinterpret_cast<const char*>(args.x_outliers) + x_block * room * kInt8BlockBytes;
@@ -222,12 +262,14 @@ __device__ inline void write(const GpuInt8Product& args, const GpuInt8Matrix& ma
 }
 
 __device__ inline void release(uint64_t* emptied) {
-  if (threadIdx.x % 32 == 0) arrive(emptied);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if (lane < kCluster) arrive_there(emptied, lane);
 }
 
 __device__ inline void multiply_tiles(const GpuInt8Product& args, const Tiles& tiles, int outlier_blocks,
-                                      uint32_t slots, Control& control) {
-  const int group = static_cast<int>(threadIdx.x) / kWarpgroup - 1, warp = static_cast<int>(threadIdx.x) / 32 % 4;
+                                      uint32_t slots, int rank, Control& control) {
+  const int group = static_cast<int>(threadIdx.x) / kWarpgroup - 1,
+            warp = static_cast<int>(threadIdx.x) / 32 % 4;
   const int g = static_cast<int>(threadIdx.x) % 32 / 4, c = static_cast<int>(threadIdx.x) % 4;
   const int code_blocks = static_cast<int>(padded_inputs(args.x.in) / 128);
   Ring ring;
@@ -237,7 +279,8 @@ __device__ inline void multiply_tiles(const GpuInt8Product& args, const Tiles& t
     a = panel_descriptor(slot + group * kInt8BlockBytes, 0);
     b = panel_descriptor(slot + kRowBlocks * kInt8BlockBytes, 0);
   };
-  for (int tile = static_cast<int>(blockIdx.x); tile < tiles.count(); tile += static_cast<int>(gridDim.x)) {
+  for (int tile = static_cast<int>(blockIdx.x) / kCluster; tile < tiles.count();
+       tile += static_cast<int>(gridDim.x) / kCluster) {
     const Place place = tiles.at(tile);
     const GpuInt8Matrix& matrix = args.matrix[place.matrix];
     int sums[kSums];
@@ -258,7 +301,8 @@ __device__ inline void multiply_tiles(const GpuInt8Product& args, const Tiles& t
     pin(sums);
     release(&control.emptied[ring.slot == 0 ? kSlots - 1 : ring.slot - 1]);
 
-    const Mine mine = {place.row + group * 64 + warp * 16 + g, static_cast<int>(place.n) + 2 * c};
+    const Mine mine = {place.row + rank * kRows + group * 64 + warp * 16 + g,
+                       static_cast<int>(place.n) + 2 * c};
     const float scale = mine.row < args.x.rows ? args.x.scales[mine.row] : 0.0f;
     const float scale8 = mine.row + 8 < args.x.rows ? args.x.scales[mine.row + 8] : 0.0f;
     float values[kSums];
@@ -288,32 +332,74 @@ __device__ inline void multiply_tiles(const GpuInt8Product& args, const Tiles& t
   }
 }
 
+// The outliers of columns that the list has beyond those that there was room for: none, nearly always.
+__device__ void add_other_outliers(const GpuInt8Product& args, const Tiles& tiles, int listed, int rank) {
+  const GpuInt8Rows& x = args.x;
+  wait_at(1, kMultipliers * kWarpgroup);  // what is added to was written by other threads
+  for (int tile = static_cast<int>(blockIdx.x) / kCluster; tile < tiles.count();
+       tile += static_cast<int>(gridDim.x) / kCluster) {
+    const Place place = tiles.at(tile);
+    const GpuInt8Matrix& matrix = args.matrix[place.matrix];
+    for (int i = static_cast<int>(threadIdx.x) - kWarpgroup; i < kRows * kOutputs;
+         i += kMultipliers * kWarpgroup) {
+      const int64_t row = place.row + rank * kRows + i / kOutputs, n = place.n + i % kOutputs;
+      if (row >= x.rows || n >= matrix.out) continue;
+      float sum = 0;
+      for (int j = static_cast<int>(args.capacity); j < listed; ++j) {
+        const int column = x.outlier_columns[j];
+        const float value = bf16_to_f32(x.x[row * x.in + column]);
+        if (!(fabsf(value) >= x.threshold)) continue;
+        const int64_t at = fragment_place(n, column, x.in, 8).byte;
+        sum = fmaf(value, static_cast<float>(static_cast<const uint8_t*>(matrix.fragments)[at] - 128), sum);
+      }
+      sum *= matrix.wide_scales[n];
+      const int64_t at = row * matrix.out + n;
+      if (matrix.add_to) {
+        matrix.add_to[at] += sum;
+      } else if (matrix.y.dtype == DType::kF32) {
+        static_cast<float*>(matrix.y.data)[at] += sum;
+      } else {
+        uint16_t& y = static_cast<uint16_t*>(matrix.y.data)[at];
+        y = f32_to_bf16(bf16_to_f32(y) + sum);
+      }
+    }
+  }
+}
+
 #endif
 
-__global__ void __launch_bounds__(kThreads, 1) int8_product_kernel(const __grid_constant__ GpuInt8Product args,
-                                                                  const __grid_constant__ Tiles tiles) {
+__global__ void __launch_bounds__(kThreads, 1)
+    int8_product_kernel(const __grid_constant__ GpuInt8Product args, const __grid_constant__ Tiles tiles) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ char shared[];
   __shared__ Control control;
   const uint32_t slots = (shared_address(shared) + 1023) / 1024 * 1024;
+  const int rank = in_cluster().rank;
   if (threadIdx.x == 0) {
     for (int slot = 0; slot < kSlots; ++slot) {
       make_barrier(&control.filled[slot], 1);
-      make_barrier(&control.emptied[slot], 4 * kMultipliers);
+      make_barrier(&control.emptied[slot], 4 * kMultipliers * kCluster);
     }
-    show_to_products();
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   __syncthreads();
+  arrive_in_cluster();
+  wait_for_cluster();
   follow_predecessor();
   const int listed = args.x.threshold > 0 ? *args.x.outlier_count : 0;
   const int outlier_blocks = (min(listed, static_cast<int>(args.capacity)) + 63) / 64;
   if (threadIdx.x < kWarpgroup) {
     give_registers<40>();
-    if (threadIdx.x == 0) fetch_tiles(args, tiles, outlier_blocks, slots, control);
+    if (threadIdx.x == 0) fetch_tiles(args, tiles, outlier_blocks, slots, rank, control);
+    __syncwarp();
   } else {
     take_registers<232>();
-    multiply_tiles(args, tiles, outlier_blocks, slots, control);
+    multiply_tiles(args, tiles, outlier_blocks, slots, rank, control);
+    if (listed > args.capacity) add_other_outliers(args, tiles, listed, rank);
   }
+  // The other block may still send to this one's memory.
+  arrive_in_cluster();
+  wait_for_cluster();
 #endif
 }
 
@@ -332,54 +418,18 @@ int multiprocessors() {
 
 bool has_int8_product() { return has_own_code<int8_product_kernel>(); }
 
-namespace {
-
-// The outliers of columns that the list has beyond those that there was room for: none, nearly always.
-__global__ void __launch_bounds__(256) other_outliers_kernel(const GpuInt8Product args) {
-  follow_predecessor();
-  const GpuInt8Rows& x = args.x;
-  const int listed = *x.outlier_count;
-  if (listed <= args.capacity) return;
-  const GpuInt8Matrix& matrix = args.matrix[blockIdx.y];
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < x.rows * matrix.out; i += step) {
-    const int64_t row = i / matrix.out, n = i % matrix.out;
-    float sum = 0;
-    for (int j = static_cast<int>(args.capacity); j < listed; ++j) {
-      const int column = x.outlier_columns[j];
-      const float value = bf16_to_f32(x.x[row * x.in + column]);
-      if (!(fabsf(value) >= x.threshold)) continue;
-      const int64_t at = fragment_place(n, column, x.in, 8).byte;
-      sum = fmaf(value, static_cast<float>(static_cast<const uint8_t*>(matrix.fragments)[at] - 128), sum);
-    }
-    if (sum == 0) continue;
-    sum *= matrix.wide_scales[n];
-    if (matrix.add_to) {
-      matrix.add_to[i] += sum;
-    } else {
-      const float before = matrix.y.dtype == DType::kF32 ? static_cast<const float*>(matrix.y.data)[i]
-                                                         : bf16_to_f32(static_cast<const uint16_t*>(matrix.y.data)[i]);
-      store_output(matrix.y, i, before + sum);
-    }
-  }
-}
-
-}  // namespace
-
 void gpu_int8_product(const GpuInt8Product& args, void* stream) {
   Tiles tiles = {};
-  tiles.row_tiles = static_cast<int>((args.x.rows + kRows - 1) / kRows);
+  tiles.row_tiles = static_cast<int>((args.x.rows + kInt8TileRows - 1) / kInt8TileRows);
   tiles.matrices = args.matrices;
   for (int i = 0; i < args.matrices; ++i) {
     tiles.output_tiles[i] = static_cast<int>((args.matrix[i].out + kOutputs - 1) / kOutputs);
     tiles.all_outputs += tiles.output_tiles[i];
   }
   allow_shared_memory<int8_product_kernel>(kSharedBytes);
-  launch(int8_product_kernel,
-         dim3(static_cast<unsigned>(std::min(tiles.row_tiles * tiles.all_outputs, multiprocessors()))), dim3(kThreads),
-         kSharedBytes, stream, args, tiles);
-  if (args.x.threshold > 0)
-    launch(other_outliers_kernel, dim3(264, static_cast<unsigned>(args.matrices)), dim3(256), 0, stream, args);
+  const int clusters = std::min(tiles.count(), multiprocessors() / kCluster);
+  launch_clusters(int8_product_kernel, dim3(static_cast<unsigned>(clusters * kCluster)), kCluster,
+                  dim3(kThreads), kSharedBytes, stream, args, tiles);
 }
 
 }  // namespace lowbit

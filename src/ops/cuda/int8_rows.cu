@@ -10,14 +10,13 @@
 namespace lowbit {
 namespace {
 
-constexpr int kThreads = 256, kChunk = 16;
+constexpr int kThreads = 256, kRowsOfBlock = kThreads / 32, kChunk = 16;
 constexpr float kLeastMagnitude = 1e-30f;  // rows below it are rows of zeros, see ops/cpu/prepare_kernels.h
-static_assert(kThreads == 32 * kInt8MaskRows);
 
 __device__ inline int64_t place_in_blocks(int64_t row, int64_t byte, int64_t row_bytes) {
   const int64_t block = row / kInt8BlockRows * (row_bytes / kPanelRowBytes) + byte / kPanelRowBytes;
-  return block * kInt8BlockBytes + panel_place(static_cast<int>(row % kInt8BlockRows),
-                                               static_cast<int>(byte % kPanelRowBytes / 16)) +
+  return block * kInt8BlockBytes +
+         panel_place(static_cast<int>(row % kInt8BlockRows), static_cast<int>(byte % kPanelRowBytes / 16)) +
          byte % 16;
 }
 
@@ -42,118 +41,109 @@ __device__ inline void load_chunk(const uint16_t* row, int at, int in, float (&t
 template <bool kCodes>
 __global__ void __launch_bounds__(kThreads) round_kernel(const GpuInt8Rows args) {
   follow_predecessor();
-  extern __shared__ uint32_t mask[];
-  const int in = static_cast<int>(args.in), words = static_cast<int>(int8_mask_words(args.in));
-  const bool is_static = args.input_scale > 0, finds = kCodes && args.threshold > 0;
-  if (finds) {
-    for (int i = static_cast<int>(threadIdx.x); i < words; i += kThreads) mask[i] = 0;
-    __syncthreads();
-  }
+  const int in = static_cast<int>(args.in);
+  const bool is_static = args.input_scale > 0;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * kInt8MaskRows + threadIdx.x / 32;
-  if (row < args.rows) {
-    const uint16_t* const x = args.x + row * args.in;
-    const float limit = args.threshold > 0 ? args.threshold : INFINITY;
-    float largest = 0, values[kChunk];
-    bool is_finite = true;
-    for (int at = lane * kChunk; at < in; at += 32 * kChunk) {
-      load_chunk(x, at, in, values);
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kRowsOfBlock + threadIdx.x / 32;
+  if (row >= args.rows) return;
+  const uint16_t* const x = args.x + row * args.in;
+  const float limit = args.threshold > 0 ? args.threshold : INFINITY;
+  float largest = 0, values[kChunk];
+  bool is_finite = true;
+  for (int at = lane * kChunk; at < in; at += 32 * kChunk) {
+    load_chunk(x, at, in, values);
 #pragma unroll
-      for (const float value : values) {
-        const float size = fabsf(value);
-        is_finite = is_finite && size < INFINITY;
-        if (size < limit) largest = fmaxf(largest, size);
-      }
+    for (const float value : values) {
+      const float size = fabsf(value);
+      is_finite = is_finite && size < INFINITY;
+      if (size < limit) largest = fmaxf(largest, size);
     }
+  }
 #pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2)
-      largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, distance));
-    is_finite = __all_sync(0xffffffffu, is_finite);
-    if (!is_finite || largest < kLeastMagnitude) largest = 0;
-    const float scale = !is_finite  ? __int_as_float(0x7fffffff)
-                        : is_static ? args.input_scale
-                                    : __fdiv_rn(largest, 127.0f);
-    const float factor = is_static     ? __frcp_rn(args.input_scale)
-                         : largest > 0 ? __fmul_rn(127.0f, __frcp_rn(largest))
-                                       : 0.0f;
-    const float zero_point = is_static ? static_cast<float>(args.input_zero_point) : 0.0f;
-    const float least = is_static ? -128.0f : -127.0f;
-    if (kCodes && lane == 0) args.scales[row] = scale;
+  for (int distance = 16; distance > 0; distance /= 2)
+    largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, distance));
+  is_finite = __all_sync(0xffffffffu, is_finite);
+  if (!is_finite || largest < kLeastMagnitude) largest = 0;
+  const float scale = !is_finite  ? __int_as_float(0x7fffffff)
+                      : is_static ? args.input_scale
+                                  : __fdiv_rn(largest, 127.0f);
+  const float factor = is_static     ? __frcp_rn(args.input_scale)
+                       : largest > 0 ? __fmul_rn(127.0f, __frcp_rn(largest))
+                                     : 0.0f;
+  const float zero_point = is_static ? static_cast<float>(args.input_zero_point) : 0.0f;
+  const float least = is_static ? -128.0f : -127.0f;
+  if (kCodes && lane == 0) args.scales[row] = scale;
 
-    const int end = kCodes ? static_cast<int>(padded_inputs(args.in)) : in;
-    for (int at = lane * kChunk; at < end; at += 32 * kChunk) {
-      load_chunk(x, at, in, values);
-      uint32_t outliers = 0;
-      int codes[kChunk];
+  const int end = kCodes ? static_cast<int>(padded_inputs(args.in)) : in;
+  for (int at = lane * kChunk; at < end; at += 32 * kChunk) {
+    load_chunk(x, at, in, values);
+    uint32_t outliers = 0;
+    int codes[kChunk];
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) {
+      const bool is_code = is_finite && fabsf(values[i]) < limit && at + i < in;
+      const float level = rintf(__fmul_rn(values[i], factor)) + zero_point;
+      codes[i] = is_code ? static_cast<int>(fminf(fmaxf(level, least), 127.0f)) : 0;
+      if (is_finite && at + i < in && !is_code) outliers |= 1u << i;
+    }
+    if constexpr (kCodes) {
+      uint32_t packed[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        packed[i] = (codes[4 * i] & 0xff) | (codes[4 * i + 1] & 0xff) << 8 | (codes[4 * i + 2] & 0xff) << 16 |
+                    static_cast<uint32_t>(codes[4 * i + 3]) << 24;
+      *reinterpret_cast<uint4*>(args.codes + place_in_blocks(row, at, padded_inputs(args.in))) =
+          make_uint4(packed[0], packed[1], packed[2], packed[3]);
+      if (outliers) atomicOr(args.mask + at / 32, outliers << at % 32);
+    } else {
 #pragma unroll
       for (int i = 0; i < kChunk; ++i) {
-        const bool is_code = is_finite && fabsf(values[i]) < limit && at + i < in;
-        const float level = rintf(__fmul_rn(values[i], factor)) + zero_point;
-        codes[i] = is_code ? static_cast<int>(fminf(fmaxf(level, least), 127.0f)) : 0;
-        if (is_finite && at + i < in && !is_code) outliers |= 1u << i;
-      }
-      if constexpr (kCodes) {
-        uint32_t packed[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-          packed[i] = (codes[4 * i] & 0xff) | (codes[4 * i + 1] & 0xff) << 8 | (codes[4 * i + 2] & 0xff) << 16 |
-                      static_cast<uint32_t>(codes[4 * i + 3]) << 24;
-        *reinterpret_cast<uint4*>(args.codes + place_in_blocks(row, at, padded_inputs(args.in))) =
-            make_uint4(packed[0], packed[1], packed[2], packed[3]);
-        if (finds && outliers) atomicOr(mask + at / 32, outliers << at % 32);
-      } else {
-#pragma unroll
-        for (int i = 0; i < kChunk; ++i) {
-          if (at + i >= in) continue;
-          const float value = scale * (static_cast<float>(codes[i]) - zero_point);
-          args.rounded[row * args.in + at + i] = f32_to_bf16(outliers >> i & 1 ? values[i] : value);
-        }
+        if (at + i >= in) continue;
+        const float value = scale * (static_cast<float>(codes[i]) - zero_point);
+        args.rounded[row * args.in + at + i] = f32_to_bf16(outliers >> i & 1 ? values[i] : value);
       }
     }
-  }
-  if (finds) {
-    __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < words; i += kThreads)
-      args.masks[static_cast<int64_t>(blockIdx.x) * words + i] = mask[i];
   }
 }
 
-// One block: the columns that any mask has.
-constexpr int kListThreads = 1024;
-__global__ void __launch_bounds__(kListThreads) list_outliers_kernel(const GpuInt8Rows args) {
-  follow_predecessor();
-  extern __shared__ uint32_t mask[];
-  const int words = static_cast<int>(int8_mask_words(args.in)), thread = static_cast<int>(threadIdx.x);
-  const int64_t all = (args.rows + kInt8MaskRows - 1) / kInt8MaskRows * words;
-  for (int i = thread; i < words; i += kListThreads) mask[i] = 0;
-  __syncthreads();
-  for (int64_t i = thread; i < all; i += kListThreads)
-    if (const uint32_t some = args.masks[i]) atomicOr(mask + i % words, some);
-  __syncthreads();
-  if (thread >= 32) return;
+// The columns of the mask, ascending, by a warp; returns how many, of which no more than `most` are written,
+// and -1 behind the last up to a multiple of 64.
+__device__ inline int list_columns(const uint32_t* mask, int words, int most, int32_t* to) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
   int found = 0;
   for (int first = 0; first < words; first += 32) {
-    uint32_t here = first + thread < words ? mask[first + thread] : 0;
+    uint32_t here = first + lane < words ? mask[first + lane] : 0;
     int before = __popc(here);  // with this lane's, until it is taken off
 #pragma unroll
     for (int distance = 1; distance < 32; distance *= 2) {
       const int other = __shfl_up_sync(0xffffffffu, before, distance);
-      if (thread >= distance) before += other;
+      if (lane >= distance) before += other;
     }
-    const int total = __shfl_sync(0xffffffffu, before, 31);
     int at = found + before - __popc(here);
-    for (; here; here &= here - 1)
-      args.outlier_columns[at++] = (first + thread) * 32 + __ffs(static_cast<int>(here)) - 1;
-    found += total;
+    found += __shfl_sync(0xffffffffu, before, 31);
+    for (; here && at < most; here &= here - 1)
+      to[at++] = (first + lane) * 32 + __ffs(static_cast<int>(here)) - 1;
   }
-  for (int i = found + thread; i < (found + 63) / 64 * 64; i += 32) args.outlier_columns[i] = -1;
-  if (thread == 0) *args.outlier_count = found;
+  for (int i = found + lane; i < min((found + 63) / 64 * 64, most); i += 32) to[i] = -1;
+  return found;
 }
 
-// blockIdx.y: x, or one of the matrices. A thread per eight columns of a row.
+// blockIdx.y: x, or one of the matrices. A thread per eight columns of a row. Every block makes the list for
+// itself, the first one leaves it to the product.
 __global__ void __launch_bounds__(kThreads) gather_outliers_kernel(const GpuInt8Product args) {
   follow_predecessor();
-  const int count = min(*args.x.outlier_count, static_cast<int>(args.capacity));
+  __shared__ int32_t columns[kInt8OutlierColumns];
+  __shared__ int count;
+  const int words = static_cast<int>(int8_mask_words(args.x.in)), room = static_cast<int>(args.capacity);
+  if (threadIdx.x < 32) {
+    const int found = list_columns(args.x.mask, words, room, columns);
+    if (threadIdx.x == 0) count = min(found, room);
+  } else if (threadIdx.x < 64 && blockIdx.x == 0 && blockIdx.y == 0) {
+    const int found =
+        list_columns(args.x.mask, words, static_cast<int>(args.x.in + 63) / 64 * 64, args.x.outlier_columns);
+    if (threadIdx.x == 32) *args.x.outlier_count = found;
+  }
+  __syncthreads();
   const int pieces = (count + 63) / 64 * 8;
   const bool is_x = blockIdx.y == 0;
   const GpuInt8Matrix& matrix = args.matrix[is_x ? 0 : blockIdx.y - 1];
@@ -166,7 +156,7 @@ __global__ void __launch_bounds__(kThreads) gather_outliers_kernel(const GpuInt8
     uint32_t pairs[4];
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-      const int column = args.x.outlier_columns[piece * 8 + j];
+      const int column = columns[piece * 8 + j];
       uint32_t value = 0;
       if (column >= 0 && is_x) {
         const uint16_t x = args.x.x[row * args.x.in + column];
@@ -183,12 +173,15 @@ __global__ void __launch_bounds__(kThreads) gather_outliers_kernel(const GpuInt8
 }
 
 // blockIdx.y: a matrix. A thread per 16 bytes of fragments, which are eight inputs of rows g and g + 8; the
-// first piece's threads also bring the scales.
+// first piece's threads also bring the scales. The mask of outliers is cleared on the way.
 __global__ void __launch_bounds__(kThreads) blocks_kernel(const GpuInt8Product args) {
   follow_predecessor();
   const GpuInt8Matrix& matrix = args.matrix[blockIdx.y];
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int64_t pieces = piece_count(args.x.in, 8), row_bytes = padded_inputs(args.x.in);
+  if (args.x.mask && blockIdx.x == 0 && blockIdx.y == 0)
+    for (int i = static_cast<int>(threadIdx.x); i < int8_mask_words(args.x.in); i += kThreads)
+      args.x.mask[i] = 0;
   if (index >= tile_count(matrix.out) * pieces * 32) return;
   const int g = static_cast<int>(index % 32 / 4), c = static_cast<int>(index % 4);
   const int64_t piece = index / 32 % pieces, tile = index / 32 / pieces;
@@ -199,33 +192,35 @@ __global__ void __launch_bounds__(kThreads) blocks_kernel(const GpuInt8Product a
     const unsigned order = upper ? 0x7351u : 0x6240u;  // first and second elements of pairs in turn
     uint2 eight = {__byte_perm(data.x, data.y, order) ^ 0x80808080u,
                    __byte_perm(data.z, data.w, order) ^ 0x80808080u};
-    *reinterpret_cast<uint2*>(matrix.codes + place_in_blocks(n, piece * kBlockInputs + c * 8, row_bytes)) = eight;
+    *reinterpret_cast<uint2*>(matrix.codes + place_in_blocks(n, piece * kBlockInputs + c * 8, row_bytes)) =
+        eight;
     if (piece == 0 && c == 0 && n < matrix.out)
-      matrix.wide_scales[n] = __half2float(static_cast<const __half*>(
-          matrix.scales)[group_place(n, 0, kept_groups(args.x.in, kUnitInputs))]);
+      matrix.wide_scales[n] = __half2float(
+          static_cast<const __half*>(matrix.scales)[group_place(n, 0, kept_groups(args.x.in, kUnitInputs))]);
   }
 }
 
 }  // namespace
 
 void gpu_round_to_int8(const GpuInt8Rows& args, void* stream) {
-  const dim3 grid(static_cast<unsigned>((args.rows + kInt8MaskRows - 1) / kInt8MaskRows));
-  const size_t mask_bytes = static_cast<size_t>(int8_mask_words(args.in)) * 4;
-  if (args.rounded) return launch(round_kernel<false>, grid, dim3(kThreads), 0, stream, args);
-  launch(round_kernel<true>, grid, dim3(kThreads), mask_bytes, stream, args);
-  if (args.threshold > 0) launch(list_outliers_kernel, dim3(1), dim3(kListThreads), mask_bytes, stream, args);
+  launch(args.rounded ? round_kernel<false> : round_kernel<true>,
+         dim3(static_cast<unsigned>((args.rows + kRowsOfBlock - 1) / kRowsOfBlock)), dim3(kThreads), 0,
+         stream, args);
 }
 
-void gpu_prepare_int8_product(const GpuInt8Product& args, void* stream) {
+void gpu_int8_weights(const GpuInt8Product& args, void* stream) {
   int64_t most = 0;
   for (int i = 0; i < args.matrices; ++i) most = std::max(most, tile_count(args.matrix[i].out));
   const int64_t threads = most * piece_count(args.x.in, 8) * 32;
-  launch(blocks_kernel,
-         dim3(static_cast<unsigned>((threads + kThreads - 1) / kThreads), static_cast<unsigned>(args.matrices)),
-         dim3(kThreads), 0, stream, args);
-  if (args.x.threshold > 0)
-    launch(gather_outliers_kernel, dim3(256, static_cast<unsigned>(args.matrices + 1)), dim3(kThreads), 0, stream,
-           args);
+  launch(
+      blocks_kernel,
+      dim3(static_cast<unsigned>((threads + kThreads - 1) / kThreads), static_cast<unsigned>(args.matrices)),
+      dim3(kThreads), 0, stream, args);
+}
+
+void gpu_gather_outliers(const GpuInt8Product& args, void* stream) {
+  launch(gather_outliers_kernel, dim3(128, static_cast<unsigned>(args.matrices + 1)), dim3(kThreads), 0,
+         stream, args);
 }
 
 }  // namespace lowbit

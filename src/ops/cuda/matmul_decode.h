@@ -39,7 +39,7 @@ struct GpuDecodeArgs {
   int64_t rows = 0, in = 0;
   int bits = 0;            // 16 (BF16), or of the codes
   int64_t group_size = 0;  // codes only: as kept, see fragments.h
-  bool has_table = false;  // into which codes of 4 bits point
+  bool has_table = false;  // into which codes of 4 bits point; of 8: that says which floats they are
   CodeTable table;
   const uint16_t* x = nullptr;            // BF16 [rows, in]
   const int32_t* column_order = nullptr;  // of x, or null: x[column_order[p]] meets position p of the codes
@@ -77,8 +77,8 @@ constexpr int64_t kDecodeRows = 32;  // most rows of a call
 
 // Whether the kernel reads such a weight: 16-byte pieces of rows, groups of 32 or 128; of 64 with a table.
 constexpr bool fits_gpu_decode(int64_t in, int bits, int64_t group_size) {
-  return in % 8 == 0 &&
-         (bits == 16 || group_size == 32 || group_size == 128 || (bits == 4 && group_size == kTableGroup));
+  return in % 8 == 0 && (bits == 16 || group_size == 32 || group_size == 128 ||
+                         ((bits == 4 || bits == 8) && group_size == kTableGroup));
 }
 
 // Whether x may come as hidden, and in a column_order where there is one. tiles: see tiles_of.

@@ -92,7 +92,12 @@ const Problem kProblems[] = {{16, 64, 4, 64, false},
                              {33, 200, 4, 8, false, Format::kNf4},
                              {20, 96, 4, 256, false, Format::kFp4},
                              {8500, 320, 4, 64, false, Format::kNf4},
-                             {5632, 4096, 4, 128, false, Format::kNf4}};
+                             {5632, 4096, 4, 128, false, Format::kNf4},
+                             {48, 1536, 8, 64, false, Format::kFp8},
+                             {40, 8960, 8, 8960, false, Format::kFp8E5m2},
+                             {33, 200, 8, 40, false, Format::kFp8},
+                             {256, 1536, 8, 1536, false, Format::kFp8},
+                             {8500, 320, 8, 128, false, Format::kFp8E5m2}};
 
 // A matrix as files have it, and its values.
 struct Matrix {
@@ -130,7 +135,10 @@ Matrix make_matrix(const Problem& p, std::mt19937& random) {
     if (p.has_zeros) m.zeros.push_back(static_cast<uint8_t>(random() % (1u << p.bits)));
   }
   m.codes.resize(elements);
-  for (uint8_t& code : m.codes) code = static_cast<uint8_t>(random() % (1u << p.bits));
+  for (uint8_t& code : m.codes) {
+    code = static_cast<uint8_t>(random() % (1u << p.bits));
+    if (has_codebook(p.format) && !std::isfinite(codebook_of(p.format)[code])) code = 3;
+  }
   m.words.assign(static_cast<size_t>(packed_words(p.in, p.bits) * p.out), 0);
   for (int64_t n = 0; n < p.out; ++n) {
     pack_bits(m.codes.data() + n * p.in, 1, p.in, p.bits, m.words.data() + n, p.out);
@@ -180,6 +188,7 @@ struct Packed {
          .bits = p.bits,
          .has_table = has_codebook(p.format),
          .has_wide_scales = has_codebook(p.format),
+         .scale_factor = kept_scale_factor(p.format),
          .words = words.get(),
          .scales = has_codebook(p.format) ? static_cast<const void*>(table_scales.get()) : given_scales.get(),
          .zero_points = has_zeros ? given_zeros.get() : nullptr,
@@ -293,17 +302,19 @@ TEST(GpuMatmulDecode, UnpacksToTheRoundedValuesInTheColumnsOrder) {
     for (bool is_ordered : {false, true}) {
       const OnGpu<uint16_t> to(std::vector<uint16_t>(m.values.size(), 0x7fc0));
       const GpuMatrix matrix = there.matrix(p);
-      gpu_unpack_fragments({.out = p.out,
-                            .in = p.in,
-                            .group_size = kept_size(p),
-                            .bits = p.bits,
-                            .codebook = has_codebook(p.format) ? codebook_of(p.format).data() : nullptr,
-                            .fragments = matrix.weight,
-                            .scales = matrix.scales,
-                            .zero_points = matrix.zero_points,
-                            .column_order = is_ordered ? order_there.get() : nullptr,
-                            .to = to.get()},
-                           nullptr);
+      gpu_unpack_fragments(
+          {.out = p.out,
+           .in = p.in,
+           .group_size = kept_size(p),
+           .bits = p.bits,
+           .codebook = has_codebook(p.format) ? codebook_of(p.format) : std::span<const float>(),
+           .scale_factor = kept_scale_factor(p.format),
+           .fragments = matrix.weight,
+           .scales = matrix.scales,
+           .zero_points = matrix.zero_points,
+           .column_order = is_ordered ? order_there.get() : nullptr,
+           .to = to.get()},
+          nullptr);
       const std::vector<uint16_t> values = to.read();
       for (int64_t n = 0; n < p.out; ++n) {
         for (int64_t k = 0; k < p.in; ++k) {

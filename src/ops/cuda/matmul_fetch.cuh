@@ -209,11 +209,12 @@ __device__ inline float gated(float gate, float up) {
 }
 
 // visit<kBits, kCodes>() for weights that a kernel reads (fits_gpu_decode). Groups of 64 are those of codes
-// that point into a table.
+// that point into a table, or of floats.
 template <class Visit>
 auto with_kind(int bits, int64_t group_size, const Visit& visit) {
   const bool is_fine = group_size == kBlockInputs;
   if (bits == 16) return visit.template operator()<16, Codes::kWide>();
+  if (bits == 8 && group_size == kTableGroup) return visit.template operator()<8, Codes::kFloats>();
   if (bits == 8)
     return is_fine ? visit.template operator()<8, Codes::kFine>()
                    : visit.template operator()<8, Codes::kWide>();

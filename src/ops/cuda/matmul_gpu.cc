@@ -15,12 +15,26 @@
 #include <vector>
 
 namespace lowbit {
+namespace {
+
+std::span<const float> codebook_or_none(const QuantizedTensor& weight) {
+  if (!has_codebook(weight.format)) return {};
+  return codebook_of(weight);
+}
+
+}  // namespace
 
 GpuWeightKind kind_of(const Weight& weight) {
   if (const auto* quantized = std::get_if<QuantizedTensor>(&weight)) {
-    return {quantized->format, quantized->bits, quantized->group_size, !quantized->zero_points.empty(),
+    return {quantized->format,
+            quantized->bits,
+            quantized->group_size,
+            !quantized->zero_points.empty(),
             quantized->column_order.empty() ? nullptr : quantized->column_order.data<int32_t>(),
-            quantized->activations, quantized->outlier_threshold, quantized->input_grid};
+            quantized->activations,
+            quantized->outlier_threshold,
+            quantized->input_grid,
+            code_table(quantized->format, codebook_or_none(*quantized))};
   }
   const DType dtype = std::get<Tensor>(weight).dtype();
   if (dtype != DType::kBF16) {
@@ -29,11 +43,19 @@ GpuWeightKind kind_of(const Weight& weight) {
   return {};
 }
 
+float kept_scale_factor(Format format) {
+  return format == Format::kFp8 || format == Format::kFp8E5m2 ? kFloatShrink : 1;
+}
+
 CodeTable code_table(Format format) {
+  return has_codebook(format) ? code_table(format, codebook_of(format)) : CodeTable{};
+}
+
+CodeTable code_table(Format format, std::span<const float> values) {
+  if (format == Format::kFp8) return float_codes(3);
+  if (format == Format::kFp8E5m2) return float_codes(2);
   CodeTable table;
-  if (!has_codebook(format)) return table;
-  const Codebook values = codebook_of(format);
-  for (size_t i = 0; i < values.size(); ++i) {
+  for (size_t i = 0; i < std::min<size_t>(values.size(), 16); ++i) {
     const uint32_t value = float_to_bf16(values[i]), shift = static_cast<uint32_t>(i % 4 * 8);
     table.lower[i / 4] |= (value & 0xff) << shift;
     table.upper[i / 4] |= value >> 8 << shift;
@@ -70,7 +92,7 @@ GpuDecodeArgs args_of(int64_t tokens, int64_t in, std::span<const MatmulOutput> 
                      .bits = kind.bits,
                      .group_size = kind.group_size,
                      .has_table = has_codebook(kind.format),
-                     .table = code_table(kind.format),
+                     .table = kind.table,
                      .matrices = static_cast<int>(outputs.size())};
   for (size_t i = 0; i < outputs.size(); ++i) args.matrix[i] = matrix_of(outputs[i]);
   return args;
@@ -126,7 +148,8 @@ void multiply_many(const OpContext& context, const uint16_t* x, int64_t tokens, 
                           .in = in,
                           .group_size = kind.group_size,
                           .bits = kind.bits,
-                          .codebook = has_codebook(kind.format) ? codebook_of(kind.format).data() : nullptr,
+                          .codebook = codebook_or_none(std::get<QuantizedTensor>(*output.weight)),
+                          .scale_factor = kept_scale_factor(kind.format),
                           .fragments = matrix.weight,
                           .scales = matrix.scales,
                           .zero_points = matrix.zero_points,
@@ -149,10 +172,6 @@ void multiply_many(const OpContext& context, const uint16_t* x, int64_t tokens, 
 }
 
 int64_t outlier_capacity(int64_t in) { return std::min(kInt8OutlierColumns, (in + 63) / 64 * 64); }
-int64_t list_words(int64_t rows, int64_t in) {
-  return (rows + kInt8MaskRows - 1) / kInt8MaskRows * int8_mask_words(in) + 1 + (in + 63) / 64 * 64;
-}
-
 // x rounded to int8, times codes. Outputs of one kind.
 void multiply_codes(const OpContext& context, GpuInt8Rows rows, std::span<const MatmulOutput> outputs) {
   void* const stream = context.gpu->stream();
@@ -162,15 +181,14 @@ void multiply_codes(const OpContext& context, GpuInt8Rows rows, std::span<const 
   const Scratch codes = take(int8_code_bytes(rows.rows, in, kInt8TileRows)), scales = take(rows.rows * 4);
   std::optional<Scratch> lists, outliers;
   if (has_outliers) {
-    lists.emplace(take(list_words(rows.rows, in) * 4));
+    lists.emplace(take(int8_list_words(in) * 4));
     outliers.emplace(take(int8_outlier_bytes(rows.rows, capacity, kInt8TileRows)));
     rows.outlier_count = lists->as<int32_t>();
     rows.outlier_columns = rows.outlier_count + 1;
-    rows.masks = lists->as<uint32_t>() + 1 + (in + 63) / 64 * 64;
+    rows.mask = lists->as<uint32_t>() + 1 + (in + 63) / 64 * 64;
   }
   rows.codes = codes.as<int8_t>();
   rows.scales = scales.as<float>();
-  gpu_round_to_int8(rows, stream);
 
   GpuInt8Product product{.x = rows,
                          .x_outliers = has_outliers ? outliers->as<uint16_t>() : nullptr,
@@ -195,7 +213,9 @@ void multiply_codes(const OpContext& context, GpuInt8Rows rows, std::span<const 
           made.emplace_back(take(int8_outlier_bytes(given.out, capacity, kInt8TileOutputs))).as<uint16_t>();
     if (outputs[i].kept) outputs[i].kept->forget();
   }
-  gpu_prepare_int8_product(product, stream);
+  gpu_int8_weights(product, stream);
+  gpu_round_to_int8(rows, stream);
+  if (has_outliers) gpu_gather_outliers(product, stream);
   gpu_int8_product(product, stream);
 }
 
@@ -228,7 +248,7 @@ int64_t matmul_rows_bytes(const Weight& weight, int64_t rows) {
   const int64_t in = in_features(weight), rounded = rows * in * 2;
   int64_t blocks = int8_code_bytes(rows, in, kInt8TileRows) + rows * 4;
   if (rounding->outlier_threshold > 0)
-    blocks += list_words(rows, in) * 4 + int8_outlier_bytes(rows, outlier_capacity(in), kInt8TileRows);
+    blocks += int8_list_words(in) * 4 + int8_outlier_bytes(rows, outlier_capacity(in), kInt8TileRows);
   return std::max(rounded, blocks);
 }
 

@@ -18,8 +18,8 @@ bool matmul_gated_on_gpu(const OpContext& context, const NormedRows& x, int64_t 
 bool gated_mlp_on_gpu(const OpContext& context, const NormedRows& x, int64_t tokens, const MatmulOutput& gate,
                       const MatmulOutput& up, const MatmulOutput& down, MatmulMode mode);
 
-// Of the workspace that a prompt's product takes: for the weight, as BF16 or as blocks of codes; for rows that
-// are rounded to int8.
+// Of the workspace that a prompt's product takes: for the weight, as BF16 or as blocks of codes; for rows
+// that are rounded to int8.
 int64_t matmul_weight_bytes(const Weight& weight);
 int64_t matmul_rows_bytes(const Weight& weight, int64_t rows);
 
@@ -33,10 +33,13 @@ struct GpuWeightKind {
   ActivationFormat activations = ActivationFormat::kNone;  // what prompts' inputs are rounded to, and how:
   float outlier_threshold = 0;                             // see format/weight.h
   InputGrid input_grid = {};
+  CodeTable table = {};
   bool operator==(const GpuWeightKind&) const = default;
 };
 GpuWeightKind kind_of(const Weight& weight);
-CodeTable code_table(Format format);  // of a codebook's format; otherwise empty
+CodeTable code_table(Format format, std::span<const float> codebook);  // of none: empty
+CodeTable code_table(Format format);     // whose codebook the format says, or none
+float kept_scale_factor(Format format);  // what a GPU's scales are multiplied by, and values divided
 GpuMatrix matrix_of(const MatmulOutput& output);
 
 }  // namespace lowbit

@@ -53,7 +53,8 @@ class GpuInt8Matmul : public testing::GpuTest {
   }
 
   // What the reference makes of the same x.
-  std::vector<float> expected(const std::vector<float>& x, int64_t rows, const Weight& weight, const Tensor& bias) {
+  std::vector<float> expected(const std::vector<float>& x, int64_t rows, const Weight& weight,
+                              const Tensor& bias) {
     std::vector<float> y(static_cast<size_t>(rows * out_features(weight)));
     matmul(cpu_, x.data(), rows, weight, &bias, y.data(), MatmulMode::kPrefill);
     return y;
@@ -92,7 +93,8 @@ TEST_F(GpuInt8Matmul, PromptsAreTheReference) {
       {100, 1536, {128, 64}, 0.5f, 0},  // nearly all columns: more than there is room for
   };
   for (const Case& c : cases) {
-    const std::string what = fmt::format("{} x {}, threshold {}, {} outliers", c.rows, c.in, c.threshold, c.outliers);
+    const std::string what =
+        fmt::format("{} x {}, threshold {}, {} outliers", c.rows, c.in, c.threshold, c.outliers);
     std::vector<float> x = make_x(c, numbers);
     Tensor x_there = rounded(x);
     std::vector<Weight> weights, weights_there;
@@ -111,7 +113,8 @@ TEST_F(GpuInt8Matmul, PromptsAreTheReference) {
       std::vector<MatmulOutput> outputs;
       for (size_t i = 0; i < weights.size(); ++i) {
         const int64_t count = c.rows * c.outs[i];
-        y.push_back(dtype == DType::kBF16 ? room(dtype, count) : there(std::vector<float>(static_cast<size_t>(count))));
+        y.push_back(dtype == DType::kBF16 ? room(dtype, count)
+                                          : there(std::vector<float>(static_cast<size_t>(count))));
       }
       for (size_t i = 0; i < weights.size(); ++i) {
         outputs.push_back({.weight = &weights_there[i], .bias = &biases_there[i]});

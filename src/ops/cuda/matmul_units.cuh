@@ -13,8 +13,8 @@ namespace {
 constexpr int kMostWarps = 16;
 constexpr int unit_inputs(int bits) { return bits == 16 ? 64 : 128; }
 
-// Groups of 128 inputs; of 32; of 64, and codes that point into a table.
-enum class Codes { kWide, kFine, kTable };
+// Groups of 128 inputs; of 32; of 64, and codes that point into a table; of 64, and codes that are floats.
+enum class Codes { kWide, kFine, kTable, kFloats };
 
 // How the kernels differ. kRowBlocks: of eight rows of x. kShared:
 // x comes through shared memory (prepare_x), otherwise straight from where it is. kOneRow: there is only one
@@ -23,15 +23,16 @@ template <int kBits_, Codes kCodes_, int kTiles_, int kRowBlocks_, bool kShared_
 struct Kind {
   static constexpr int kBits = kBits_, kTiles = kTiles_, kRowBlocks = kRowBlocks_;
   static constexpr bool kFine = kCodes_ == Codes::kFine, kTable = kCodes_ == Codes::kTable;
+  static constexpr bool kFloats = kCodes_ == Codes::kFloats, kValues = kTable || kFloats;  // no zero points
   static constexpr bool kShared = kShared_, kOneRow = kOneRow_;
   // Codes of 4 bits have 128 added to them, which the sums of x take off again.
   static constexpr bool kSums = kBits == 4 && !kTable;
 
   static constexpr int kInputs = unit_inputs(kBits), kBlocks = kInputs / kBlockInputs;
   static constexpr int kLoads = kBlocks * kBits / 8;  // of 16 bytes that a thread does for a tile's unit
-  static constexpr int kGroupBlocks = kFine ? 1 : kTable ? kTableGroup / kBlockInputs : kBlocks;
+  static constexpr int kGroupBlocks = kFine ? 1 : kValues ? kTableGroup / kBlockInputs : kBlocks;
   static constexpr int kGroups = kBits == 16 ? 0 : kBlocks / kGroupBlocks;
-  static constexpr int kGroupWords = kTable ? 1 : 2;  // of a group and thread: scales; zeros
+  static constexpr int kGroupWords = kValues ? 1 : 2;  // of a group and thread: scales; zeros
   static constexpr int kUnitBytes =
       (kLoads * 16 + kGroups * kGroupWords * 4) * 32;  // of a tile: pieces; scales and zeros by group
   // Units that are on their way while one is worked on, about 5 KB for each warp; less beside a table.
@@ -78,7 +79,7 @@ __device__ inline void fetch_unit(const Tile& tile, char* room, bool has_zeros, 
 #pragma unroll
     for (int i = 0; i < K::kGroups; ++i) {
       copy_4(words + K::kGroupWords * i * 128, tile.scales + i * 32);
-      if (!K::kTable && has_zeros) copy_4(words + (2 * i + 1) * 128, tile.zeros + i * 32);
+      if (!K::kValues && has_zeros) copy_4(words + (2 * i + 1) * 128, tile.zeros + i * 32);
     }
   }
 }
@@ -94,7 +95,7 @@ __device__ inline void read_unit(const char* room, bool has_zeros, uint32_t midd
   for (int i = 0; i < K::kGroups; ++i) {
     to.scale[i] = *reinterpret_cast<const uint32_t*>(words + K::kGroupWords * i * 128);
     to.zeros[i] = middle;
-    if (!K::kTable && has_zeros) to.zeros[i] = *reinterpret_cast<const uint32_t*>(words + (2 * i + 1) * 128);
+    if (!K::kValues && has_zeros) to.zeros[i] = *reinterpret_cast<const uint32_t*>(words + (2 * i + 1) * 128);
   }
 }
 
@@ -165,6 +166,20 @@ __device__ inline void look_up(uint32_t word, const PairTable& table, uint32_t (
   }
 }
 
+// Codes of 8 bits that are floats, of pair i: the upper bytes of two BF16 whose exponents are too short, so
+// that what follows the sign goes down and the value by a factor up. CodeTable: as float_codes says.
+__device__ inline uint32_t floats_of(uint32_t first, uint32_t second, int i, const CodeTable& table) {
+  const uint32_t bytes = __byte_perm(first, second, static_cast<uint32_t>(i) * 0x1010u + 0x4000u);
+  const uint32_t bits = (bytes & 0x80008000u) | (bytes & 0x7f007f00u) >> table.lower[0];
+  __nv_bfloat162 values, factor;
+  memcpy(&values, &bits, 4);
+  memcpy(&factor, &table.upper[0], 4);
+  values = __hmul2(values, factor);
+  uint32_t pair;
+  memcpy(&pair, &values, 4);
+  return pair;
+}
+
 // The operand of step `step` (0 to 2 * kBlocks - 1). A table's: its values. 4 bits: 128 + code, which is
 // 0x4300 | code in BF16; the 128 and the zero point are taken off the sums. 8 bits: code - zero point: 2^23 +
 // code is 0x4b000000 | code in F32.
@@ -187,6 +202,13 @@ __device__ inline Operand operand(const uint4 (&data)[K::kLoads], int step, floa
       asm("lop3.b32 %0, %1, 0x000f000f, %2, 0xea;"
           : "=r"(a.pair[i])
           : "r"(word >> (4 * i)), "r"(0x43004300u));
+    return a;
+  } else if constexpr (K::kFloats) {
+    Operand a;
+    const uint4& some = data[step / 2];
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      a.pair[i] = floats_of(word_of(some, step % 2 * 2), word_of(some, step % 2 * 2 + 1), i, table);
     return a;
   } else {
     Operand a;

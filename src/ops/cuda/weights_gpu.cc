@@ -5,6 +5,7 @@
 #include "ops/cuda/elementwise_gpu.h"
 #include "ops/cuda/fragments.h"
 #include "ops/cuda/fragments_gpu.h"
+#include "ops/cuda/matmul_gpu.h"
 
 #include <algorithm>
 #include <optional>
@@ -55,13 +56,13 @@ void fill(const OpContext& context, const Tensor& tensor, Tensor& there, CopyIn 
 }
 
 // F32, which become F16.
-void check_range(const Tensor& scales) {
-  constexpr float kMost = 65504;
+void check_range(const Tensor& scales, float factor) {
+  const float most_there = 65504 / factor;
   const std::span<const float> values(scales.data<float>(), static_cast<size_t>(scales.element_count()));
-  if (const float most = std::ranges::max(values); most > kMost)
+  if (const float most = std::ranges::max(values); most > most_there)
     fail(ErrorCode::kUnsupported,
-         "a weight has a scale of {}, and on a GPU scales are F16, at most {}: use --device cpu", most,
-         kMost);
+         "a weight has a scale of {}, and on a GPU scales are F16, here at most {}: use --device cpu", most,
+         most_there);
 }
 
 void fill(const OpContext& context, const QuantizedTensor& weight, QuantizedTensor& there, CopyIn copy) {
@@ -70,7 +71,8 @@ void fill(const OpContext& context, const QuantizedTensor& weight, QuantizedTens
     copy(scratch.as<void>(), tensor.bytes(), tensor.byte_count());
     return scratch;
   };
-  if (scale_dtype(weight.format) == DType::kF32) check_range(weight.scales);
+  const float factor = kept_scale_factor(weight.format);
+  if (scale_dtype(weight.format) == DType::kF32) check_range(weight.scales, factor);
   const Scratch words = copied(weight.codes), scales = copied(weight.scales);
   std::optional<Scratch> zero_points;
   if (!weight.zero_points.empty()) zero_points.emplace(copied(weight.zero_points));
@@ -84,6 +86,7 @@ void fill(const OpContext& context, const QuantizedTensor& weight, QuantizedTens
        .bits = weight.bits,
        .has_table = has_codebook(weight.format),
        .has_wide_scales = scale_dtype(weight.format) == DType::kF32,
+       .scale_factor = factor,
        .words = words.as<void>(),
        .scales = scales.as<void>(),
        .zero_points = zero_points ? zero_points->as<void>() : nullptr,
