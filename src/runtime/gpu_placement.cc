@@ -49,9 +49,15 @@ uint64_t work_bytes(const Model& model, int64_t tokens, const GpuEncoding* encod
   const ModelConfig& config = model.config();
   const int64_t rows = std::min(tokens, kGpuPrefillRows);
   const int64_t q = config.heads * config.head_dim, kv = config.kv_heads * config.head_dim;
+  int64_t product = 0;  // of fused weights, which is taken apart
+  for (const Stage& stage : model.block(0).stages()) {
+    const Linear& first = model.block(0).linears()[static_cast<size_t>(stage.linears[0])];
+    if (stage.linears.size() == 1 && stage.carry_width > 0)
+      product = std::max(product, out_features(first.weight));
+  }
   const int64_t row =
       config.hidden_size * 4 + 2 * (2 * config.hidden_size + 2 * std::max(q, config.intermediate_size) +
-                                    config.intermediate_size + q + 2 * kv);
+                                    config.intermediate_size + q + 2 * kv + product);
   uint64_t unpacked = 0, loading = 0;
   const auto see = [&](const Weight& weight) {
     if (std::holds_alternative<QuantizedTensor>(weight) || becomes_codes(encoding, weight)) {
@@ -60,13 +66,13 @@ uint64_t work_bytes(const Model& model, int64_t tokens, const GpuEncoding* encod
     if constexpr (kHasCuda) loading = std::max<uint64_t>(loading, fill_scratch_bytes(weight, encoding));
   };
   see(model.embedding_table());
-  see(model.head().weight);
+  if (model.has_head()) see(model.head().weight);
   for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
     for (const Linear& linear : model.block(layer).linears()) see(linear.weight);
   }
   const auto logits =
       std::min<uint64_t>(static_cast<uint64_t>(config.vocab_size) * 4 * 256, uint64_t{64} << 20);
-  const auto rope = static_cast<uint64_t>(tokens * config.head_dim) * 4;
+  const auto rope = static_cast<uint64_t>(tokens * config.head_dim) * (config.window_rope ? 8 : 4);
   uint64_t computing = static_cast<uint64_t>(rows * row) + unpacked + logits + rope;
   if constexpr (kHasCuda) computing += GpuLibraries::kWorkspaceBytes;
   return std::max(computing, loading);

@@ -150,20 +150,6 @@ int choose_device(std::string_view name, std::string_view cpu_only, const Log& l
   return kHost;
 }
 
-int device_for_model(int device, std::string_view name, const Json& config, const Log& log) {
-  if (device == kHost) return device;
-  const Architecture& architecture = find_architecture(config);
-  if (architecture.has_gpu_path) return device;
-  if (parse_device(name) != kAnyDevice) {
-    fail(ErrorCode::kUnsupported,
-         "device is \"{}\", but a model of type {} runs on the CPU alone: use --device cpu", name,
-         architecture.model_type);
-  }
-  log.info(fmt::format("a model of type {} runs on the CPU alone: that is where it runs",
-                       architecture.model_type));
-  return kHost;
-}
-
 DType parse_cache_dtype(std::string_view name) {
   if (name == "bfloat16") return DType::kBF16;
   if (name == "float32") return DType::kF32;

@@ -262,12 +262,12 @@ TEST_F(GpuOps, RopeAttentionOfRaggedSequences) {
     Tensor arrivals = copied_to(
         *queue_, Tensor::borrow(nullptr, zeros.data(), DType::kI32, {static_cast<int64_t>(zeros.size())}));
 
-    rope_attention(cpu_, shape, here, positions.data(), table, q.data(), k.data(), v.data(), out.data(),
+    rope_attention(cpu_, shape, here, positions.data(), &table, q.data(), k.data(), v.data(), out.data(),
                    c.mode);
     const AttentionBatch batch(moved, static_cast<const AttentionSequence*>(sequences.bytes()),
                                arrivals.mutable_data<int32_t>());
-    rope_attention(gpu_, shape, batch, positions_there.data<int32_t>(), table_there, of(q_there), of(k_there),
-                   ConstActivations(v_there.bytes(), DType::kBF16), of(out_there), c.mode);
+    rope_attention(gpu_, shape, batch, positions_there.data<int32_t>(), &table_there, of(q_there),
+                   of(k_there), ConstActivations(v_there.bytes(), DType::kBF16), of(out_there), c.mode);
     const std::string what = fmt::format("head_dim {}, window {}, {} tokens", c.head_dim, c.window, tokens);
     expect_near(back(out_there), out, 1e-2, what);
     for (size_t i = 0; i < caches.size(); ++i) {
