@@ -82,18 +82,18 @@ inline void make_gpt2(RandomTensors& to) {
 
 inline void make_gpt_neox(RandomTensors& to) {
   const std::string base = "gpt_neox.";
-  to.matrix(base + "embed_in.weight", kRandomVocab, 160, 1);
+  to.matrix(base + "embed_in.weight", kRandomVocab, 320, 1);
   for (int64_t layer = 0; layer < kRandomLayers; ++layer) {
     const std::string here = in_layer("gpt_neox.layers.", layer);
-    to.layer_norm(here + "input_layernorm", 160);
-    to.layer_norm(here + "post_attention_layernorm", 160);
-    to.linear(here + "attention.query_key_value", 3 * 160, 160);
-    to.linear(here + "attention.dense", 160, 160);
-    to.linear(here + "mlp.dense_h_to_4h", 320, 160);
-    to.linear(here + "mlp.dense_4h_to_h", 160, 320);
+    to.layer_norm(here + "input_layernorm", 320);
+    to.layer_norm(here + "post_attention_layernorm", 320);
+    to.linear(here + "attention.query_key_value", 3 * 320, 320);
+    to.linear(here + "attention.dense", 320, 320);
+    to.linear(here + "mlp.dense_h_to_4h", 640, 320);
+    to.linear(here + "mlp.dense_4h_to_h", 320, 640);
   }
-  to.layer_norm(base + "final_layer_norm", 160);
-  to.linear("embed_out", kRandomVocab, 160, false);
+  to.layer_norm(base + "final_layer_norm", 320);
+  to.linear("embed_out", kRandomVocab, 320, false);
 }
 
 inline void make_bloom(RandomTensors& to) {
@@ -194,11 +194,11 @@ inline constexpr RandomModel kRandomDecoders[] = {
     {"gpt2", R"("model_type": "gpt2", "n_embd": 128, "n_head": 2, "activation_function": "gelu_new")",
      make_gpt2},
     {"gpt_neox",
-     R"("model_type": "gpt_neox", "hidden_size": 160, "intermediate_size": 320, "num_attention_heads": 2,
+     R"("model_type": "gpt_neox", "hidden_size": 320, "intermediate_size": 640, "num_attention_heads": 4,
         "rotary_pct": 0.25, "hidden_act": "gelu", "tie_word_embeddings": false)",
      make_gpt_neox},
     {"gpt_neox_sequential",
-     R"("model_type": "gpt_neox", "hidden_size": 160, "intermediate_size": 320, "num_attention_heads": 2,
+     R"("model_type": "gpt_neox", "hidden_size": 320, "intermediate_size": 640, "num_attention_heads": 4,
         "rotary_pct": 1.0, "hidden_act": "gelu", "tie_word_embeddings": false, "use_parallel_residual": false)",
      make_gpt_neox},
     {"bloom", R"("model_type": "bloom", "hidden_size": 192, "n_head": 3)", make_bloom},

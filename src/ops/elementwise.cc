@@ -245,7 +245,7 @@ void add_positions(const OpContext& context, const Tensor& table, int64_t offset
   const int64_t width = table.size(1);
   if constexpr (kHasCuda) {
     if (context.gpu) {
-      const GpuAddRowsArgs args{.table = table.data<uint16_t>(),
+      const GpuAddRowsArgs args{.table = halves({table.bytes(), table.dtype()}),
                                 .rows = positions,
                                 .offset = offset,
                                 .count = tokens,

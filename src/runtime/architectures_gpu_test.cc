@@ -197,8 +197,6 @@ TEST_P(GpuArchitecture, AnswersAreThoseOfStepsAlone) {
     const Prompts expected = sampled_on_host(model, prompts, options);
     EXPECT_EQ(tokens_of(model.generate(prompts, options)), expected);
     EXPECT_EQ(tokens_of(model.generate(prompts, options)), expected) << "again";
-    for (size_t i = 0; i < prompts.size(); ++i)
-      EXPECT_EQ(tokens_of(model.generate({prompts[i]}, options))[0].size(), 60u) << i;
     options.max_new_tokens = 10;
     const Prompts few = tokens_of(model.generate(prompts, options));
     for (size_t i = 0; i < prompts.size(); ++i)

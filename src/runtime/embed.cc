@@ -2,6 +2,7 @@
 
 #include "base/fail.h"
 #include "base/files.h"
+#include "base/json.h"
 #include "runtime/encoder_run.h"
 #include "runtime/options.h"
 #include "runtime/sentence_config.h"

@@ -3,7 +3,6 @@
 
 #include "base/fail.h"
 #include "base/gpu.h"
-#include "model/model.h"
 #include "ops/kernel_table.h"
 #include "tensor/tensor.h"
 

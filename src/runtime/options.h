@@ -1,7 +1,6 @@
 // The checks of runtime/'s options at its door.
 #pragma once
 
-#include "base/json.h"
 #include "lowbit/embed.h"
 #include "lowbit/fields.h"
 #include "lowbit/generate.h"
