@@ -1,7 +1,7 @@
 // Quantizing on a GPU what is not as Llama: as good as on the CPU, and the same each time.
 #include "base/files.h"
 #include "base/gpu.h"
-#include "model/random_models.h"
+#include "model/random_models_test_support.h"
 #include "quantize/run.h"
 #include "support.h"
 

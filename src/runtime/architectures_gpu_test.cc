@@ -4,7 +4,7 @@
 #include "base/gpu.h"
 #include "checkpoint/checkpoint.h"
 #include "lowbit/embed.h"
-#include "model/random_models.h"
+#include "model/random_models_test_support.h"
 #include "runtime/encoder_run.h"
 #include "runtime/gpu_model_test_support.h"
 #include "runtime/gpu_placement.h"
