@@ -57,8 +57,8 @@ TEST_P(GpuQuantizeArchitecture, MakesAsGoodAFileAsTheCpuAndTheSameEachTime) {
 }
 
 std::string name_of(const ::testing::TestParamInfo<RandomModel>& info) { return info.param.name; }
-INSTANTIATE_TEST_SUITE_P(Decoders, GpuQuantizeArchitecture, ::testing::ValuesIn(kRandomDecoders), name_of);
-INSTANTIATE_TEST_SUITE_P(Encoders, GpuQuantizeArchitecture, ::testing::Values(kRandomBert), name_of);
+INSTANTIATE_TEST_SUITE_P(GpuDecoders, GpuQuantizeArchitecture, ::testing::ValuesIn(kRandomDecoders), name_of);
+INSTANTIATE_TEST_SUITE_P(GpuEncoders, GpuQuantizeArchitecture, ::testing::Values(kRandomBert), name_of);
 
 }  // namespace
 }  // namespace lowbit

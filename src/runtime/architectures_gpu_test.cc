@@ -221,7 +221,7 @@ TEST_P(GpuArchitecture, WhatIsPlannedIsEnoughAndStreamedLayersChangeNoToken) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, GpuArchitecture, ::testing::ValuesIn(kRandomDecoders), name_of);
+INSTANTIATE_TEST_SUITE_P(Gpu, GpuArchitecture, ::testing::ValuesIn(kRandomDecoders), name_of);
 
 class GpuEncoder : public ::testing::Test {
  protected:

@@ -187,8 +187,8 @@ TEST_F(GpuOps, NormedAndGatedProductsAndTheEmbedding) {
   }
 }
 
-TEST_F(GpuOps, AttentionOfRaggedSequences) {
-  Numbers numbers(5);
+class GpuAttention : public testing::GpuTest {
+ protected:
   struct Case {
     int64_t heads, kv_heads, head_dim, window;
     std::vector<std::pair<int64_t, int64_t>> lengths;  // cached, new
@@ -196,30 +196,16 @@ TEST_F(GpuOps, AttentionOfRaggedSequences) {
     int64_t half = -1;  // of what RoPE turns: 0 without it, -1 for all of a head
     bool has_slopes = false, is_causal = true;
   };
-  std::vector<Case> cases;
-  for (int64_t head_dim : {32, 64, 80, 96, 128, 48, 256, 14}) {
-    const Case step{6, 2, head_dim, 0, {{0, 1}, {130, 1}, {127, 1}, {500, 1}}, AttentionMode::kDecode};
-    const Case prompt{3, 3, head_dim, 0, {{0, 70}, {64, 3}, {200, 65}, {5, 0}}, AttentionMode::kPrefill};
-    for (Case c : {step, prompt}) {
-      for (int64_t half : {-1, 0, 5}) {
-        c.half = half;
-        for (int64_t window : {0, 100}) {
-          c.window = window;
-          cases.push_back(c);
-        }
-      }
-      c.window = 0, c.half = 0, c.has_slopes = true;
-      cases.push_back(c);
-      c.has_slopes = false, c.is_causal = false;
-      if (c.mode == AttentionMode::kPrefill) cases.push_back(c);
-    }
+
+  // One new token for sequences of several lengths, and prompts behind cached keys.
+  static Case step_of(int64_t head_dim) {
+    return {6, 2, head_dim, 0, {{0, 1}, {130, 1}, {127, 1}, {500, 1}}, AttentionMode::kDecode};
   }
-  cases.push_back({20, 1, 64, 0, {{300, 1}}, AttentionMode::kDecode});  // more heads than a tile has rows
-  // Keys enough for several passes of a cluster's blocks, and for several clusters.
-  cases.push_back({12, 2, 128, 0, {{1000, 1}, {1023, 1}, {1024, 1}, {2500, 1}}, AttentionMode::kDecode});
-  for (int64_t window : {0, 1500, 9000})
-    cases.push_back({4, 2, 64, window, {{17000, 1}, {8191, 1}, {8192, 1}, {900, 1}}, AttentionMode::kDecode});
-  for (const Case& c : cases) {
+  static Case prompt_of(int64_t head_dim) {
+    return {3, 3, head_dim, 0, {{0, 70}, {64, 3}, {200, 65}, {5, 0}}, AttentionMode::kPrefill};
+  }
+
+  void compare(const Case& c) {
     const int64_t half = c.half < 0 ? c.head_dim / 2 : c.half;
     int64_t tokens = 0, capacity = 0;
     for (auto [position, count] : c.lengths)
@@ -227,15 +213,15 @@ TEST_F(GpuOps, AttentionOfRaggedSequences) {
     const int64_t length = capacity, pairs = std::max<int64_t>(half, 1);
     std::vector<float> cosines, sines;
     for (int64_t i = 0; i < length * pairs; ++i) {
-      const float angle = numbers.normal(3);
+      const float angle = numbers_.normal(3);
       cosines.push_back(std::cos(angle)), sines.push_back(std::sin(angle));
     }
     const RopeTable table{Tensor::borrow(nullptr, cosines.data(), DType::kF32, {length, pairs}),
                           Tensor::borrow(nullptr, sines.data(), DType::kF32, {length, pairs})};
     const RopeTable table_there{copied_to(*queue_, table.cosines), copied_to(*queue_, table.sines)};
-    std::vector<float> q = numbers.normals(tokens * c.heads * c.head_dim, 2),
-                       k = numbers.normals(tokens * c.kv_heads * c.head_dim, 2),
-                       v = numbers.normals(tokens * c.kv_heads * c.head_dim), out(q.size());
+    std::vector<float> q = numbers_.normals(tokens * c.heads * c.head_dim, 2),
+                       k = numbers_.normals(tokens * c.kv_heads * c.head_dim, 2),
+                       v = numbers_.normals(tokens * c.kv_heads * c.head_dim), out(q.size());
     Tensor q_there = rounded(q), k_there = rounded(k), v_there = rounded(v),
            out_there = room(DType::kBF16, static_cast<int64_t>(q.size()));
 
@@ -247,7 +233,7 @@ TEST_F(GpuOps, AttentionOfRaggedSequences) {
     int64_t row = 0;
     for (auto [position, count] : c.lengths) {
       std::vector<uint16_t> cache;
-      for (int64_t i = 0; i < 2 * part; ++i) cache.push_back(float_to_bf16(numbers.normal()));
+      for (int64_t i = 0; i < 2 * part; ++i) cache.push_back(float_to_bf16(numbers_.normal()));
       caches.push_back(cache);
       caches_there.push_back(
           copied_to(*queue_, Tensor::borrow(nullptr, cache.data(), DType::kBF16, {2 * part})));
@@ -298,6 +284,43 @@ TEST_F(GpuOps, AttentionOfRaggedSequences) {
     std::vector<int32_t> arrived(zeros.size(), -1);
     queue_->copy_out(arrived.data(), arrivals.bytes(), arrivals.byte_count());
     EXPECT_EQ(arrived, zeros) << what << ": counters go back to zero";
+  }
+
+  Numbers numbers_{5};
+};
+
+constexpr int64_t kHeadDims[] = {32, 64, 80, 96, 128, 48, 256, 14};
+
+TEST_F(GpuAttention, RopeAttentionOfRaggedSequences) {
+  std::vector<Case> cases;
+  for (int64_t head_dim : kHeadDims) {
+    for (Case c : {step_of(head_dim), prompt_of(head_dim)}) {
+      for (int64_t window : {0, 100}) {
+        c.window = window;
+        cases.push_back(c);
+      }
+    }
+  }
+  cases.push_back({20, 1, 64, 0, {{300, 1}}, AttentionMode::kDecode});  // more heads than a tile has rows
+  // Keys enough for several passes of a cluster's blocks, and for several clusters.
+  cases.push_back({12, 2, 128, 0, {{1000, 1}, {1023, 1}, {1024, 1}, {2500, 1}}, AttentionMode::kDecode});
+  for (int64_t window : {0, 1500, 9000})
+    cases.push_back({4, 2, 64, window, {{17000, 1}, {8191, 1}, {8192, 1}, {900, 1}}, AttentionMode::kDecode});
+  for (const Case& c : cases) compare(c);
+}
+
+TEST_F(GpuAttention, WithoutRopeOrOfAPartWithSlopesAndNotCausal) {
+  for (int64_t head_dim : kHeadDims) {
+    for (Case c : {step_of(head_dim), prompt_of(head_dim)}) {
+      for (int64_t half : {5, 0}) {
+        c.half = half;
+        compare(c);
+      }
+      c.has_slopes = true;
+      compare(c);
+      c.has_slopes = false, c.is_causal = false;
+      if (c.mode == AttentionMode::kPrefill) compare(c);
+    }
   }
 }
 
