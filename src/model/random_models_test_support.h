@@ -61,6 +61,7 @@ struct RandomModel {
   const char* config;  // without vocabulary, layers and positions
   void (*make)(RandomTensors& tensors);
 };
+inline void PrintTo(const RandomModel& model, std::ostream* out) { *out << model.name; }
 
 inline std::string in_layer(const char* prefix, int64_t layer) { return fmt::format("{}{}.", prefix, layer); }
 
