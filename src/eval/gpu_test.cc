@@ -1,12 +1,15 @@
 // Evaluation of the demo model on a GPU, with all its weights there and with layers that are streamed.
 #include "base/gpu.h"
 
+#include "base/files.h"
+#include "base/json.h"
 #include "checkpoint/checkpoint.h"
 #include "lowbit/evaluate.h"
 #include "runtime/gpu_placement.h"
 #include "runtime/load_quantized.h"
 #include "support.h"
 
+#include <fstream>
 #include <gtest/gtest.h>
 
 namespace lowbit {
@@ -94,6 +97,35 @@ TEST_F(GpuEval, ABatchThatIsTooLargeNamesThePhaseAndTheModelGoesOn) {
   for (const char* part : {"the keys and values of 12288 tokens", "--max-gpu-memory", "--batch-size"})
     EXPECT_NE(message.find(part), std::string::npos) << message;
   EXPECT_EQ(perplexity(model, kText, kWindows).mean_nll, before);
+}
+
+// The small classifier's labels and embeddings of texts, alone and in pairs.
+TEST_F(GpuEval, AnEncodersAnswersAreThoseOfTheCpu) {
+  const fs::path classifier = LOWBIT_SOURCE_DIR "/tests/golden/bert_classifier";
+  const testing::TemporaryFolder folder;
+  const fs::path data = folder.path() / "data.jsonl", texts = folder.path() / "texts.txt";
+  std::ofstream lines(data), text_lines(texts);
+  const Json golden = parse_json(read_file(classifier / "golden.json"), "golden.json");
+  for (const Json& example : golden.get("examples").as_array()) {
+    Json line = Json::object();
+    line.set("text", example.get("text"));
+    if (example.get("text_pair").is_string()) line.set("text_pair", example.get("text_pair"));
+    line.set("label", 1);
+    lines << line.dump() << "\n";
+  }
+  text_lines << "the of and\nwho made it ?\nwater\nno\n";
+  lines.close(), text_lines.close();
+  const LanguageModel cpu = LanguageModel::load(classifier, {.device = "cpu", .threads = 2}),
+                      gpu = LanguageModel::load(classifier, {.device = "cuda"});
+  const ClassifyOptions options{.batch_size = 3, .label_key = "label", .truncate = true};
+  const SequenceClassifyResult expected = classify_sequences(cpu, data, options),
+                               got = classify_sequences(gpu, data, options);
+  ASSERT_EQ(got.probabilities.size(), expected.probabilities.size());
+  for (size_t i = 0; i < got.probabilities.size(); ++i) {
+    for (size_t label = 0; label < got.probabilities[i].size(); ++label)
+      EXPECT_NEAR(got.probabilities[i][label], expected.probabilities[i][label], 2e-2) << i;
+  }
+  EXPECT_GT(compare_embeddings(gpu, cpu, texts).min_cosine, 0.999);
 }
 
 }  // namespace

@@ -148,7 +148,10 @@ SequenceClassifyResult classify_sequences(const LanguageModel& model, const std:
   result.probabilities.assign(examples.texts.size(), std::vector<float>(labels.size()));
   run_encoder(state, inputs.inputs, options.batch_size, "classify", log, [&](size_t i, const float* hidden) {
     std::vector<float>& row = result.probabilities[i];
-    state.model.logits(state.ops(), hidden, 1, MatmulMode::kDecode, row.data());
+    const OpContext ops = state.ops();
+    Tensor logits = allocate(ops, DType::kF32, {static_cast<int64_t>(labels.size())});
+    state.model.logits(ops, hidden, 1, MatmulMode::kDecode, logits.mutable_data<float>());
+    copy_here(ops, row.data(), logits.bytes(), logits.byte_count());
     for (float value : row) {
       if (!std::isfinite(value))
         fail(ErrorCode::kCorruptFile, "example {} has logits that are not finite: the model is damaged",

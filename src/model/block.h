@@ -92,7 +92,8 @@ class Block {
   std::vector<Linear>& linears() { return linears_; }
   const std::vector<Linear>& linears() const { return linears_; }
 
-  // The norm of its first stage, if that stays where it is; or null.
+  // The norm of hidden that its first kernel takes part in where kept rows are used (StepInput::kept), if
+  // that stays where it is; or null.
   virtual const Tensor* first_norm() const { return nullptr; }
 
   // The norm of hidden whose output is the input of this stage, and nothing else's; null where there is none.

@@ -8,8 +8,12 @@
 namespace lowbit {
 namespace {
 
-// Where an architecture has a GPU path.
+// Where is_llama_like_ says so.
 enum LinearIndex { kQ, kK, kV, kO, kGate, kUp, kDown };
+
+bool is_rms_before(const SublayerNorms& norms) {
+  return norms.input.is_rms() && norms.output.is_none() && norms.residual.is_none();
+}
 
 const Tensor* bias_of(const Linear& linear) { return linear.bias.empty() ? nullptr : &linear.bias; }
 
@@ -30,7 +34,10 @@ DecoderBlock::DecoderBlock(const ModelConfig& config, DecoderParts parts)
       q_norm_(std::move(parts.q_norm)),
       k_norm_(std::move(parts.k_norm)),
       attention_(parts.attention),
-      slopes_(std::move(parts.slopes)) {
+      slopes_(std::move(parts.slopes)),
+      is_llama_like_(parts.qkv.size() == 3 && parts.up.size() == 2 && is_gated_ && !is_parallel_ &&
+                     activation_ == Activation::kSilu && is_rms_before(attention_norms_) &&
+                     is_rms_before(mlp_norms_)) {
   auto append = [&](Linear& linear) {
     linears_.push_back(std::move(linear));
     return static_cast<int>(linears_.size()) - 1;
@@ -136,14 +143,12 @@ void DecoderBlock::attend_products(const StepInput& step, Activations q, Activat
   if (!slopes_.empty()) shape.slopes = slopes_.data<float>();
   const AttentionMode mode =
       step.mode == MatmulMode::kDecode ? AttentionMode::kDecode : AttentionMode::kPrefill;
-  if (!has_rope_) {
-    kv_append(*step.ops, shape, step.sequences, k, v);
-    attention(*step.ops, shape, step.sequences, q, out, mode);
-    return;
+  const RopeTable* rope = nullptr;
+  if (has_rope_) {
+    const bool has_own = shape.window > 0 && !step.rope->windowed.cosines.empty();
+    rope = has_own ? &step.rope->windowed : &step.rope->all;
   }
-  const bool has_own_rope = shape.window > 0 && !step.rope->windowed.cosines.empty();
-  rope_attention(*step.ops, shape, step.sequences, step.positions,
-                 has_own_rope ? step.rope->windowed : step.rope->all, q, k, v, out, mode);
+  rope_attention(*step.ops, shape, step.sequences, step.positions, rope, q, k, v, out, mode);
 }
 
 void DecoderBlock::activate_up(const StepInput& step, ConstActivations input, Activations out) const {
@@ -169,7 +174,7 @@ void DecoderBlock::activate_up(const StepInput& step, ConstActivations input, Ac
 }
 
 void DecoderBlock::run(const StepInput& step, float* hidden) const {
-  if (step.ops->gpu && step.mode == MatmulMode::kDecode) {
+  if (step.ops->gpu && step.mode == MatmulMode::kDecode && is_llama_like_) {
     run_fused(step, hidden);
   } else {
     Block::run(step, hidden);

@@ -42,12 +42,14 @@ class DecoderBlock : public Block {
   DecoderBlock(const ModelConfig& config, DecoderParts parts);
 
   std::unique_ptr<Block> moved(const MoveWeight& move) const override;
-  const Tensor* first_norm() const override { return &attention_norms_.input.weight; }
+  const Tensor* first_norm() const override {
+    return is_llama_like_ ? &attention_norms_.input.weight : nullptr;
+  }
   Norm* input_norm(int stage) override;
   void prepare(int stage, const StepInput& step, const float* hidden, Activations input) const override;
   void finish(int stage, const StepInput& step, ConstActivations input, float* hidden,
               Activations carry) const override;
-  // Decoding on a GPU: the same in fewer kernels.
+  // Decoding on a GPU what is as in Llama: the same in fewer kernels.
   void run(const StepInput& step, float* hidden) const override;
 
  private:
@@ -72,6 +74,8 @@ class DecoderBlock : public Block {
   Norm q_norm_, k_norm_;
   AttentionShape attention_;
   Tensor slopes_;
+  // q, k, v, gate and up apart, RMS norms before attention and the MLP alone, one behind the other, SwiGLU.
+  bool is_llama_like_;
 };
 
 // Heads, scale and window of a layer.

@@ -10,7 +10,6 @@ const Architecture kMistral = {.model_type = "mistral",
                                .make_block = make_decoder_block,
                                .base = "model.",
                                .embedding = "embed_tokens.weight",
-                               .head = "lm_head",
-                               .has_gpu_path = true};
+                               .head = "lm_head"};
 
 }  // namespace lowbit

@@ -90,9 +90,11 @@ void Model::embed(const OpContext& ops, const TokenIds& tokens, const int32_t* p
   }
   const int64_t count = static_cast<int64_t>(tokens.ids.size()), width = config_.hidden_size;
   if (frame_.project_in) {
-    const ActivationScratch rows(ops, count * config_.embedding_width);
-    embedding(ops, frame_.embedding, tokens, floats(rows.rows()));
-    matmul(ops, rows.rows(), count, *frame_.project_in, nullptr, hidden, MatmulMode::kDecode);
+    const int64_t elements = count * config_.embedding_width;
+    const OpScratch rows(ops, static_cast<size_t>(elements) * sizeof(float));
+    embedding(ops, frame_.embedding, tokens, rows.as<float>());
+    const ActivationInput input(ops, rows.as<float>(), elements);
+    matmul(ops, input.rows(), count, *frame_.project_in, nullptr, hidden, MatmulMode::kDecode);
   } else {
     embedding(ops, frame_.embedding, tokens, hidden);
   }
@@ -108,15 +110,24 @@ void Model::add_token_types(const OpContext& ops, const int32_t* types, int64_t 
     if (types) fail(ErrorCode::kInvalidArgument, "a model of type {} has no token types", config_.model_type);
     return;
   }
-  const std::vector<int32_t> zeros(types ? 0 : static_cast<size_t>(count));
-  if (!types) types = zeros.data();
+  if (!types) return add_positions(ops, frame_.token_types, 0, nullptr, count, hidden);
   for (int64_t i = 0; i < count; ++i) {
     if (types[i] < 0 || types[i] >= config_.token_types) {
       fail(ErrorCode::kInvalidArgument, "token type {} is outside of the model's {}", types[i],
            config_.token_types);
     }
   }
-  add_positions(ops, frame_.token_types, 0, types, count, hidden);
+  const Tensor there = placed(ops, std::span(types, static_cast<size_t>(count)));
+  add_positions(ops, frame_.token_types, 0, there.data<int32_t>(), count, hidden);
+}
+
+bool Model::has_plain_embedding() const {
+  return !frame_.project_in && frame_.embedding_scale == 1 && frame_.positions.empty() &&
+         frame_.token_types.empty() && frame_.embedding_norm.is_none();
+}
+
+bool Model::has_plain_head_input() const {
+  return frame_.final_norm.is_rms() && !frame_.project_out && !frame_.transform;
 }
 
 void Model::head_input(const OpContext& ops, const float* hidden, int64_t rows, Activations input) const {
@@ -126,8 +137,9 @@ void Model::head_input(const OpContext& ops, const float* hidden, int64_t rows, 
   const ActivationScratch normed(ops, rows * width);
   if (frame_.transform) {
     const auto& [linear, activation] = *frame_.transform;
-    matmul(ops, hidden, rows, linear.weight, linear.bias.empty() ? nullptr : &linear.bias, normed.rows(),
-           MatmulMode::kDecode);
+    const ActivationInput given(ops, hidden, rows * width);
+    matmul(ops, given.rows(), rows, linear.weight, linear.bias.empty() ? nullptr : &linear.bias,
+           normed.rows(), MatmulMode::kDecode);
     activate(ops, activation, normed.rows(), rows * width, normed.rows());
     apply_norm(ops, frame_.final_norm, normed.rows(), rows, width,
                frame_.project_out ? normed.rows() : input);
@@ -141,18 +153,32 @@ void Model::head_input(const OpContext& ops, const float* hidden, int64_t rows, 
 void Model::logits(const OpContext& ops, const float* hidden, int64_t rows, MatmulMode mode, float* logits,
                    const KeptRows* kept) const {
   const MatmulOutput output{&head_.weight, head_.bias.empty() ? nullptr : &head_.bias, logits};
-  if (const Norm& norm = frame_.final_norm; norm.is_rms() && !frame_.project_out)
+  if (has_plain_head_input()) {
+    const Norm& norm = frame_.final_norm;
     return matmul_normed(ops, {hidden, &norm.weight, norm.epsilon, kept}, rows, std::span(&output, 1), mode);
+  }
   const ActivationScratch input(ops, rows * head_width());
   head_input(ops, hidden, rows, input.rows());
   matmul(ops, input.rows(), rows, std::span(&output, 1), mode);
 }
 
-void Model::move_final_norm(const MoveWeight& move) { frame_.final_norm = frame_.final_norm.moved(move); }
+void Model::move_head_input(const MoveWeight& move) {
+  frame_.final_norm = frame_.final_norm.moved(move);
+  if (frame_.transform) {
+    Linear& linear = frame_.transform->linear;
+    linear = {linear.module, move(linear.weight), moved(linear.bias, move)};
+  }
+  if (frame_.project_out) frame_.project_out = move(*frame_.project_out);
+}
 
 void Model::move_frame(const MoveWeight& move) {
-  move_final_norm(move);
+  move_head_input(move);
   frame_.embedding = move(frame_.embedding);
+  if (frame_.project_in) frame_.project_in = move(*frame_.project_in);
+  frame_.positions = moved(frame_.positions, move);
+  frame_.token_types = moved(frame_.token_types, move);
+  frame_.embedding_norm = frame_.embedding_norm.moved(move);
+  if (!has_head()) return;
   head_ = {head_.module, is_tied() ? frame_.embedding : move(head_.weight), moved(head_.bias, move)};
 }
 

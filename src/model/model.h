@@ -44,9 +44,10 @@ class Model {
   Block& block(int64_t layer) { return *blocks_[static_cast<size_t>(layer)]; }
   const Block& block(int64_t layer) const { return *blocks_[static_cast<size_t>(layer)]; }
 
-  // The norm that reads hidden behind a layer; null where it does not stay in one place.
+  // The RMS norm that reads hidden behind a layer; null where there is none, or not in one place.
   const Tensor* norm_behind(int64_t layer) const {
-    return layer + 1 < layer_count() ? block(layer + 1).first_norm() : &frame_.final_norm.weight;
+    if (layer + 1 < layer_count()) return block(layer + 1).first_norm();
+    return has_plain_head_input() ? &frame_.final_norm.weight : nullptr;
   }
   void set_block(int64_t layer, std::unique_ptr<Block> block) {
     blocks_[static_cast<size_t>(layer)] = std::move(block);
@@ -54,7 +55,8 @@ class Model {
   bool has_fixed_weights() const;  // of all blocks, see there
 
   const Weight& embedding_table() const { return frame_.embedding; }
-  Linear& head() { return head_; }  // shares the embedding's storage when tied
+  bool has_plain_embedding() const;  // hidden begins as a row of the table
+  Linear& head() { return head_; }   // shares the embedding's storage when tied
   const Linear& head() const { return head_; }
   bool has_head() const { return config_.head_kind != HeadKind::kNone; }
   int64_t head_outputs() const { return has_head() ? out_features(head_.weight) : 0; }  // ids or classes
@@ -64,8 +66,8 @@ class Model {
   int64_t head_width() const { return config_.embedding_width; }
 
   // hidden: [tokens, hidden_size], the first block's input. positions: of the tokens, where the operators
-  // compute. types: [tokens] of a model that has them, null: all 0. Ids outside the vocabulary, and positions
-  // and types that were not learned, throw kInvalidArgument.
+  // compute. types: [tokens] of a model that has them, in this machine's memory, null: all 0. Ids outside the
+  // vocabulary, and positions and types that were not learned, throw kInvalidArgument.
   void embed(const OpContext& ops, const TokenIds& tokens, const int32_t* positions, float* hidden,
              const int32_t* types = nullptr) const;
   // input: [rows, head_width], what the head reads; without a head, of a sequence's first row, what such
@@ -75,15 +77,15 @@ class Model {
   void logits(const OpContext& ops, const float* hidden, int64_t rows, MatmulMode mode, float* logits,
               const KeptRows* kept = nullptr) const;
 
-  // What stands around the blocks of an architecture with a GPU path (embedding, final norm, head) goes
-  // elsewhere; tied matrices stay one.
+  // What stands around the blocks goes elsewhere; tied matrices stay one.
   void move_frame(const MoveWeight& move);
-  // The final norm alone: what collecting the inputs of the head needs.
-  void move_final_norm(const MoveWeight& move);
+  // Those parts alone that stand between the blocks and the head's product.
+  void move_head_input(const MoveWeight& move);
 
   RopeTables rope_tables(const OpContext& ops, int64_t positions) const;  // where the operators compute
 
  private:
+  bool has_plain_head_input() const;  // an RMS norm, and nothing else
   void add_token_types(const OpContext& ops, const int32_t* types, int64_t count, float* hidden) const;
 
   ModelConfig config_;
@@ -102,8 +104,7 @@ struct Architecture {
   std::string_view base;       // "model."
   std::string_view embedding;  // "embed_tokens.weight"
   const char* head;            // module name; used when not tied
-  bool has_gpu_path = false;
-  bool has_conv1d = false;  // its blocks have no other linears than Conv1D
+  bool has_conv1d = false;     // its blocks have no other linears than Conv1D
   // A head that is not simply `head`, or is the embedding; it may be none.
   Linear (*make_head)(const ModelConfig& config, const WeightReader& weights, const Frame& frame) = nullptr;
 };

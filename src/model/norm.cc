@@ -1,14 +1,12 @@
 #include "model/norm.h"
 
-#include <cstring>
-
 namespace lowbit {
 
 void apply_norm(const OpContext& ops, const Norm& norm, ConstActivations x, int64_t rows, int64_t width,
                 Activations y) {
   if (norm.is_rms()) return rms_norm(ops, x, rows, norm.weight, norm.epsilon, y);
   if (!norm.is_none()) return layer_norm(ops, x, rows, norm.weight, norm.bias, norm.epsilon, y);
-  if (y.data != x.data) std::memcpy(floats(y), floats(x), static_cast<size_t>(rows * width) * sizeof(float));
+  convert(ops, x, rows * width, y);
 }
 
 }  // namespace lowbit

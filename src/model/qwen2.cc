@@ -20,7 +20,6 @@ const Architecture kQwen2 = {.model_type = "qwen2",
                              .make_block = make_decoder_block,
                              .base = "model.",
                              .embedding = "embed_tokens.weight",
-                             .head = "lm_head",
-                             .has_gpu_path = true};
+                             .head = "lm_head"};
 
 }  // namespace lowbit

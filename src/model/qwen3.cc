@@ -23,7 +23,6 @@ const Architecture kQwen3 = {.model_type = "qwen3",
                              .make_block = make_decoder_block,
                              .base = "model.",
                              .embedding = "embed_tokens.weight",
-                             .head = "lm_head",
-                             .has_gpu_path = true};
+                             .head = "lm_head"};
 
 }  // namespace lowbit

@@ -86,11 +86,6 @@ void check_for_gpu(const AttentionShape& shape, const AttentionBatch& batch) {
     fail(ErrorCode::kUnsupported,
          "attention on a GPU: heads have {} elements, at most 256 are possible; use the CPU", shape.head_dim);
   }
-  if (shape.slopes) fail(ErrorCode::kUnsupported, "attention on a GPU: ALiBi is for the CPU alone; use that");
-  if (!shape.is_causal) {
-    fail(ErrorCode::kUnsupported,
-         "attention on a GPU: attention that is not causal is for the CPU alone; use that");
-  }
   if (!batch.on_gpu) fail(ErrorCode::kInternal, "attention on a GPU: the sequences are not there");
 }
 
@@ -135,6 +130,8 @@ void attend_on_gpu(const OpContext& context, const AttentionShape& shape, const 
                               .window = shape.window,
                               .layer_offset = shape.layer_offset,
                               .scale = shape.scale,
+                              .slopes = shape.slopes,
+                              .is_causal = shape.is_causal,
                               .q = q,
                               .out = out,
                               .arrivals = batch.arrivals};
@@ -145,9 +142,9 @@ void attend_on_gpu(const OpContext& context, const AttentionShape& shape, const 
 
 // rope_attention in one kernel; false where there is none.
 bool decode_on_gpu(const OpContext& context, const AttentionShape& shape, const AttentionBatch& batch,
-                   const RopeTable& table, const uint16_t* q, const uint16_t* k, const uint16_t* v,
+                   const RopeTable* table, const uint16_t* q, const uint16_t* k, const uint16_t* v,
                    uint16_t* out) {
-  if (!batch.arrivals || most_tokens(batch.sequences) != 1 ||
+  if (!batch.arrivals || shape.slopes || !shape.is_causal || most_tokens(batch.sequences) != 1 ||
       !fits_decode_attention(shape.heads, shape.kv_heads, shape.head_dim)) {
     return false;
   }
@@ -159,15 +156,15 @@ bool decode_on_gpu(const OpContext& context, const AttentionShape& shape, const 
                               .heads = shape.heads,
                               .kv_heads = shape.kv_heads,
                               .head_dim = shape.head_dim,
-                              .half = table.cosines.size(1),
+                              .half = table ? table->cosines.size(1) : 0,
                               .window = shape.window,
                               .layer_offset = shape.layer_offset,
                               .scale = shape.scale,
                               .q = q,
                               .k = k,
                               .v = v,
-                              .cosines = table.cosines.data<float>(),
-                              .sines = table.sines.data<float>(),
+                              .cosines = table ? table->cosines.data<float>() : nullptr,
+                              .sines = table ? table->sines.data<float>() : nullptr,
                               .out = out,
                               .arrivals = batch.arrivals};
   const OpScratch partial(context, static_cast<size_t>(decode_partial_floats(args)) * sizeof(float));
@@ -290,7 +287,7 @@ void attention(const OpContext& context, const AttentionShape& shape, const Atte
 }
 
 void rope_attention(const OpContext& context, const AttentionShape& shape, const AttentionBatch& batch,
-                    const int32_t* positions, const RopeTable& table, Activations q, Activations k,
+                    const int32_t* positions, const RopeTable* table, Activations q, Activations k,
                     ConstActivations v, Activations out, AttentionMode mode) {
   if constexpr (kHasCuda) {
     if (context.gpu) {
@@ -300,15 +297,17 @@ void rope_attention(const OpContext& context, const AttentionShape& shape, const
           decode_on_gpu(context, shape, batch, table, halves(q), halves(k), halves(v), halves(out))) {
         return;
       }
-      append_on_gpu(context, shape, batch, halves(q), k, v, &table);
+      append_on_gpu(context, shape, batch, table ? halves(q) : nullptr, k, v, table);
       attend_on_gpu(context, shape, batch, halves(q), halves(out));
       return;
     }
   }
-  int64_t tokens = 0;
-  for (const AttentionSequence& sequence : batch.sequences) tokens += sequence.count;
-  rope(context, q, tokens, shape.heads, shape.head_dim, positions, table);
-  rope(context, k, tokens, shape.kv_heads, shape.head_dim, positions, table);
+  if (table) {
+    int64_t tokens = 0;
+    for (const AttentionSequence& sequence : batch.sequences) tokens += sequence.count;
+    rope(context, q, tokens, shape.heads, shape.head_dim, positions, *table);
+    rope(context, k, tokens, shape.kv_heads, shape.head_dim, positions, *table);
+  }
   kv_append(context, shape, batch, k, v);
   attention(context, shape, batch, q, out, mode);
 }

@@ -22,9 +22,9 @@ struct AttentionShape {
   int64_t window = 0;               // > 0: a token sees itself and the window - 1 before it
   int64_t layer_offset = 0;         // bytes from a sequence's keys and values to those of the layer
   // ALiBi: F32 [heads], by which a score falls for each token between query and key. Null: none. Press et
-  // al., arXiv 2108.12409. CPU.
+  // al., arXiv 2108.12409.
   const float* slopes = nullptr;
-  // A token sees itself and those before it; otherwise all of its sequence, without window and slopes. CPU.
+  // A token sees itself and those before it; otherwise all of its sequence, without window and slopes.
   bool is_causal = true;
 };
 
@@ -61,10 +61,10 @@ void kv_append(const OpContext& context, const AttentionShape& shape, const Atte
 void attention(const OpContext& context, const AttentionShape& shape, const AttentionBatch& batch,
                ConstActivations q, Activations out, AttentionMode mode);
 
-// What a block does with the products of qkv: rope of q and k, kv_append, attention. q and k may be changed.
-// positions: of the new tokens, where the operators compute.
+// What a block does with the products of qkv: rope of q and k where there is a table, kv_append, attention. q
+// and k may be changed. positions: of the new tokens, where the operators compute; without a table not used.
 void rope_attention(const OpContext& context, const AttentionShape& shape, const AttentionBatch& batch,
-                    const int32_t* positions, const RopeTable& table, Activations q, Activations k,
+                    const int32_t* positions, const RopeTable* table, Activations q, Activations k,
                     ConstActivations v, Activations out, AttentionMode mode);
 
 std::vector<KernelListing> attention_kernels();

@@ -126,14 +126,25 @@ void activate_on_cpu(const OpContext& context, const ActivateArgs& args, int64_t
 }  // namespace
 
 void activate(const OpContext& context, Activation f, ConstActivations x, int64_t count, Activations out) {
+  if constexpr (kHasCuda) {
+    if (context.gpu) {
+      if (count > 0) gpu_activate({f, halves(x), nullptr, halves(out), count}, context.gpu->stream());
+      return;
+    }
+  }
   activate_on_cpu(context, {floats(x), nullptr, floats(out), f}, count);
 }
 
 void activate_gated(const OpContext& context, Activation f, ConstActivations gate, ConstActivations up,
                     int64_t count, Activations out) {
   if constexpr (kHasCuda) {
-    if (context.gpu && f == Activation::kSilu) {
-      if (count > 0) gpu_swiglu(halves(gate), halves(up), halves(out), count, context.gpu->stream());
+    if (context.gpu) {
+      if (count <= 0) return;
+      if (f == Activation::kSilu) {
+        gpu_swiglu(halves(gate), halves(up), halves(out), count, context.gpu->stream());
+      } else {
+        gpu_activate({f, halves(gate), halves(up), halves(out), count}, context.gpu->stream());
+      }
       return;
     }
   }
@@ -148,6 +159,14 @@ void layer_norm(const OpContext& context, ConstActivations x, int64_t rows, cons
          dtype_name(weight.dtype()), shape_text(weight.shape()), dtype_name(bias.dtype()),
          shape_text(bias.shape()));
   }
+  if constexpr (kHasCuda) {
+    if (context.gpu) {
+      if (rows <= 0) return;
+      gpu_layer_norm({x, y, weight.data<float>(), bias.data<float>(), rows, width, epsilon},
+                     context.gpu->stream());
+      return;
+    }
+  }
   const LayerNormArgs args{floats(x), weight.data<float>(), bias.data<float>(), floats(y), width, epsilon};
   const auto& kernel = choose_kernel<LayerNormArgs>(context, "layer_norm", kLayerNormTable, args);
   run_kernel(context, kernel, args, rows, chunk_for(width, kChunk));
@@ -155,8 +174,20 @@ void layer_norm(const OpContext& context, ConstActivations x, int64_t rows, cons
 
 void split_columns(const OpContext& context, ConstActivations x, int64_t tokens, int64_t repeats,
                    std::span<const ColumnPart> parts) {
+  if (parts.size() > static_cast<size_t>(GpuSplitArgs::kMost)) {
+    fail(ErrorCode::kInternal, "split_columns: {} parts, at most {} are possible", parts.size(),
+         GpuSplitArgs::kMost);
+  }
   int64_t stride = 0;
   for (const ColumnPart& part : parts) stride += part.width;
+  if constexpr (kHasCuda) {
+    if (context.gpu) {
+      GpuSplitArgs args{.x = halves(x), .rows = tokens * repeats, .stride = stride};
+      for (const ColumnPart& part : parts) args.part[args.parts++] = {part.width, halves(part.out)};
+      if (args.rows > 0) gpu_split_columns(args, context.gpu->stream());
+      return;
+    }
+  }
   split_work(context, tokens * repeats, chunk_for(stride, kChunk), [&](int64_t begin, int64_t end, int) {
     const float* from = floats(x) + begin * stride;
     for (int64_t i = begin; i < end; ++i) {
@@ -169,6 +200,12 @@ void split_columns(const OpContext& context, ConstActivations x, int64_t tokens,
 }
 
 void add(const OpContext& context, ConstActivations x, int64_t count, float* to) {
+  if constexpr (kHasCuda) {
+    if (context.gpu) {
+      if (count > 0) gpu_add(x, count, to, context.gpu->stream());
+      return;
+    }
+  }
   const float* from = floats(x);
   split_work(context, count, kChunk, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) to[i] += from[i];
@@ -176,25 +213,60 @@ void add(const OpContext& context, ConstActivations x, int64_t count, float* to)
 }
 
 void scale(const OpContext& context, float factor, int64_t count, float* x) {
+  if constexpr (kHasCuda) {
+    if (context.gpu) {
+      if (count > 0) gpu_scale(factor, count, x, context.gpu->stream());
+      return;
+    }
+  }
   split_work(context, count, kChunk, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) x[i] *= factor;
   });
 }
 
+void convert(const OpContext& context, ConstActivations x, int64_t count, Activations y) {
+  if (x.dtype == y.dtype) {
+    if (x.data != y.data && count > 0)
+      copy(context, y.data, x.data, static_cast<size_t>(count) * dtype_size(x.dtype));
+    return;
+  }
+  if constexpr (kHasCuda) {
+    if (context.gpu && x.dtype == DType::kF32) {
+      if (count > 0) gpu_convert_to_bf16(x, count, halves(y), context.gpu->stream());
+      return;
+    }
+  }
+  fail(ErrorCode::kInternal, "convert: from {} to {} is not possible here", dtype_name(x.dtype),
+       dtype_name(y.dtype));
+}
+
 void add_positions(const OpContext& context, const Tensor& table, int64_t offset, const int32_t* positions,
                    int64_t tokens, float* hidden) {
   const int64_t width = table.size(1);
+  if constexpr (kHasCuda) {
+    if (context.gpu) {
+      const GpuAddRowsArgs args{.table = halves({table.bytes(), table.dtype()}),
+                                .rows = positions,
+                                .offset = offset,
+                                .count = tokens,
+                                .width = width,
+                                .to = hidden};
+      if (tokens > 0) gpu_add_rows(args, context.gpu->stream());
+      return;
+    }
+  }
+  auto position_of = [&](int64_t token) { return positions ? positions[token] : 0; };
   for (int64_t token = 0; token < tokens; ++token) {
-    if (positions[token] < 0 || positions[token] >= table.size(0) - offset) {
+    if (position_of(token) < 0 || position_of(token) >= table.size(0) - offset) {
       fail(ErrorCode::kInvalidArgument, "position {} of token {} is beyond the {} that the model has learned",
-           positions[token], token, table.size(0) - offset);
+           position_of(token), token, table.size(0) - offset);
     }
   }
   const OpScratch rows(context, static_cast<size_t>(width * worker_count(context)) * sizeof(float));
   split_work(context, tokens, chunk_for(width, kChunk), [&](int64_t begin, int64_t end, int worker) {
     float* row = rows.as<float>() + worker * width;
     for (int64_t token = begin; token < end; ++token) {
-      read_elements(table, (positions[token] + offset) * width, width, row);
+      read_elements(table, (position_of(token) + offset) * width, width, row);
       for (int64_t i = 0; i < width; ++i) hidden[token * width + i] += row[i];
     }
   });

@@ -1,5 +1,4 @@
-// The small ops between the products: norms, RoPE, activations, embeddings. Rows are independent. Those whose
-// pointers are all of floats, and those that say so, are for the CPU alone.
+// The small ops between the products: norms, RoPE, activations, embeddings. Rows are independent.
 #pragma once
 
 #include "format/weight.h"
@@ -9,6 +8,7 @@
 #include "ops/kernel_table.h"
 #include "tensor/activations.h"
 
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -20,7 +20,7 @@ void rms_norm(const OpContext& context, ConstActivations x, int64_t rows, const 
               Activations y);
 
 // y[r] = (x[r] - mean) / sqrt(variance + epsilon) * weight + bias; weight, bias: F32 [width]; y may be x. Ba
-// et al., arXiv 1607.06450. CPU.
+// et al., arXiv 1607.06450.
 void layer_norm(const OpContext& context, ConstActivations x, int64_t rows, const Tensor& weight,
                 const Tensor& bias, float epsilon, Activations y);
 
@@ -36,9 +36,9 @@ void rope(const OpContext& context, Activations x, int64_t tokens, int64_t heads
           const int32_t* positions, const RopeTable& table);
 
 // out = f(x), element by element; out may be x. gelu: Hendrycks and Gimpel, arXiv 1606.08415, with erf or
-// with tanh. CPU.
+// with tanh.
 void activate(const OpContext& context, Activation f, ConstActivations x, int64_t count, Activations out);
-// out = f(gate) * up; out may be gate. Shazeer, arXiv 2002.05202. Other functions than silu: CPU.
+// out = f(gate) * up; out may be gate. Shazeer, arXiv 2002.05202.
 void activate_gated(const OpContext& context, Activation f, ConstActivations gate, ConstActivations up,
                     int64_t count, Activations out);
 inline void swiglu(const OpContext& context, ConstActivations gate, ConstActivations up, int64_t count,
@@ -47,7 +47,7 @@ inline void swiglu(const OpContext& context, ConstActivations gate, ConstActivat
 }
 
 // Takes the product of fused weights apart. A row of x is `repeats` times the columns of all parts; out of a
-// part: [tokens, repeats * width], may not overlap x. CPU.
+// part: [tokens, repeats * width], may not overlap x. At most three parts.
 struct ColumnPart {
   int64_t width = 0;
   Activations out;
@@ -55,8 +55,26 @@ struct ColumnPart {
 void split_columns(const OpContext& context, ConstActivations x, int64_t tokens, int64_t repeats,
                    std::span<const ColumnPart> parts);
 
-void add(const OpContext& context, ConstActivations x, int64_t count, float* to);  // to += x. CPU.
+void add(const OpContext& context, ConstActivations x, int64_t count, float* to);  // to += x
 void scale(const OpContext& context, float factor, int64_t count, float* x);       // x *= factor
+
+// y = x in the type of activations; y may be x where x has that type.
+void convert(const OpContext& context, ConstActivations x, int64_t count, Activations y);
+
+// Floats as a product reads them: themselves, or a copy as activations.
+class ActivationInput {
+ public:
+  ActivationInput(const OpContext& context, const float* x, int64_t count) : rows_(x) {
+    if (context.activations() == DType::kF32) return;
+    convert(context, x, count, copied_.emplace(context, count).rows());
+    rows_ = copied_->rows();
+  }
+  ConstActivations rows() const { return rows_; }
+
+ private:
+  std::optional<ActivationScratch> copied_;
+  ConstActivations rows_;
+};
 
 // Token ids in this machine's memory, and a copy of them on the GPU where there is one already.
 struct TokenIds {
@@ -70,8 +88,8 @@ struct TokenIds {
 // out[t] = table[ids[t]]; table: floating [vocab, width] or quantized; out: [tokens, width]. An id
 // outside [0, vocab) is kInvalidArgument.
 void embedding(const OpContext& context, const Weight& table, const TokenIds& ids, float* out);
-// hidden[t] += table[positions[t] + offset]; table: floating [rows, width]. A position beyond it is
-// kInvalidArgument.
+// hidden[t] += table[positions[t] + offset]; table: floating [rows, width], on a GPU BF16; positions null:
+// all are 0. A position beyond it is kInvalidArgument; on a GPU that there is none is the caller's promise.
 void add_positions(const OpContext& context, const Tensor& table, int64_t offset, const int32_t* positions,
                    int64_t tokens, float* hidden);
 // How kernels take such a table, which lies as weights_gpu.h says.

@@ -214,7 +214,7 @@ FinishedLayer LayerQuantizer::quantize_head() {
   if constexpr (kHasCuda) {
     if (ops_.gpu) {
       auto move = [&](const Weight& weight) { return to_gpu(ops_, weight); };
-      model_.move_final_norm(move);
+      model_.move_head_input(move);
       there.weight = move(there.weight);
     }
   }

@@ -198,10 +198,7 @@ std::string plan_json(const fs::path& model, const fs::path& out, const Quantize
                     peak >> 20, available >> 20));
   }
   int device = kHost;
-  collect_reason([&] {
-    device = device_for_model(choose_device(options.device, cpu_only_option(options), {}), options.device,
-                              source.checkpoint.config, {});
-  });
+  collect_reason([&] { device = choose_device(options.device, cpu_only_option(options), {}); });
   std::optional<GpuQueue> gpu;
   if (device != kHost && is_gptq) {
     const CalibrationBatches on_gpu(source.model, calibration.samples);

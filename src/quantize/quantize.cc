@@ -50,9 +50,7 @@ class Run {
         kernels_(parse_kernel_choice(options.kernel)),
         threads_(options.threads),
         source_(load_source(model)),
-        settings_(resolve_settings(source_.model, options_)) {
-    device_ = device_for_model(device_, options.device, source_.checkpoint.config, log);
-  }
+        settings_(resolve_settings(source_.model, options_)) {}
 
   // given: null to read options.calibration.data.
   QuantizeResult run(const Calibration* given) {

@@ -2,6 +2,7 @@
 
 #include "base/fail.h"
 #include "base/files.h"
+#include "base/json.h"
 #include "runtime/encoder_run.h"
 #include "runtime/options.h"
 #include "runtime/sentence_config.h"
@@ -100,7 +101,13 @@ Embeddings embed(const LanguageModel& model, std::span<const std::string> texts,
   result.is_normalized = config.is_normalized;
   result.tokens = inputs.tokens;
   result.truncated = inputs.truncated;
+  std::vector<float> states;
   run_encoder(state, inputs.inputs, options.batch_size, "embed", log, [&](size_t i, const float* hidden) {
+    if (state.gpu) {
+      states.resize(inputs.inputs[i].ids.size() * static_cast<size_t>(result.width));
+      state.gpu->copy_out(states.data(), hidden, states.size() * sizeof(float));
+      hidden = states.data();
+    }
     float* row = result.values.data() + static_cast<int64_t>(i) * result.width;
     pool(hidden, static_cast<int64_t>(inputs.inputs[i].ids.size()), result.width, config.pooling == "mean",
          row);

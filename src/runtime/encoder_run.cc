@@ -70,6 +70,7 @@ void run_encoder(const LanguageModel::State& state, std::span<const EncoderInput
         log.report({phase, static_cast<int64_t>(row) + 1, total, ""});
       },
       types);
+  if (ops.gpu) ops.gpu->wait("running an encoder");
 }
 
 }  // namespace lowbit

@@ -33,9 +33,9 @@ struct EncoderInputs {
 EncoderInputs encode_inputs(const LanguageModel::State& state, const Tokenizer& tokenizer,
                             std::span<const EncoderText> texts, const EncoderLimits& limits);
 
-// Calls `visit` with each input's last hidden states [its ids, hidden_size]. Inputs run by falling length,
-// batch_size at a time, as ragged rows; so neighbours differ little, and the batch that needs the most memory
-// comes first. The numbers of one do not depend on the others.
+// Calls `visit` with each input's last hidden states [its ids, hidden_size], where the operators compute.
+// Inputs run by falling length, batch_size at a time, as ragged rows; so neighbours differ little, and the
+// batch that needs the most memory comes first. The numbers of one do not depend on the others.
 void run_encoder(const LanguageModel::State& state, std::span<const EncoderInput> inputs, int64_t batch_size,
                  std::string_view phase, const Log& log,
                  const std::function<void(size_t index, const float* hidden)>& visit);

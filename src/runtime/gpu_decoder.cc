@@ -38,6 +38,7 @@ GpuDecoder::GpuDecoder(const Model& model, const OpContext& ops, const RopeTable
       cache_(cache),
       data_(ops_, any_tokens(sequences), cache),
       rows_(data_.tokens()),
+      any_ids_(static_cast<size_t>(rows_)),
       hidden_(ops_.workspace->take(static_cast<size_t>(rows_ * model.config().hidden_size) * sizeof(float))),
       logits_(ops_.workspace->take(static_cast<size_t>(rows_ * model.config().vocab_size) * sizeof(float))),
       steps_(ops_.workspace->take(static_cast<size_t>(rows_) * sizeof(int64_t))),
@@ -63,11 +64,13 @@ void GpuDecoder::begin(std::span<const SequenceTokens> batch, std::span<const Sa
   data_.set(ops_, batch, cache_);
   sampling_.begin(ops_, rows);
   ops_.gpu->clear(steps_.as<void>(), static_cast<size_t>(rows_) * sizeof(int64_t));
-  model_.embed(ops_, data_.ids(), data_.positions(), hidden_.as<float>());
+  if (model_.has_plain_embedding()) model_.embed(ops_, data_.ids(), data_.positions(), hidden_.as<float>());
 }
 
 void GpuDecoder::queue_step(const OpContext& ops) const {
   if constexpr (kHasCuda) {
+    const bool is_plain = model_.has_plain_embedding();
+    if (!is_plain) model_.embed(ops, {any_ids_, data_.ids().on_gpu}, data_.positions(), hidden_.as<float>());
     KeptRows kept(ops, rows_, model_.config().hidden_size);
     run_blocks(model_, ops, rope_, data_, MatmulMode::kDecode, cache_, hidden_.as<float>(), &kept);
     model_.logits(ops, hidden_.as<float>(), rows_, MatmulMode::kDecode, logits_.as<float>(), &kept);
@@ -79,7 +82,7 @@ void GpuDecoder::queue_step(const OpContext& ops) const {
                 .steps = steps_.as<int64_t>(),
                 .history_steps = kInFlight,
                 .table = gpu_embedding_table(model_.embedding_table()),
-                .hidden = hidden_.as<float>()},
+                .hidden = is_plain ? hidden_.as<float>() : nullptr},
                ops.gpu->stream());
   }
 }
@@ -109,9 +112,11 @@ void GpuDecoder::launch() {
     } catch (const Error& error) {
       // What is being recorded may hold the memory. What was queued of the step is computed again, from the
       // embedding on; sampling, which moves on to the next one, was not: it comes last and takes no memory.
+      // Where the embedding is more than a row of a table, the step begins with it.
       if (error.code() != ErrorCode::kOutOfMemory || !recording_.valid()) throw;
       graph_ = recording_.get();
-      model_.embed(ops_, data_.ids(), data_.positions(), hidden_.as<float>());
+      if (model_.has_plain_embedding())
+        model_.embed(ops_, data_.ids(), data_.positions(), hidden_.as<float>());
       if (!graph_) queue_step(ops_);
     }
   }

@@ -42,7 +42,7 @@ class GpuDecoder {
 
  private:
   void launch();
-  void queue_step(const OpContext& ops) const;  // from the ids' embedding to that of the next ones
+  void queue_step(const OpContext& ops) const;  // to the next ids, and their embedding where that is plain
   std::unique_ptr<GpuGraph> record();
 
   const Model& model_;
@@ -52,6 +52,7 @@ class GpuDecoder {
   KvCache& cache_;
   StepData data_;
   int64_t rows_;
+  std::vector<int32_t> any_ids_;  // what a step is given here, for those on the GPU
   Scratch hidden_, logits_, steps_;
   GpuSampling sampling_;
   HostWords history_;  // words of gpu_sample, of the steps in flight

@@ -51,24 +51,30 @@ uint64_t work_bytes(const Model& model, int64_t tokens, const GpuEncoding* encod
   const ModelConfig& config = model.config();
   const int64_t rows = std::min(tokens, kGpuPrefillRows);
   const int64_t q = config.heads * config.head_dim, kv = config.kv_heads * config.head_dim;
+  int64_t product = 0;  // of fused weights, which is taken apart
+  for (const Stage& stage : model.block(0).stages()) {
+    const Linear& first = model.block(0).linears()[static_cast<size_t>(stage.linears[0])];
+    if (stage.linears.size() == 1 && stage.carry_width > 0)
+      product = std::max(product, out_features(first.weight));
+  }
   const int64_t row =
       config.hidden_size * 4 + 2 * (2 * config.hidden_size + 2 * std::max(q, config.intermediate_size) +
-                                    config.intermediate_size + q + 2 * kv);
+                                    config.intermediate_size + q + 2 * kv + product);
   uint64_t multiplying = 0, loading = 0;
   if constexpr (kHasCuda) {
     // Weights whose inputs are rounded are all made ready at once, others one after the other.
     const auto see = [&](uint64_t& together, const Weight& weight) {
-      const auto bytes = static_cast<uint64_t>(becomes_codes(encoding, weight)
-                                                   ? out_features(weight) * in_features(weight) * 2
-                                                   : matmul_weight_bytes(weight));
-      const auto inputs = static_cast<uint64_t>(matmul_rows_bytes(weight, rows));
+      const auto nothing = [](DType, const Shape&) { return Tensor(); };
+      const Weight there = becomes_codes(encoding, weight) ? gpu_layout(weight, nothing, encoding) : weight;
+      const auto bytes = static_cast<uint64_t>(matmul_weight_bytes(there)),
+                 inputs = static_cast<uint64_t>(matmul_rows_bytes(there, rows));
       together = inputs > 0 ? together + bytes : std::max(together, bytes);
       multiplying = std::max(multiplying, together + inputs);
       loading = std::max<uint64_t>(loading, fill_scratch_bytes(weight, encoding));
     };
     uint64_t table = 0, head = 0;
     see(table, model.embedding_table());
-    see(head, model.head().weight);
+    if (model.has_head()) see(head, model.head().weight);
     for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
       const Block& block = model.block(layer);
       for (const Stage& stage : block.stages()) {
@@ -79,7 +85,7 @@ uint64_t work_bytes(const Model& model, int64_t tokens, const GpuEncoding* encod
   }
   const auto logits =
       std::min<uint64_t>(static_cast<uint64_t>(config.vocab_size) * 4 * 256, uint64_t{64} << 20);
-  const auto rope = static_cast<uint64_t>(tokens * config.head_dim) * 4;
+  const auto rope = static_cast<uint64_t>(tokens * config.head_dim) * (config.window_rope ? 8 : 4);
   uint64_t computing = static_cast<uint64_t>(rows * row) + multiplying + logits + rope;
   if constexpr (kHasCuda) computing += GpuLibraries::kWorkspaceBytes;
   return std::max(computing, loading);

@@ -3,12 +3,11 @@
 
 #include "checkpoint/checkpoint.h"
 #include "lowbit/generate.h"
-#include "ops/sampling.h"
 #include "runtime/forward.h"
 #include "runtime/gpu_decoder.h"
+#include "runtime/gpu_model_test_support.h"
 #include "runtime/gpu_placement.h"
 #include "runtime/language_model.h"
-#include "runtime/sampler.h"
 #include "support.h"
 
 #include <algorithm>
@@ -18,6 +17,9 @@
 
 namespace lowbit {
 namespace {
+
+using testing::sampled_on_host;
+using testing::tokens_of;
 
 class GpuModel : public ::testing::Test {
  protected:
@@ -35,12 +37,6 @@ class GpuModel : public ::testing::Test {
     return ids;
   }
 };
-
-std::vector<std::vector<int32_t>> tokens_of(const std::vector<GenerateResult>& results) {
-  std::vector<std::vector<int32_t>> tokens;
-  for (const GenerateResult& result : results) tokens.push_back(result.token_ids);
-  return tokens;
-}
 
 TEST_F(GpuModel, GreedyTokensAreTheSameAgainAndDoNotDependOnTheBatch) {
   for (bool in_4bit : {false, true}) {
@@ -81,58 +77,6 @@ TEST_F(GpuModel, EndsEachAnswerWhereItsStopTextIs) {
     EXPECT_EQ(whole[i].text.compare(0, stopped[i].text.size(), stopped[i].text), 0) << whole[i].text;
     EXPECT_EQ(stopped[i].text.find('\n'), std::string::npos);
   }
-}
-
-// What generate() gives, when every row of logits comes to this machine and is sampled here, and each answer
-// is decoded alone.
-std::vector<std::vector<int32_t>> sampled_on_host(const LanguageModel& model,
-                                                  const std::vector<std::vector<int32_t>>& prompts,
-                                                  const GenerateOptions& options) {
-  const LanguageModel::State& state = model.state();
-  const OpContext ops = state.ops();
-  const int64_t width = state.model.config().hidden_size, vocab = model.vocab_size();
-  size_t longest = 0;
-  for (const auto& prompt : prompts) longest = std::max(longest, prompt.size());
-  const int64_t capacity = static_cast<int64_t>(longest) + options.max_new_tokens;
-  const int64_t count = static_cast<int64_t>(prompts.size());
-  const RopeTables rope = state.model.rope_tables(ops, capacity);
-  KvCache cache(state.model.config(), count, capacity, state.cache_dtype, state.gpu.get());
-  const SamplingRule rule = sampling_rule(options);
-  std::vector<std::vector<int32_t>> previous = prompts, answers(prompts.size());
-  std::vector<uint64_t> random;
-  auto choose = [&](size_t i, const float* hidden) {
-    const Scratch logits = ops.workspace->take(static_cast<size_t>(vocab) * sizeof(float));
-    state.model.logits(ops, hidden, 1, MatmulMode::kDecode, logits.as<float>());
-    std::vector<float> here(static_cast<size_t>(vocab));
-    ops.gpu->copy_out(here.data(), logits.as<float>(), here.size() * sizeof(float));
-    const SamplingRow row{previous[i], &random[i]};
-    int32_t id = -1;
-    sample({}, rule, here.data(), vocab, std::span(&row, 1), &id);
-    answers[i].push_back(id), previous[i].push_back(id);
-  };
-  std::vector<SequenceTokens> batch;
-  int64_t rows = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    batch.push_back({i, prompts[static_cast<size_t>(i)]});
-    rows += static_cast<int64_t>(batch.back().ids.size());
-    random.push_back(random_stream(options.seed, static_cast<uint64_t>(i)));
-  }
-  const Scratch hidden = ops.workspace->take(static_cast<size_t>(rows * width) * sizeof(float));
-  forward(state.model, ops, rope, batch, MatmulMode::kPrefill, cache, hidden.as<float>());
-  int64_t row = 0;
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    row += static_cast<int64_t>(prompts[i].size());
-    choose(i, hidden.as<float>() + (row - 1) * width);
-  }
-  const Scratch last = ops.workspace->take(static_cast<size_t>(width) * sizeof(float));
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    while (static_cast<int64_t>(answers[i].size()) < options.max_new_tokens) {
-      const SequenceTokens next{static_cast<int64_t>(i), std::span(&answers[i].back(), 1)};
-      forward(state.model, ops, rope, std::span(&next, 1), MatmulMode::kDecode, cache, last.as<float>());
-      choose(i, last.as<float>());
-    }
-  }
-  return answers;
 }
 
 TEST_F(GpuModel, SampledTokensAreThoseThatTheHostDraws) {

@@ -212,7 +212,6 @@ LanguageModel LanguageModel::load(const fs::path& folder, const RuntimeOptions& 
   state.cache_dtype = parse_cache_dtype(options.kv_cache_dtype);
   state.checkpoint = read_checkpoint(folder);
   for (const std::string& note : state.checkpoint.notes) log.info(note);
-  device = device_for_model(device, options.device, state.checkpoint.config, log);
   if (device == kHost && options.max_gpu_memory.count > 0)
     log.info("max_gpu_memory has no effect: the model runs on the CPU");
   state.threads = std::make_unique<ThreadPool>(options.threads);

@@ -3,7 +3,6 @@
 
 #include "base/fail.h"
 #include "base/gpu.h"
-#include "model/model.h"
 #include "ops/kernel_table.h"
 #include "tensor/tensor.h"
 
@@ -147,20 +146,6 @@ int choose_device(std::string_view name, std::string_view cpu_only, const Log& l
   for (const Gpu& gpu : gpu_support().gpus) {
     if (gpu.problem.empty()) return gpu.index;
   }
-  return kHost;
-}
-
-int device_for_model(int device, std::string_view name, const Json& config, const Log& log) {
-  if (device == kHost) return device;
-  const Architecture& architecture = find_architecture(config);
-  if (architecture.has_gpu_path) return device;
-  if (parse_device(name) != kAnyDevice) {
-    fail(ErrorCode::kUnsupported,
-         "device is \"{}\", but a model of type {} runs on the CPU alone: use --device cpu", name,
-         architecture.model_type);
-  }
-  log.info(fmt::format("a model of type {} runs on the CPU alone: that is where it runs",
-                       architecture.model_type));
   return kHost;
 }
 

@@ -1,7 +1,6 @@
 // The checks of runtime/'s options at its door.
 #pragma once
 
-#include "base/json.h"
 #include "lowbit/embed.h"
 #include "lowbit/fields.h"
 #include "lowbit/generate.h"
@@ -24,9 +23,6 @@ std::string device_name(int device);  // "cpu", "cuda:1"
 // empty; "auto" then is the CPU, with a line that says so, and a GPU kUnsupported. Otherwise "auto" is the
 // first GPU that can be used, or the CPU. A GPU that cannot be used: kDevice.
 int choose_device(std::string_view name, std::string_view cpu_only, const Log& log);
-// The same device where a model of that config.json can run there. Otherwise "auto" is the CPU, with a line
-// that says so, and a GPU kUnsupported.
-int device_for_model(int device, std::string_view name, const Json& config, const Log& log);
 DType parse_cache_dtype(std::string_view name);           // "bfloat16", "float32"
 KernelChoice parse_kernel_choice(std::string_view text);  // "ref" or "matmul_dense_decode=avx2,attention=ref"
 

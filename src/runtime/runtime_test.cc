@@ -38,22 +38,5 @@ TEST(GenerateOptions, RangesAreChecked) {
   validate(GenerateOptions{});
 }
 
-TEST(Device, AnArchitectureWithoutAGpuPathTakesTheCpuOrSaysSo) {
-  Json config = Json::object();
-  config.set("model_type", "phi3");
-  std::string logged;
-  const Log log{.message = [&](LogLevel, std::string_view text) { logged += text; }};
-  EXPECT_EQ(device_for_model(0, "auto", config, log), kHost);
-  EXPECT_NE(logged.find("phi3"), std::string::npos) << logged;
-  const std::string refusal =
-      testing::error_of(ErrorCode::kUnsupported, [&] { device_for_model(0, "cuda:0", config, log); });
-  EXPECT_NE(refusal.find("--device cpu"), std::string::npos) << refusal;
-  logged.clear();
-  EXPECT_EQ(device_for_model(kHost, "cpu", config, log), kHost);
-  config.set("model_type", "qwen2");
-  EXPECT_EQ(device_for_model(1, "cuda:1", config, log), 1);
-  EXPECT_EQ(logged, "");
-}
-
 }  // namespace
 }  // namespace lowbit

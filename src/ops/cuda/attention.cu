@@ -6,7 +6,7 @@ namespace lowbit {
 namespace {
 
 // A block has 64 rows of a KV head and goes through all keys that they see; each warp has 16 of the rows.
-template <int kHeadDim>
+template <int kHeadDim, bool kHasSlopes>
 __global__ void __launch_bounds__(kThreads) attention_kernel(const GpuAttentionArgs args) {
   follow_predecessor();
   constexpr int kTileBytes = tile_bytes(kHeadDim);
@@ -18,7 +18,11 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(const GpuAttentionA
   const int row_block = static_cast<int>(gridDim.x - 1 - blockIdx.x) * 64;  // the longest first
   if (row_block >= count) return;
   const int position = static_cast<int>(sequence.position), window = static_cast<int>(args.window);
-  const int key_end = position + (min(row_block + 64, count) - 1) / group + 1;
+  // Keys [0, end) are seen by row r.
+  auto end_of = [&](int r) {
+    return position + (args.is_causal ? r / group + 1 : static_cast<int>(sequence.count));
+  };
+  const int key_end = end_of(min(row_block + 64, count) - 1);
   int key_begin = window > 0 ? max(0, position + row_block / group + 1 - window) : 0;
   key_begin = key_begin / kTileKeys * kTileKeys;
 
@@ -36,11 +40,12 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(const GpuAttentionA
   auto place_in = [&](int r) {
     return ((sequence.row + r / group) * args.heads + kv_head * group + r % group) * kHeadDim + 2 * c;
   };
-  Rows<kHeadDim, kTileKeys / 8> rows;
+  Rows<kHeadDim, kTileKeys / 8, kHasSlopes> rows;
 #pragma unroll
   for (int upper = 0; upper < 2; ++upper) {
     const int r = row + upper * 8;
-    rows.seen[upper] = r < count ? position + r / group + 1 : 0;
+    rows.seen[upper] = r < count ? end_of(r) : 0;
+    if constexpr (kHasSlopes) rows.slope[upper] = args.slopes[kv_head * group + r % group] * kLog2E;
     rows.oldest[upper] = window > 0 ? rows.seen[upper] - window : 0;
 #pragma unroll
     for (int s = 0; s < kHeadDim / 16; ++s) {
@@ -79,34 +84,63 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(const GpuAttentionA
   }
 }
 
-// Any size of head up to 256; a warp for each row, its lanes have dimensions lane, lane + 32, ...
-__global__ void plain_kernel(const GpuAttentionArgs args) {
+// Any size of head up to 256. A block for each row, whose warps take its keys in turn and then merge what
+// they have; a lane has dimensions lane, lane + 32, ...
+constexpr int kPlainWarps = 8, kPlainMost = 8;  // of dimensions of a lane
+__global__ void __launch_bounds__(kPlainWarps * 32) plain_kernel(const GpuAttentionArgs args) {
   follow_predecessor();
-  constexpr int kMost = 8;
+  __shared__ float maxima[kPlainWarps], totals[kPlainWarps], sums[kPlainWarps][kPlainMost * 32];
   const AttentionSequence sequence = args.sequences[blockIdx.z];
   const int64_t group = args.heads / args.kv_heads, head = blockIdx.y, kv_head = head / group,
-                dim = args.head_dim;
-  const int lane = threadIdx.x % 32;
-  const int64_t token = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+                token = blockIdx.x;
   if (token >= sequence.count) return;
-  const int64_t offset = args.layer_offset / 2 + kv_head * sequence.capacity * dim;
-  const uint16_t* const keys = static_cast<const uint16_t*>(sequence.keys) + offset;
-  const uint16_t* const values = static_cast<const uint16_t*>(sequence.values) + offset;
+  const int dim = static_cast<int>(args.head_dim), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const uint16_t* const keys =
+      cached_head(sequence.keys, sequence, args.layer_offset, static_cast<int>(kv_head), dim);
+  const uint16_t* const values =
+      cached_head(sequence.values, sequence, args.layer_offset, static_cast<int>(kv_head), dim);
   const int64_t at = ((sequence.row + token) * args.heads + head) * dim;
-  float q[kMost] = {}, out[kMost] = {}, maximum = -INFINITY, total = 0;
-  for (int i = 0; lane + 32 * i < dim; ++i) q[i] = bf16_to_f32(args.q[at + lane + 32 * i]) * args.scale;
-  const int64_t end = sequence.position + token + 1;
-  for (int64_t key = args.window > 0 ? max(int64_t{0}, end - args.window) : 0; key < end; ++key) {
+  float q[kPlainMost], out[kPlainMost] = {}, maximum = -INFINITY, total = 0;
+  auto value_at = [&](const uint16_t* row, int i) {
+    return lane + 32 * i < dim ? bf16_to_f32(row[lane + 32 * i]) : 0.0f;
+  };
+#pragma unroll
+  for (int i = 0; i < kPlainMost; ++i) q[i] = value_at(args.q + at, i) * args.scale;
+  const float slope = args.slopes ? args.slopes[head] : 0;
+  const int64_t last = sequence.position + token,
+                end = args.is_causal ? last + 1 : sequence.position + sequence.count;
+  const int64_t begin = args.window > 0 ? max(int64_t{0}, end - args.window) : 0;
+  for (int64_t key = begin + warp; key < end; key += kPlainWarps) {
     float score = 0;
-    for (int i = 0; lane + 32 * i < dim; ++i) score += q[i] * bf16_to_f32(keys[key * dim + lane + 32 * i]);
+#pragma unroll
+    for (int i = 0; i < kPlainMost; ++i) score += q[i] * value_at(keys + key * dim, i);
     score = warp_sum(score);
+    if (args.slopes) score -= slope * static_cast<float>(last - key);
     const float now = fmaxf(maximum, score), rescale = expf(maximum - now), weight = expf(score - now);
     maximum = now;
     total = total * rescale + weight;
-    for (int i = 0; lane + 32 * i < dim; ++i)
-      out[i] = out[i] * rescale + weight * bf16_to_f32(values[key * dim + lane + 32 * i]);
+#pragma unroll
+    for (int i = 0; i < kPlainMost; ++i) out[i] = out[i] * rescale + weight * value_at(values + key * dim, i);
   }
-  for (int i = 0; lane + 32 * i < dim; ++i) args.out[at + lane + 32 * i] = f32_to_bf16(out[i] / total);
+  if (lane == 0) maxima[warp] = maximum, totals[warp] = total;
+#pragma unroll
+  for (int i = 0; i < kPlainMost; ++i) sums[warp][lane + 32 * i] = out[i];
+  __syncthreads();
+  // A warp that had no key has the maximum -INFINITY, and the weight 0.
+  float peak = -INFINITY, whole = 0, weights[kPlainWarps];
+#pragma unroll
+  for (int w = 0; w < kPlainWarps; ++w) peak = fmaxf(peak, maxima[w]);
+#pragma unroll
+  for (int w = 0; w < kPlainWarps; ++w) {
+    weights[w] = expf(maxima[w] - peak);
+    whole += weights[w] * totals[w];
+  }
+  for (int d = threadIdx.x; d < dim; d += kPlainWarps * 32) {
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < kPlainWarps; ++w) sum += weights[w] * sums[w][d];
+    args.out[at + d] = f32_to_bf16(sum / whole);
+  }
 }
 
 // A block for each new token, or a few: q is rotated where it is, k on its way to the cache, and v goes
@@ -144,6 +178,17 @@ __global__ void append_kernel(const GpuAppendArgs args) {
   }
 }
 
+template <int kHeadDim, bool kHasSlopes>
+void launch_tiles(const GpuAttentionArgs& args, void* stream) {
+  constexpr int kShared = 4 * tile_bytes(kHeadDim);
+  constexpr auto kKernel = attention_kernel<kHeadDim, kHasSlopes>;
+  allow_shared_memory<kKernel>(kShared);
+  const int64_t blocks = (args.most_tokens * (args.heads / args.kv_heads) + 63) / 64;
+  const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(args.kv_heads),
+                  static_cast<unsigned>(args.count));
+  launch(kKernel, grid, dim3(kThreads), kShared, stream, args);
+}
+
 }  // namespace
 
 void gpu_attention(const GpuAttentionArgs& args, void* stream) {
@@ -153,17 +198,12 @@ void gpu_attention(const GpuAttentionArgs& args, void* stream) {
 
 void gpu_any_attention(const GpuAttentionArgs& args, void* stream) {
   const bool is_launched = with_head_dim(args.head_dim, [&]<int kHeadDim>() {
-    constexpr int kShared = 4 * tile_bytes(kHeadDim);
-    allow_shared_memory<attention_kernel<kHeadDim>>(kShared);
-    const int64_t blocks = (args.most_tokens * (args.heads / args.kv_heads) + 63) / 64;
-    const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(args.kv_heads),
-                    static_cast<unsigned>(args.count));
-    launch(attention_kernel<kHeadDim>, grid, dim3(kThreads), kShared, stream, args);
+    args.slopes ? launch_tiles<kHeadDim, true>(args, stream) : launch_tiles<kHeadDim, false>(args, stream);
   });
   if (is_launched) return;
-  const dim3 grid(static_cast<unsigned>((args.most_tokens + kWarps - 1) / kWarps),
-                  static_cast<unsigned>(args.heads), static_cast<unsigned>(args.count));
-  launch(plain_kernel, grid, dim3(kThreads), 0, stream, args);
+  const dim3 grid(static_cast<unsigned>(args.most_tokens), static_cast<unsigned>(args.heads),
+                  static_cast<unsigned>(args.count));
+  launch(plain_kernel, grid, dim3(kPlainWarps * 32), 0, stream, args);
 }
 
 void gpu_rope_append(const GpuAppendArgs& args, void* stream) {

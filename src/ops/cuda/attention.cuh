@@ -44,12 +44,14 @@ __device__ inline void fetch_tile(uint32_t to, const uint16_t* from, int first, 
 }
 
 // A warp's 16 rows over kKeyTiles x 8 keys of a tile, from key first_key of it on.
-template <int kHeadDim, int kKeyTiles>
+// kHasSlopes: a score falls by slope for each key before the row's own one, the last that it sees.
+template <int kHeadDim, int kKeyTiles, bool kHasSlopes>
 struct Rows {
   static constexpr int kSteps = kHeadDim / 16, kDimTiles = kHeadDim / 8;
 
   Operand q[kSteps];
   int seen[2], oldest[2];  // keys that rows g and g + 8 see: [oldest, seen)
+  float slope[2] = {};     // times log2(e)
   float out[kDimTiles][4] = {}, maximum[2] = {-INFINITY, -INFINITY}, total[2] = {};
 
   // tile: the key that the tile in shared memory begins with; factor: of the scores, for exp2.
@@ -74,7 +76,9 @@ struct Rows {
       for (int j = 0; j < 4; ++j) {
         const int key = tile + first_key + n * 8 + 2 * c + j % 2;
         const bool is_seen = key < seen[j / 2] && key >= oldest[j / 2];
-        scores[n][j] = is_seen ? scores[n][j] * factor : -INFINITY;
+        float score = scores[n][j] * factor;
+        if constexpr (kHasSlopes) score -= slope[j / 2] * static_cast<float>(seen[j / 2] - 1 - key);
+        scores[n][j] = is_seen ? score : -INFINITY;
         most[j / 2] = fmaxf(most[j / 2], scores[n][j]);
       }
     }
@@ -139,6 +143,9 @@ bool with_head_dim(int64_t head_dim, const Visit& visit) {
       return true;
     case 64:
       visit.template operator()<64>();
+      return true;
+    case 80:
+      visit.template operator()<80>();
       return true;
     case 96:
       visit.template operator()<96>();

@@ -15,18 +15,21 @@ struct GpuAttentionArgs {
   int64_t window = 0;
   int64_t layer_offset = 0;
   float scale = 1;
+  const float* slopes = nullptr;  // [heads], as in AttentionShape
+  bool is_causal = true;
   const uint16_t* q = nullptr;  // [tokens, heads * head_dim]
   uint16_t* out = nullptr;      // like q
   int32_t* arrivals = nullptr;  // [1], zero before and after; without it gpu_prompt_attention cannot run
 };
 void gpu_attention(const GpuAttentionArgs& args, void* stream);
-// What it chooses from: where it fits, wgmma of compute capability 9.0; everywhere, mma.sync or plain loops.
+// What it chooses from: where it fits, wgmma of compute capability 9.0; everywhere, mma.sync, or plain loops
+// for heads of other sizes up to 256.
 bool has_prompt_attention();  // this GPU can run it
 bool fits_prompt_attention(const GpuAttentionArgs& args);
 void gpu_prompt_attention(const GpuAttentionArgs& args, void* stream);
 void gpu_any_attention(const GpuAttentionArgs& args, void* stream);
 
-// One new token for each sequence (or none): rope of q and k, kv_append and attention.
+// One new token for each sequence (or none): rope of q and k, kv_append and attention. half 0: no rope.
 struct GpuDecodeAttentionArgs {
   const AttentionSequence* sequences = nullptr;  // [count], on the GPU
   int64_t count = 0;
@@ -45,7 +48,8 @@ struct GpuDecodeAttentionArgs {
 constexpr int64_t kGpuDecodeKeys = 128;
 
 constexpr bool fits_decode_attention(int64_t heads, int64_t kv_heads, int64_t head_dim) {
-  return heads / kv_heads <= 16 && (head_dim == 32 || head_dim == 64 || head_dim == 96 || head_dim == 128);
+  return heads / kv_heads <= 16 &&
+         (head_dim == 32 || head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128);
 }
 // Floats of what a chunk of keys comes to for one head: values, maximum, total; whole 16 bytes.
 constexpr int gpu_attention_state(int64_t head_dim) { return static_cast<int>(head_dim) + 4; }

@@ -291,8 +291,9 @@ bool has_prompt_attention() { return has_own_code<attention_prompt_kernel<128>>(
 
 bool fits_prompt_attention(const GpuAttentionArgs& args) {
   auto is_aligned = [](const uint16_t* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; };
-  return has_prompt_attention() && args.arrivals && (args.head_dim == 64 || args.head_dim == 128) &&
-         args.scale > 0 && is_aligned(args.q) && is_aligned(args.out);
+  return has_prompt_attention() && args.arrivals && args.is_causal && !args.slopes &&
+         (args.head_dim == 64 || args.head_dim == 128) && args.scale > 0 && is_aligned(args.q) &&
+         is_aligned(args.out);
 }
 
 void gpu_prompt_attention(const GpuAttentionArgs& args, void* stream) {

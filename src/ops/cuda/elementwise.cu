@@ -30,6 +30,25 @@ __global__ void rms_norm_kernel(const From* x, To* y, const float* weight, int64
   for (int64_t i = threadIdx.x; i < width; i += blockDim.x) store(out, i, load(row, i) * factor * weight[i]);
 }
 
+template <class From, class To>
+__global__ void layer_norm_kernel(const From* x, To* y, const float* weight, const float* bias, int64_t width,
+                                  float epsilon) {
+  follow_predecessor();
+  __shared__ float room[32];
+  const From* const row = x + blockIdx.x * width;
+  float sum = 0, squares = 0;
+  for (int64_t i = threadIdx.x; i < width; i += blockDim.x) sum += load(row, i);
+  const float mean = block_sum(sum, room) / static_cast<float>(width);
+  for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
+    const float distance = load(row, i) - mean;
+    squares += distance * distance;
+  }
+  const float factor = rsqrtf(block_sum(squares, room) / static_cast<float>(width) + epsilon);
+  To* const out = y + blockIdx.x * width;
+  for (int64_t i = threadIdx.x; i < width; i += blockDim.x)
+    store(out, i, (load(row, i) - mean) * factor * weight[i] + bias[i]);
+}
+
 // A block for each row.
 __global__ void norm_rows_kernel(const GpuNormRowsArgs args) {
   follow_predecessor();
@@ -84,6 +103,67 @@ __global__ void swiglu_kernel(const uint16_t* gate, const uint16_t* up, uint16_t
   }
   for (int64_t i = count / 8 * 8 + first; i < count; i += stride)
     out[i] = f32_to_bf16(silu_times(bf16_to_f32(gate[i]), bf16_to_f32(up[i])));
+}
+
+// As activated() of the reference has it.
+template <Activation kFunction>
+__device__ inline float activated(float x) {
+  if constexpr (kFunction == Activation::kSilu) return silu_times(x, 1);
+  if constexpr (kFunction == Activation::kGelu) return 0.5f * x * erfcf(-x * 0.7071067811865476f);
+  if constexpr (kFunction == Activation::kGeluTanh)
+    return x / (1 + expf(-1.5957691216057308f * (x + 0.044715f * x * x * x)));
+  if constexpr (kFunction == Activation::kRelu) return x < 0 ? 0 : x;
+  if constexpr (kFunction == Activation::kTanh) return tanhf(x);
+}
+
+template <Activation kFunction>
+__global__ void activate_kernel(const uint16_t* x, const uint16_t* up, uint16_t* out, int64_t count) {
+  follow_predecessor();
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count;
+       i += static_cast<int64_t>(gridDim.x) * kThreads) {
+    const float y = activated<kFunction>(bf16_to_f32(x[i]));
+    out[i] = f32_to_bf16(up ? y * bf16_to_f32(up[i]) : y);
+  }
+}
+
+__global__ void split_kernel(const GpuSplitArgs args) {
+  follow_predecessor();
+  const int64_t count = args.rows * args.stride;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count;
+       i += static_cast<int64_t>(gridDim.x) * kThreads) {
+    const int64_t row = i / args.stride;
+    int64_t column = i % args.stride;
+#pragma unroll
+    for (int j = 0; j < GpuSplitArgs::kMost; ++j) {
+      const GpuSplitArgs::Part& part = args.part[j];
+      if (column >= 0 && column < part.width) part.out[row * part.width + column] = args.x[i];
+      column -= part.width;
+    }
+  }
+}
+
+template <class From>
+__global__ void add_kernel(const From* x, int64_t count, float* to) {
+  follow_predecessor();
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count;
+       i += static_cast<int64_t>(gridDim.x) * kThreads)
+    to[i] += load(x, i);
+}
+
+__global__ void scale_kernel(float factor, int64_t count, float* x) {
+  follow_predecessor();
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count;
+       i += static_cast<int64_t>(gridDim.x) * kThreads)
+    x[i] *= factor;
+}
+
+// A block for each row.
+__global__ void add_rows_kernel(const GpuAddRowsArgs args) {
+  follow_predecessor();
+  const int64_t row = (args.rows ? args.rows[blockIdx.x] : 0) + args.offset;
+  const uint16_t* const from = args.table + row * args.width;
+  float* const to = args.to + blockIdx.x * args.width;
+  for (int64_t i = threadIdx.x; i < args.width; i += kThreads) to[i] += bf16_to_f32(from[i]);
 }
 
 __global__ void embedding_kernel(const GpuEmbeddingArgs args) {
@@ -171,27 +251,39 @@ __global__ void divergence_kernel(const float* reference, const float* x, int64_
   out[blockIdx.x] = isfinite(p_total) && isfinite(q_total) ? sum : nan("");
 }
 
+// run(x, y) with pointers of their types, F32 or BF16.
+template <class Run>
+void with_types(ConstActivations x, Activations y, const Run& run) {
+  auto run_to = [&](const auto* from) {
+    if (y.dtype == DType::kF32) {
+      run(from, static_cast<float*>(y.data));
+    } else {
+      run(from, static_cast<uint16_t*>(y.data));
+    }
+  };
+  if (x.dtype == DType::kF32) {
+    run_to(static_cast<const float*>(x.data));
+  } else {
+    run_to(static_cast<const uint16_t*>(x.data));
+  }
+}
+
+int row_threads(int64_t width) { return width >= 1024 ? 256 : width >= 256 ? 128 : 32; }
+
 }  // namespace
 
 void gpu_rms_norm(const GpuRmsNormArgs& args, void* stream) {
-  const int threads = args.width >= 1024 ? 256 : args.width >= 256 ? 128 : 32;
-  const dim3 grid(static_cast<unsigned>(args.rows));
-  auto run = [&]<class From, class To>(const From* x, To* y) {
-    launch(rms_norm_kernel<From, To>, grid, dim3(threads), 0, stream, x, y, args.weight, args.width,
-           args.epsilon);
-  };
-  auto run_to = [&](const auto* x) {
-    if (args.y.dtype == DType::kF32) {
-      run(x, static_cast<float*>(args.y.data));
-    } else {
-      run(x, static_cast<uint16_t*>(args.y.data));
-    }
-  };
-  if (args.x.dtype == DType::kF32) {
-    run_to(static_cast<const float*>(args.x.data));
-  } else {
-    run_to(static_cast<const uint16_t*>(args.x.data));
-  }
+  with_types(args.x, args.y, [&]<class From, class To>(const From* x, To* y) {
+    launch(rms_norm_kernel<From, To>, dim3(static_cast<unsigned>(args.rows)), dim3(row_threads(args.width)),
+           0, stream, x, y, args.weight, args.width, args.epsilon);
+  });
+}
+
+void gpu_layer_norm(const GpuLayerNormArgs& args, void* stream) {
+  with_types(args.x, args.y, [&]<class From, class To>(const From* x, To* y) {
+    launch(layer_norm_kernel<From, To>, dim3(static_cast<unsigned>(args.rows)), dim3(row_threads(args.width)),
+           0, stream, x, y, args.weight, args.bias, args.width, args.epsilon);
+  });
 }
 
 void gpu_norm_rows(const GpuNormRowsArgs& args, void* stream) {
@@ -206,6 +298,43 @@ void gpu_rope(const GpuRopeArgs& args, void* stream) {
 
 void gpu_swiglu(const uint16_t* gate, const uint16_t* up, uint16_t* out, int64_t count, void* stream) {
   launch(swiglu_kernel, blocks_for((count + 7) / 8), dim3(kThreads), 0, stream, gate, up, out, count);
+}
+
+void gpu_activate(const GpuActivateArgs& args, void* stream) {
+  auto run = [&]<Activation kFunction>() {
+    launch(activate_kernel<kFunction>, blocks_for(args.count), dim3(kThreads), 0, stream, args.x, args.up,
+           args.out, args.count);
+  };
+  switch (args.f) {
+    case Activation::kSilu:
+      return run.operator()<Activation::kSilu>();
+    case Activation::kGelu:
+      return run.operator()<Activation::kGelu>();
+    case Activation::kGeluTanh:
+      return run.operator()<Activation::kGeluTanh>();
+    case Activation::kRelu:
+      return run.operator()<Activation::kRelu>();
+    case Activation::kTanh:
+      return run.operator()<Activation::kTanh>();
+  }
+}
+
+void gpu_split_columns(const GpuSplitArgs& args, void* stream) {
+  launch(split_kernel, blocks_for(args.rows * args.stride), dim3(kThreads), 0, stream, args);
+}
+
+void gpu_add(ConstActivations x, int64_t count, float* to, void* stream) {
+  with_types(x, to, [&]<class From>(const From* from, auto*) {
+    launch(add_kernel<From>, blocks_for(count), dim3(kThreads), 0, stream, from, count, to);
+  });
+}
+
+void gpu_scale(float factor, int64_t count, float* x, void* stream) {
+  launch(scale_kernel, blocks_for(count), dim3(kThreads), 0, stream, factor, count, x);
+}
+
+void gpu_add_rows(const GpuAddRowsArgs& args, void* stream) {
+  launch(add_rows_kernel, dim3(static_cast<unsigned>(args.count)), dim3(kThreads), 0, stream, args);
 }
 
 void gpu_embedding(const GpuEmbeddingArgs& args, void* stream) {

@@ -187,44 +187,41 @@ TEST_F(GpuOps, NormedAndGatedProductsAndTheEmbedding) {
   }
 }
 
-TEST_F(GpuOps, RopeAttentionOfRaggedSequences) {
-  Numbers numbers(5);
+class GpuAttention : public testing::GpuTest {
+ protected:
   struct Case {
     int64_t heads, kv_heads, head_dim, window;
     std::vector<std::pair<int64_t, int64_t>> lengths;  // cached, new
     AttentionMode mode;
+    int64_t half = -1;  // of what RoPE turns: 0 without it, -1 for all of a head
+    bool has_slopes = false, is_causal = true;
   };
-  std::vector<Case> cases;
-  for (int64_t head_dim : {32, 64, 96, 128, 48, 256}) {
-    for (int64_t window : {0, 100}) {
-      cases.push_back(
-          {6, 2, head_dim, window, {{0, 1}, {130, 1}, {127, 1}, {500, 1}}, AttentionMode::kDecode});
-      cases.push_back(
-          {3, 3, head_dim, window, {{0, 70}, {64, 3}, {200, 65}, {5, 0}}, AttentionMode::kPrefill});
-    }
+
+  // One new token for sequences of several lengths, and prompts behind cached keys.
+  static Case step_of(int64_t head_dim) {
+    return {6, 2, head_dim, 0, {{0, 1}, {130, 1}, {127, 1}, {500, 1}}, AttentionMode::kDecode};
   }
-  cases.push_back({20, 1, 64, 0, {{300, 1}}, AttentionMode::kDecode});  // more heads than a tile has rows
-  // Keys enough for several passes of a cluster's blocks, and for several clusters.
-  cases.push_back({12, 2, 128, 0, {{1000, 1}, {1023, 1}, {1024, 1}, {2500, 1}}, AttentionMode::kDecode});
-  for (int64_t window : {0, 1500, 9000})
-    cases.push_back({4, 2, 64, window, {{17000, 1}, {8191, 1}, {8192, 1}, {900, 1}}, AttentionMode::kDecode});
-  for (const Case& c : cases) {
-    const int64_t half = c.head_dim / 2;
+  static Case prompt_of(int64_t head_dim) {
+    return {3, 3, head_dim, 0, {{0, 70}, {64, 3}, {200, 65}, {5, 0}}, AttentionMode::kPrefill};
+  }
+
+  void compare(const Case& c) {
+    const int64_t half = c.half < 0 ? c.head_dim / 2 : c.half;
     int64_t tokens = 0, capacity = 0;
     for (auto [position, count] : c.lengths)
       tokens += count, capacity = std::max(capacity, position + count + 3);
-    const int64_t length = capacity;
+    const int64_t length = capacity, pairs = std::max<int64_t>(half, 1);
     std::vector<float> cosines, sines;
-    for (int64_t i = 0; i < length * half; ++i) {
-      const float angle = numbers.normal(3);
+    for (int64_t i = 0; i < length * pairs; ++i) {
+      const float angle = numbers_.normal(3);
       cosines.push_back(std::cos(angle)), sines.push_back(std::sin(angle));
     }
-    const RopeTable table{Tensor::borrow(nullptr, cosines.data(), DType::kF32, {length, half}),
-                          Tensor::borrow(nullptr, sines.data(), DType::kF32, {length, half})};
+    const RopeTable table{Tensor::borrow(nullptr, cosines.data(), DType::kF32, {length, pairs}),
+                          Tensor::borrow(nullptr, sines.data(), DType::kF32, {length, pairs})};
     const RopeTable table_there{copied_to(*queue_, table.cosines), copied_to(*queue_, table.sines)};
-    std::vector<float> q = numbers.normals(tokens * c.heads * c.head_dim, 2),
-                       k = numbers.normals(tokens * c.kv_heads * c.head_dim, 2),
-                       v = numbers.normals(tokens * c.kv_heads * c.head_dim), out(q.size());
+    std::vector<float> q = numbers_.normals(tokens * c.heads * c.head_dim, 2),
+                       k = numbers_.normals(tokens * c.kv_heads * c.head_dim, 2),
+                       v = numbers_.normals(tokens * c.kv_heads * c.head_dim), out(q.size());
     Tensor q_there = rounded(q), k_there = rounded(k), v_there = rounded(v),
            out_there = room(DType::kBF16, static_cast<int64_t>(q.size()));
 
@@ -236,7 +233,7 @@ TEST_F(GpuOps, RopeAttentionOfRaggedSequences) {
     int64_t row = 0;
     for (auto [position, count] : c.lengths) {
       std::vector<uint16_t> cache;
-      for (int64_t i = 0; i < 2 * part; ++i) cache.push_back(float_to_bf16(numbers.normal()));
+      for (int64_t i = 0; i < 2 * part; ++i) cache.push_back(float_to_bf16(numbers_.normal()));
       caches.push_back(cache);
       caches_there.push_back(
           copied_to(*queue_, Tensor::borrow(nullptr, cache.data(), DType::kBF16, {2 * part})));
@@ -248,12 +245,17 @@ TEST_F(GpuOps, RopeAttentionOfRaggedSequences) {
     }
     for (size_t i = 0; i < here.size(); ++i)
       here[i].keys = caches[i].data(), here[i].values = caches[i].data() + part;
-    const AttentionShape shape{.heads = c.heads,
-                               .kv_heads = c.kv_heads,
-                               .head_dim = c.head_dim,
-                               .cache_dtype = DType::kBF16,
-                               .scale = 0.1f,
-                               .window = c.window};
+    std::vector<float> slopes;
+    for (int64_t head = 0; head < c.heads; ++head) slopes.push_back(std::exp2(-static_cast<float>(head + 1)));
+    const Tensor slopes_there = there(slopes);
+    AttentionShape shape{.heads = c.heads,
+                         .kv_heads = c.kv_heads,
+                         .head_dim = c.head_dim,
+                         .cache_dtype = DType::kBF16,
+                         .scale = 0.1f,
+                         .window = c.window,
+                         .slopes = c.has_slopes ? slopes.data() : nullptr,
+                         .is_causal = c.is_causal};
     const int64_t bytes = static_cast<int64_t>(moved.size() * sizeof moved[0]);
     Tensor sequences = copied_to(*queue_, Tensor::borrow(nullptr, moved.data(), DType::kU8, {bytes}));
     Tensor positions_there = copied_to(*queue_, Tensor::borrow(nullptr, positions.data(), DType::kI32,
@@ -262,13 +264,17 @@ TEST_F(GpuOps, RopeAttentionOfRaggedSequences) {
     Tensor arrivals = copied_to(
         *queue_, Tensor::borrow(nullptr, zeros.data(), DType::kI32, {static_cast<int64_t>(zeros.size())}));
 
-    rope_attention(cpu_, shape, here, positions.data(), table, q.data(), k.data(), v.data(), out.data(),
-                   c.mode);
+    rope_attention(cpu_, shape, here, positions.data(), half > 0 ? &table : nullptr, q.data(), k.data(),
+                   v.data(), out.data(), c.mode);
+    if (c.has_slopes) shape.slopes = slopes_there.data<float>();
     const AttentionBatch batch(moved, static_cast<const AttentionSequence*>(sequences.bytes()),
                                arrivals.mutable_data<int32_t>());
-    rope_attention(gpu_, shape, batch, positions_there.data<int32_t>(), table_there, of(q_there), of(k_there),
-                   ConstActivations(v_there.bytes(), DType::kBF16), of(out_there), c.mode);
-    const std::string what = fmt::format("head_dim {}, window {}, {} tokens", c.head_dim, c.window, tokens);
+    rope_attention(gpu_, shape, batch, positions_there.data<int32_t>(), half > 0 ? &table_there : nullptr,
+                   of(q_there), of(k_there), ConstActivations(v_there.bytes(), DType::kBF16), of(out_there),
+                   c.mode);
+    const std::string what =
+        fmt::format("head_dim {}, half {}, window {}, {} tokens{}{}", c.head_dim, half, c.window, tokens,
+                    c.has_slopes ? ", ALiBi" : "", c.is_causal ? "" : ", not causal");
     expect_near(back(out_there), out, 1e-2, what);
     for (size_t i = 0; i < caches.size(); ++i) {
       std::vector<float> cached;
@@ -278,6 +284,43 @@ TEST_F(GpuOps, RopeAttentionOfRaggedSequences) {
     std::vector<int32_t> arrived(zeros.size(), -1);
     queue_->copy_out(arrived.data(), arrivals.bytes(), arrivals.byte_count());
     EXPECT_EQ(arrived, zeros) << what << ": counters go back to zero";
+  }
+
+  Numbers numbers_{5};
+};
+
+constexpr int64_t kHeadDims[] = {32, 64, 80, 96, 128, 48, 256, 14};
+
+TEST_F(GpuAttention, RopeAttentionOfRaggedSequences) {
+  std::vector<Case> cases;
+  for (int64_t head_dim : kHeadDims) {
+    for (Case c : {step_of(head_dim), prompt_of(head_dim)}) {
+      for (int64_t window : {0, 100}) {
+        c.window = window;
+        cases.push_back(c);
+      }
+    }
+  }
+  cases.push_back({20, 1, 64, 0, {{300, 1}}, AttentionMode::kDecode});  // more heads than a tile has rows
+  // Keys enough for several passes of a cluster's blocks, and for several clusters.
+  cases.push_back({12, 2, 128, 0, {{1000, 1}, {1023, 1}, {1024, 1}, {2500, 1}}, AttentionMode::kDecode});
+  for (int64_t window : {0, 1500, 9000})
+    cases.push_back({4, 2, 64, window, {{17000, 1}, {8191, 1}, {8192, 1}, {900, 1}}, AttentionMode::kDecode});
+  for (const Case& c : cases) compare(c);
+}
+
+TEST_F(GpuAttention, WithoutRopeOrOfAPartWithSlopesAndNotCausal) {
+  for (int64_t head_dim : kHeadDims) {
+    for (Case c : {step_of(head_dim), prompt_of(head_dim)}) {
+      for (int64_t half : {5, 0}) {
+        c.half = half;
+        compare(c);
+      }
+      c.has_slopes = true;
+      compare(c);
+      c.has_slopes = false, c.is_causal = false;
+      if (c.mode == AttentionMode::kPrefill) compare(c);
+    }
   }
 }
 
