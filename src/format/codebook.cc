@@ -114,6 +114,8 @@ Levels make_levels(Format format, Codebook codebook) {
     if (codebook[code] == 0) levels.code_of_zero = code;
   }
   levels.largest = levels.values[levels.count - 1];
+  if (format == Format::kFp8) levels.fp8_mantissa = 3;
+  if (format == Format::kFp8E5m2) levels.fp8_mantissa = 2;
   for (int i = 0; i < 256; ++i) {
     levels.limits[i] =
         i + 1 < levels.count ? limit_of(format, levels, i) : std::numeric_limits<float>::infinity();
