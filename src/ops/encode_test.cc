@@ -11,6 +11,7 @@ namespace {
 
 using testing::Bench;
 using testing::Numbers;
+using testing::same_bits;
 
 constexpr DType kTypes[] = {DType::kBF16, DType::kF16, DType::kF32, DType::kF64};
 
@@ -34,9 +35,6 @@ Tensor values(int64_t rows, int64_t columns, Codebook codebook, uint32_t seed) {
   return tensor;
 }
 
-bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
 bool same_bytes(const Tensor& a, const Tensor& b) {
   return a.byte_count() == b.byte_count() && std::memcmp(a.bytes(), b.bytes(), a.byte_count()) == 0;
 }
