@@ -1,18 +1,20 @@
 // Matmul at decode and at prefill, and X^T X, for the shapes of real models, beside what the machine can do
 // at most.
 //
-//   op_bench [--threads N] [--quick] [--kernel NAME]
+//   op_bench [--threads N] [--quick] [--decode] [--kernel NAME] [--format NAME]
 //
 // Decode walks as many copies of a layer's weights as exceed the caches, so GB/s are of memory; the limit is
 // measured over the same number of bytes, in turns with the kernels. Figures are medians of the repetitions.
 #include "base/cpu.h"
 #include "format/bits.h"
+#include "format/codebook.h"
 #include "ops/gram.h"
 #include "ops/machine_limits.h"
 #include "ops/matmul.h"
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -25,8 +27,32 @@ namespace {
 
 struct Settings {
   int threads = 0;
-  bool is_quick = false;
-  std::string kernel;
+  bool is_quick = false, is_decode_only = false;
+  std::string kernel, format;
+};
+
+struct Kind {
+  const char* name;
+  int bits;  // 0: dense BF16
+  Format format = Format::kAffine;
+  bool is_symmetric = true;
+};
+constexpr Kind kBf16 = {"bf16", 0}, kInt4 = {"int4", 4}, kInt8 = {"int8", 8};
+// What decode and prefill meet; bits with which log2's values go down to 1/256, as of its best bases.
+constexpr Kind kKinds[] = {
+    kBf16,
+    kInt4,
+    {"int4z", 4, Format::kAffine, false},
+    kInt8,
+    {"int3", 3},
+    {"int2", 2},
+    {"nf4", 4, Format::kNf4},
+    {"fp4", 4, Format::kFp4},
+    {"fp8", 8, Format::kFp8},
+    {"e5m2", 8, Format::kFp8E5m2},
+    {"log4", 4, Format::kLog2},
+    {"log6", 6, Format::kLog2},
+    {"log8", 8, Format::kLog2},
 };
 
 struct Matrix {
@@ -77,9 +103,8 @@ Tensor noise(DType dtype, Shape shape) {
   return tensor;
 }
 
-// bits 0: BF16.
-Weight random_weight(int64_t out, int64_t in, int bits) {
-  if (bits == 0) {
+Weight random_weight(int64_t out, int64_t in, const Kind& kind) {
+  if (kind.bits == 0) {
     Tensor tensor = noise(DType::kBF16, {out, in});
     uint16_t* values = tensor.mutable_data<uint16_t>();
     for (int64_t i = 0; i < tensor.element_count(); ++i)
@@ -87,20 +112,29 @@ Weight random_weight(int64_t out, int64_t in, int bits) {
     return tensor;
   }
   QuantizedTensor weight;
-  weight.bits = bits;
-  weight.group_size = 128;
+  weight.format = kind.format;
+  weight.bits = kind.bits;
+  weight.group_size = kind.format == Format::kAffine ? 128 : 64;
   weight.out_features = out;
   weight.in_features = in;
-  weight.codes = noise(DType::kI32, {packed_words(in, bits), out});
-  weight.scales = Tensor::allocate(DType::kF16, {weight.groups(), out});
-  uint16_t* scales = weight.scales.mutable_data<uint16_t>();
-  for (int64_t i = 0; i < weight.scales.element_count(); ++i) scales[i] = 0x2000;
+  weight.codes = noise(DType::kI32, {packed_words(in, kind.bits), out});
+  if (kind.format == Format::kLog2)
+    weight.codebook = log_codebook({kind.bits, std::exp2(8.0f / static_cast<float>(1 << (kind.bits - 1)))});
+  const bool is_affine = kind.format == Format::kAffine;
+  weight.scales = Tensor::allocate(scale_dtype(kind.format), {weight.groups(), out});
+  for (int64_t i = 0; i < weight.scales.element_count(); ++i) {
+    if (is_affine) {
+      weight.scales.mutable_data<uint16_t>()[i] = 0x2000;
+    } else {
+      weight.scales.mutable_data<float>()[i] = 0x1p-7f;
+    }
+  }
+  if (!kind.is_symmetric) {
+    weight.zero_points = noise(DType::kU8, {weight.groups(), out});
+    for (int64_t i = 0; i < weight.zero_points.element_count(); ++i)
+      weight.zero_points.mutable_data<uint8_t>()[i] &= 15;
+  }
   return weight;
-}
-
-const char* format_name(int bits) {
-  static const char* const kNames[] = {"bf16", "", "int2", "int3", "int4", "", "", "", "int8"};
-  return kNames[bits];
 }
 
 class Bench {
@@ -121,7 +155,7 @@ class Bench {
   }
 
   // All matrices of as many layers as make `bytes`.
-  void decode(const Model& model, int bits, int64_t rows) {
+  void decode(const Model& model, const Kind& kind, int64_t rows) {
     const size_t target = size_t{settings_.is_quick ? 96u : 256u} << 20;
     std::vector<std::vector<std::vector<Weight>>> layers;
     size_t bytes = 0;
@@ -130,37 +164,37 @@ class Bench {
       for (const auto& group : model.layer) {
         auto& weights = layer.emplace_back();
         for (const Matrix& matrix : group) {
-          weights.push_back(random_weight(matrix.out, matrix.in, bits));
+          weights.push_back(random_weight(matrix.out, matrix.in, kind));
           bytes += weight_bytes(weights.back());
         }
       }
     }
-    report("decode", model.name, "layers", bits, rows, bytes, [&] {
+    report("decode", model.name, "layers", kind, rows, bytes, [&] {
       for (const auto& layer : layers) {
         for (const auto& weights : layer) multiply(weights, rows, MatmulMode::kDecode);
       }
     });
   }
 
-  void head(const Model& model, int bits, int64_t rows) {
+  void head(const Model& model, const Kind& kind, int64_t rows) {
     std::vector<std::vector<Weight>> copies;
     size_t bytes = 0;
     while (bytes < size_t{settings_.is_quick ? 96u : 256u} << 20) {
-      copies.emplace_back().push_back(random_weight(model.head.out, model.head.in, bits));
+      copies.emplace_back().push_back(random_weight(model.head.out, model.head.in, kind));
       bytes += weight_bytes(copies.back()[0]);
     }
-    report("decode", model.name, "head", bits, rows, bytes, [&] {
+    report("decode", model.name, "head", kind, rows, bytes, [&] {
       for (const auto& copy : copies) multiply(copy, rows, MatmulMode::kDecode);
     });
   }
 
-  void prefill(const Model& model, int bits, int64_t rows) {
+  void prefill(const Model& model, const Kind& kind, int64_t rows) {
     std::vector<std::vector<Weight>> layer;
     double operations = 0;
     for (const auto& group : model.layer) {
       auto& weights = layer.emplace_back();
       for (const Matrix& matrix : group) {
-        weights.push_back(random_weight(matrix.out, matrix.in, bits));
+        weights.push_back(random_weight(matrix.out, matrix.in, kind));
         operations += 2.0 * static_cast<double>(rows * matrix.out * matrix.in);
       }
     }
@@ -170,7 +204,7 @@ class Bench {
       for (const auto& weights : layer) multiply(weights, rows, MatmulMode::kPrefill);
       if (repeat > 0) seconds.push_back(now() - begin);
     }
-    report_rate("prefill", model.name, format_name(bits), rows, operations, median(seconds));
+    report_rate("prefill", model.name, kind.name, rows, operations, median(seconds));
   }
 
   // X^T X over the inputs of a layer's products, as calibration has it: rows come from memory.
@@ -234,8 +268,8 @@ class Bench {
     matmul(OpContext{&threads_, &workspace_, &choice_}, x_.data(), rows, outputs, mode);
   }
 
-  void report(const char* phase, const char* model, const char* what, int bits, int64_t rows, size_t bytes,
-              const std::function<void()>& pass) {
+  void report(const char* phase, const char* model, const char* what, const Kind& kind, int64_t rows,
+              size_t bytes, const std::function<void()>& pass) {
     std::vector<double> seconds, limits;
     for (int repeat = 0; repeat < 6; ++repeat) {
       const double begin = now();
@@ -247,8 +281,7 @@ class Bench {
     }
     const double rate = static_cast<double>(bytes) / median(seconds) * 1e-9, limit = median(limits);
     std::printf("%s  %-13s %-6s %-5s rows %4lld: %8.2f GB/s, %3.0f %% of %.1f (%zu MiB)\n", phase, model,
-                what, format_name(bits), static_cast<long long>(rows), rate, 100 * rate / limit, limit,
-                bytes >> 20);
+                what, kind.name, static_cast<long long>(rows), rate, 100 * rate / limit, limit, bytes >> 20);
     std::fflush(stdout);
   }
 
@@ -263,15 +296,24 @@ class Bench {
 int run(const Settings& settings) {
   Bench bench(settings);
   bench.limits();
+  const auto is_wanted = [&](const Kind& kind) {
+    return settings.format.empty() || settings.format == kind.name;
+  };
   for (const Model& model : kModels) {
     if (settings.is_quick && &model == &kModels[2]) continue;
-    for (int bits : {4, 8, 0, 3, 2}) bench.decode(model, bits, 1);
-    for (int64_t rows : {4, 8, 32}) {
-      for (int bits : {4, 8, 0}) bench.decode(model, bits, rows);
+    for (const int64_t rows : {1, 4, 8, 32}) {
+      for (const Kind& kind : kKinds) {
+        if (is_wanted(kind)) bench.decode(model, kind, rows);
+      }
     }
-    for (int bits : {4, 8, 0}) bench.head(model, bits, 1);
-    for (int64_t rows : {32, 128, 512}) {
-      for (int bits : {4, 8, 0}) bench.prefill(model, bits, rows);
+    if (settings.is_decode_only) continue;
+    for (const Kind& kind : {kInt4, kInt8, kBf16}) {
+      if (is_wanted(kind)) bench.head(model, kind, 1);
+    }
+    for (const int64_t rows : {32, 128, 512}) {
+      for (const Kind& kind : kKinds) {
+        if (is_wanted(kind)) bench.prefill(model, kind, rows);
+      }
     }
     bench.gram(model);
   }
@@ -287,12 +329,17 @@ int main(int argc, char** argv) {
     const std::string option = argv[i];
     if (option == "--quick") {
       settings.is_quick = true;
+    } else if (option == "--decode") {
+      settings.is_decode_only = true;
+    } else if (option == "--format" && i + 1 < argc) {
+      settings.format = argv[++i];
     } else if (option == "--threads" && i + 1 < argc) {
       settings.threads = std::atoi(argv[++i]);
     } else if (option == "--kernel" && i + 1 < argc) {
       settings.kernel = argv[++i];
     } else {
-      std::fprintf(stderr, "usage: op_bench [--threads N] [--quick] [--kernel NAME]\n");
+      std::fprintf(stderr,
+                   "usage: op_bench [--threads N] [--quick] [--decode] [--kernel NAME] [--format NAME]\n");
       return 2;
     }
   }

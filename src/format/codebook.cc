@@ -1,6 +1,7 @@
 #include "format/codebook.h"
 
 #include "base/fail.h"
+#include "format/place_words.h"
 
 #include <algorithm>
 #include <array>
@@ -114,6 +115,8 @@ Levels make_levels(Format format, Codebook codebook) {
     if (codebook[code] == 0) levels.code_of_zero = code;
   }
   levels.largest = levels.values[levels.count - 1];
+  if (format == Format::kFp8) levels.fp8_mantissa = 3;
+  if (format == Format::kFp8E5m2) levels.fp8_mantissa = 2;
   for (int i = 0; i < 256; ++i) {
     levels.limits[i] =
         i + 1 < levels.count ? limit_of(format, levels, i) : std::numeric_limits<float>::infinity();
@@ -246,8 +249,7 @@ float encode_group(const Levels& levels, std::span<const float> values, uint8_t*
 static_assert(std::endian::native == std::endian::little);
 
 std::optional<QuantizedTensor> from_flat_codes(const FlatCodes& codes, std::span<const float> scales) {
-  constexpr int64_t kUnit = 8;   // codes of a word
-  constexpr int64_t kRows = 16;  // at a time: their words go to neighbouring places
+  constexpr int64_t kUnit = 8;  // codes of a word
   const int64_t out = codes.out_features, in = codes.in_features;
   const int64_t group_size = std::gcd(in, codes.group_size);
   if (group_size % kUnit != 0) return std::nullopt;
@@ -255,23 +257,15 @@ std::optional<QuantizedTensor> from_flat_codes(const FlatCodes& codes, std::span
       .format = codes.format, .bits = 4, .group_size = group_size, .out_features = out, .in_features = in};
   weight.codes = Tensor::allocate(DType::kI32, {in / kUnit, out});
   weight.scales = Tensor::allocate(DType::kF32, {weight.groups(), out});
-  uint32_t* const words = weight.codes.mutable_data<uint32_t>();
+  place_words(out, in / kUnit, weight.codes.mutable_data<uint32_t>(), [&](int64_t row, int64_t word) {
+    uint32_t four;  // bytes, each with its first code above
+    std::memcpy(&four, codes.bytes + (row * in + word * kUnit) / 2, sizeof four);
+    return (four & 0x0f0f0f0fu) << 4 | (four >> 4 & 0x0f0f0f0fu);
+  });
   float* const to = weight.scales.mutable_data<float>();
-  for (int64_t first = 0; first < out; first += kRows) {
-    const int64_t end = std::min(out, first + kRows);
-    for (int64_t word = 0; word < in / kUnit; ++word) {
-      for (int64_t row = first; row < end; ++row) {
-        uint32_t four;  // bytes, each with its first code above
-        std::memcpy(&four, codes.bytes + (row * in + word * kUnit) / 2, sizeof four);
-        words[word * out + row] = (four & 0x0f0f0f0fu) << 4 | (four >> 4 & 0x0f0f0f0fu);
-      }
-    }
-    for (int64_t group = 0; group < weight.groups(); ++group) {
-      for (int64_t row = first; row < end; ++row) {
-        const int64_t flat = (row * in + group * group_size) / codes.group_size;
-        to[group * out + row] = scales[static_cast<size_t>(flat)];
-      }
-    }
+  for (int64_t row = 0; row < out; ++row) {
+    for (int64_t group = 0; group < weight.groups(); ++group)
+      to[group * out + row] = scales[static_cast<size_t>((row * in + group * group_size) / codes.group_size)];
   }
   return weight;
 }

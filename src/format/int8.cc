@@ -3,6 +3,7 @@
 #include "base/fail.h"
 #include "format/affine.h"
 #include "format/bits.h"
+#include "format/place_words.h"
 #include "tensor/half.h"
 
 #include <algorithm>
@@ -41,7 +42,6 @@ void encode_int8(std::span<const float> values, float factor, int8_t* codes) {
 static_assert(std::endian::native == std::endian::little);
 
 QuantizedTensor from_int8_rows(const int8_t* codes, std::span<const float> scales, int64_t in_features) {
-  constexpr int64_t kRows = 16;  // at a time: their words go to neighbouring places
   const auto out = static_cast<int64_t>(scales.size());
   QuantizedTensor weight{.format = Format::kInt8,
                          .bits = 8,
@@ -51,19 +51,18 @@ QuantizedTensor from_int8_rows(const int8_t* codes, std::span<const float> scale
   const int64_t words = packed_words(in_features, 8);
   weight.codes = Tensor::allocate(DType::kI32, {words, out});
   weight.scales = Tensor::allocate(DType::kF32, {weight.groups(), out});
-  uint32_t* const to = weight.codes.mutable_data<uint32_t>();
-  for (int64_t first = 0; first < out; first += kRows) {
-    const int64_t end = std::min(out, first + kRows);
-    for (int64_t word = 0; word < words; ++word) {
-      const int64_t column = 4 * word;
-      const auto count = static_cast<size_t>(std::min<int64_t>(4, in_features - column));
-      for (int64_t row = first; row < end; ++row) {
-        uint32_t four = 0;
-        std::memcpy(&four, codes + row * in_features + column, count);
-        to[word * out + row] = four ^ (0x80808080u >> 8 * (4 - count));
-      }
+  place_words(out, words, weight.codes.mutable_data<uint32_t>(), [&](int64_t row, int64_t word) {
+    const int64_t column = 4 * word;
+    const int8_t* from = codes + row * in_features + column;
+    uint32_t four = 0;
+    if (column + 4 <= in_features) {
+      std::memcpy(&four, from, sizeof four);
+      return four ^ 0x80808080u;
     }
-  }
+    const auto count = static_cast<size_t>(in_features - column);
+    std::memcpy(&four, from, count);
+    return four ^ (0x80808080u >> 8 * (4 - count));
+  });
   if (in_features > 0) std::memcpy(weight.scales.mutable_bytes(), scales.data(), scales.size_bytes());
   return weight;
 }

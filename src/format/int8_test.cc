@@ -65,8 +65,8 @@ TEST(Int8, ARowOfZerosHasScaleAndCodesOfZero) {
 
 TEST(Int8, RowsOfAFileAreWhatTheLayerDecodes) {
   std::mt19937 random(1);
-  for (const int64_t in : {1, 2, 3, 4, 7, 64, 129}) {
-    for (const int64_t out : {1, 15, 16, 33}) {
+  for (const int64_t in : {1, 2, 3, 4, 7, 64, 129, 300}) {
+    for (const int64_t out : {1, 15, 16, 33, 64, 130}) {
       std::vector<int8_t> codes(static_cast<size_t>(in * out));
       for (int8_t& code : codes) code = static_cast<int8_t>(random());
       codes[0] = -128;

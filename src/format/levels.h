@@ -15,6 +15,7 @@ struct Levels {
   uint8_t codes[256] = {};   // of the values
   float by_code[256] = {};   // what a code means: the codebook
   uint8_t code_of_zero = 0;  // NaN gets it
+  int fp8_mantissa = 0;      // 3 or 2: these are the values of fp8 E4M3 or E5M2
 };
 
 // Below it the reciprocal of a scale would not be finite.

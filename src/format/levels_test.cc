@@ -226,16 +226,22 @@ TEST(Levels, MeanErrorsAreThoseOfTheNormalDensity) {
 
 TEST(FlatCodes, GoThereAndBack) {
   std::mt19937 random(3);
-  std::vector<uint8_t> bytes(5 * 128 / 2);
-  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random());
-  std::vector<float> scales(10);
-  for (size_t i = 0; i < scales.size(); ++i) scales[i] = static_cast<float>(i + 1);
-  const auto weight = from_flat_codes({Format::kNf4, 64, 5, 128, bytes.data()}, scales);
-  ASSERT_TRUE(weight);
-  const Tensor back = flat_bytes(*weight);
-  ASSERT_EQ(back.byte_count(), bytes.size());
-  EXPECT_EQ(std::memcmp(back.bytes(), bytes.data(), bytes.size()), 0);
-  EXPECT_EQ(flat_scales(*weight), scales);
+  for (const auto& [out, in] : {std::pair<int64_t, int64_t>{5, 128}, {64, 512}, {131, 576}}) {
+    std::vector<uint8_t> bytes(static_cast<size_t>(out * in / 2));
+    for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random());
+    std::vector<float> scales(bytes.size() / 32);
+    for (size_t i = 0; i < scales.size(); ++i) scales[i] = static_cast<float>(i + 1);
+    const FlatCodes codes = {Format::kNf4, 64, out, in, bytes.data()};
+    const auto weight = from_flat_codes(codes, scales);
+    ASSERT_TRUE(weight);
+    const Tensor back = flat_bytes(*weight);
+    ASSERT_EQ(back.byte_count(), bytes.size());
+    EXPECT_EQ(std::memcmp(back.bytes(), bytes.data(), bytes.size()), 0);
+    EXPECT_EQ(flat_scales(*weight), scales);
+    // And what a layer decodes is what the bytes say.
+    const Tensor dense = dequantized(*weight), plain = dense_of(codes, scales);
+    EXPECT_EQ(std::memcmp(dense.bytes(), plain.bytes(), plain.byte_count()), 0);
+  }
 }
 
 }  // namespace

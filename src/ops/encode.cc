@@ -3,6 +3,7 @@
 #include "base/fail.h"
 #include "format/nested_scales.h"
 #include "ops/dense_rows.h"
+#include "ops/encode_args.h"
 #include "ops/parallel.h"
 #include "tensor/half.h"
 
@@ -19,6 +20,58 @@ void require_finite(bool is_finite, const Tensor& weight) {
        "a weight of shape {} holds values that are not finite (or, for int8, beyond F16): it cannot be "
        "quantized",
        shape_text(weight.shape()));
+}
+
+void require_finite(std::span<const float> scales, const Tensor& weight) {
+  require_finite(std::all_of(scales.begin(), scales.end(), [](float scale) { return std::isfinite(scale); }),
+                 weight);
+}
+
+template <class Args>
+bool is_not_f64(const Args& args) {
+  return args.values.type != Elements::kF64;
+}
+
+constexpr Kernel<EncodeGroupsArgs> kGroups[] = {
+    {"avx512", Isa::kAvx512, is_not_f64, encode_groups_avx512},
+    {"avx2", Isa::kAvx2, is_not_f64, encode_groups_avx2},
+    {"ref", Isa::kRef, nullptr, encode_groups_ref},
+};
+constexpr Kernel<EncodeRowsArgs> kRows[] = {
+    {"avx512", Isa::kAvx512, is_not_f64, encode_rows_avx512},
+    {"avx2", Isa::kAvx2, is_not_f64, encode_rows_avx2},
+    {"ref", Isa::kRef, nullptr, encode_rows_ref},
+};
+
+Elements elements_of(DType dtype) {
+  switch (dtype) {
+    case DType::kBF16:
+      return Elements::kBF16;
+    case DType::kF16:
+      return Elements::kF16;
+    case DType::kF32:
+      return Elements::kF32;
+    case DType::kF64:
+      return Elements::kF64;
+    default:
+      fail(ErrorCode::kUnsupported, "a weight of type {} cannot be quantized, expected BF16, F16, F32 or F64",
+           dtype_name(dtype));
+  }
+}
+DenseValues values_of(const Tensor& weight) {
+  return {&weight, weight.bytes(), elements_of(weight.dtype()), weight.element_count()};
+}
+
+template <DType kScales>
+void set_grid(float largest, float* scale, float* factor) {
+  const Int8Grid grid = int8_grid(largest, kScales);
+  *scale = grid.scale;
+  *factor = grid.factor;
+}
+auto grid_setter(DType scale_dtype) {
+  return scale_dtype == DType::kF32   ? set_grid<DType::kF32>
+         : scale_dtype == DType::kF16 ? set_grid<DType::kF16>
+                                      : set_grid<DType::kBF16>;
 }
 
 // body(group, values) for all groups of the flattened matrix.
@@ -77,19 +130,12 @@ FlatEncoded encode_flat(const OpContext& context, const Tensor& weight, Format f
   const int64_t elements = weight.element_count(), groups = (elements + group_size - 1) / group_size;
   FlatEncoded result{Tensor::allocate(DType::kU8, {(elements + 1) / 2, 1}),
                      std::vector<float>(static_cast<size_t>(groups))};
-  uint8_t* const bytes = result.bytes.mutable_data<uint8_t>();
-  const Levels& levels = levels_of(format);
-  std::atomic<bool> is_finite = true;
-  for_each_group(context, weight, group_size, [&](int64_t group, std::span<const float> values) {
-    const size_t at = static_cast<size_t>(group), count = values.size();
-    std::vector<uint8_t> codes(count + 1, levels.code_of_zero);
-    const float scale = encode_group(levels, values, codes.data(), 1);
-    if (!std::isfinite(scale)) is_finite = false;
-    result.scales[at] = scale;
-    uint8_t* const to = bytes + group * group_size / 2;
-    for (size_t i = 0; i < count; i += 2) to[i / 2] = static_cast<uint8_t>(codes[i] << 4 | codes[i + 1]);
-  });
-  require_finite(is_finite, weight);
+  const EncodeGroupsArgs args = {values_of(weight), group_size, &levels_of(format),
+                                 result.bytes.mutable_data<uint8_t>(), result.scales.data()};
+  const auto& kernel = choose_kernel<EncodeGroupsArgs>(context, "encode_codebook", kGroups, args);
+  run_kernel(context, kernel, args, groups, chunk_for(group_size, 1 << 16),
+             static_cast<size_t>(encode_scratch_bytes(group_size)));
+  require_finite(result.scales, weight);
   return result;
 }
 
@@ -117,21 +163,12 @@ Int8Rows encode_int8_rows(const OpContext& context, const Tensor& weight, DType 
   const int64_t in = weight.size(1);
   Int8Rows rows{Tensor::allocate(DType::kI8, weight.shape()),
                 std::vector<float>(static_cast<size_t>(weight.size(0)))};
-  int8_t* const codes = rows.codes.mutable_data<int8_t>();
-  std::atomic<bool> is_finite = true;
-  for_each_group(context, weight, in, [&](int64_t row, std::span<const float> values) {
-    std::vector<float> halves(values.begin(), values.end());
-    for (float& value : halves) value = f16_to_float(float_to_f16(value));
-    const float largest = largest_magnitude(halves);
-    if (!std::isfinite(largest)) {
-      is_finite = false;
-      return;
-    }
-    const Int8Grid grid = int8_grid(largest, scale_dtype);
-    rows.scales[static_cast<size_t>(row)] = grid.scale;
-    encode_int8(halves, grid.factor, codes + row * in);
-  });
-  require_finite(is_finite, weight);
+  const EncodeRowsArgs args = {values_of(weight), in, grid_setter(scale_dtype),
+                               rows.codes.mutable_data<int8_t>(), rows.scales.data()};
+  const auto& kernel = choose_kernel<EncodeRowsArgs>(context, "encode_int8", kRows, args);
+  run_kernel(context, kernel, args, weight.size(0), chunk_for(in, 1 << 16),
+             static_cast<size_t>(encode_scratch_bytes(in)));
+  require_finite(rows.scales, weight);
   return rows;
 }
 
@@ -155,6 +192,13 @@ Weight encoded(const OpContext& context, const Tensor& weight, const Rounding& r
   if (std::optional<QuantizedTensor> quantized = from_flat_codes(codes, flat.scales))
     return std::move(*quantized);
   return dense_of(codes, flat.scales);
+}
+
+std::vector<KernelListing> encode_kernels() {
+  std::vector<KernelListing> list;
+  append_listing<EncodeGroupsArgs>(list, "encode_codebook", kGroups);
+  append_listing<EncodeRowsArgs>(list, "encode_int8", kRows);
+  return list;
 }
 
 }  // namespace lowbit

@@ -4,6 +4,7 @@
 #include "format/codebook.h"
 #include "format/int8.h"
 #include "ops/context.h"
+#include "ops/kernel_table.h"
 
 #include <vector>
 
@@ -42,5 +43,7 @@ struct Rounding {
 };
 // As layers hold it; the dense matrix, as F32, where from_flat_codes has no form for it.
 Weight encoded(const OpContext& context, const Tensor& weight, const Rounding& rounding);
+
+std::vector<KernelListing> encode_kernels();
 
 }  // namespace lowbit

@@ -31,9 +31,9 @@ bool fits_tiles(const MatmulArgs& args) {
 }
 // Values of 13 bits: none that is not 0 may be much smaller than the largest.
 bool fits_short_values(const MatmulArgs& args) {
-  if (args.bits != 4 || !has_whole_units(args)) return false;
+  if (args.bits < 4 || args.fp8_mantissa > 0 || !has_whole_units(args)) return false;
   float least = std::numeric_limits<float>::infinity(), largest = 0;
-  for (int i = 0; i < 16; ++i) {
+  for (int i = 0; i < 1 << args.bits; ++i) {
     const float size = std::abs(args.codebook[i]);
     largest = std::max(largest, size);
     if (size > 0) least = std::min(least, size);
@@ -54,6 +54,7 @@ constexpr MatmulKernel kAffineDecode[] = {
     {"ref", Isa::kRef, nullptr, matmul_ref},
 };
 constexpr MatmulKernel kCodebookDecode[] = {
+    {"avx512int16", Isa::kAvx512Vnni, fits_short_values, matmul_decode_codebook_int16_avx512vnni},
     {"avx512", Isa::kAvx512, has_whole_units, matmul_decode_codebook_avx512},
     {"avx2int16", Isa::kAvx2, fits_short_values, matmul_decode_codebook_int16_avx2},
     {"avx2", Isa::kAvx2, has_whole_units, matmul_decode_codebook_avx2},
@@ -113,7 +114,7 @@ XForm form_of(const MatmulKernel& kernel, WeightKind kind, MatmulMode mode) {
   if (kind == WeightKind::kInt8) return XForm::kInt8;
   if (kernel.isa == Isa::kRef) return XForm::kPlain;
   if (mode == MatmulMode::kPrefill) return kernel.isa == Isa::kAmxBf16 ? XForm::kBf16Tiles : XForm::kPlain;
-  if (kind == WeightKind::kAffine || kernel.run == matmul_decode_codebook_int16_avx2) return XForm::kInt16;
+  if (kind == WeightKind::kAffine || kernel.fits == fits_short_values) return XForm::kInt16;
   return kind == WeightKind::kBF16 ? XForm::kEvenOdd : XForm::kPadded;
 }
 

@@ -36,7 +36,7 @@ struct MatmulArgs {
   const void* codes = nullptr;
   const void* scales = nullptr;  // F16; F32 where has_wide_scales
   const void* zero_points = nullptr;
-  const float* codebook = nullptr;  // of 2^bits values, 16 at least
+  const float* codebook = nullptr;  // of 2^bits values, 16 at least; of 5 bits and more but fp8: log_codebook
   int fp8_mantissa = 0;  // 3 or 2: the codebook is that of fp8 E4M3 or E5M2, and no code is NaN or infinite
   bool has_wide_scales = false;  // kCodebook, kInt8, and kAffine of format int8
 

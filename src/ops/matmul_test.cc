@@ -33,6 +33,7 @@ struct Case {
   Format format = Format::kAffine;
   std::optional<float> threshold = {};  // int8: inputs are rounded too, but for outliers
   std::optional<InputGrid> grid = {};   // the same on a grid
+  bool is_wide = false;                 // log2: values go below a 256th of the largest
 
   bool rounds_inputs() const { return threshold || grid; }
   std::string_view kind() const {
@@ -48,7 +49,8 @@ struct Case {
                                    : "float");
     }
     if (format != Format::kAffine) {
-      return fmt::format("{} {} bits group {} [{}, {}]", format_name(format), bits, group_size, out, in);
+      return fmt::format("{} {} bits group {} [{}, {}]{}", format_name(format), bits, group_size, out, in,
+                         is_wide ? " wide" : "");
     }
     return bits ? fmt::format("affine {} bits sym={} group {} [{}, {}]{}", bits, sym, group_size, out, in,
                               is_reordered ? " reordered" : "")
@@ -80,7 +82,9 @@ Weight random_weight(const Case& c, std::mt19937& random) {
   weight.group_size = c.group_size > 0 ? c.group_size : c.in;
   weight.out_features = c.out;
   weight.in_features = c.in;
-  if (c.format == Format::kLog2) weight.codebook = log_codebook({c.bits, c.bits < 7 ? 2.0f : 1.0905077f});
+  if (c.format == Format::kLog2)
+    weight.codebook =
+        log_codebook({c.bits, std::exp2((c.is_wide ? 16.0f : 8.0f) / static_cast<float>(1 << (c.bits - 1)))});
   Tensor codes = Tensor::zeros(DType::kI32, {packed_words(c.in, c.bits), c.out});
   std::vector<uint8_t> row(static_cast<size_t>(c.in));
   for (int64_t n = 0; n < c.out; ++n) {
@@ -216,7 +220,8 @@ Bounds bounds_of(const std::string& op, const std::string& kernel) {
   if (kernel == "ref") return {1e-7, 1e-9};
   if (kernel == "amx") return {8e-3, 1e-4};
   if (op == "matmul_affine_decode") return {1.5e-4, 1e-6};  // x in steps of its block's largest / 32639
-  if (kernel == "avx2int16") return {1e-3, 1e-5};           // besides, values in steps of the largest / 4095
+  // Besides, values in steps of the largest / 4095, those of log2 rounded twice.
+  if (kernel.ends_with("int16")) return {1.5e-3, 1e-5};
   return {2e-6, 1e-8};
 }
 
@@ -225,7 +230,8 @@ bool should_fit(const Case& c, const std::string& kernel) {
   if (kernel == "ref") return true;
   if (c.format == Format::kInt8) return true;
   if (c.bits == 0) return kernel != "amx" || c.dtype == DType::kBF16;
-  if ((kernel == "amx" && has_codebook(c.format) && c.bits != 4) || (kernel == "avx2int16" && c.bits != 4))
+  if (kernel == "amx" && has_codebook(c.format) && c.bits != 4) return false;
+  if (kernel.ends_with("int16") && (c.is_wide || c.bits == 3 || (c.bits == 8 && c.format != Format::kLog2)))
     return false;
   const int64_t unit = 32 % c.bits == 0 ? 32 / c.bits : 32;
   return c.group_size <= 0 || c.group_size >= c.in || c.group_size % unit == 0;
@@ -270,8 +276,11 @@ std::vector<Case> all_cases() {
           cases.push_back({DType::kF32, 8, true, group_size, in, out, false, format});
       }
       for (int bits = 3; bits <= 8; ++bits) {
-        for (int64_t group_size : {24, 64, -1})
+        for (int64_t group_size : {24, 64, 160, -1}) {
           cases.push_back({DType::kF32, bits, true, group_size, in, out, false, Format::kLog2});
+          cases.push_back(cases.back());
+          cases.back().is_wide = true;
+        }
       }
     }
   }
@@ -362,7 +371,10 @@ const Case kSomeCases[] = {
     {DType::kF32, 8, true, -1, 603, 203, false, Format::kInt8, {}, InputGrid{0.03f, -7}},
     {DType::kF32, 8, true, 64, 608, 203, false, Format::kFp8},
     {DType::kF32, 8, true, -1, 600, 203, false, Format::kFp8E5m2},
+    {DType::kF32, 5, true, 32, 600, 203, false, Format::kLog2},
     {DType::kF32, 6, true, 96, 600, 203, false, Format::kLog2},
+    {DType::kF32, 6, true, 96, 600, 203, false, Format::kLog2, {}, {}, true},
+    {DType::kF32, 7, true, 64, 600, 203, false, Format::kLog2, {}, {}, true},
     {DType::kF32, 8, true, 128, 600, 203, false, Format::kLog2},
 };
 

@@ -124,8 +124,8 @@ void expect_plain_bits(bool descends) {
 }
 
 std::vector<Levels> some_levels() {
-  return {levels_of(Format::kNf4), levels_of(Format::kFp4), levels_of(Format::kFp8), log_levels({3, 2}),
-          log_levels({6, 1.2f})};
+  return {levels_of(Format::kNf4),     levels_of(Format::kFp4), levels_of(Format::kFp8),
+          levels_of(Format::kFp8E5m2), log_levels({3, 2}),      log_levels({6, 1.2f})};
 }
 
 TEST(GptqBlock, EveryKernelGivesTheBitsOfThePlainLoopWithACodebook) {

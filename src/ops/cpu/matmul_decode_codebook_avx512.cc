@@ -9,9 +9,6 @@ namespace {
 }  // namespace
 
 namespace {
-// What the registers hold of x's rows and of vectors of output columns.
-constexpr int kCodebookRows = 4;
-constexpr int kCodebookVectors = 2;
 #include "ops/cpu/codebook_decode.inc"
 }  // namespace
 

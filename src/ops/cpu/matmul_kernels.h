@@ -31,8 +31,11 @@ void matmul_decode_dense_avx512(const MatmulArgs&, int64_t begin, int64_t end, v
 // Decode, codebook: group_size a multiple of unit_columns(bits) or one group; x kPadded.
 void matmul_decode_codebook_avx2(const MatmulArgs&, int64_t begin, int64_t end, void* scratch) noexcept;
 void matmul_decode_codebook_avx512(const MatmulArgs&, int64_t begin, int64_t end, void* scratch) noexcept;
-// The same of 4 bits, where the smallest value that is not 0 is at least a 256th of the largest; x kInt16.
+// The same of 4 bits, and of powers of a base by 5 to 8, where the smallest value that is not 0 is at least a
+// 256th of the largest; x kInt16.
 void matmul_decode_codebook_int16_avx2(const MatmulArgs&, int64_t begin, int64_t end, void* scratch) noexcept;
+void matmul_decode_codebook_int16_avx512vnni(const MatmulArgs&, int64_t begin, int64_t end,
+                                             void* scratch) noexcept;
 
 // Prefill in FP32; codes as above; x kPlain.
 void matmul_prefill_avx2(const MatmulArgs&, int64_t begin, int64_t end, void* scratch) noexcept;
