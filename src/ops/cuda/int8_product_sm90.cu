@@ -1,12 +1,12 @@
 // Products of int8 on Hopper. A block of three warpgroups: one fetches, by bulk copies of the blocks that
 // matmul_int8.h describes, through a ring of slots in shared memory; two multiply, each 64 rows by 192
 // outputs, whose sums stay in registers. Blocks take tiles in turn until there are none left; what is fetched
-// runs ahead into the next tile. Two blocks are a cluster and take neighbouring rows of the same outputs, of
-// whose weights each fetches one half for both: the second-level cache would not give each of them all.
+// runs ahead into the next tile. What limits it is the second-level cache, which gives a multiprocessor less
+// than the 53 bytes a cycle that full speed would take. (Two blocks that fetch the weights for each other, by
+// copies to both, were slower yet.)
 //
 // A slot has 128 bytes of each of 128 rows of x and 192 of w: 128 codes, summed as integers; or, behind
 // those, 64 outlier columns in BF16, summed as floats in the registers that the integers have left.
-#include "ops/cuda/cluster.cuh"
 #include "ops/cuda/device.cuh"
 #include "ops/cuda/matmul_int8.h"
 #include "ops/cuda/wgmma.cuh"
@@ -16,23 +16,22 @@
 namespace lowbit {
 namespace {
 
-constexpr int kOutputs = kInt8TileOutputs, kRows = kInt8TileRows / 2;  // of a block
-constexpr int kSums = kOutputs / 2;                                    // a thread's: 64 x 192 by 128 threads
+constexpr int kOutputs = kInt8TileOutputs, kRows = kInt8TileRows;
+constexpr int kSums = kOutputs / 2;  // a thread's: 64 x 192 by 128 threads
 constexpr int kRowBlocks = kRows / kInt8BlockRows, kOutputBlocks = kOutputs / kInt8BlockRows;
 constexpr int kSlotBytes = (kRowBlocks + kOutputBlocks) * kInt8BlockBytes;
 constexpr int kSlots = 5;
 constexpr int kSharedBytes = kSlots * kSlotBytes + 1024;  // slots begin at a multiple of 1024
-constexpr int kThreads = 3 * kWarpgroup, kMultipliers = 2, kCluster = 2;
-// Of rows that a cluster takes at once so many are taken before the next ones: their x and the outputs' w
-// stay in the second-level cache.
-constexpr int kRowTilesTogether = 8;
+constexpr int kThreads = 3 * kWarpgroup, kMultipliers = 2;
+// Tiles of so many rows' tiles are taken before the next ones: their x and the outputs' w stay in the
+// second-level cache.
+constexpr int kRowTilesTogether = 16;
 
-// filled: by the copies of both blocks into this one. emptied: by those who multiply, in both.
 struct Control {
   uint64_t filled[kSlots], emptied[kSlots];
 };
 
-// Where a cluster's tile is: of kCluster * kRows rows.
+// Where a tile is.
 struct Place {
   int matrix;
   int64_t row, n;        // first ones
@@ -48,7 +47,7 @@ struct Tiles {
     const int rows = min(kRowTilesTogether, row_tiles - first), rest = index % together;
     int output = rest / rows, matrix = 0;
     while (matrix + 1 < matrices && output >= output_tiles[matrix]) output -= output_tiles[matrix++];
-    return {matrix, static_cast<int64_t>(first + rest % rows) * kCluster * kRows,
+    return {matrix, static_cast<int64_t>(first + rest % rows) * kRows,
             static_cast<int64_t>(output) * kOutputs, static_cast<int64_t>(output) * kOutputBlocks};
   }
 };
@@ -104,35 +103,6 @@ __device__ inline void copy_bulk(uint32_t to, const void* from, int bytes, uint6
       "l"(from), "r"(bytes), "r"(shared_address(barrier))
       : "memory");
 }
-// To the same place of all blocks of the cluster, whose own barriers count it.
-__device__ inline void copy_to_all(uint32_t to, const void* from, int bytes, uint64_t* barrier) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, "
-      "[%3], "
-      "%4;" ::"r"(to),
-      "l"(from), "r"(bytes), "r"(shared_address(barrier)), "h"(static_cast<uint16_t>((1 << kCluster) - 1))
-      : "memory");
-}
-// In block `rank` of the cluster.
-__device__ inline void arrive_there(uint64_t* barrier, int rank) {
-  asm volatile(
-      "{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there]; }" ::"r"(shared_address(barrier)),
-      "r"(rank)
-      : "memory");
-}
-// As wait_for_phase, for arrivals from the whole cluster.
-__device__ inline void wait_for_phase_of_all(uint64_t* barrier, uint32_t parity) {
-  uint32_t is_over = 0;
-  while (!is_over)
-    asm volatile(
-        "{ .reg .pred over; mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 over, [%1], %2; "
-        "selp.u32 %0, 1, 0, over; }"
-        : "=r"(is_over)
-        : "r"(shared_address(barrier)), "r"(parity)
-        : "memory");
-}
-
 // Slots in turn.
 struct Ring {
   int slot = 0;
@@ -146,35 +116,30 @@ struct Ring {
 };
 
 // By one thread. Neighbouring blocks along the columns are `blocks` apart from those of the next 64 rows.
-__device__ inline void fetch(uint32_t to, const char* x, const char* w, int64_t blocks, int rank,
-                             uint64_t* filled) {
+__device__ inline void fetch(uint32_t to, const char* x, const char* w, int64_t blocks, uint64_t* filled) {
   expect_copies(filled, kSlotBytes);
 #pragma unroll
   for (int i = 0; i < kRowBlocks; ++i)
     copy_bulk(to + i * kInt8BlockBytes, x + i * blocks * kInt8BlockBytes, kInt8BlockBytes, filled);
   to += kRowBlocks * kInt8BlockBytes;
-  // Of three blocks the first and half of the second, or the other half and the third.
-  static_assert(kOutputBlocks == 3 && kCluster == 2);
-  constexpr int kHalf = kInt8BlockBytes / 2;
-  const int whole = rank * 2 * kInt8BlockBytes, half = kInt8BlockBytes + rank * kHalf;
-  copy_to_all(to + whole, w + rank * 2 * blocks * kInt8BlockBytes, kInt8BlockBytes, filled);
-  copy_to_all(to + half, w + blocks * kInt8BlockBytes + rank * kHalf, kHalf, filled);
+#pragma unroll
+  for (int i = 0; i < kOutputBlocks; ++i)
+    copy_bulk(to + i * kInt8BlockBytes, w + i * blocks * kInt8BlockBytes, kInt8BlockBytes, filled);
 }
 
 __device__ inline void fetch_tiles(const GpuInt8Product& args, const Tiles& tiles, int outlier_blocks,
-                                   uint32_t slots, int rank, Control& control) {
+                                   uint32_t slots, Control& control) {
   const int64_t code_blocks = padded_inputs(args.x.in) / 128, room = args.capacity / 64;
   Ring ring;
   auto fetch_next = [&](const char* x, const char* w, int64_t blocks) {
-    wait_for_phase_of_all(&control.emptied[ring.slot], ring.parity ^ 1);
-    fetch(slots + ring.slot * kSlotBytes, x, w, blocks, rank, &control.filled[ring.slot]);
+    wait_for_phase(&control.emptied[ring.slot], ring.parity ^ 1);
+    fetch(slots + ring.slot * kSlotBytes, x, w, blocks, &control.filled[ring.slot]);
     ring.advance();
   };
-  for (int tile = static_cast<int>(blockIdx.x) / kCluster; tile < tiles.count();
-       tile += static_cast<int>(gridDim.x) / kCluster) {
+  for (int tile = static_cast<int>(blockIdx.x); tile < tiles.count(); tile += static_cast<int>(gridDim.x)) {
     const Place place = tiles.at(tile);
     const GpuInt8Matrix& matrix = args.matrix[place.matrix];
-    const int64_t x_block = place.row / kInt8BlockRows + rank * kRowBlocks;
+    const int64_t x_block = place.row / kInt8BlockRows;
     const char* x = reinterpret_cast<const char*>(args.x.codes) + x_block * code_blocks * kInt8BlockBytes;
     const char* w =
         reinterpret_cast<const char*>(matrix.codes) + place.output_block * code_blocks * kInt8BlockBytes;
@@ -262,12 +227,11 @@ __device__ inline void write(const GpuInt8Product& args, const GpuInt8Matrix& ma
 }
 
 __device__ inline void release(uint64_t* emptied) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  if (lane < kCluster) arrive_there(emptied, lane);
+  if (threadIdx.x % 32 == 0) arrive(emptied);
 }
 
 __device__ inline void multiply_tiles(const GpuInt8Product& args, const Tiles& tiles, int outlier_blocks,
-                                      uint32_t slots, int rank, Control& control) {
+                                      uint32_t slots, Control& control) {
   const int group = static_cast<int>(threadIdx.x) / kWarpgroup - 1,
             warp = static_cast<int>(threadIdx.x) / 32 % 4;
   const int g = static_cast<int>(threadIdx.x) % 32 / 4, c = static_cast<int>(threadIdx.x) % 4;
@@ -279,8 +243,7 @@ __device__ inline void multiply_tiles(const GpuInt8Product& args, const Tiles& t
     a = panel_descriptor(slot + group * kInt8BlockBytes, 0);
     b = panel_descriptor(slot + kRowBlocks * kInt8BlockBytes, 0);
   };
-  for (int tile = static_cast<int>(blockIdx.x) / kCluster; tile < tiles.count();
-       tile += static_cast<int>(gridDim.x) / kCluster) {
+  for (int tile = static_cast<int>(blockIdx.x); tile < tiles.count(); tile += static_cast<int>(gridDim.x)) {
     const Place place = tiles.at(tile);
     const GpuInt8Matrix& matrix = args.matrix[place.matrix];
     int sums[kSums];
@@ -301,8 +264,7 @@ __device__ inline void multiply_tiles(const GpuInt8Product& args, const Tiles& t
     pin(sums);
     release(&control.emptied[ring.slot == 0 ? kSlots - 1 : ring.slot - 1]);
 
-    const Mine mine = {place.row + rank * kRows + group * 64 + warp * 16 + g,
-                       static_cast<int>(place.n) + 2 * c};
+    const Mine mine = {place.row + group * 64 + warp * 16 + g, static_cast<int>(place.n) + 2 * c};
     const float scale = mine.row < args.x.rows ? args.x.scales[mine.row] : 0.0f;
     const float scale8 = mine.row + 8 < args.x.rows ? args.x.scales[mine.row + 8] : 0.0f;
     float values[kSums];
@@ -333,16 +295,15 @@ __device__ inline void multiply_tiles(const GpuInt8Product& args, const Tiles& t
 }
 
 // The outliers of columns that the list has beyond those that there was room for: none, nearly always.
-__device__ void add_other_outliers(const GpuInt8Product& args, const Tiles& tiles, int listed, int rank) {
+__device__ void add_other_outliers(const GpuInt8Product& args, const Tiles& tiles, int listed) {
   const GpuInt8Rows& x = args.x;
   wait_at(1, kMultipliers * kWarpgroup);  // what is added to was written by other threads
-  for (int tile = static_cast<int>(blockIdx.x) / kCluster; tile < tiles.count();
-       tile += static_cast<int>(gridDim.x) / kCluster) {
+  for (int tile = static_cast<int>(blockIdx.x); tile < tiles.count(); tile += static_cast<int>(gridDim.x)) {
     const Place place = tiles.at(tile);
     const GpuInt8Matrix& matrix = args.matrix[place.matrix];
     for (int i = static_cast<int>(threadIdx.x) - kWarpgroup; i < kRows * kOutputs;
          i += kMultipliers * kWarpgroup) {
-      const int64_t row = place.row + rank * kRows + i / kOutputs, n = place.n + i % kOutputs;
+      const int64_t row = place.row + i / kOutputs, n = place.n + i % kOutputs;
       if (row >= x.rows || n >= matrix.out) continue;
       float sum = 0;
       for (int j = static_cast<int>(args.capacity); j < listed; ++j) {
@@ -374,32 +335,25 @@ __global__ void __launch_bounds__(kThreads, 1)
   extern __shared__ char shared[];
   __shared__ Control control;
   const uint32_t slots = (shared_address(shared) + 1023) / 1024 * 1024;
-  const int rank = in_cluster().rank;
   if (threadIdx.x == 0) {
     for (int slot = 0; slot < kSlots; ++slot) {
       make_barrier(&control.filled[slot], 1);
-      make_barrier(&control.emptied[slot], 4 * kMultipliers * kCluster);
+      make_barrier(&control.emptied[slot], 4 * kMultipliers);
     }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    show_to_products();
   }
   __syncthreads();
-  arrive_in_cluster();
-  wait_for_cluster();
   follow_predecessor();
   const int listed = args.x.threshold > 0 ? *args.x.outlier_count : 0;
   const int outlier_blocks = (min(listed, static_cast<int>(args.capacity)) + 63) / 64;
   if (threadIdx.x < kWarpgroup) {
     give_registers<40>();
-    if (threadIdx.x == 0) fetch_tiles(args, tiles, outlier_blocks, slots, rank, control);
-    __syncwarp();
+    if (threadIdx.x == 0) fetch_tiles(args, tiles, outlier_blocks, slots, control);
   } else {
     take_registers<232>();
-    multiply_tiles(args, tiles, outlier_blocks, slots, rank, control);
-    if (listed > args.capacity) add_other_outliers(args, tiles, listed, rank);
+    multiply_tiles(args, tiles, outlier_blocks, slots, control);
+    if (listed > args.capacity) add_other_outliers(args, tiles, listed);
   }
-  // The other block may still send to this one's memory.
-  arrive_in_cluster();
-  wait_for_cluster();
 #endif
 }
 
@@ -427,9 +381,8 @@ void gpu_int8_product(const GpuInt8Product& args, void* stream) {
     tiles.all_outputs += tiles.output_tiles[i];
   }
   allow_shared_memory<int8_product_kernel>(kSharedBytes);
-  const int clusters = std::min(tiles.count(), multiprocessors() / kCluster);
-  launch_clusters(int8_product_kernel, dim3(static_cast<unsigned>(clusters * kCluster)), kCluster,
-                  dim3(kThreads), kSharedBytes, stream, args, tiles);
+  launch(int8_product_kernel, dim3(static_cast<unsigned>(std::min(tiles.count(), multiprocessors()))),
+         dim3(kThreads), kSharedBytes, stream, args, tiles);
 }
 
 }  // namespace lowbit

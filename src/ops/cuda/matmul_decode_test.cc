@@ -271,7 +271,7 @@ TEST(GpuMatmulDecode, PacksWhereFragmentPlaceSays) {
         uint32_t word = 0;
         std::memcpy(&word, packed.data() + place.byte / 4 * 4, sizeof word);
         const uint32_t code =
-            has_codebook(p.format)
+            has_codebook(p.format) && bits == 4
                 ? code_in_word(word, element_of_step(n, k))
                 : packed[static_cast<size_t>(place.byte)] >> place.shift & ((1u << bits) - 1);
         ASSERT_EQ(code, m.codes[static_cast<size_t>(n * p.in + k)]) << p.bits << " bits " << n << " " << k;
@@ -279,7 +279,7 @@ TEST(GpuMatmulDecode, PacksWhereFragmentPlaceSays) {
       for (int64_t group = 0; group * kept_size(p) < p.in; ++group) {
         const size_t at = static_cast<size_t>(group_place(n, group, groups_there(p))),
                      from = static_cast<size_t>(group * kept_size(p) / p.group_size * p.out + n);
-        ASSERT_EQ(scales[at], m.scales[from]);
+        ASSERT_EQ(scales[at], float_to_f16(kept_scale_factor(p.format) * f16_to_float(m.scales[from])));
         if (p.has_zeros) {
           ASSERT_EQ(zeros[at], m.zeros[from]);
         }
