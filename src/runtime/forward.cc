@@ -49,6 +49,15 @@ StepData::StepData(const OpContext& ops, std::span<const SequenceTokens> batch, 
   set(ops, batch, cache);
 }
 
+StepData StepData::view() const {
+  StepData view;
+  view.sequences_ = sequences_;
+  view.ids_ = ids_, view.positions_ = positions_, view.types_ = types_;
+  view.sequences_there_ = sequences_there_, view.arrivals_there_ = arrivals_there_;
+  view.ids_there_ = ids_there_, view.positions_there_ = positions_there_;
+  return view;
+}
+
 void StepData::set(const OpContext& ops, std::span<const SequenceTokens> batch, KvCache& cache) {
   sequences_.clear(), ids_.clear(), positions_.clear(), types_.clear();
   for (const SequenceTokens& tokens : batch) {

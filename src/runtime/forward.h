@@ -61,16 +61,21 @@ class StepData {
   StepData(const OpContext& ops, std::span<const SequenceTokens> batch, KvCache& cache);
   // Others, as many of as many sequences, in the same memory.
   void set(const OpContext& ops, std::span<const SequenceTokens> batch, KvCache& cache);
+  // What it is now, with the same memory on the GPU, which it must not outlive: for another thread, while
+  // this one is set.
+  StepData view() const;
 
   int64_t tokens() const { return static_cast<int64_t>(ids_.size()); }
   TokenIds ids() const { return {ids_, ids_there_}; }
   const int32_t* positions() const {
-    return there_ ? positions_there_ : positions_.data();
+    return positions_there_ ? positions_there_ : positions_.data();
   }  // where they compute
   const int32_t* types() const { return types_.empty() ? nullptr : types_.data(); }
   AttentionBatch sequences() const { return {sequences_, sequences_there_, arrivals_there_}; }
 
  private:
+  StepData() = default;
+
   std::vector<AttentionSequence> sequences_;
   std::vector<int32_t> ids_, positions_, types_;
   std::optional<Scratch> there_;

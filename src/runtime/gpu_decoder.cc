@@ -47,7 +47,7 @@ GpuDecoder::GpuDecoder(const Model& model, const OpContext& ops, const RopeTable
       tokens_(static_cast<size_t>(rows_)) {
   // A step that waits for layers to be copied takes longer than queueing its kernels.
   if (steps >= kLeastRecorded && model.has_fixed_weights())
-    recording_ = std::async(std::launch::async, [this] { return record(); });
+    recording_ = std::async(std::launch::async, [this, data = data_.view()] { return record(data); });
 }
 
 // Steps that nobody took still write to what ends here. What failed in them is told to whoever waits next.
@@ -67,17 +67,17 @@ void GpuDecoder::begin(std::span<const SequenceTokens> batch, std::span<const Sa
   if (model_.has_plain_embedding()) model_.embed(ops_, data_.ids(), data_.positions(), hidden_.as<float>());
 }
 
-void GpuDecoder::queue_step(const OpContext& ops) const {
+void GpuDecoder::queue_step(const OpContext& ops, const StepData& data) const {
   if constexpr (kHasCuda) {
     const bool is_plain = model_.has_plain_embedding();
-    if (!is_plain) model_.embed(ops, {any_ids_, data_.ids().on_gpu}, data_.positions(), hidden_.as<float>());
+    if (!is_plain) model_.embed(ops, {any_ids_, data.ids().on_gpu}, data.positions(), hidden_.as<float>());
     KeptRows kept(ops, rows_, model_.config().hidden_size);
-    run_blocks(model_, ops, rope_, data_, MatmulMode::kDecode, cache_, hidden_.as<float>(), &kept);
+    run_blocks(model_, ops, rope_, data, MatmulMode::kDecode, cache_, hidden_.as<float>(), &kept);
     model_.logits(ops, hidden_.as<float>(), rows_, MatmulMode::kDecode, logits_.as<float>(), &kept);
     gpu_sample(sampling_.args(),
-               {.ids = const_cast<int32_t*>(data_.ids().on_gpu),
-                .positions = const_cast<int32_t*>(data_.positions()),
-                .sequences = const_cast<AttentionSequence*>(data_.sequences().on_gpu),
+               {.ids = const_cast<int32_t*>(data.ids().on_gpu),
+                .positions = const_cast<int32_t*>(data.positions()),
+                .sequences = const_cast<AttentionSequence*>(data.sequences().on_gpu),
                 .history = history_.data(),
                 .steps = steps_.as<int64_t>(),
                 .history_steps = kInFlight,
@@ -87,14 +87,15 @@ void GpuDecoder::queue_step(const OpContext& ops) const {
   }
 }
 
-// By a thread of its own, beside one that queues other work. Nothing where there is not enough memory.
-std::unique_ptr<GpuGraph> GpuDecoder::record() {
+// By a thread of its own, beside one that queues other work and begins a batch: it must not read data_.
+// Nothing where there is not enough memory.
+std::unique_ptr<GpuGraph> GpuDecoder::record(const StepData& data) {
   GpuQueue recorder(*ops_.gpu, GpuQueue::Beside::kIt);
   OpContext ops = with_workspace(ops_, graph_workspace_);
   ops.gpu = &recorder;
   std::unique_ptr<GpuGraph> graph;
   try {
-    graph = std::make_unique<GpuGraph>(recorder, *ops_.gpu, [&] { queue_step(ops); });
+    graph = std::make_unique<GpuGraph>(recorder, *ops_.gpu, [&] { queue_step(ops, data); });
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kOutOfMemory) throw;
     graph_workspace_.release();
@@ -108,7 +109,7 @@ void GpuDecoder::launch() {
     graph_ = recording_.get();
   if (!graph_) {
     try {
-      queue_step(ops_);
+      queue_step(ops_, data_);
     } catch (const Error& error) {
       // What is being recorded may hold the memory. What was queued of the step is computed again, from the
       // embedding on; sampling, which moves on to the next one, was not: it comes last and takes no memory.
@@ -117,7 +118,7 @@ void GpuDecoder::launch() {
       graph_ = recording_.get();
       if (model_.has_plain_embedding())
         model_.embed(ops_, data_.ids(), data_.positions(), hidden_.as<float>());
-      if (!graph_) queue_step(ops_);
+      if (!graph_) queue_step(ops_, data_);
     }
   }
   if (graph_) graph_->launch();

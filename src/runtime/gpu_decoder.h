@@ -42,8 +42,8 @@ class GpuDecoder {
 
  private:
   void launch();
-  void queue_step(const OpContext& ops) const;  // to the next ids, and their embedding where that is plain
-  std::unique_ptr<GpuGraph> record();
+  void queue_step(const OpContext& ops, const StepData& data) const;  // to the next ids, and their embedding where that is plain
+  std::unique_ptr<GpuGraph> record(const StepData& data);
 
   const Model& model_;
   OpContext ops_;

@@ -1,4 +1,5 @@
 #include "runtime/answer.h"
+#include "runtime/forward.h"
 #include "runtime/options.h"
 #include "runtime/sampler.h"
 #include "support.h"
@@ -36,6 +37,28 @@ TEST(GenerateOptions, RangesAreChecked) {
   refuse([](GenerateOptions& o) { o.stop.assign(1000000, "x"); });
   refuse([](GenerateOptions& o) { o.stop = {""}; });
   validate(GenerateOptions{});
+}
+
+// A step is recorded by another thread while a batch begins: what it reads must not be what is set then.
+TEST(StepData, AViewStaysWhatItWas) {
+  ModelConfig config;
+  config.layers = config.kv_heads = 1;
+  config.head_dim = 4;
+  KvCache cache(config, 2, 8, DType::kF32);
+  const std::vector<int32_t> any = {0}, first = {5}, second = {7};
+  const SequenceTokens before[] = {{0, any}, {1, any}}, after[] = {{1, first}, {0, second}};
+  StepData data({}, before, cache);
+  const StepData view = data.view();
+  cache.set_length(0, 3);
+  data.set({}, after, cache);
+  EXPECT_EQ(data.sequences().sequences[1].position, 3);
+  ASSERT_EQ(view.tokens(), 2);
+  ASSERT_EQ(view.sequences().sequences.size(), 2u);
+  EXPECT_NE(view.sequences().sequences.data(), data.sequences().sequences.data());
+  EXPECT_EQ(view.sequences().sequences[1].position, 0);
+  EXPECT_EQ(view.sequences().sequences[0].keys, cache.keys(0));
+  EXPECT_EQ(view.positions()[1], 0);
+  EXPECT_EQ(view.ids().ids[0], 0);
 }
 
 }  // namespace
