@@ -148,11 +148,11 @@ QuantizedTensor read_compressed_fp8(const CompressedParts& parts) {
       .format = Format::kFp8, .bits = 8, .group_size = in, .out_features = out, .in_features = in};
   weight.scales = transposed(parts.scales(out, 1));
   const auto* codes = static_cast<const uint8_t*>(stored.bytes());
-  for (int64_t i = 0; i < out * in; ++i) {
-    if ((codes[i] & 0x7f) == 0x7f) {
-      fail(ErrorCode::kCorruptFile, "[compressed-tensors] {}: row {}, column {} is {:#04x}, which is NaN",
-           parts.name(".weight"), i / in, i % in, codes[i]);
-    }
+  const auto count = static_cast<size_t>(out * in);
+  if (const size_t odd = first_odd_code(Format::kFp8, {codes, count}); odd < count) {
+    const auto place = static_cast<int64_t>(odd);
+    fail(ErrorCode::kCorruptFile, "[compressed-tensors] {}: row {}, column {} is {:#04x}, which is NaN",
+         parts.name(".weight"), place / in, place % in, codes[odd]);
   }
   const int64_t words = packed_words(in, 8);
   Tensor padded = Tensor::zeros(DType::kI32, {out, words});

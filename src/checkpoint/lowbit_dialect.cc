@@ -3,6 +3,7 @@
 #include "base/fail.h"
 #include "format/affine.h"
 #include "format/bits.h"
+#include "format/codebook.h"
 
 #include <cmath>
 #include <cstring>
@@ -122,14 +123,12 @@ class Reader {
 
   // fp8 has codes that are infinite or no number. Bytes of padding are 0.
   void require_numbers(const std::string& module, const QuantizedTensor& weight) const {
-    if (settings_.format != Format::kFp8 && settings_.format != Format::kFp8E5m2) return;
-    const int first = settings_.format == Format::kFp8 ? 0x7f : 0x7c;
-    const auto* codes = static_cast<const uint8_t*>(weight.codes.bytes());
-    for (size_t i = 0; i < weight.codes.byte_count(); ++i) {
-      if ((codes[i] & 0x7f) >= first) {
-        fail(ErrorCode::kCorruptFile, "[lowbit] {}{}: byte {} is {:#04x}, which is no number in {}", module,
-             kCodes, i, codes[i], format_name(settings_.format));
-      }
+    const std::span<const uint8_t> codes(static_cast<const uint8_t*>(weight.codes.bytes()),
+                                         weight.codes.byte_count());
+    const size_t odd = first_odd_code(settings_.format, codes);
+    if (odd < codes.size()) {
+      fail(ErrorCode::kCorruptFile, "[lowbit] {}{}: byte {} is {:#04x}, which is no number in {}", module,
+           kCodes, odd, codes[odd], format_name(settings_.format));
     }
   }
 

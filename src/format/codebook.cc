@@ -225,6 +225,21 @@ int nearest_code(const Levels& levels, float x) {
   return levels.codes[level];
 }
 
+size_t first_odd_code(Format format, std::span<const uint8_t> codes) {
+  if (format != Format::kFp8 && format != Format::kFp8E5m2) return codes.size();
+  const uint8_t first = format == Format::kFp8 ? 0x7f : 0x7c;
+  constexpr size_t kAtOnce = 4096;  // without a branch, by vectors
+  for (size_t begin = 0; begin < codes.size(); begin += kAtOnce) {
+    const std::span<const uint8_t> some = codes.subspan(begin, std::min(kAtOnce, codes.size() - begin));
+    uint8_t largest = 0;
+    for (const uint8_t code : some) largest = std::max<uint8_t>(largest, code & 0x7f);
+    if (largest < first) continue;
+    for (size_t i = 0; i < some.size(); ++i)
+      if ((some[i] & 0x7f) >= first) return begin + i;
+  }
+  return codes.size();
+}
+
 float encode_group(const Levels& levels, std::span<const float> values, uint8_t* codes, int64_t code_stride) {
   float scale = 0;
   bool is_finite = true;

@@ -23,6 +23,9 @@ constexpr bool has_codebook(Format format) { return format != Format::kAffine &&
 // Of the formats whose bits are known. kInternal for the others.
 Codebook codebook_of(Format format);
 const Levels& levels_of(Format format);
+// Where the first code is that is no number or infinite; codes.size() where there is none. fp8 only: other
+// codes are all numbers.
+size_t first_odd_code(Format format, std::span<const uint8_t> codes);
 // Of any weight that has a codebook.
 Codebook codebook_of(const QuantizedTensor& weight);
 

@@ -63,6 +63,24 @@ TEST(Fp8, EveryCodeMeansWhatTheDefinitionSays) {
   EXPECT_EQ(e5m2[1], std::ldexp(1.0f, -16));
 }
 
+TEST(Fp8, OddCodesAreFoundWhereverTheyStand) {
+  for (const Format format : {Format::kFp8, Format::kFp8E5m2}) {
+    std::vector<uint8_t> codes(10000);
+    for (size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<uint8_t>(i % 124 + (i % 2) * 128);
+    ASSERT_EQ(first_odd_code(format, codes), codes.size());
+    for (const size_t place : {size_t{0}, size_t{4095}, size_t{4096}, codes.size() - 1}) {
+      for (int code = 0; code < 256; ++code) {
+        std::vector<uint8_t> changed = codes;
+        changed[place] = static_cast<uint8_t>(code);
+        const bool is_odd = !std::isfinite(codebook_of(format)[static_cast<size_t>(code)]);
+        EXPECT_EQ(first_odd_code(format, changed), is_odd ? place : codes.size()) << code;
+      }
+    }
+  }
+  const uint8_t all[] = {0x7f, 0xff};
+  EXPECT_EQ(first_odd_code(Format::kNf4, all), 2u);
+}
+
 TEST(Log2, EveryCodeMeansWhatTheDefinitionSays) {
   for (int bits = 3; bits <= 8; ++bits) {
     for (const double base : {2.0, 1.1892071150027210}) {
