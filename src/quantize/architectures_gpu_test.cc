@@ -2,6 +2,7 @@
 #include "base/files.h"
 #include "base/gpu.h"
 #include "model/random_models_test_support.h"
+#include "quantize/results_test_support.h"
 #include "quantize/run.h"
 #include "support.h"
 
@@ -42,18 +43,7 @@ TEST_P(GpuQuantizeArchitecture, MakesAsGoodAFileAsTheCpuAndTheSameEachTime) {
   const QuantizeResult cpu = run("cpu", "cpu"), gpu = run("cuda", "gpu");
   run("cuda", "again");
   EXPECT_TRUE(file("gpu") == file("again"));
-  ASSERT_EQ(gpu.modules.size(), cpu.modules.size());
-  for (size_t i = 0; i < gpu.modules.size(); ++i) {
-    const ModuleReport &ours = gpu.modules[i], &other = cpu.modules[i];
-    EXPECT_EQ(ours.method, other.method) << ours.module << ": " << ours.note;
-    EXPECT_EQ(ours.tokens, other.tokens) << ours.module;
-    EXPECT_NEAR(ours.relative_error, other.relative_error, 0.05 * other.relative_error) << ours.module;
-  }
-  EXPECT_TRUE(gpu.checked && gpu.passed);
-  EXPECT_EQ(gpu.check_tokens, cpu.check_tokens);
-  // Of 70 held-back tokens of a random model: the two differ in where codes fell, not in how well.
-  EXPECT_LT(gpu.mean_kl, 2 * cpu.mean_kl);
-  EXPECT_GT(gpu.mean_kl, 0.25 * cpu.mean_kl);
+  testing::expect_as_good(gpu, cpu);
 }
 
 std::string name_of(const ::testing::TestParamInfo<RandomModel>& info) { return info.param.name; }

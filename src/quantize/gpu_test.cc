@@ -4,6 +4,7 @@
 #include "base/files.h"
 #include "ops/cuda/libraries.h"
 #include "quantize/gpu_budget.h"
+#include "quantize/results_test_support.h"
 #include "quantize/run.h"
 #include "quantize/source_model.h"
 #include "quantize/test_problem.h"
@@ -164,18 +165,7 @@ TEST_F(GpuRun, MakesAsGoodAFileAsTheCpuAndTheSameEachTime) {
       run("cuda", "gpu");
       EXPECT_TRUE(first == file("gpu"));
       options_.calibration.batch_size = 8;
-      ASSERT_EQ(gpu.modules.size(), cpu.modules.size());
-      for (size_t i = 0; i < gpu.modules.size(); ++i) {
-        const ModuleReport &ours = gpu.modules[i], &other = cpu.modules[i];
-        EXPECT_EQ(ours.method, other.method) << ours.module << ": " << ours.note;
-        EXPECT_EQ(ours.tokens, other.tokens) << ours.module;
-        EXPECT_NEAR(ours.relative_error, other.relative_error, 0.05 * other.relative_error) << ours.module;
-      }
-      EXPECT_TRUE(gpu.checked && gpu.passed);
-      EXPECT_EQ(gpu.check_tokens, cpu.check_tokens);
-      // Of 70 held-back tokens of a random model: the two differ in where codes fell, not in how well.
-      EXPECT_LT(gpu.mean_kl, 2 * cpu.mean_kl);
-      EXPECT_GT(gpu.mean_kl, 0.25 * cpu.mean_kl);
+      testing::expect_as_good(gpu, cpu);
     }
   }
 }

@@ -3,6 +3,7 @@
 // tile goes on while the units multiply for the next, and for the other warpgroup. Rows are those of
 // attention.cuh. A block stays and takes one item (128 rows of a KV head) after the other.
 #include "ops/cuda/attention_prompt_fetch.cuh"
+#include "ops/cuda/multiprocessors.h"
 
 #include <algorithm>
 #include <cmath>
@@ -261,17 +262,6 @@ __global__ void __launch_bounds__(kThreads, 1) attention_prompt_kernel(const Gpu
     multiply_items<kHeadDim>(args, group, base, control);
   }
 #endif
-}
-
-// Of the device that is current at the first launch: all are used as it is.
-int multiprocessors() {
-  static const int found = [] {
-    int index = 0, count = 1;
-    cudaGetDevice(&index);
-    cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, index);
-    return count;
-  }();
-  return found;
 }
 
 template <int kHeadDim>

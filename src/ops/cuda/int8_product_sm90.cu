@@ -9,6 +9,7 @@
 // those, 64 outlier columns in BF16, summed as floats in the registers that the integers have left.
 #include "ops/cuda/device.cuh"
 #include "ops/cuda/matmul_int8.h"
+#include "ops/cuda/multiprocessors.h"
 #include "ops/cuda/wgmma.cuh"
 
 #include <algorithm>
@@ -355,17 +356,6 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (listed > args.capacity) add_other_outliers(args, tiles, listed);
   }
 #endif
-}
-
-// Of the device that is current at the first launch: all are used as it is.
-int multiprocessors() {
-  static const int found = [] {
-    int index = 0, count = 1;
-    cudaGetDevice(&index);
-    cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, index);
-    return count;
-  }();
-  return found;
 }
 
 }  // namespace

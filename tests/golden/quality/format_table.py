@@ -4,14 +4,15 @@ outlier part on a model with planted outliers.
     python format_table.py run --lowbit LOWBIT SOURCE CALIBRATION.txt EVALUATION.txt --results FILE --work FOLDER
     python format_table.py table FILE
 
-`run` appends one JSON line per row to FILE and leaves out those that FILE has, so it can be killed and continued. Needs
-nothing but Python.
+`run` appends one JSON line per row to FILE and leaves out those that FILE has, so it can be killed and continued; --rows
+chooses some. Needs nothing but Python.
 """
 
 import argparse
 import array
 import json
 import pathlib
+import re
 import shutil
 import struct
 import subprocess
@@ -73,18 +74,22 @@ def run(arguments):
     work.mkdir(parents=True, exist_ok=True)
     done = {(row["model"], row["name"]) for row in map(json.loads, arguments.results.read_text().splitlines())} if arguments.results.exists() else set()
     sources = dict(zip(KINDS, (arguments.source, work / "planted")))
-    if not sources["planted"].exists():
-        planted(arguments.source, work / "partial")
-        (work / "partial").rename(sources["planted"])
     jobs = [(kind, name, options, {}) for kind in ("planted", "bf16") for name, options in LLM_INT8.items()]
     jobs += [("planted", name, [], ROUNDED[name]) for name in ROUNDED if name.startswith("int8 rows")]
     jobs += [("bf16", name, [], options) for name, options in ROUNDED.items()]
+
+    def chosen(kind, name):
+        return (kind, name) not in done and re.search(arguments.rows, f"{kind}: {name}")
+
+    if not sources["planted"].exists() and "planted" in {kind for kind, name, _, _ in jobs if chosen(kind, name)}:
+        planted(arguments.source, work / "partial")
+        (work / "partial").rename(sources["planted"])
 
     def lowbit(*command):
         return json.loads(subprocess.run([arguments.lowbit, *map(str, command), "--json"], check=True, capture_output=True, text=True).stdout)
 
     for kind, name, loading, options in jobs:
-        if (kind, name) in done:
+        if not chosen(kind, name):
             continue
         row, model = {"model": kind, "name": name}, sources[kind]
         if options:
@@ -124,6 +129,7 @@ command.add_argument("evaluation")
 command.add_argument("--lowbit", required=True)
 command.add_argument("--results", type=pathlib.Path, required=True)
 command.add_argument("--work", type=pathlib.Path, required=True)
+command.add_argument("--rows", default="", help="a regular expression: of rows named \"bf16: nf4 in groups of 64, gptq\" those that match")
 command.add_argument("--samples", type=int, default=12)
 command.add_argument("--windows", type=int, default=6)
 command = commands.add_parser("table")
