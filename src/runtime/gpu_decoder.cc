@@ -64,6 +64,10 @@ void GpuDecoder::begin(std::span<const SequenceTokens> batch, std::span<const Sa
   data_.set(ops_, batch, cache_);
   sampling_.begin(ops_, rows);
   ops_.gpu->clear(steps_.as<void>(), static_cast<size_t>(rows_) * sizeof(int64_t));
+  embed_first();
+}
+
+void GpuDecoder::embed_first() {
   if (model_.has_plain_embedding()) model_.embed(ops_, data_.ids(), data_.positions(), hidden_.as<float>());
 }
 
@@ -116,8 +120,7 @@ void GpuDecoder::launch() {
       // Where the embedding is more than a row of a table, the step begins with it.
       if (error.code() != ErrorCode::kOutOfMemory || !recording_.valid()) throw;
       graph_ = recording_.get();
-      if (model_.has_plain_embedding())
-        model_.embed(ops_, data_.ids(), data_.positions(), hidden_.as<float>());
+      embed_first();
       if (!graph_) queue_step(ops_, data_);
     }
   }

@@ -42,7 +42,9 @@ class GpuDecoder {
 
  private:
   void launch();
-  void queue_step(const OpContext& ops, const StepData& data) const;  // to the next ids, and their embedding where that is plain
+  void embed_first();  // hidden of the first step, where it is no more than rows of a table
+  void queue_step(const OpContext& ops,
+                  const StepData& data) const;  // to the next ids, and their embedding where that is plain
   std::unique_ptr<GpuGraph> record(const StepData& data);
 
   const Model& model_;

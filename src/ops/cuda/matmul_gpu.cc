@@ -172,6 +172,7 @@ void multiply_many(const OpContext& context, const uint16_t* x, int64_t tokens, 
 }
 
 int64_t outlier_capacity(int64_t in) { return std::min(kInt8OutlierColumns, (in + 63) / 64 * 64); }
+
 // x rounded to int8, times codes. Outputs of one kind.
 void multiply_codes(const OpContext& context, GpuInt8Rows rows, std::span<const MatmulOutput> outputs) {
   void* const stream = context.gpu->stream();
@@ -183,9 +184,9 @@ void multiply_codes(const OpContext& context, GpuInt8Rows rows, std::span<const 
   if (has_outliers) {
     lists.emplace(take(int8_list_words(in) * 4));
     outliers.emplace(take(int8_outlier_bytes(rows.rows, capacity, kInt8TileRows)));
-    rows.outlier_count = lists->as<int32_t>();
+    rows.mask = lists->as<uint32_t>();
+    rows.outlier_count = lists->as<int32_t>() + int8_mask_words(in);
     rows.outlier_columns = rows.outlier_count + 1;
-    rows.mask = lists->as<uint32_t>() + 1 + (in + 63) / 64 * 64;
   }
   rows.codes = codes.as<int8_t>();
   rows.scales = scales.as<float>();
