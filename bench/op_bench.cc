@@ -118,6 +118,11 @@ Weight random_weight(int64_t out, int64_t in, const Kind& kind) {
   weight.out_features = out;
   weight.in_features = in;
   weight.codes = noise(DType::kI32, {packed_words(in, kind.bits), out});
+  if (kind.format == Format::kFp8 ||
+      kind.format == Format::kFp8E5m2) {  // as in real weights, none is subnormal
+    for (int64_t i = 0; i < weight.codes.element_count(); ++i)
+      weight.codes.mutable_data<int32_t>()[i] |= 0x40404040;
+  }
   if (kind.format == Format::kLog2)
     weight.codebook = log_codebook({kind.bits, std::exp2(8.0f / static_cast<float>(1 << (kind.bits - 1)))});
   const bool is_affine = kind.format == Format::kAffine;
