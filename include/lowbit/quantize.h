@@ -57,8 +57,9 @@ struct QuantizeOptions {
   std::string format =
       "affine";  // or "nf4", "fp4", "fp8", "fp8_e5m2", "log2"; with method "rtn" "int8" (rows)
   // "gptq" (format affine), "bitsandbytes" (nf4 and fp4 in groups of 64, int8), "compressed-tensors" (int8,
-  // affine of 2, 4 or 8 bits, fp8 with a scale per row), "lowbit" (all but affine and int8)
-  std::string dialect = "gptq";
+  // affine of 2, 4 or 8 bits, fp8 with a scale per row), "lowbit" (all but affine and int8). "auto": the
+  // first of these that can spell the format, group_size, lm_head and activations.
+  std::string dialect = "auto";
   float log_base = 2;  // of format log2, see LogOptions; its bits, and all group sizes, are those of `affine`
   std::string activations;  // of int8: "int8-dynamic" (a scale per token), "int8-static" (ranges from
                             // calibration, see `inputs`) or "none" (they stay floats); empty: what dialect

@@ -38,6 +38,29 @@ bool can_spell(std::string_view dialect, Format format) {
   return format != Format::kAffine && format != Format::kInt8;
 }
 
+// What "auto" means for a format that is known.
+std::string chosen_dialect(const QuantizeOptions& options, Format format) {
+  if (options.dialect != "auto") return options.dialect;
+  const int size = options.affine.group_size;
+  const auto has_groups_of = [&](int only) { return size == only || size == AffineOptions{}.group_size; };
+  switch (format) {
+    case Format::kAffine:
+      return "gptq";
+    case Format::kInt8:
+      return options.activations.empty() && options.inputs.smooth_alpha.empty() ? "bitsandbytes"
+                                                                                : "compressed-tensors";
+    case Format::kNf4:
+    case Format::kFp4:
+      return has_groups_of(kBnbGroupSize) && !options.lm_head ? "bitsandbytes" : "lowbit";
+    case Format::kFp8:
+      return has_groups_of(-1) && !options.lm_head ? "compressed-tensors" : "lowbit";
+    case Format::kFp8E5m2:
+    case Format::kLog2:
+      return "lowbit";
+  }
+  fail(ErrorCode::kInternal, "format {} has no dialect", options.format);
+}
+
 void validate_inputs(const QuantizeOptions& options) {
   const InputOptions &inputs = options.inputs, defaults;
   const bool is_static = options.activations == "int8-static";
@@ -101,10 +124,11 @@ void validate_int8(const QuantizeOptions& options, Format format) {
   }
 }
 
-void validate_format(const QuantizeOptions& options) {
+void validate_format(QuantizeOptions options) {
   expect_one_of("format", options.format, {"affine", "nf4", "fp4", "fp8", "fp8_e5m2", "log2", "int8"});
-  expect_one_of("dialect", options.dialect, {"gptq", "bitsandbytes", "compressed-tensors", "lowbit"});
+  expect_one_of("dialect", options.dialect, {"auto", "gptq", "bitsandbytes", "compressed-tensors", "lowbit"});
   const Format format = *find_format(options.format);
+  options.dialect = chosen_dialect(options, format);
   if (!can_spell(options.dialect, format)) {
     fail(ErrorCode::kInvalidArgument,
          "dialect {} cannot spell format {}: affine goes with gptq or compressed-tensors, nf4 and fp4 with "
@@ -225,7 +249,7 @@ Fields option_fields(QuantizeOptions& options) {
        "int8 (a scale per row)"},
       {"dialect", &options.dialect,
        "how the checkpoint spells them: gptq (affine), bitsandbytes (nf4, fp4, int8), compressed-tensors "
-       "(int8, affine, fp8) or lowbit (all but affine and int8)"},
+       "(int8, affine, fp8) or lowbit (all but affine and int8); auto: the first that can"},
       {"log_base", &options.log_base,
        "of format log2: neighbouring values differ by this factor; the error is least near 2 with 3 bits, "
        "1.41 with 4, 1.22 with 5, 1.11 with 6, 1.07 with 7, 1.04 with 8"},
@@ -342,6 +366,8 @@ bool is_rounded(const QuantizeOptions& options) {
 
 QuantizeOptions settled(const QuantizeOptions& options) {
   QuantizeOptions result = options;
+  const Format format = *find_format(options.format);
+  result.dialect = chosen_dialect(options, format);
   if (options.compat == "autogptq") {
     if (options.gptq.damp_percent == GptqOptions{}.damp_percent) result.gptq.damp_percent = 0.01f;
     result.gptq.mse = 0;
@@ -351,14 +377,13 @@ QuantizeOptions settled(const QuantizeOptions& options) {
   }
   if (result.activations.empty())
     result.activations =
-        options.format == "int8" && options.dialect == "bitsandbytes" ? "int8-dynamic" : "none";
+        options.format == "int8" && result.dialect == "bitsandbytes" ? "int8-dynamic" : "none";
   if (result.gptq.desc_act) result.gptq.act_group_aware = false;
-  const Format format = *find_format(options.format);
   if (const std::optional<int> bits = bits_of(format)) result.affine.bits = *bits;
-  if (options.dialect == "bitsandbytes") result.affine.group_size = kBnbGroupSize;
-  if (format == Format::kInt8 || (format == Format::kFp8 && options.dialect == "compressed-tensors"))
+  if (result.dialect == "bitsandbytes") result.affine.group_size = kBnbGroupSize;
+  if (format == Format::kInt8 || (format == Format::kFp8 && result.dialect == "compressed-tensors"))
     result.affine.group_size = -1;
-  if (options.dialect == "gptq" && result.checkpoint_format.empty())
+  if (result.dialect == "gptq" && result.checkpoint_format.empty())
     result.checkpoint_format = result.affine.sym ? "gptq" : "gptq_v2";
   return result;
 }

@@ -44,7 +44,7 @@ class Run {
   Run(const fs::path& model, const fs::path& out, const QuantizeOptions& options, const Log& log)
       : model_folder_(model),
         out_(normal_out(out)),
-        options_(settled(options)),
+        options_(options),
         log_(log),
         device_(choose_device(options.device, cpu_only_option(options), log)),
         kernels_(parse_kernel_choice(options.kernel)),
@@ -294,10 +294,11 @@ class Run {
   std::string verdict_;
 };
 
-QuantizeResult run(const fs::path& model, const fs::path& out, const QuantizeOptions& options,
+QuantizeResult run(const fs::path& model, const fs::path& out, const QuantizeOptions& wanted,
                    const Calibration* given, const Log& log) {
+  const QuantizeOptions options = settled(wanted);
   check_out_folder(model, out, options.overwrite);
-  if (is_rounded(options)) return quantize_rounded(model, out, settled(options), given, log);
+  if (is_rounded(options)) return quantize_rounded(model, out, options, given, log);
   return Run(model, out, options, log).run(given);
 }
 

@@ -135,5 +135,31 @@ TEST(Options, CompatSettlesWhatItImplies) {
   EXPECT_EQ(settled(options).checkpoint_format, "gptq_v2");
 }
 
+TEST(Options, DialectAutoIsTheFirstThatCanSpellTheRest) {
+  const auto dialect = [](const char* format, auto change) {
+    QuantizeOptions options;
+    options.format = format;
+    if (options.format == "int8") options.method = "rtn";
+    change(options);
+    validate(options);
+    return settled(options).dialect;
+  };
+  const auto nothing = [](QuantizeOptions&) {};
+  EXPECT_EQ(dialect("affine", nothing), "gptq");
+  EXPECT_EQ(dialect("nf4", nothing), "bitsandbytes");
+  EXPECT_EQ(dialect("fp4", [](auto& o) { o.affine.group_size = 64; }), "bitsandbytes");
+  EXPECT_EQ(dialect("nf4", [](auto& o) { o.affine.group_size = 32; }), "lowbit");
+  EXPECT_EQ(dialect("nf4", [](auto& o) { o.lm_head = true; }), "lowbit");
+  EXPECT_EQ(dialect("int8", nothing), "bitsandbytes");
+  EXPECT_EQ(dialect("int8", [](auto& o) { o.llm_int8_threshold = 0; }), "bitsandbytes");
+  EXPECT_EQ(dialect("int8", [](auto& o) { o.activations = "int8-static"; }), "compressed-tensors");
+  EXPECT_EQ(dialect("int8", [](auto& o) { o.activations = "none"; }), "compressed-tensors");
+  EXPECT_EQ(dialect("fp8", nothing), "compressed-tensors");
+  EXPECT_EQ(dialect("fp8", [](auto& o) { o.affine.group_size = 64; }), "lowbit");
+  EXPECT_EQ(dialect("fp8_e5m2", nothing), "lowbit");
+  EXPECT_EQ(dialect("log2", nothing), "lowbit");
+  EXPECT_EQ(dialect("nf4", [](auto& o) { o.dialect = "lowbit"; }), "lowbit");
+}
+
 }  // namespace
 }  // namespace lowbit
