@@ -1,7 +1,7 @@
 // Matmul at decode and at prefill, and X^T X, for the shapes of real models, beside what the machine can do
 // at most.
 //
-//   op_bench [--threads N] [--quick] [--decode] [--kernel NAME] [--format NAME]
+//   op_bench [--threads N] [--quick] [--decode | --prefill] [--kernel NAME] [--format NAME,...]
 //
 // Decode walks as many copies of a layer's weights as exceed the caches, so GB/s are of memory; the limit is
 // measured over the same number of bytes, in turns with the kernels. Figures are medians of the repetitions.
@@ -18,7 +18,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <iterator>
 #include <random>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -27,8 +29,9 @@ namespace {
 
 struct Settings {
   int threads = 0;
-  bool is_quick = false, is_decode_only = false;
-  std::string kernel, format;
+  bool is_quick = false, is_decode_only = false, is_prefill_only = false;
+  std::string kernel;
+  std::vector<std::string> formats;
 };
 
 struct Kind {
@@ -53,6 +56,7 @@ constexpr Kind kKinds[] = {
     {"log4", 4, Format::kLog2},
     {"log6", 6, Format::kLog2},
     {"log8", 8, Format::kLog2},
+    {"w8a8", 8, Format::kInt8},
 };
 
 struct Matrix {
@@ -125,6 +129,10 @@ Weight random_weight(int64_t out, int64_t in, const Kind& kind) {
   }
   if (kind.format == Format::kLog2)
     weight.codebook = log_codebook({kind.bits, std::exp2(8.0f / static_cast<float>(1 << (kind.bits - 1)))});
+  if (kind.format == Format::kInt8) {
+    weight.group_size = in;
+    weight.activations = ActivationFormat::kInt8Dynamic;
+  }
   const bool is_affine = kind.format == Format::kAffine;
   weight.scales = Tensor::allocate(scale_dtype(kind.format), {weight.groups(), out});
   for (int64_t i = 0; i < weight.scales.element_count(); ++i) {
@@ -193,23 +201,28 @@ class Bench {
     });
   }
 
-  void prefill(const Model& model, const Kind& kind, int64_t rows) {
-    std::vector<std::vector<Weight>> layer;
+  // A layer of each kind, in turns.
+  void prefill(const Model& model, const std::vector<Kind>& kinds, int64_t rows) {
+    std::vector<std::vector<std::vector<Weight>>> layers(kinds.size());
     double operations = 0;
     for (const auto& group : model.layer) {
-      auto& weights = layer.emplace_back();
+      for (auto& layer : layers) layer.emplace_back();
       for (const Matrix& matrix : group) {
-        weights.push_back(random_weight(matrix.out, matrix.in, kind));
+        for (size_t i = 0; i < kinds.size(); ++i)
+          layers[i].back().push_back(random_weight(matrix.out, matrix.in, kinds[i]));
         operations += 2.0 * static_cast<double>(rows * matrix.out * matrix.in);
       }
     }
-    std::vector<double> seconds;
-    for (int repeat = 0; repeat < 6; ++repeat) {
-      const double begin = now();
-      for (const auto& weights : layer) multiply(weights, rows, MatmulMode::kPrefill);
-      if (repeat > 0) seconds.push_back(now() - begin);
+    std::vector<std::vector<double>> seconds(kinds.size());
+    for (int repeat = 0; repeat < 10; ++repeat) {
+      for (size_t i = 0; i < kinds.size(); ++i) {
+        const double begin = now();
+        for (const auto& weights : layers[i]) multiply(weights, rows, MatmulMode::kPrefill);
+        if (repeat > 0) seconds[i].push_back(now() - begin);
+      }
     }
-    report_rate("prefill", model.name, kind.name, rows, operations, median(seconds));
+    for (size_t i = 0; i < kinds.size(); ++i)
+      report_rate("prefill", model.name, kinds[i].name, rows, operations, median(seconds[i]));
   }
 
   // X^T X over the inputs of a layer's products, as calibration has it: rows come from memory.
@@ -302,25 +315,26 @@ int run(const Settings& settings) {
   Bench bench(settings);
   bench.limits();
   const auto is_wanted = [&](const Kind& kind) {
-    return settings.format.empty() || settings.format == kind.name;
+    return settings.formats.empty() || std::ranges::count(settings.formats, kind.name) > 0;
   };
   for (const Model& model : kModels) {
     if (settings.is_quick && &model == &kModels[2]) continue;
     for (const int64_t rows : {1, 4, 8, 32}) {
+      if (settings.is_prefill_only) break;
       for (const Kind& kind : kKinds) {
         if (is_wanted(kind)) bench.decode(model, kind, rows);
       }
     }
     if (settings.is_decode_only) continue;
     for (const Kind& kind : {kInt4, kInt8, kBf16}) {
-      if (is_wanted(kind)) bench.head(model, kind, 1);
+      if (is_wanted(kind) && !settings.is_prefill_only) bench.head(model, kind, 1);
     }
     for (const int64_t rows : {32, 128, 512}) {
-      for (const Kind& kind : kKinds) {
-        if (is_wanted(kind)) bench.prefill(model, kind, rows);
-      }
+      std::vector<Kind> kinds;
+      std::copy_if(std::begin(kKinds), std::end(kKinds), std::back_inserter(kinds), is_wanted);
+      bench.prefill(model, kinds, rows);
     }
-    bench.gram(model);
+    if (!settings.is_prefill_only) bench.gram(model);
   }
   return 0;
 }
@@ -336,15 +350,19 @@ int main(int argc, char** argv) {
       settings.is_quick = true;
     } else if (option == "--decode") {
       settings.is_decode_only = true;
+    } else if (option == "--prefill") {
+      settings.is_prefill_only = true;
     } else if (option == "--format" && i + 1 < argc) {
-      settings.format = argv[++i];
+      std::istringstream names(argv[++i]);
+      for (std::string name; std::getline(names, name, ',');) settings.formats.push_back(name);
     } else if (option == "--threads" && i + 1 < argc) {
       settings.threads = std::atoi(argv[++i]);
     } else if (option == "--kernel" && i + 1 < argc) {
       settings.kernel = argv[++i];
     } else {
       std::fprintf(stderr,
-                   "usage: op_bench [--threads N] [--quick] [--decode] [--kernel NAME] [--format NAME]\n");
+                   "usage: op_bench [--threads N] [--quick] [--decode | --prefill] [--kernel NAME] [--format "
+                   "NAME,...]\n");
       return 2;
     }
   }

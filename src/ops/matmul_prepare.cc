@@ -112,7 +112,9 @@ void encode_int8_row(const MatmulArgs& args, int64_t row) {
   part.outliers = const_cast<uint64_t*>(args.x_outliers) + row * mask_words(args.in);
   part.scale = const_cast<float*>(args.x_scales) + row;
   part.sum = const_cast<int32_t*>(args.x_sums) + row;
-  (isa_available(Isa::kAvx2) ? encode_int8_avx2 : encode_int8_ref)(part);
+  (isa_available(Isa::kAvx512) ? encode_int8_avx512
+   : isa_available(Isa::kAvx2) ? encode_int8_avx2
+                               : encode_int8_ref)(part);
 }
 
 template <class Body>

@@ -588,8 +588,7 @@ TEST(MatmulPrepare, VersionsOfTheEncodingAgreeToTheBit) {
   }
 }
 
-TEST(MatmulPrepare, VersionsOfTheInt8EncodingAgreeToTheBit) {
-  if (!isa_available(Isa::kAvx2)) GTEST_SKIP() << "this processor lacks AVX2";
+void expect_int8_encoding_of_reference(void (*encode)(const Int8Row&) noexcept) {
   std::mt19937 random(16);
   for (const float limit : {kInfinity, 1.5f, 1e-3f}) {
     for (int64_t count = 1; count <= 200; ++count) {
@@ -608,7 +607,7 @@ TEST(MatmulPrepare, VersionsOfTheInt8EncodingAgreeToTheBit) {
         const Int8Row row = {
             x.data(),         count,         padded, limit, codes[version].data(), outliers[version].data(),
             &scales[version], &sums[version]};
-        (version ? encode_int8_avx2 : encode_int8_ref)(row);
+        (version ? encode : encode_int8_ref)(row);
       }
       ASSERT_EQ(codes[0], codes[1]) << limit << " " << count;
       ASSERT_EQ(outliers[0], outliers[1]) << limit << " " << count;
@@ -618,6 +617,15 @@ TEST(MatmulPrepare, VersionsOfTheInt8EncodingAgreeToTheBit) {
       ASSERT_EQ(std::isnan(scales[0]), !is_finite || std::isinf(x[0])) << count;
     }
   }
+}
+
+TEST(MatmulPrepare, Avx2EncodesInt8AsTheReferenceToTheBit) {
+  if (!isa_available(Isa::kAvx2)) GTEST_SKIP() << "this processor lacks AVX2";
+  expect_int8_encoding_of_reference(encode_int8_avx2);
+}
+TEST(MatmulPrepare, Avx512EncodesInt8AsTheReferenceToTheBit) {
+  if (!isa_available(Isa::kAvx512)) GTEST_SKIP() << "this processor lacks AVX-512";
+  expect_int8_encoding_of_reference(encode_int8_avx512);
 }
 
 TEST(MatmulPrepare, VersionsOfTheEncodingOnAGridAgreeToTheBit) {

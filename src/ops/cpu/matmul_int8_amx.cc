@@ -1,7 +1,7 @@
 // int8 weights times int8 inputs with AMX tiles. A tile of W, 16 word rows of 16 output columns, is what AMX
 // wants as its second operand, as it lies in the codes; 16 rows of x, 64 columns of each, are the first. A
 // panel of W is copied tile by tile, so that all rows of x read it from end to end. Sums are exact: between
-// panels they lie in y, as integers.
+// panels they lie in y, as integers; with the last panel they become the product while they are in L2.
 #include "ops/cpu/matmul_kernels.h"
 
 #include <immintrin.h>
@@ -17,9 +17,10 @@ namespace {
 #include "ops/cpu/int8_finish.inc"
 
 constexpr int64_t kTileBytes = 1024;
-constexpr int64_t kEdge = 32;     // rows and output columns of a block of 2 x 2 tiles
-constexpr int64_t kDepth = 16;    // tiles of a panel: 1,024 columns of x, of which 32 rows stay in L1
-constexpr int64_t kWidth = 1024;  // output columns of a panel
+constexpr int64_t kEdge = 32;       // rows and output columns of a block of 2 x 2 tiles
+constexpr int64_t kDepth = 16;      // tiles of a panel: 1,024 columns of x, of which 32 rows stay in L1
+constexpr int64_t kWidth = 1024;    // output columns of a panel
+constexpr int64_t kFinished = 128;  // output columns whose sums become the product while they are in L1
 constexpr size_t kPanelBytes = kWidth / 16 * kDepth * kTileBytes;
 static_assert(kPanelBytes + kEdge * kEdge * sizeof(int32_t) <= kMatmulScratchBytes);
 
@@ -32,26 +33,36 @@ inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 // where the matrix has ended.
 void pack(const MatmulArgs& args, int64_t n, int64_t width, int64_t word, int64_t depth, uint8_t* to) {
   const int64_t words = smaller(16 * depth, (args.in + 3) / 4 - word);
-  for (int64_t column = 0; column < (width + kEdge - 1) / kEdge * kEdge; column += 16) {
-    const int64_t lanes = width - column;
-    const __mmask16 mask = static_cast<__mmask16>(lanes >= 16 ? 0xffff : lanes > 0 ? (1 << lanes) - 1 : 0);
-    const uint8_t* from = static_cast<const uint8_t*>(args.codes) + (word * args.out + n + column) * 4;
-    for (int64_t w = 0; w < 16 * depth; ++w, to += 64)
-      _mm512_store_si512(to,
-                         w < words ? _mm512_maskz_loadu_epi32(mask, from + w * args.out * 4) : zero_i32());
+  // One word row after the other, as they lie in memory.
+  for (int64_t w = 0; w < 16 * depth; ++w, to += 64) {
+    const uint8_t* from = static_cast<const uint8_t*>(args.codes) + ((word + w) * args.out + n) * 4;
+    uint8_t* strip = to;
+    for (int64_t column = 0; column < (width + kEdge - 1) / kEdge * kEdge; column += 16) {
+      const int64_t lanes = w < words ? width - column : 0;
+      const __mmask16 mask = static_cast<__mmask16>(lanes >= 16 ? 0xffff : lanes > 0 ? (1 << lanes) - 1 : 0);
+      _mm512_store_si512(strip, _mm512_maskz_loadu_epi32(mask, from + column * 4));
+      strip += depth * kTileBytes;
+    }
   }
 }
 
-// kTwo: 32 rows of x, else 16. sums: 32 columns, `stride` bytes from row to row, added to.
+// kTwo: 32 rows of x, else 16. sums: 32 columns, `stride` bytes from row to row; is_first: as if they were 0.
 template <bool kTwo>
-void multiply(const int8_t* x, int64_t x_stride, const uint8_t* w, int64_t depth, char* sums,
-              int64_t stride) {
+void multiply(const int8_t* x, int64_t x_stride, const uint8_t* w, int64_t depth, char* sums, int64_t stride,
+              bool is_first) {
   const int64_t strip = depth * kTileBytes;
-  _tile_loadd(0, sums, stride);
-  _tile_loadd(1, sums + 64, stride);
-  if constexpr (kTwo) {
-    _tile_loadd(2, sums + 16 * stride, stride);
-    _tile_loadd(3, sums + 16 * stride + 64, stride);
+  if (is_first) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  } else {
+    _tile_loadd(0, sums, stride);
+    _tile_loadd(1, sums + 64, stride);
+    if constexpr (kTwo) {
+      _tile_loadd(2, sums + 16 * stride, stride);
+      _tile_loadd(3, sums + 16 * stride + 64, stride);
+    }
   }
   for (int64_t tile = 0; tile < depth; ++tile) {
     _tile_loadd(6, w + tile * kTileBytes, 64);
@@ -73,21 +84,24 @@ void multiply(const int8_t* x, int64_t x_stride, const uint8_t* w, int64_t depth
   }
 }
 
-// A block of y [rows, columns) += x * panel; `room` [kEdge, kEdge] stands in where y has only a part of it.
+// A block of y [rows, columns) += x * panel, or = where it is the first; `room` [kEdge, kEdge] stands in
+// where y has only a part of it.
 void multiply_block(const int8_t* x, int64_t x_stride, const uint8_t* w, int64_t depth, float* y,
-                    int64_t y_stride, int64_t rows, int64_t columns, char* room) {
+                    int64_t y_stride, int64_t rows, int64_t columns, bool is_first, char* room) {
   const bool is_whole = columns >= kEdge && rows % 16 == 0;
   const int64_t room_stride = kEdge * 4;
   const auto bytes = static_cast<size_t>(smaller(columns, kEdge) * 4);
   char* const sums = is_whole ? reinterpret_cast<char*>(y) : room;
   const int64_t stride = is_whole ? y_stride * 4 : room_stride;
-  if (!is_whole) memset(room, 0, static_cast<size_t>(kEdge * room_stride));
-  for (int64_t r = 0; !is_whole && r < rows; ++r) memcpy(room + r * room_stride, y + r * y_stride, bytes);
+  if (!is_whole && !is_first) {
+    memset(room, 0, static_cast<size_t>(kEdge * room_stride));
+    for (int64_t r = 0; r < rows; ++r) memcpy(room + r * room_stride, y + r * y_stride, bytes);
+  }
   memory_barrier();
   if (rows > 16) {
-    multiply<true>(x, x_stride, w, depth, sums, stride);
+    multiply<true>(x, x_stride, w, depth, sums, stride, is_first);
   } else {
-    multiply<false>(x, x_stride, w, depth, sums, stride);
+    multiply<false>(x, x_stride, w, depth, sums, stride, is_first);
   }
   memory_barrier();
   for (int64_t r = 0; !is_whole && r < rows; ++r) memcpy(y + r * y_stride, room + r * room_stride, bytes);
@@ -98,9 +112,13 @@ void multiply_block(const int8_t* x, int64_t x_stride, const uint8_t* w, int64_t
 void matmul_int8_amx(const MatmulArgs& args, int64_t begin, int64_t end, void* scratch) noexcept {
   uint8_t* const panel = static_cast<uint8_t*>(scratch);
   char* const room = reinterpret_cast<char*>(panel + kPanelBytes);
-  for (int64_t row = 0; row < args.rows; ++row)
-    memset(args.y + row * args.out + begin, 0, static_cast<size_t>(end - begin) * 4);
   const int64_t tiles = (args.in + 63) / 64;
+  if (tiles == 0) {
+    for (int64_t row = 0; row < args.rows; ++row)
+      memset(args.y + row * args.out + begin, 0, static_cast<size_t>(end - begin) * 4);
+    for (int64_t row = 0; row < args.rows; ++row) finish_row(args, row, begin, end);
+    return;
+  }
   _tile_loadconfig(&kTiles);
   for (int64_t n = begin; n < end; n += kWidth) {
     const int64_t width = smaller(end - n, kWidth);
@@ -109,16 +127,21 @@ void matmul_int8_amx(const MatmulArgs& args, int64_t begin, int64_t end, void* s
       pack(args, n, width, 16 * tile, depth, panel);
       for (int64_t row = 0; row < args.rows; row += kEdge) {
         const int8_t* x = args.x_bytes + row * args.x_stride + 64 * tile;
+        const int64_t rows = smaller(args.rows - row, kEdge);
         for (int64_t column = 0; column < width; column += kEdge) {
           multiply_block(x, args.x_stride, panel + column / 16 * depth * kTileBytes, depth,
-                         args.y + row * args.out + n + column, args.out, smaller(args.rows - row, kEdge),
-                         width - column, room);
+                         args.y + row * args.out + n + column, args.out, rows, width - column, tile == 0,
+                         room);
+          const int64_t done = column + kEdge;
+          if (tile + depth == tiles && (done % kFinished == 0 || done >= width)) {
+            const int64_t from = n + (done - 1) / kFinished * kFinished;
+            for (int64_t r = 0; r < rows; ++r) finish_row(args, row + r, from, n + smaller(done, width));
+          }
         }
       }
     }
   }
   _tile_release();
-  for (int64_t row = 0; row < args.rows; ++row) finish_row(args, row, begin, end);
 }
 
 }  // namespace lowbit

@@ -46,6 +46,7 @@ struct Int8Row {
 // not finite.
 void encode_int8_ref(const Int8Row& row) noexcept;
 void encode_int8_avx2(const Int8Row& row) noexcept;
+void encode_int8_avx512(const Int8Row& row) noexcept;
 
 // Static inputs: a row on a grid that is given.
 struct Int8GridRow {
