@@ -263,20 +263,44 @@ float encode_group(const Levels& levels, std::span<const float> values, uint8_t*
 
 static_assert(std::endian::native == std::endian::little);
 
+constexpr int64_t kUnit = 8;  // codes of a word
+
+QuantizedTensor without_flat_codes(Format format, int64_t group_size, int64_t out, int64_t in) {
+  QuantizedTensor weight{
+      .format = format, .bits = 4, .group_size = group_size, .out_features = out, .in_features = in};
+  weight.codes = Tensor::allocate(DType::kI32, {in / kUnit, out});
+  weight.scales = Tensor::allocate(DType::kF32, {weight.groups(), out});
+  return weight;
+}
+
+void place_flat_codes(const uint8_t* bytes, int64_t first, int64_t rows, QuantizedTensor& weight) {
+  const int64_t words = weight.in_features / kUnit;
+  place_words({first, rows, weight.out_features}, words, weight.codes.mutable_data<uint32_t>(),
+              [&](int64_t row, int64_t word) {
+                uint32_t four;  // bytes, each with its first code above
+                std::memcpy(&four, bytes + (row * words + word) * 4, sizeof four);
+                return (four & 0x0f0f0f0fu) << 4 | (four >> 4 & 0x0f0f0f0fu);
+              });
+}
+
+void place_flat_scales(std::span<const float> scales, QuantizedTensor& weight) {
+  const int64_t groups = weight.groups(), out = weight.out_features;
+  uint32_t* const to = weight.scales.mutable_data<uint32_t>();
+  place_words({0, out, out}, groups, to, [&](int64_t row, int64_t group) {
+    return std::bit_cast<uint32_t>(scales[static_cast<size_t>(row * groups + group)]);
+  });
+}
+
 std::optional<QuantizedTensor> from_flat_codes(const FlatCodes& codes, std::span<const float> scales) {
-  constexpr int64_t kUnit = 8;  // codes of a word
   const int64_t out = codes.out_features, in = codes.in_features;
   const int64_t group_size = std::gcd(in, codes.group_size);
   if (group_size % kUnit != 0) return std::nullopt;
-  QuantizedTensor weight{
-      .format = codes.format, .bits = 4, .group_size = group_size, .out_features = out, .in_features = in};
-  weight.codes = Tensor::allocate(DType::kI32, {in / kUnit, out});
-  weight.scales = Tensor::allocate(DType::kF32, {weight.groups(), out});
-  place_words(out, in / kUnit, weight.codes.mutable_data<uint32_t>(), [&](int64_t row, int64_t word) {
-    uint32_t four;  // bytes, each with its first code above
-    std::memcpy(&four, codes.bytes + (row * in + word * kUnit) / 2, sizeof four);
-    return (four & 0x0f0f0f0fu) << 4 | (four >> 4 & 0x0f0f0f0fu);
-  });
+  QuantizedTensor weight = without_flat_codes(codes.format, group_size, out, in);
+  place_flat_codes(codes.bytes, 0, out, weight);
+  if (group_size == codes.group_size) {
+    place_flat_scales(scales, weight);
+    return weight;
+  }
   float* const to = weight.scales.mutable_data<float>();
   for (int64_t row = 0; row < out; ++row) {
     for (int64_t group = 0; group < weight.groups(); ++group)

@@ -41,28 +41,38 @@ void encode_int8(std::span<const float> values, float factor, int8_t* codes) {
 
 static_assert(std::endian::native == std::endian::little);
 
-QuantizedTensor from_int8_rows(const int8_t* codes, std::span<const float> scales, int64_t in_features) {
-  const auto out = static_cast<int64_t>(scales.size());
+QuantizedTensor without_int8_rows(int64_t out, int64_t in) {
   QuantizedTensor weight{.format = Format::kInt8,
                          .bits = 8,
-                         .group_size = std::max<int64_t>(1, in_features),
+                         .group_size = std::max<int64_t>(1, in),
                          .out_features = out,
-                         .in_features = in_features};
-  const int64_t words = packed_words(in_features, 8);
-  weight.codes = Tensor::allocate(DType::kI32, {words, out});
+                         .in_features = in};
+  weight.codes = Tensor::allocate(DType::kI32, {packed_words(in, 8), out});
   weight.scales = Tensor::allocate(DType::kF32, {weight.groups(), out});
-  place_words(out, words, weight.codes.mutable_data<uint32_t>(), [&](int64_t row, int64_t word) {
-    const int64_t column = 4 * word;
-    const int8_t* from = codes + row * in_features + column;
-    uint32_t four = 0;
-    if (column + 4 <= in_features) {
-      std::memcpy(&four, from, sizeof four);
-      return four ^ 0x80808080u;
-    }
-    const auto count = static_cast<size_t>(in_features - column);
-    std::memcpy(&four, from, count);
-    return four ^ (0x80808080u >> 8 * (4 - count));
-  });
+  return weight;
+}
+
+void place_int8_rows(const int8_t* codes, int64_t first, int64_t rows, QuantizedTensor& weight) {
+  const int64_t in = weight.in_features;
+  place_words({first, rows, weight.out_features}, packed_words(in, 8), weight.codes.mutable_data<uint32_t>(),
+              [&](int64_t row, int64_t word) {
+                const int64_t column = 4 * word;
+                const int8_t* from = codes + row * in + column;
+                uint32_t four = 0;
+                if (column + 4 <= in) {
+                  std::memcpy(&four, from, sizeof four);
+                  return four ^ 0x80808080u;
+                }
+                const auto count = static_cast<size_t>(in - column);
+                std::memcpy(&four, from, count);
+                return four ^ (0x80808080u >> 8 * (4 - count));
+              });
+}
+
+QuantizedTensor from_int8_rows(const int8_t* codes, std::span<const float> scales, int64_t in_features) {
+  const auto out = static_cast<int64_t>(scales.size());
+  QuantizedTensor weight = without_int8_rows(out, in_features);
+  place_int8_rows(codes, 0, out, weight);
   if (in_features > 0) std::memcpy(weight.scales.mutable_bytes(), scales.data(), scales.size_bytes());
   return weight;
 }

@@ -22,7 +22,7 @@ std::optional<int> bits_of(Format format);  // none where an option says it: aff
 enum class ActivationFormat : uint8_t {
   kNone,         // they stay floats
   kInt8Dynamic,  // rounded to int8 with a scale for each row (token), by that row alone; only with kInt8
-  kInt8Static    // the same on one grid for all rows, chosen beforehand. On a GPU decoding keeps both in BF16.
+  kInt8Static  // the same on one grid for all rows, chosen beforehand. On a GPU decoding keeps both in BF16.
 };
 std::string_view activation_name(ActivationFormat format);  // "none", "int8-dynamic", "int8-static"
 

@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 
 namespace lowbit {
@@ -180,11 +181,72 @@ double rounding_error(const OpContext& context, const Tensor& weight, const Int8
   });
 }
 
+namespace {
+
+// encode(part, first, room, scratch) for parts of a matrix, rows `first` and following, whose codes have
+// room_bytes in each row: they stay in a cache until they lie where layers want them.
+template <class Encode>
+void encode_parts(const OpContext& context, const Tensor& weight, int64_t room_bytes, int64_t scratch_bytes,
+                  const Encode& encode) {
+  constexpr int64_t kRows = 64;
+  const int64_t room = (kRows * room_bytes + 63) / 64 * 64, stride = room + (scratch_bytes + 63) / 64 * 64;
+  const OpScratch scratch(context, static_cast<size_t>(stride) * static_cast<size_t>(worker_count(context)));
+  split_work(context, weight.size(0), kRows, [&](int64_t begin, int64_t end, int worker) {
+    for (int64_t first = begin; first < end; first += kRows) {
+      uint8_t* const at = scratch.as<uint8_t>() + stride * worker;
+      encode(weight.rows(first, std::min(kRows, end - first)), first, at, at + room);
+    }
+  });
+}
+
+QuantizedTensor encoded_int8(const OpContext& context, const Tensor& weight) {
+  const int64_t in = weight.size(1);
+  QuantizedTensor result = without_int8_rows(weight.size(0), in);
+  std::vector<float> scales(static_cast<size_t>(weight.size(0)));
+  const EncodeRowsArgs all = {values_of(weight), in, grid_setter(DType::kF32), nullptr, scales.data()};
+  const auto& kernel = choose_kernel<EncodeRowsArgs>(context, "encode_int8", kRows, all);
+  encode_parts(context, weight, in, encode_scratch_bytes(in),
+               [&](const Tensor& part, int64_t first, uint8_t* room, uint8_t* scratch) {
+                 EncodeRowsArgs args = all;
+                 args.values = values_of(part);
+                 args.codes = reinterpret_cast<int8_t*>(room);
+                 args.scales += first;
+                 kernel.run(args, 0, part.size(0), scratch);
+                 place_int8_rows(args.codes, first, part.size(0), result);
+               });
+  require_finite(scales, weight);
+  if (in > 0) std::memcpy(result.scales.mutable_bytes(), scales.data(), scales.size() * sizeof(float));
+  return result;
+}
+
+// Of rows that are whole groups.
+QuantizedTensor encoded_groups(const OpContext& context, const Tensor& weight, const Rounding& rounding) {
+  const int64_t in = weight.size(1), row_groups = in / rounding.group_size;
+  QuantizedTensor result = without_flat_codes(rounding.format, rounding.group_size, weight.size(0), in);
+  std::vector<float> scales(static_cast<size_t>(weight.size(0) * row_groups));
+  const EncodeGroupsArgs all = {values_of(weight), rounding.group_size, &levels_of(rounding.format), nullptr,
+                                scales.data()};
+  const auto& kernel = choose_kernel<EncodeGroupsArgs>(context, "encode_codebook", kGroups, all);
+  encode_parts(context, weight, in / 2, encode_scratch_bytes(rounding.group_size),
+               [&](const Tensor& part, int64_t first, uint8_t* room, uint8_t* scratch) {
+                 EncodeGroupsArgs args = all;
+                 args.values = values_of(part);
+                 args.bytes = room;
+                 args.scales += first * row_groups;
+                 kernel.run(args, 0, part.size(0) * row_groups, scratch);
+                 place_flat_codes(room, first, part.size(0), result);
+               });
+  require_finite(scales, weight);
+  if (rounding.use_double_quant) scales = unnested(nested(scales, mean_of(scales)));
+  place_flat_scales(scales, result);
+  return result;
+}
+
+}  // namespace
+
 Weight encoded(const OpContext& context, const Tensor& weight, const Rounding& rounding) {
-  if (rounding.format == Format::kInt8) {
-    const Int8Rows rows = encode_int8_rows(context, weight);
-    return from_int8_rows(rows.codes.data<int8_t>(), rows.scales, weight.size(1));
-  }
+  if (rounding.format == Format::kInt8) return encoded_int8(context, weight);
+  if (weight.size(1) % rounding.group_size == 0) return encoded_groups(context, weight, rounding);
   FlatEncoded flat = encode_flat(context, weight, rounding.format, rounding.group_size);
   if (rounding.use_double_quant) flat.scales = unnested(nested(flat.scales, mean_of(flat.scales)));
   const FlatCodes codes{rounding.format, rounding.group_size, weight.size(0), weight.size(1),

@@ -1,5 +1,6 @@
 #include "ops/encode.h"
 
+#include "format/nested_scales.h"
 #include "ops/ops_test_support.h"
 #include "support.h"
 #include "tensor/half.h"
@@ -97,6 +98,32 @@ TEST(Encode, GroupsAreThoseOfTheFlattenedMatrix) {
     for (int64_t i = 0; i < count; ++i) {
       EXPECT_EQ(code_at({.bytes = got.bytes.data<uint8_t>()}, first + i), codes[static_cast<size_t>(i)]);
     }
+  }
+}
+
+// As layers hold them they are made in parts; rows that are no whole groups, at once.
+TEST(Encode, LayersGetTheCodesOfFiles) {
+  for (const auto& [rows, columns] : {std::pair<int64_t, int64_t>{1, 64}, {131, 192}, {37, 96}, {5, 1003}}) {
+    const Tensor weight = converted(values(rows, columns, codebook_of(Format::kNf4), 7), DType::kBF16);
+    Bench bench("", 2);
+    for (const bool is_nested : {false, true}) {
+      SCOPED_TRACE(fmt::format("[{}, {}] {}", rows, columns, is_nested));
+      FlatEncoded flat = encode_flat(bench.context(), weight, Format::kNf4, 64);
+      if (is_nested) flat.scales = unnested(nested(flat.scales, mean_of(flat.scales)));
+      const FlatCodes codes{Format::kNf4, 64, rows, columns, flat.bytes.data<uint8_t>()};
+      const Weight got = encoded(bench.context(), weight, {.use_double_quant = is_nested});
+      const std::optional<QuantizedTensor> expected = from_flat_codes(codes, flat.scales);
+      ASSERT_EQ(expected.has_value(), std::holds_alternative<QuantizedTensor>(got));
+      if (!expected) continue;
+      EXPECT_EQ(std::get<QuantizedTensor>(got).group_size, expected->group_size);
+      EXPECT_TRUE(same_bytes(std::get<QuantizedTensor>(got).codes, expected->codes));
+      EXPECT_TRUE(same_bytes(std::get<QuantizedTensor>(got).scales, expected->scales));
+    }
+    const Int8Rows in_rows = encode_int8_rows(bench.context(), weight);
+    const auto got = std::get<QuantizedTensor>(encoded(bench.context(), weight, {.format = Format::kInt8}));
+    const QuantizedTensor expected = from_int8_rows(in_rows.codes.data<int8_t>(), in_rows.scales, columns);
+    EXPECT_TRUE(same_bytes(got.codes, expected.codes));
+    EXPECT_TRUE(same_bytes(got.scales, expected.scales));
   }
 }
 
