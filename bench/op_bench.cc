@@ -317,23 +317,19 @@ int run(const Settings& settings) {
   const auto is_wanted = [&](const Kind& kind) {
     return settings.formats.empty() || std::ranges::count(settings.formats, kind.name) > 0;
   };
+  std::vector<Kind> kinds;
+  std::copy_if(std::begin(kKinds), std::end(kKinds), std::back_inserter(kinds), is_wanted);
   for (const Model& model : kModels) {
     if (settings.is_quick && &model == &kModels[2]) continue;
     for (const int64_t rows : {1, 4, 8, 32}) {
       if (settings.is_prefill_only) break;
-      for (const Kind& kind : kKinds) {
-        if (is_wanted(kind)) bench.decode(model, kind, rows);
-      }
+      for (const Kind& kind : kinds) bench.decode(model, kind, rows);
     }
     if (settings.is_decode_only) continue;
     for (const Kind& kind : {kInt4, kInt8, kBf16}) {
       if (is_wanted(kind) && !settings.is_prefill_only) bench.head(model, kind, 1);
     }
-    for (const int64_t rows : {32, 128, 512}) {
-      std::vector<Kind> kinds;
-      std::copy_if(std::begin(kKinds), std::end(kKinds), std::back_inserter(kinds), is_wanted);
-      bench.prefill(model, kinds, rows);
-    }
+    for (const int64_t rows : {32, 128, 512}) bench.prefill(model, kinds, rows);
     if (!settings.is_prefill_only) bench.gram(model);
   }
   return 0;

@@ -265,9 +265,12 @@ static_assert(std::endian::native == std::endian::little);
 
 constexpr int64_t kUnit = 8;  // codes of a word
 
-QuantizedTensor without_flat_codes(Format format, int64_t group_size, int64_t out, int64_t in) {
+std::optional<QuantizedTensor> room_for_flat_codes(const FlatCodes& codes) {
+  const int64_t out = codes.out_features, in = codes.in_features;
+  const int64_t group_size = std::gcd(in, codes.group_size);
+  if (group_size % kUnit != 0) return std::nullopt;
   QuantizedTensor weight{
-      .format = format, .bits = 4, .group_size = group_size, .out_features = out, .in_features = in};
+      .format = codes.format, .bits = 4, .group_size = group_size, .out_features = out, .in_features = in};
   weight.codes = Tensor::allocate(DType::kI32, {in / kUnit, out});
   weight.scales = Tensor::allocate(DType::kF32, {weight.groups(), out});
   return weight;
@@ -283,29 +286,20 @@ void place_flat_codes(const uint8_t* bytes, int64_t first, int64_t rows, Quantiz
               });
 }
 
-void place_flat_scales(std::span<const float> scales, QuantizedTensor& weight) {
-  const int64_t groups = weight.groups(), out = weight.out_features;
+void place_flat_scales(std::span<const float> scales, int64_t group_size, QuantizedTensor& weight) {
+  const int64_t out = weight.out_features;
   uint32_t* const to = weight.scales.mutable_data<uint32_t>();
-  place_words({0, out, out}, groups, to, [&](int64_t row, int64_t group) {
-    return std::bit_cast<uint32_t>(scales[static_cast<size_t>(row * groups + group)]);
+  place_words({0, out, out}, weight.groups(), to, [&](int64_t row, int64_t group) {
+    const int64_t first = row * weight.in_features + group * weight.group_size;
+    return std::bit_cast<uint32_t>(scales[static_cast<size_t>(first / group_size)]);
   });
 }
 
 std::optional<QuantizedTensor> from_flat_codes(const FlatCodes& codes, std::span<const float> scales) {
-  const int64_t out = codes.out_features, in = codes.in_features;
-  const int64_t group_size = std::gcd(in, codes.group_size);
-  if (group_size % kUnit != 0) return std::nullopt;
-  QuantizedTensor weight = without_flat_codes(codes.format, group_size, out, in);
-  place_flat_codes(codes.bytes, 0, out, weight);
-  if (group_size == codes.group_size) {
-    place_flat_scales(scales, weight);
-    return weight;
-  }
-  float* const to = weight.scales.mutable_data<float>();
-  for (int64_t row = 0; row < out; ++row) {
-    for (int64_t group = 0; group < weight.groups(); ++group)
-      to[group * out + row] = scales[static_cast<size_t>((row * in + group * group_size) / codes.group_size)];
-  }
+  std::optional<QuantizedTensor> weight = room_for_flat_codes(codes);
+  if (!weight) return std::nullopt;
+  place_flat_codes(codes.bytes, 0, codes.out_features, *weight);
+  place_flat_scales(scales, codes.group_size, *weight);
   return weight;
 }
 

@@ -66,11 +66,11 @@ inline int code_at(const FlatCodes& codes, int64_t i) {
 // As layers hold it; where a group does not fit a row, in smaller ones that repeat its scale. Nothing where
 // these would not be whole words of codes. scales: one for each group.
 std::optional<QuantizedTensor> from_flat_codes(const FlatCodes& codes, std::span<const float> scales);
-// The same in parts, for rows of whole groups: without codes and scales yet; the codes of rows [first, first
-// + rows) from their bytes; all scales.
-QuantizedTensor without_flat_codes(Format format, int64_t group_size, int64_t out, int64_t in);
+// The same in parts: room for the codes and scales (codes.bytes is not read); the codes of rows [first, first
+// + rows) from their bytes; all scales, of groups of group_size.
+std::optional<QuantizedTensor> room_for_flat_codes(const FlatCodes& codes);
 void place_flat_codes(const uint8_t* bytes, int64_t first, int64_t rows, QuantizedTensor& weight);
-void place_flat_scales(std::span<const float> scales, QuantizedTensor& weight);
+void place_flat_scales(std::span<const float> scales, int64_t group_size, QuantizedTensor& weight);
 Tensor dense_of(const FlatCodes& codes, std::span<const float> scales);  // F32 [out, in]
 // Back: the bytes, U8 [out * in / 2, 1], and one scale for each group, of a weight of 4 bits whose groups
 // fill its rows.

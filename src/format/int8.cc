@@ -41,7 +41,7 @@ void encode_int8(std::span<const float> values, float factor, int8_t* codes) {
 
 static_assert(std::endian::native == std::endian::little);
 
-QuantizedTensor without_int8_rows(int64_t out, int64_t in) {
+QuantizedTensor room_for_int8_rows(int64_t out, int64_t in) {
   QuantizedTensor weight{.format = Format::kInt8,
                          .bits = 8,
                          .group_size = std::max<int64_t>(1, in),
@@ -69,11 +69,16 @@ void place_int8_rows(const int8_t* codes, int64_t first, int64_t rows, Quantized
               });
 }
 
+void place_int8_scales(std::span<const float> scales, QuantizedTensor& weight) {
+  if (weight.in_features > 0)  // else there are none
+    std::memcpy(weight.scales.mutable_bytes(), scales.data(), scales.size_bytes());
+}
+
 QuantizedTensor from_int8_rows(const int8_t* codes, std::span<const float> scales, int64_t in_features) {
   const auto out = static_cast<int64_t>(scales.size());
-  QuantizedTensor weight = without_int8_rows(out, in_features);
+  QuantizedTensor weight = room_for_int8_rows(out, in_features);
   place_int8_rows(codes, 0, out, weight);
-  if (in_features > 0) std::memcpy(weight.scales.mutable_bytes(), scales.data(), scales.size_bytes());
+  place_int8_scales(scales, weight);
   return weight;
 }
 

@@ -33,9 +33,10 @@ void encode_int8(std::span<const float> values, float factor, int8_t* codes);
 // A matrix as files keep it, rows one behind the other, as layers hold it. codes: [out, in]; a file may hold
 // -128 too. scales: [out].
 QuantizedTensor from_int8_rows(const int8_t* codes, std::span<const float> scales, int64_t in_features);
-// The same in parts: without codes and scales yet; the codes of rows [first, first + rows).
-QuantizedTensor without_int8_rows(int64_t out, int64_t in);
+// The same in parts: room for the codes and scales; the codes of rows [first, first + rows); all scales.
+QuantizedTensor room_for_int8_rows(int64_t out, int64_t in);
 void place_int8_rows(const int8_t* codes, int64_t first, int64_t rows, QuantizedTensor& weight);
+void place_int8_scales(std::span<const float> scales, QuantizedTensor& weight);
 
 // Codes of inputs on a grid, and the values that a grid may have: torch.ao's quint8 has 0 to 255.
 struct CodeRange {

@@ -9,7 +9,6 @@
 
 #include <atomic>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 
 namespace lowbit {
@@ -201,7 +200,7 @@ void encode_parts(const OpContext& context, const Tensor& weight, int64_t room_b
 
 QuantizedTensor encoded_int8(const OpContext& context, const Tensor& weight) {
   const int64_t in = weight.size(1);
-  QuantizedTensor result = without_int8_rows(weight.size(0), in);
+  QuantizedTensor result = room_for_int8_rows(weight.size(0), in);
   std::vector<float> scales(static_cast<size_t>(weight.size(0)));
   const EncodeRowsArgs all = {values_of(weight), in, grid_setter(DType::kF32), nullptr, scales.data()};
   const auto& kernel = choose_kernel<EncodeRowsArgs>(context, "encode_int8", kRows, all);
@@ -215,14 +214,14 @@ QuantizedTensor encoded_int8(const OpContext& context, const Tensor& weight) {
                  place_int8_rows(args.codes, first, part.size(0), result);
                });
   require_finite(scales, weight);
-  if (in > 0) std::memcpy(result.scales.mutable_bytes(), scales.data(), scales.size() * sizeof(float));
+  place_int8_scales(scales, result);
   return result;
 }
 
-// Of rows that are whole groups.
-QuantizedTensor encoded_groups(const OpContext& context, const Tensor& weight, const Rounding& rounding) {
+// Of rows that are whole groups; result: room_for_flat_codes.
+Weight encoded_groups(const OpContext& context, const Tensor& weight, const Rounding& rounding,
+                      QuantizedTensor result) {
   const int64_t in = weight.size(1), row_groups = in / rounding.group_size;
-  QuantizedTensor result = without_flat_codes(rounding.format, rounding.group_size, weight.size(0), in);
   std::vector<float> scales(static_cast<size_t>(weight.size(0) * row_groups));
   const EncodeGroupsArgs all = {values_of(weight), rounding.group_size, &levels_of(rounding.format), nullptr,
                                 scales.data()};
@@ -238,7 +237,7 @@ QuantizedTensor encoded_groups(const OpContext& context, const Tensor& weight, c
                });
   require_finite(scales, weight);
   if (rounding.use_double_quant) scales = unnested(nested(scales, mean_of(scales)));
-  place_flat_scales(scales, result);
+  place_flat_scales(scales, rounding.group_size, result);
   return result;
 }
 
@@ -246,11 +245,14 @@ QuantizedTensor encoded_groups(const OpContext& context, const Tensor& weight, c
 
 Weight encoded(const OpContext& context, const Tensor& weight, const Rounding& rounding) {
   if (rounding.format == Format::kInt8) return encoded_int8(context, weight);
-  if (weight.size(1) % rounding.group_size == 0) return encoded_groups(context, weight, rounding);
+  FlatCodes codes{rounding.format, rounding.group_size, weight.size(0), weight.size(1)};
+  if (weight.size(1) % rounding.group_size == 0) {
+    if (std::optional<QuantizedTensor> room = room_for_flat_codes(codes))
+      return encoded_groups(context, weight, rounding, std::move(*room));
+  }
   FlatEncoded flat = encode_flat(context, weight, rounding.format, rounding.group_size);
   if (rounding.use_double_quant) flat.scales = unnested(nested(flat.scales, mean_of(flat.scales)));
-  const FlatCodes codes{rounding.format, rounding.group_size, weight.size(0), weight.size(1),
-                        flat.bytes.data<uint8_t>()};
+  codes.bytes = flat.bytes.data<uint8_t>();
   if (std::optional<QuantizedTensor> quantized = from_flat_codes(codes, flat.scales))
     return std::move(*quantized);
   return dense_of(codes, flat.scales);

@@ -127,6 +127,13 @@ TEST(Encode, LayersGetTheCodesOfFiles) {
   }
 }
 
+// Groups of four are no whole words: layers have no form for them.
+TEST(Encode, GroupsThatAreNoWholeWordsStayDense) {
+  const Tensor weight = converted(values(5, 16, codebook_of(Format::kNf4), 8), DType::kBF16);
+  Bench bench;
+  EXPECT_TRUE(std::holds_alternative<Tensor>(encoded(bench.context(), weight, {.group_size = 4})));
+}
+
 TEST(Encode, RefusesWhatIsNotFinite) {
   for (const auto& [op, format] :
        {std::pair{"encode_codebook", Format::kNf4}, {"encode_int8", Format::kInt8}}) {

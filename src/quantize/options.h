@@ -34,9 +34,9 @@ ActivationFormat input_format(const QuantizeOptions& options);
 // Whether a matrix goes from the source to the file at once: quantize_rounded.
 bool is_rounded(const QuantizeOptions& options);
 
-// The options that really hold: dialect "auto" becomes one. compat "autogptq" sets damp_percent 0.01 (unless it was changed), no clip
-// search, no group-aware order and group parameters without a block's own updates. Formats with bits of their
-// own set affine.bits, dialects with groups of their own affine.group_size.
+// The options that really hold. dialect "auto" becomes one. compat "autogptq" sets damp_percent 0.01 (unless
+// it was changed), no clip search, no group-aware order and group parameters without a block's own updates.
+// Formats with bits of their own set affine.bits, dialects with groups of their own affine.group_size.
 QuantizeOptions settled(const QuantizeOptions& options);
 
 // All options as one object, in the words of the command line; `calibration.data` as text.

@@ -113,12 +113,7 @@ void matmul_int8_amx(const MatmulArgs& args, int64_t begin, int64_t end, void* s
   uint8_t* const panel = static_cast<uint8_t*>(scratch);
   char* const room = reinterpret_cast<char*>(panel + kPanelBytes);
   const int64_t tiles = (args.in + 63) / 64;
-  if (tiles == 0) {
-    for (int64_t row = 0; row < args.rows; ++row)
-      memset(args.y + row * args.out + begin, 0, static_cast<size_t>(end - begin) * 4);
-    for (int64_t row = 0; row < args.rows; ++row) finish_row(args, row, begin, end);
-    return;
-  }
+  if (tiles == 0) return finish_without_columns(args, begin, end);
   _tile_loadconfig(&kTiles);
   for (int64_t n = begin; n < end; n += kWidth) {
     const int64_t width = smaller(end - n, kWidth);
