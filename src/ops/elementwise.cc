@@ -116,14 +116,9 @@ void rope(const OpContext& context, Activations x, int64_t tokens, int64_t heads
   run_kernel(context, kernel, args, tokens, chunk_for(heads * head_dim, kChunk));
 }
 
-namespace {
-
-void activate_on_cpu(const OpContext& context, const ActivateArgs& args, int64_t count) {
-  const auto& kernel = choose_kernel<ActivateArgs>(context, "activate", kActivateTable, args);
-  run_kernel(context, kernel, args, count, kChunk / 2);
+const Kernel<ActivateArgs>& activate_kernel(const OpContext& context) {
+  return choose_kernel<ActivateArgs>(context, "activate", kActivateTable, {});
 }
-
-}  // namespace
 
 void activate(const OpContext& context, Activation f, ConstActivations x, int64_t count, Activations out) {
   if constexpr (kHasCuda) {
@@ -132,7 +127,8 @@ void activate(const OpContext& context, Activation f, ConstActivations x, int64_
       return;
     }
   }
-  activate_on_cpu(context, {floats(x), nullptr, floats(out), f}, count);
+  const ActivateArgs args{floats(x), nullptr, floats(out), f};
+  run_kernel(context, activate_kernel(context), args, count, kChunk / 2);
 }
 
 void activate_gated(const OpContext& context, Activation f, ConstActivations gate, ConstActivations up,
@@ -148,7 +144,8 @@ void activate_gated(const OpContext& context, Activation f, ConstActivations gat
       return;
     }
   }
-  activate_on_cpu(context, {floats(gate), floats(up), floats(out), f}, count);
+  const ActivateArgs args{floats(gate), floats(up), floats(out), f};
+  run_kernel(context, activate_kernel(context), args, count, kChunk / 2);
 }
 
 void layer_norm(const OpContext& context, ConstActivations x, int64_t rows, const Tensor& weight,

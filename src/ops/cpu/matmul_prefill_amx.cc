@@ -25,6 +25,7 @@ constexpr int64_t kDepth = 48;   // tiles: columns of x / 32 that a panel of W s
 constexpr int64_t kSlice = 18;   // tiles: part of them whose x (32 rows) stays in L1
 constexpr int64_t kPanel = 512;  // output columns of a panel at most
 constexpr int64_t kPanelTiles = 1024;
+constexpr int64_t kCodesAtOnce = 4;  // tiles: of codes that are converted for a strip before the next strip
 constexpr size_t kPanelBytes = sizeof(uint16_t) * kTile * kPanelTiles;
 constexpr size_t kSumBytes = sizeof(float) * kEdge * kPanel;
 static_assert(kPanelBytes + kSumBytes + sizeof(float) * kEdge * kEdge <= kMatmulScratchBytes);
@@ -239,6 +240,20 @@ void multiply_block(const MatmulArgs& args, const Panel& panel, int64_t row, int
   }
 }
 
+// Tiles [tile, tile + depth) of all strips.
+void pack_tiles(const MatmulArgs& args, const Panel& panel, int64_t strips, int64_t tile, int64_t depth,
+                uint16_t* tiles) {
+  for (int64_t strip = 0; strip < strips; ++strip) {
+    uint16_t* to = tiles + (strip * panel.depth + tile) * kTile;
+    const int64_t lanes = smaller(panel.width - strip * 16, 16);
+    if (lanes > 0) {
+      pack_strip(args, panel.n + strip * 16, lanes, (panel.k + tile) * 32, depth, to);
+    } else {
+      memset(to, 0, static_cast<size_t>(depth * kTile) * sizeof(uint16_t));
+    }
+  }
+}
+
 }  // namespace
 
 void matmul_prefill_amx(const MatmulArgs& args, int64_t begin, int64_t end, void* scratch) noexcept {
@@ -257,14 +272,11 @@ void matmul_prefill_amx(const MatmulArgs& args, int64_t begin, int64_t end, void
     const int64_t strips = (panel.width + kEdge - 1) / kEdge * 2;
     for (panel.k = 0; panel.k < args.x_depth; panel.k += most_depth) {
       panel.depth = smaller(args.x_depth - panel.k, most_depth);
-      for (int64_t strip = 0; strip < strips; ++strip) {
-        uint16_t* to = tiles + strip * panel.depth * kTile;
-        const int64_t lanes = smaller(panel.width - strip * 16, 16);
-        if (lanes > 0) {
-          pack_strip(args, panel.n + strip * 16, lanes, panel.k * 32, panel.depth, to);
-        } else {
-          memset(to, 0, static_cast<size_t>(panel.depth * kTile) * sizeof(uint16_t));
-        }
+      // Codes a few tiles of all strips at a time, so that word rows are read along; rows of dense weights
+      // from end to end.
+      const int64_t step = args.kind == WeightKind::kBF16 ? panel.depth : kCodesAtOnce;
+      for (int64_t tile = 0; tile < panel.depth; tile += step) {
+        pack_tiles(args, panel, strips, tile, smaller(step, panel.depth - tile), tiles);
       }
       const int64_t most_slice = even_part(panel.depth, kSlice);
       for (int64_t row = 0; row < args.rows; row += kEdge) {
