@@ -154,9 +154,10 @@ void DecoderBlock::attend_products(const StepInput& step, Activations q, Activat
 void DecoderBlock::activate_up(const StepInput& step, ConstActivations input, Activations out) const {
   const int64_t count = step.tokens * intermediate_size_;
   const Linear& first = up()[0];
-  const MatmulOutput activated{
-      .weight = &first.weight, .bias = bias_of(first), .y = out, .activation = activation_};
-  if (!is_gated_) return matmul(*step.ops, input, step.tokens, std::span(&activated, 1), step.mode);
+  if (!is_gated_) {
+    matmul(*step.ops, input, step.tokens, first.weight, bias_of(first), out, step.mode);
+    return activate(*step.ops, activation_, out, count, out);
+  }
   const ActivationScratch scratch(*step.ops, count);
   const Activations second = scratch.rows();
   if (up().size() == 1) {
@@ -164,11 +165,12 @@ void DecoderBlock::activate_up(const StepInput& step, ConstActivations input, Ac
     matmul(*step.ops, input, step.tokens, first.weight, bias_of(first), product.rows(), step.mode);
     const ColumnPart parts[] = {{intermediate_size_, out}, {intermediate_size_, second}};
     split_columns(*step.ops, product.rows(), step.tokens, 1, parts);
-    return activate_gated(*step.ops, activation_, out, second, count, out);
+  } else {
+    const MatmulOutput outputs[] = {{&first.weight, bias_of(first), out},
+                                    {&up()[1].weight, bias_of(up()[1]), second}};
+    matmul(*step.ops, input, step.tokens, outputs, step.mode);
   }
-  MatmulOutput outputs[] = {activated, {&up()[1].weight, bias_of(up()[1]), second}};
-  outputs[0].gates_next = true;
-  matmul(*step.ops, input, step.tokens, outputs, step.mode);
+  activate_gated(*step.ops, activation_, out, second, count, out);
 }
 
 void DecoderBlock::run(const StepInput& step, float* hidden) const {

@@ -116,9 +116,14 @@ void rope(const OpContext& context, Activations x, int64_t tokens, int64_t heads
   run_kernel(context, kernel, args, tokens, chunk_for(heads * head_dim, kChunk));
 }
 
-const Kernel<ActivateArgs>& activate_kernel(const OpContext& context) {
-  return choose_kernel<ActivateArgs>(context, "activate", kActivateTable, {});
+namespace {
+
+void activate_on_cpu(const OpContext& context, const ActivateArgs& args, int64_t count) {
+  const auto& kernel = choose_kernel<ActivateArgs>(context, "activate", kActivateTable, args);
+  run_kernel(context, kernel, args, count, kChunk / 2);
 }
+
+}  // namespace
 
 void activate(const OpContext& context, Activation f, ConstActivations x, int64_t count, Activations out) {
   if constexpr (kHasCuda) {
@@ -127,8 +132,7 @@ void activate(const OpContext& context, Activation f, ConstActivations x, int64_
       return;
     }
   }
-  const ActivateArgs args{floats(x), nullptr, floats(out), f};
-  run_kernel(context, activate_kernel(context), args, count, kChunk / 2);
+  activate_on_cpu(context, {floats(x), nullptr, floats(out), f}, count);
 }
 
 void activate_gated(const OpContext& context, Activation f, ConstActivations gate, ConstActivations up,
@@ -144,8 +148,7 @@ void activate_gated(const OpContext& context, Activation f, ConstActivations gat
       return;
     }
   }
-  const ActivateArgs args{floats(gate), floats(up), floats(out), f};
-  run_kernel(context, activate_kernel(context), args, count, kChunk / 2);
+  activate_on_cpu(context, {floats(gate), floats(up), floats(out), f}, count);
 }
 
 void layer_norm(const OpContext& context, ConstActivations x, int64_t rows, const Tensor& weight,

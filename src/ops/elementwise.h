@@ -41,8 +41,6 @@ void activate(const OpContext& context, Activation f, ConstActivations x, int64_
 // out = f(gate) * up; out may be gate. Shazeer, arXiv 2002.05202.
 void activate_gated(const OpContext& context, Activation f, ConstActivations gate, ConstActivations up,
                     int64_t count, Activations out);
-// What computes them on the CPU, for products that end in an activation (MatmulOutput).
-const Kernel<ActivateArgs>& activate_kernel(const OpContext& context);
 inline void swiglu(const OpContext& context, ConstActivations gate, ConstActivations up, int64_t count,
                    Activations out) {
   activate_gated(context, Activation::kSilu, gate, up, count, out);

@@ -4,7 +4,6 @@
 #include "format/codebook.h"
 #include "ops/cpu/matmul_kernels.h"
 #include "ops/cuda/matmul_gpu.h"
-#include "ops/elementwise.h"
 #include "ops/matmul_prepare.h"
 #include "ops/parallel.h"
 
@@ -126,8 +125,6 @@ struct Job {
   XForm form = XForm::kPlain;
   const int32_t* order = nullptr;  // columns of x by position, or null
   float* add_to = nullptr;
-  std::optional<Activation> activation;  // where the job ends in it
-  bool gates_next = false;               // then the next job's columns are made with this one's
 };
 
 void expect_shape(const Tensor& tensor, DType dtype, std::initializer_list<int64_t> shape, const char* name) {
@@ -306,39 +303,30 @@ int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1
 
 constexpr int64_t kColumnUnit = 32;
 
-// Columns of jobs are counted one behind the other, each job's from a multiple of 32 on; a job that gates the
-// next one and that one count as one.
-int64_t columns_of(std::span<const Job> jobs, size_t i) {
-  return i > 0 && jobs[i - 1].gates_next ? 0 : round_up(jobs[i].args.out, kColumnUnit);
-}
+// Where the next output begins when all are counted one behind the other, each from a multiple of 32 on.
+int64_t padded_columns(const Job& job) { return round_up(job.args.out, kColumnUnit); }
 
-// Columns that a thread takes at a time. Decode: one range for each thread, of 64 to 2048, or else ranges of
-// about 1024: long runs of each word row are read, few pages touched.
+// Columns, counted over all outputs, that a thread takes at a time. One range for each thread, of 64 to 2048,
+// or else ranges of about 1024: long runs of each word row are read, few pages touched.
 int64_t decode_columns_at_a_time(int64_t columns, int threads) {
   const int64_t parts = columns <= 2048 * threads ? threads : round_up(columns / 1024, threads);
   return std::max<int64_t>(64, round_up((std::max<int64_t>(1, columns) - 1) / parts + 1, kColumnUnit));
 }
 
-// Prefill: ranges of at most `most`, with which the last thread ends first. Each reads all of x, which costs
-// about as much as a unit of columns.
-int64_t prefill_columns_at_a_time(int64_t columns, int64_t most, int threads) {
-  const int64_t units = round_up(std::max<int64_t>(1, columns), kColumnUnit) / kColumnUnit;
+// Ranges of at most 1024 with which the last thread ends first. Each range reads all of x, which takes as
+// long as some three units of columns (AMX, 512 rows).
+int64_t prefill_columns_at_a_time(int64_t columns, int threads) {
+  constexpr int64_t kMostUnits = 32, kUnitsOfX = 3;
+  const int64_t units = (std::max<int64_t>(1, columns) - 1) / kColumnUnit + 1;
   int64_t best = 1, least = std::numeric_limits<int64_t>::max();
-  for (int64_t chunk = 1; chunk <= most / kColumnUnit; ++chunk) {
-    const int64_t parts = (units + chunk - 1) / chunk, turns = (parts + threads - 1) / threads;
-    const int64_t cost = turns * (chunk + 1);
+  for (int64_t size = 1; size <= std::min(units, kMostUnits); ++size) {
+    const int64_t ranges = (units - 1) / size + 1, turns = (ranges - 1) / threads + 1;
+    const int64_t cost = turns * (size + kUnitsOfX);
     if (cost > least) continue;
-    best = chunk;
+    best = size;
     least = cost;
   }
   return best * kColumnUnit;
-}
-
-int64_t columns_at_a_time(std::span<const Job> jobs, int64_t columns, MatmulMode mode, int threads) {
-  constexpr int64_t kMost = 512;
-  if (mode == MatmulMode::kDecode) return decode_columns_at_a_time(columns, threads);
-  const bool has_pairs = std::ranges::any_of(jobs, &Job::gates_next);
-  return prefill_columns_at_a_time(columns, has_pairs ? kMost / 2 : kMost, threads);
 }
 
 // By the thread that has just made y: it still has it in its cache.
@@ -350,24 +338,14 @@ void add_columns(const Job& job, int64_t begin, int64_t end) {
   }
 }
 
-// As above: y becomes its activation, times that of the next job where it gates it.
-void activate_columns(const Kernel<ActivateArgs>& kernel, const Job& job, int64_t begin, int64_t end) {
-  const float* up = job.gates_next ? (&job + 1)->args.y : nullptr;
-  for (int64_t row = 0; row < job.args.rows; ++row) {
-    const int64_t at = row * job.args.out;
-    kernel.run({job.args.y, up, job.args.y, *job.activation}, at + begin, at + end, nullptr);
-  }
-}
-
 // visit(job, begin, end) for the columns of outputs that the range holds.
 template <class Visit>
 void for_each_part(std::span<const Job> jobs, int64_t first, int64_t last, const Visit& visit) {
-  for (size_t i = 0; i < jobs.size(); ++i) {
-    const int64_t columns = columns_of(jobs, i);
-    const int64_t begin = std::max<int64_t>(0, first), end = std::min({jobs[i].args.out, columns, last});
-    if (begin < end) visit(jobs[i], begin, end);
-    first -= columns;
-    last -= columns;
+  for (const Job& job : jobs) {
+    const int64_t begin = std::max<int64_t>(0, first), end = std::min(job.args.out, last);
+    if (begin < end) visit(job, begin, end);
+    first -= padded_columns(job);
+    last -= padded_columns(job);
   }
 }
 
@@ -388,7 +366,6 @@ void ask_for_first_rows(const Job& job, int64_t begin, int64_t end) {
 template <class FillX>
 void run_jobs(const OpContext& context, std::span<const Job> jobs, MatmulMode mode, const FillX& fill) {
   const int threads = context.threads->size();
-  const Kernel<ActivateArgs>& activate = activate_kernel(context);
   const size_t stride = kMatmulScratchBytes + (static_cast<size_t>(jobs[0].args.in) * 4 + 63) / 64 * 64;
   const Scratch scratch = context.workspace->take(stride * static_cast<size_t>(threads));
   const bool is_small = is_prepared_by_one(jobs[0].args);
@@ -397,23 +374,21 @@ void run_jobs(const OpContext& context, std::span<const Job> jobs, MatmulMode mo
   } ready{!is_small};
   if (!is_small) fill();
   // By value: each reference would be another line for a thread to wait for.
-  const auto run_columns = [jobs, stride, is_small, &activate, &ready, base = scratch.as<char>()](
+  const auto run_columns = [jobs, stride, is_small, &ready, base = scratch.as<char>()](
                                int64_t first, int64_t last, int worker) {
     if (is_small && worker > 0 && !ready.is_set.load(std::memory_order_acquire)) {
       for_each_part(jobs, first, last, ask_for_first_rows);
       while (!ready.is_set.load(std::memory_order_acquire)) pause_briefly();
     }
     for_each_part(jobs, first, last, [&](const Job& job, int64_t begin, int64_t end) {
-      char* const own = base + stride * static_cast<size_t>(worker);
-      job.kernel->run(job.args, begin, end, own);
-      if (job.gates_next) (&job + 1)->kernel->run((&job + 1)->args, begin, end, own);
-      if (job.activation) activate_columns(activate, job, begin, end);
+      job.kernel->run(job.args, begin, end, base + stride * static_cast<size_t>(worker));
       if (job.add_to) add_columns(job, begin, end);
     });
   };
   int64_t columns = 0;
-  for (size_t i = 0; i < jobs.size(); ++i) columns += columns_of(jobs, i);
-  const int64_t chunk = columns_at_a_time(jobs, columns, mode, threads);
+  for (const Job& job : jobs) columns += padded_columns(job);
+  const int64_t chunk = mode == MatmulMode::kDecode ? decode_columns_at_a_time(columns, threads)
+                                                    : prefill_columns_at_a_time(columns, threads);
   context.threads->parallel_for(columns, chunk, run_columns, [&] {
     if (!is_small) return;
     for_each_part(jobs, 0, chunk, ask_for_first_rows);
@@ -422,45 +397,14 @@ void run_jobs(const OpContext& context, std::span<const Job> jobs, MatmulMode mo
   });
 }
 
-// Of output i, whose y stands there.
-void activate_output(const OpContext& context, std::span<const MatmulOutput> outputs, size_t i,
-                     int64_t tokens) {
-  const MatmulOutput& output = outputs[i];
-  const int64_t count = tokens * out_features(*output.weight);
-  if (output.gates_next) {
-    activate_gated(context, *output.activation, output.y, outputs[i + 1].y, count, output.y);
-  } else {
-    activate(context, *output.activation, output.y, count, output.y);
-  }
-}
-
-void check_activations(std::span<const MatmulOutput> outputs) {
-  for (size_t i = 0; i < outputs.size(); ++i) {
-    const MatmulOutput& output = outputs[i];
-    const bool is_alone = !output.gates_next;
-    if (is_alone && !(output.activation && output.add_to)) continue;
-    if (output.activation && !output.add_to && i + 1 < outputs.size() &&
-        out_features(*outputs[i + 1].weight) == out_features(*output.weight))
-      continue;
-    fail(ErrorCode::kInvalidArgument,
-         "matmul: output {} cannot end in an activation and be added to another, or gate what is not of its "
-         "size",
-         i);
-  }
-}
-
 }  // namespace
 
 void matmul(const OpContext& given, ConstActivations x, int64_t tokens, std::span<const MatmulOutput> outputs,
             MatmulMode mode) {
   if (tokens <= 0 || outputs.empty()) return;
-  check_activations(outputs);
   if constexpr (kHasCuda) {
     if (given.gpu) {
       matmul_on_gpu(given, x, tokens, outputs, mode);
-      for (size_t i = 0; i < outputs.size(); ++i) {
-        if (outputs[i].activation) activate_output(given, outputs, i, tokens);
-      }
       return;
     }
   }
@@ -489,21 +433,8 @@ void matmul(const OpContext& given, ConstActivations x, int64_t tokens, std::spa
       const Scratch prepared = place_x(context, leader.form, leader.args);
       for (end = begin + 1; end < some.size() && share_x(leader, jobs[end]); ++end)
         copy_x(leader.args, jobs[end].args);
-      for (size_t i = begin; mode == MatmulMode::kPrefill && i < end; ++i) {
-        if (some[i].gates_next && i + 1 == end) continue;
-        jobs[i].activation = some[i].activation;
-        jobs[i].gates_next = some[i].gates_next;
-      }
       run_jobs(context, std::span(jobs + begin, end - begin), mode,
                [&] { fill_x(context, leader.form, leader.args, plain, prepare_bf16_tiles); });
-      // What did not end in its activation.
-      for (size_t i = begin; i < end; ++i) {
-        const size_t at = first + i;
-        if (at > 0 && outputs[at - 1].gates_next && (i == begin || !jobs[i - 1].activation))
-          activate_output(context, outputs, at - 1, tokens);
-        if (some[i].activation && !some[i].gates_next && !jobs[i].activation)
-          activate_output(context, outputs, at, tokens);
-      }
     }
   }
 }

@@ -3,11 +3,9 @@
 
 #include "format/weight.h"
 #include "ops/context.h"
-#include "ops/elementwise_args.h"
 #include "ops/kernel_table.h"
 #include "tensor/activations.h"
 
-#include <optional>
 #include <span>
 
 namespace lowbit {
@@ -29,10 +27,6 @@ struct MatmulOutput {
   const Tensor* bias = nullptr;    // F32 [out], or null
   Activations y;                   // [tokens, out]
   float* add_to = nullptr;         // F32 [tokens, out] that y is added to, or null
-  // y becomes activation(y); where it gates_next, activation(y) * y of the next output, which has as many
-  // columns and whose y may become anything.
-  std::optional<Activation> activation;
-  bool gates_next = false;
   // The norm that reads add_to next and where that may find its rows, or null.
   const Tensor* next_norm = nullptr;
   KeptRows* kept = nullptr;

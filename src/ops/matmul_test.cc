@@ -4,10 +4,8 @@
 #include "format/codebook.h"
 #include "format/int8.h"
 #include "ops/cpu/prepare_kernels.h"
-#include "ops/elementwise.h"
 #include "ops/kernel_table.h"
 #include "ops/matmul_prepare.h"
-#include "ops/ops_test_support.h"
 #include "support.h"
 #include "tensor/half.h"
 
@@ -521,43 +519,6 @@ TEST_F(Matmul, OutputsThatShareXEqualSeparateCalls) {
   }
 }
 
-// Alone, in pairs that share x, in pairs that cannot, and across the end of a loop of four outputs.
-TEST_F(Matmul, AnActivationOfAnOutputIsTheOneBehindTheProduct) {
-  std::mt19937 random(19);
-  const int64_t in = 256;
-  const Case kInt4 = {DType::kF32, 4, true, 64, in, 650}, kDense = {DType::kBF16, 0, true, 0, in, 70},
-             kRows = {DType::kF32, 8, true, -1, in, 100, false, Format::kInt8, 0.0f};
-  std::vector<Weight> weights;
-  for (const Case& c : {kDense, kInt4, kInt4, kDense, kDense, kRows, kRows, kDense,
-                        Case{DType::kF32, 8, true, 64, in, 70, true}, kInt4})
-    weights.push_back(random_weight(c, random));
-  const size_t kGating[] = {1, 3, 5, 7};  // the last of them something of another form
-  for (const OpContext& context : {OpContext{}, OpContext{&three_, &workspace_}}) {
-    for (MatmulMode mode : {MatmulMode::kDecode, MatmulMode::kPrefill}) {
-      const int64_t rows = 37;
-      const std::vector<float> x = random_rows(rows, in, random);
-      std::vector<std::vector<float>> y(weights.size()), expected(weights.size());
-      std::vector<MatmulOutput> outputs(weights.size());
-      for (size_t i = 0; i < weights.size(); ++i) {
-        expected[i] = product(x, rows, weights[i], nullptr, mode);
-        y[i].resize(expected[i].size());
-        outputs[i] = {.weight = &weights[i], .y = y[i].data()};
-      }
-      auto count = [&](size_t i) { return static_cast<int64_t>(y[i].size()); };
-      outputs[0].activation = Activation::kGelu;
-      activate({}, Activation::kGelu, expected[0].data(), count(0), expected[0].data());
-      for (const size_t i : kGating) {
-        outputs[i].activation = Activation::kSilu;
-        outputs[i].gates_next = true;
-        activate_gated({}, Activation::kSilu, expected[i].data(), expected[i + 1].data(), count(i),
-                       expected[i].data());
-      }
-      matmul(context, x.data(), rows, outputs, mode);
-      for (const size_t i : {0, 1, 3, 5, 7, 9}) EXPECT_TRUE(testing::same_bits(y[i], expected[i])) << i;
-    }
-  }
-}
-
 TEST_F(Matmul, WrongArgumentsAreNamed) {
   std::mt19937 random(13);
   const std::vector<float> x(64);
@@ -597,17 +558,6 @@ TEST_F(Matmul, WrongArgumentsAreNamed) {
   bad = on_grid;
   std::get<QuantizedTensor>(bad).input_offsets = Tensor();
   EXPECT_NE(message_of(bad).find("input_offsets"), std::string::npos);
-  const Weight other_size = random_weight({DType::kF32, 4, false, 32, 64, 9}, random);
-  float y[9];
-  auto gating = [&](const Weight& next, float* add_to) {
-    const MatmulOutput outputs[] = {
-        {.weight = &good, .y = y, .add_to = add_to, .activation = Activation::kSilu, .gates_next = true},
-        {.weight = &next, .y = y}};
-    return testing::error_of(ErrorCode::kInvalidArgument,
-                             [&] { matmul({}, x.data(), 1, outputs, MatmulMode::kPrefill); });
-  };
-  EXPECT_NE(gating(other_size, nullptr).find("output 0"), std::string::npos);
-  EXPECT_NE(gating(good, y).find("output 0"), std::string::npos);
   const Weight doubles = Tensor::zeros(DType::kF64, {8, 64});
   testing::error_of(ErrorCode::kUnsupported, [&] { product(x, 1, doubles, nullptr, MatmulMode::kDecode); });
 }

@@ -138,12 +138,12 @@ struct TileBlocks {
         _tile_loadd(1, out + 16, place.width * 4);
         _tile_loadd(6, tile, 64);
         _tile_loadd(7, tile + kTileBytes, 64);
+        _tile_loadd(2, second, 64);
+        _tile_loadd(3, second + kTileBytes, 64);
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(6, second, 64);
-        _tile_loadd(7, second + kTileBytes, 64);
-        _tile_dpbf16ps(0, 5, 6);
-        _tile_dpbf16ps(1, 5, 7);
+        _tile_dpbf16ps(0, 5, 2);
+        _tile_dpbf16ps(1, 5, 3);
         _tile_stored(0, out, place.width * 4);
         _tile_stored(1, out + 16, place.width * 4);
       }

@@ -65,13 +65,13 @@ void multiply(const int8_t* x, int64_t x_stride, const uint8_t* w, int64_t depth
     }
   }
   for (int64_t tile = 0; tile < depth; ++tile) {
-    _tile_loadd(6, w + tile * kTileBytes, 64);
-    _tile_loadd(7, w + strip + tile * kTileBytes, 64);
+    _tile_stream_loadd(6, w + tile * kTileBytes, 64);
+    _tile_stream_loadd(7, w + strip + tile * kTileBytes, 64);
     _tile_loadd(4, x + tile * 64, x_stride);
+    if constexpr (kTwo) _tile_loadd(5, x + 16 * x_stride + tile * 64, x_stride);
     _tile_dpbsud(0, 4, 6);
     _tile_dpbsud(1, 4, 7);
     if constexpr (kTwo) {
-      _tile_loadd(5, x + 16 * x_stride + tile * 64, x_stride);
       _tile_dpbsud(2, 5, 6);
       _tile_dpbsud(3, 5, 7);
     }

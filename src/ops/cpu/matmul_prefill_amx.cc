@@ -168,15 +168,15 @@ inline void multiply(const uint16_t* x0, const uint16_t* x1, const uint16_t* w0,
     _tile_zero(3);
   }
   for (int64_t k = 0; k < depth; ++k) {
+    _tile_stream_loadd(6, w0 + k * kTile, 64);
+    _tile_stream_loadd(7, w1 + k * kTile, 64);
     _tile_loadd(4, x0 + k * kTile, 64);
-    _tile_loadd(6, w0 + k * kTile, 64);
-    _tile_loadd(7, w1 + k * kTile, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
     if constexpr (kTwoRowBlocks) {
       _tile_loadd(5, x1 + k * kTile, 64);
-      _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
+      multiply_two_by_two();
+    } else {
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(1, 4, 7);
     }
   }
   _tile_stored(0, to.data, to.stride * 4);
@@ -265,7 +265,8 @@ void matmul_prefill_amx(const MatmulArgs& args, int64_t begin, int64_t end, void
   panel.block = panel.sums + kEdge * kPanel;
   // Like parts, so that no slice is so short that moving its sums would cost more than its products.
   const int64_t most_depth = even_part(args.x_depth, kDepth);
-  const int64_t most_width = smaller(kPanel, kPanelTiles / most_depth * 16 / kEdge * kEdge);
+  const int64_t room = smaller(kPanel, kPanelTiles / most_depth * 16 / kEdge * kEdge);
+  const int64_t most_width = (even_part(end - begin, room) + kEdge - 1) / kEdge * kEdge;
   _tile_loadconfig(&kTiles);
   for (panel.n = begin; panel.n < end; panel.n += most_width) {
     panel.width = smaller(end - panel.n, most_width);
