@@ -24,16 +24,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from peer_check import NEW, PROMPT, agree, greedy, lowbit, run
 
+TEXT = pathlib.Path(__file__).parents[2] / "demo" / "data" / "heldout.txt"
 VARIANTS = {
-    "nf4": ["--format", "nf4"],
-    "fp4": ["--format", "fp4"],
-    "nf4-double": ["--format", "nf4", "--bnb-4bit-use-double-quant"],
-    "int8": ["--format", "int8"],
+    "nf4": ["--format", "nf4", "--method", "rtn"],
+    "fp4": ["--format", "fp4", "--method", "rtn"],
+    "nf4-double": ["--format", "nf4", "--method", "rtn", "--bnb-4bit-use-double-quant"],
+    "nf4-gptq": ["--format", "nf4", "--method", "gptq", "--calibration", TEXT, "--samples", 8, "--max-length", 256],
+    "int8": ["--format", "int8", "--method", "rtn"],
 }
 
 def check(binary, source, name, options, work):
     out, dense = work / f"{source.name}-{name}", work / f"{source.name}-{name}-dense"
-    lowbit(binary, "quantize", source, "-o", out, "--method", "rtn", *options, "--dialect", "bitsandbytes", "--no-check", "--overwrite")
+    lowbit(binary, "quantize", source, "-o", out, *options, "--dialect", "bitsandbytes", "--no-check", "--overwrite")
     lowbit(binary, "convert", out, "-o", dense, "--to", "float32" if name == "int8" else "bfloat16", "--overwrite")
     prompt = AutoTokenizer.from_pretrained(source)(PROMPT)["input_ids"]
     reference = AutoModelForCausalLM.from_pretrained(dense, dtype=torch.float32).eval()
