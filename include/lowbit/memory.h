@@ -38,7 +38,7 @@ struct TrainMemory {
 struct MemoryEstimate {
   int64_t parameters = 0;        // see inspect_json
   uint64_t weight_bytes = 0;     // of the tensors that a loaded model keeps, in the data types of the files
-  uint64_t buffer_bytes = 0;     // rotary frequencies, which no file has: transformers 5 keeps two F32 copies
+  uint64_t buffer_bytes = 0;     // of what no file has, but transformers 5 keeps: rotary frequencies, positions
   uint64_t footprint_bytes = 0;  // both: what get_memory_footprint() of transformers counts
   std::string run_unknown;       // why there is no `run`; empty: there is one
   RunMemory run;

@@ -74,6 +74,15 @@ void validate(const MemoryEstimateOptions& options) {
   parse_cache_dtype(options.kv_cache_dtype);
 }
 
+// What transformers 5 keeps beside a file's tensors: two F32 copies of the rotary frequencies of each kind of
+// layer, and BERT's numbers of positions and kinds of segments. (Not Gemma's one scale of embeddings.)
+uint64_t buffer_bytes(const ModelConfig& config) {
+  const int64_t frequencies = config.rotary_dim / 2 * (config.window_rope ? 2 : 1);
+  const int64_t positions = config.token_types > 0 ? 2 * config.max_positions : 0;
+  return static_cast<uint64_t>(frequencies) * 2 * sizeof(float) +
+         static_cast<uint64_t>(positions) * sizeof(int64_t);
+}
+
 void estimate_run(const InspectSource& source, const MemoryEstimateOptions& options,
                   MemoryEstimate& estimate) {
   if (source.config.is_null()) {
@@ -87,7 +96,7 @@ void estimate_run(const InspectSource& source, const MemoryEstimateOptions& opti
     estimate.run_unknown = error.what();
     return;
   }
-  estimate.buffer_bytes = static_cast<uint64_t>(config.rotary_dim / 2) * 2 * sizeof(float);
+  estimate.buffer_bytes = buffer_bytes(config);
   estimate.run = run_memory(config, options, estimate.weight_bytes);
   if (estimate.run.context > config.max_positions) {
     estimate.notes.push_back(fmt::format("context is {}, the model was made for {} (max_position_embeddings)",

@@ -34,6 +34,18 @@ TEST(MemoryEstimate, TheFootprintIsKeptTensorsAndRotaryFrequencies) {
   EXPECT_EQ(estimate.footprint_bytes, 10208u);
 }
 
+// get_memory_footprint() of transformers 5.24.0 (dtype "auto"), less the 2 bytes of Gemma's embed_scale.
+TEST(MemoryEstimate, FootprintsAreThoseOfTransformers) {
+  LOWBIT_SKIP_WITHOUT_MATERIAL(material);
+  const std::pair<const char*, uint64_t> models[] = {
+      {"bert", 558336}, {"bloom", 265984},    {"gemma3_text", 444610 - 2},
+      {"gpt2", 670720}, {"gpt_neox", 298256}, {"mistral", 492576},
+      {"opt", 314880},  {"phi3", 492576},     {"qwen2", 2626304},
+      {"qwen3", 431424}};
+  for (const auto& [folder, bytes] : models)
+    EXPECT_EQ(estimate_memory(material / "peers" / "models" / folder).footprint_bytes, bytes) << folder;
+}
+
 TEST(MemoryEstimate, RunningTakesKeysValuesAndActivations) {
   const SmallModel model;
   MemoryEstimateOptions options{.context = 16, .batch_size = 3};

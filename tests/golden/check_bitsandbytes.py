@@ -2,7 +2,7 @@
 decoded weights equal to the bit (4 bits), get_memory_footprint what `inspect` says, lowbit's greedy tokens those of its decoded weights
 in torch (float32) up to a near tie, and the last logits. bitsandbytes multiplies in BF16 on the CPU, and in 8 bits rounds the inputs to int8: its
 logits may lie 1e-2 from those of float32, or twice as far as torch's own BF16 products (8 bits: 1e-1 too), where that is more; its tokens
-are compared likewise.
+are compared likewise. Of an encoder (BertModel) the decoded weights, the footprint and the last hidden state.
 
 usage: python check_bitsandbytes.py LOWBIT WORK MODEL [MODEL ...]     (pip install bitsandbytes transformers accelerate torch)
 Prints one JSON line per checkpoint, and the versions; exits 1 where a checkpoint does not load or differs. Its last results are in
@@ -20,7 +20,7 @@ import accelerate
 import bitsandbytes
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from peer_check import NEW, PROMPT, agree, greedy, lowbit, run
 
@@ -33,19 +33,46 @@ VARIANTS = {
     "int8": ["--format", "int8", "--method", "rtn"],
 }
 
+
+def equal_weights(reference, theirs):
+    decoded = dict(reference.named_modules())
+    return all(
+        torch.equal(bitsandbytes.functional.dequantize_4bit(module.weight.data, module.weight.quant_state).float(), decoded[place].weight)
+        for place, module in theirs.named_modules() if isinstance(module, bitsandbytes.nn.Linear4bit))
+
+
+def check_encoder(binary, dense, out, name):
+    ids = AutoTokenizer.from_pretrained(out)(PROMPT, return_tensors="pt")
+    reference = AutoModel.from_pretrained(dense, dtype=torch.float32).eval()
+    theirs = AutoModel.from_pretrained(out, dtype="auto", device_map="cpu").eval()
+    in_bf16 = AutoModel.from_pretrained(dense, dtype=torch.bfloat16).eval()
+    with torch.no_grad():
+        state, *others = (model(**ids).last_hidden_state.float() for model in (reference, theirs, in_bf16))
+    difference, of_bf16 = (float((other - state).abs().max() / state.abs().max()) for other in others)
+    kinds = {bitsandbytes.nn.Linear4bit, bitsandbytes.nn.Linear8bitLt}
+    row = {"model": out.name, "checkpoint": name, "weights_equal": equal_weights(reference, theirs),
+           "matrices": sum(type(module) in kinds for module in theirs.modules()), "relative_difference": difference,
+           "of_bf16_products": of_bf16, "footprint": theirs.get_memory_footprint(),
+           "inspect": json.loads(lowbit(binary, "inspect", out, "--json"))["memory"]["footprint_bytes"]}
+    print(json.dumps(row), flush=True)
+    bound = max(1e-2, 2 * of_bf16, 1e-1 if name == "int8" else 0)
+    return row["weights_equal"] and row["matrices"] > 0 and difference < bound and row["footprint"] == row["inspect"]
+
+
 def check(binary, source, name, options, work):
     out, dense = work / f"{source.name}-{name}", work / f"{source.name}-{name}-dense"
     lowbit(binary, "quantize", source, "-o", out, *options, "--dialect", "bitsandbytes", "--no-check", "--overwrite")
-    lowbit(binary, "convert", out, "-o", dense, "--to", "float32" if name == "int8" else "bfloat16", "--overwrite")
+    is_encoder = AutoConfig.from_pretrained(source).architectures == ["BertModel"]
+    dtype = "float32" if name == "int8" or is_encoder else "bfloat16"  # of what bitsandbytes decodes to
+    lowbit(binary, "convert", out, "-o", dense, "--to", dtype, "--overwrite")
+    if is_encoder:
+        return check_encoder(binary, dense, out, name)
     prompt = AutoTokenizer.from_pretrained(source)(PROMPT)["input_ids"]
     reference = AutoModelForCausalLM.from_pretrained(dense, dtype=torch.float32).eval()
     expected, logits, gaps = greedy(reference, prompt)
     theirs = AutoModelForCausalLM.from_pretrained(out, dtype="auto", device_map="cpu").eval()
     footprint = theirs.get_memory_footprint()
-    decoded = dict(reference.named_modules())
-    weights_equal = all(
-        torch.equal(bitsandbytes.functional.dequantize_4bit(module.weight.data, module.weight.quant_state).float(), decoded[place].weight)
-        for place, module in theirs.named_modules() if isinstance(module, bitsandbytes.nn.Linear4bit))
+    weights_equal = equal_weights(reference, theirs)
     found, their_logits, _ = greedy(theirs, prompt)
     ours = json.loads(lowbit(binary, "generate", out, "--device", "cpu", "--prompt", PROMPT, "--max-new-tokens", NEW, "--ignore-eos",
                              "--temperature", 0, "--json"))["token_ids"]
