@@ -1,6 +1,6 @@
 """Loads checkpoints that lowbit wrote in the dialect compressed-tensors in transformers + compressed-tensors (CPU, float32), and compares last
 logits and greedy tokens, the package's and lowbit's, with the weights of `lowbit convert --to float32` in torch, whose inputs are rounded here
-as the file's input_scale and input_zero_point say.
+as the file's input_scale and input_zero_point say. Of an encoder (BertModel) the last hidden states, the package's and torch's.
 
 usage: python check_compressed.py LOWBIT WORK CALIBRATION.txt MODEL [MODEL ...]     (pip install compressed-tensors transformers accelerate torch)
 Prints one JSON line per checkpoint, and the versions; exits 1 where a checkpoint does not load or differs. Its last results are in
@@ -18,7 +18,7 @@ import compressed_tensors
 import torch
 import transformers
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from peer_check import NEW, PROMPT, agree, greedy, lowbit, run
 
@@ -28,7 +28,7 @@ VARIANTS = {
     "w8a8-static": STATIC,
     "w8a8-static-asymmetric": [*STATIC, "--no-activations-sym"],
     "w8a8-static-smooth": [*STATIC, "--smooth-alpha", "0.5"],
-    "w8a8-static-mixed": [*STATIC, "--dynamic", r".*\.down_proj=activations:none"],
+    "w8a8-static-mixed": [*STATIC, "--dynamic", r".*\.(down_proj|intermediate\.dense)=activations:none"],
     "w8a16": ["--activations", "none"],
 }
 
@@ -55,14 +55,35 @@ def round_inputs(model, tensors, is_dynamic):
             module.register_forward_pre_hook(lambda _, x: (rounded_by_row(x[0]), *x[1:]))
 
 
+def check_encoder(source, name, dense, out, tensors, ids, bound):
+    reference = AutoModel.from_pretrained(dense, dtype=torch.float32).eval()
+    round_inputs(reference, tensors, name == "w8a8-dynamic")
+    theirs = AutoModel.from_pretrained(out, dtype=torch.float32, device_map="cpu").eval()
+    with torch.no_grad():
+        expected, found = (model(input_ids=ids).last_hidden_state for model in (reference, theirs))
+    matrices = sum(name.endswith(".weight_scale") for name in tensors)
+    row = {"model": source.name, "checkpoint": name, "matrices": matrices,
+           "relative_difference": float((found - expected).abs().max() / expected.abs().max())}
+    print(json.dumps(row), flush=True)
+    return matrices > 0 and row["relative_difference"] < bound
+
+
 def check(binary, source, name, options, work, text):
+    is_encoder = AutoConfig.from_pretrained(source).architectures == ["BertModel"]
+    if is_encoder and "--smooth-alpha" in options:
+        print(json.dumps({"model": source.name, "checkpoint": name, "skipped": "no norm or product before its linears is theirs alone"}))
+        return True
     out, dense = work / f"{source.name}-{name}", work / f"{source.name}-{name}-dense"
     calibration = [] if not options[1].endswith("static") else ["--calibration", text, "--samples", "8", "--max-length", "256"]
     lowbit(binary, "quantize", source, "-o", out, "--method", "rtn", "--format", "int8", "--dialect", "compressed-tensors", *options,
            *calibration, "--no-check", "--overwrite")
     lowbit(binary, "convert", out, "-o", dense, "--to", "float32", "--overwrite")
+    # The package divides a token's largest magnitude by 127.5, vLLM and lowbit by 127.
+    bound = 5e-2 if name == "w8a8-dynamic" else 1e-3
     prompt = AutoTokenizer.from_pretrained(source)(PROMPT)["input_ids"]
     tensors = load_file(out / "model.safetensors")
+    if is_encoder:
+        return check_encoder(source, name, dense, out, tensors, torch.tensor([prompt]), bound)
     reference = AutoModelForCausalLM.from_pretrained(dense, dtype=torch.float32).eval()
     round_inputs(reference, tensors, name == "w8a8-dynamic")
     expected, logits, gaps = greedy(reference, prompt)
@@ -70,8 +91,7 @@ def check(binary, source, name, options, work, text):
     found, their_logits, _ = greedy(theirs, prompt)
     ours = json.loads(lowbit(binary, "generate", out, "--device", "cpu", "--prompt", PROMPT, "--max-new-tokens", NEW, "--ignore-eos",
                              "--temperature", 0, "--kv-cache-dtype", "float32", "--json"))["token_ids"]
-    # The package divides a token's largest magnitude by 127.5, vLLM and lowbit by 127.
-    difference, bound = float((their_logits - logits).abs().max() / logits.abs().max()), 5e-2 if name == "w8a8-dynamic" else 1e-3
+    difference = float((their_logits - logits).abs().max() / logits.abs().max())
     row = {"model": source.name, "checkpoint": name, "our_tokens": agree(expected, ours, gaps, 1e-2),
            "their_tokens": agree(expected, found, gaps, bound), "relative_difference": difference}
     print(json.dumps(row), flush=True)
