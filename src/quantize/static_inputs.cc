@@ -66,27 +66,39 @@ class InputObserver {
 
   ObservedInputs run() {
     Model& model = source_.model;
+    if (alpha_) count_smoothed(model);
     for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
       Block& block = model.block(layer);
       for (size_t stage = 0; stage < block.stages().size(); ++stage)
         visit_stage(layer, block, static_cast<int>(stage));
       log_.report({"observe", layer + 1, model.layer_count(), ""});
     }
-    if (alpha_ && smoothed_ == 0) {
-      fail(ErrorCode::kInvalidArgument,
-           "smooth_alpha: no quantized linears of this model have a norm or a gated product of their own "
-           "before them, into which factors could be folded: leave it out");
-    }
-    if (alpha_) {
-      log_.info(
-          fmt::format("smooth_alpha: {} groups of linears behind a norm or a gated product; {} others are "
-                      "left as they are",
-                      smoothed_, unsmoothed_));
-    }
     return std::move(result_);
   }
 
  private:
+  // Says so before anything is observed where there are none.
+  void count_smoothed(Model& model) {
+    int64_t smoothed = 0, others = 0;
+    for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
+      Block& block = model.block(layer);
+      for (size_t i = 0; i < block.stages().size(); ++i) {
+        const int stage = static_cast<int>(i);
+        if (!rounded_linears(layer, block, stage).empty())
+          ++(can_smooth(layer, block, stage) ? smoothed : others);
+      }
+    }
+    if (smoothed == 0) {
+      fail(ErrorCode::kInvalidArgument,
+           "smooth_alpha: no quantized linears of this model have a norm or a gated product of their own "
+           "before them, into which factors could be folded: leave it out");
+    }
+    log_.info(
+        fmt::format("smooth_alpha: {} groups of linears behind a norm or a gated product; {} others are "
+                    "left as they are",
+                    smoothed, others));
+  }
+
   // The linears of a stage whose inputs are rounded.
   std::vector<Linear*> rounded_linears(int64_t layer, Block& block, int stage) const {
     std::vector<Linear*> linears;
@@ -252,19 +264,20 @@ class InputObserver {
     return Rows{&last, maker.linears.size() == 1 ? maker.carry_width : 0};
   }
 
+  bool can_smooth(int64_t layer, Block& block, int stage) const {
+    return (block.input_norm(stage) || proportional_rows(layer, block, stage)) &&
+           !stays_dense(layer, block.stages()[static_cast<size_t>(stage)].linears);
+  }
+
   // Divides what makes the input, or returns what else it is to be divided by.
   std::vector<float> smooth(int64_t layer, Block& block, int stage, const std::vector<Tensor>& weights) {
+    if (!can_smooth(layer, block, stage)) return {};
     Norm* const norm = block.input_norm(stage);
     const std::optional<Rows> rows = proportional_rows(layer, block, stage);
     const std::vector<int>& all = block.stages()[static_cast<size_t>(stage)].linears;
-    if (!(norm || rows) || stays_dense(layer, all)) {
-      ++unsmoothed_;
-      return {};
-    }
     const InputSample sample = sample_of(block, stage, block.linears()[static_cast<size_t>(all[0])].module);
     const std::vector<float> sizes = column_sizes(ops_, weights);
     const std::optional<float> alpha = alpha_->value ? alpha_->value : best_alpha(sample, sizes, weights);
-    ++smoothed_;
     if (!alpha) return {};
     std::vector<float> factors = smooth_factors(sample.sizes, sizes, *alpha);
     if (norm) {
@@ -354,7 +367,6 @@ class InputObserver {
   CalibrationStates& states_;
   const Log& log_;
   ObservedInputs result_;
-  int64_t smoothed_ = 0, unsmoothed_ = 0;
 };
 
 }  // namespace

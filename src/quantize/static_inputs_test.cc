@@ -210,6 +210,22 @@ TEST(StaticInputs, InputsThatAreNotFiniteAreRefusedByTheModulesNameAndNothingIsW
   EXPECT_NE(tiny.refusal(smoothed).find("not finite"), std::string::npos);
 }
 
+// Of this model's matrices o alone is rounded, and the inputs of the second layer's are not finite: observing
+// would say so.
+TEST(StaticInputs, NothingToSmoothIsSaidBeforeAnythingIsObserved) {
+  Tiny tiny;
+  for (const char* name : {"model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.up_proj.weight"}) {
+    tiny.change(name, [](std::vector<float>& values) {
+      for (float& value : values) value *= 1e20f;
+    });
+  }
+  QuantizeOptions options = static_options();
+  options.dynamic = {R"(-:.*\.(q|k|v|gate|up|down)_proj)"};
+  EXPECT_NE(tiny.refusal(options).find("not finite"), std::string::npos);
+  options.inputs.smooth_alpha = "0.5";
+  EXPECT_NE(tiny.refusal(options).find("smooth_alpha: no quantized linears"), std::string::npos);
+}
+
 TEST(StaticInputs, NoDataAreAnError) {
   Tiny tiny;
   tiny.calibration.samples.clear();
