@@ -299,7 +299,8 @@ Scratch gather_columns(const OpContext& context, const int32_t* order, MatmulArg
   return scratch;
 }
 
-int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+int64_t parts_of(int64_t count, int64_t size) { return (count + size - 1) / size; }
+int64_t round_up(int64_t value, int64_t multiple) { return parts_of(value, multiple) * multiple; }
 
 constexpr int64_t kColumnUnit = 32;
 
@@ -310,18 +311,17 @@ int64_t padded_columns(const Job& job) { return round_up(job.args.out, kColumnUn
 // or else ranges of about 1024: long runs of each word row are read, few pages touched.
 int64_t decode_columns_at_a_time(int64_t columns, int threads) {
   const int64_t parts = columns <= 2048 * threads ? threads : round_up(columns / 1024, threads);
-  return std::max<int64_t>(64, round_up((std::max<int64_t>(1, columns) - 1) / parts + 1, kColumnUnit));
+  return std::max<int64_t>(64, round_up(parts_of(columns, parts), kColumnUnit));
 }
 
 // Ranges of at most 1024 with which the last thread ends first. Each range reads all of x, which takes as
 // long as some three units of columns (AMX, 512 rows).
 int64_t prefill_columns_at_a_time(int64_t columns, int threads) {
   constexpr int64_t kMostUnits = 32, kUnitsOfX = 3;
-  const int64_t units = (std::max<int64_t>(1, columns) - 1) / kColumnUnit + 1;
+  const int64_t units = parts_of(columns, kColumnUnit);
   int64_t best = 1, least = std::numeric_limits<int64_t>::max();
   for (int64_t size = 1; size <= std::min(units, kMostUnits); ++size) {
-    const int64_t ranges = (units - 1) / size + 1, turns = (ranges - 1) / threads + 1;
-    const int64_t cost = turns * (size + kUnitsOfX);
+    const int64_t cost = parts_of(parts_of(units, size), threads) * (size + kUnitsOfX);
     if (cost > least) continue;
     best = size;
     least = cost;

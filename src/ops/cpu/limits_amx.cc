@@ -25,7 +25,7 @@ void zero_tiles() {
 void keep_tile(float* sink) {
   alignas(64) static thread_local float tile[256];
   _tile_stored(0, tile, 64);
-  __asm__ volatile("" ::: "memory");
+  memory_barrier();
   *sink = tile[0];
   _tile_release();
 }

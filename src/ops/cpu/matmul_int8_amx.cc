@@ -15,6 +15,7 @@ namespace {
 namespace {
 #include "ops/cpu/amx.inc"
 #include "ops/cpu/int8_finish.inc"
+#include "ops/cpu/parts.inc"
 
 constexpr int64_t kTileBytes = 1024;
 constexpr int64_t kEdge = 32;       // rows and output columns of a block of 2 x 2 tiles
@@ -23,11 +24,6 @@ constexpr int64_t kWidth = 1024;    // output columns of a panel
 constexpr int64_t kFinished = 128;  // output columns whose sums become the product while they are in L1
 constexpr size_t kPanelBytes = kWidth / 16 * kDepth * kTileBytes;
 static_assert(kPanelBytes + kEdge * kEdge * sizeof(int32_t) <= kMatmulScratchBytes);
-
-// Tile instructions do not tell the compiler which memory they touch.
-inline void memory_barrier() { __asm__ volatile("" ::: "memory"); }
-
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // Columns [n, n + width) of word rows [word, word + 16 * depth): [strip of 16 columns][16 * depth][16]; zeros
 // where the matrix has ended.

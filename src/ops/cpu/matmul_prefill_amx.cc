@@ -17,6 +17,7 @@ namespace {
 namespace {
 #include "ops/cpu/affine_codes.inc"
 #include "ops/cpu/amx.inc"
+#include "ops/cpu/parts.inc"
 #include "ops/cpu/start_rows.inc"
 
 constexpr int64_t kTile = 512;   // elements of a tile
@@ -29,9 +30,6 @@ constexpr int64_t kCodesAtOnce = 4;  // tiles: of codes that are converted for a
 constexpr size_t kPanelBytes = sizeof(uint16_t) * kTile * kPanelTiles;
 constexpr size_t kSumBytes = sizeof(float) * kEdge * kPanel;
 static_assert(kPanelBytes + kSumBytes + sizeof(float) * kEdge * kEdge <= kMatmulScratchBytes);
-
-// Tile instructions do not tell the compiler which memory they touch.
-inline void memory_barrier() { __asm__ volatile("" ::: "memory"); }
 
 // Tiles [0, depth) of one strip of 16 output columns; `lanes` of them exist.
 template <int kBits>
@@ -185,13 +183,6 @@ inline void multiply(const uint16_t* x0, const uint16_t* x1, const uint16_t* w0,
     _tile_stored(2, to.data + 16 * to.stride, to.stride * 4);
     _tile_stored(3, to.data + 16 * to.stride + 16, to.stride * 4);
   }
-}
-
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-// The smallest part that cuts `count` into no more parts than `most` does: parts of like size.
-inline int64_t even_part(int64_t count, int64_t most) {
-  const int64_t parts = (count + most - 1) / most;
-  return parts == 0 ? 1 : (count + parts - 1) / parts;
 }
 
 // What a thread works on: a panel of W that spans tiles [k, k + depth) of x and output columns [n, n +

@@ -57,7 +57,7 @@ inline void multiply_panels(const char* a, const char* b, int64_t steps, float* 
   _tile_stored(1, sums + 16, 128);
   _tile_stored(2, sums + 16 * 32, 128);
   _tile_stored(3, sums + 16 * 32 + 16, 128);
-  __asm__ volatile("" ::: "memory");  // the compiler does not see what tiles store
+  memory_barrier();
 }
 
 }  // namespace
