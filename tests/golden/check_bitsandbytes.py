@@ -20,9 +20,9 @@ import accelerate
 import bitsandbytes
 import torch
 import transformers
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from peer_check import NEW, PROMPT, agree, greedy, lowbit, run
+from peer_check import PROMPT, agree, apart, greedy, is_encoder, lowbit, our_tokens, run
 
 TEXT = pathlib.Path(__file__).parents[2] / "demo" / "data" / "heldout.txt"
 VARIANTS = {
@@ -41,6 +41,15 @@ def equal_weights(reference, theirs):
         for place, module in theirs.named_modules() if isinstance(module, bitsandbytes.nn.Linear4bit))
 
 
+def footprints(binary, theirs, out):
+    return {"footprint": theirs.get_memory_footprint(),
+            "inspect": json.loads(lowbit(binary, "inspect", out, "--json"))["memory"]["footprint_bytes"]}
+
+
+def bound_of(name, of_bf16):
+    return max(1e-2, 2 * of_bf16, 1e-1 if name == "int8" else 0)
+
+
 def check_encoder(binary, dense, out, name):
     ids = AutoTokenizer.from_pretrained(out)(PROMPT, return_tensors="pt")
     reference = AutoModel.from_pretrained(dense, dtype=torch.float32).eval()
@@ -48,43 +57,37 @@ def check_encoder(binary, dense, out, name):
     in_bf16 = AutoModel.from_pretrained(dense, dtype=torch.bfloat16).eval()
     with torch.no_grad():
         state, *others = (model(**ids).last_hidden_state.float() for model in (reference, theirs, in_bf16))
-    difference, of_bf16 = (float((other - state).abs().max() / state.abs().max()) for other in others)
+    difference, of_bf16 = (apart(other, state) for other in others)
     kinds = {bitsandbytes.nn.Linear4bit, bitsandbytes.nn.Linear8bitLt}
     row = {"model": out.name, "checkpoint": name, "weights_equal": equal_weights(reference, theirs),
            "matrices": sum(type(module) in kinds for module in theirs.modules()), "relative_difference": difference,
-           "of_bf16_products": of_bf16, "footprint": theirs.get_memory_footprint(),
-           "inspect": json.loads(lowbit(binary, "inspect", out, "--json"))["memory"]["footprint_bytes"]}
+           "of_bf16_products": of_bf16} | footprints(binary, theirs, out)
     print(json.dumps(row), flush=True)
-    bound = max(1e-2, 2 * of_bf16, 1e-1 if name == "int8" else 0)
-    return row["weights_equal"] and row["matrices"] > 0 and difference < bound and row["footprint"] == row["inspect"]
+    return row["weights_equal"] and row["matrices"] > 0 and difference < bound_of(name, of_bf16) and row["footprint"] == row["inspect"]
 
 
 def check(binary, source, name, options, work):
     out, dense = work / f"{source.name}-{name}", work / f"{source.name}-{name}-dense"
     lowbit(binary, "quantize", source, "-o", out, *options, "--dialect", "bitsandbytes", "--no-check", "--overwrite")
-    is_encoder = AutoConfig.from_pretrained(source).architectures == ["BertModel"]
-    dtype = "float32" if name == "int8" or is_encoder else "bfloat16"  # of what bitsandbytes decodes to
+    dtype = "float32" if name == "int8" or is_encoder(source) else "bfloat16"  # of what bitsandbytes decodes to
     lowbit(binary, "convert", out, "-o", dense, "--to", dtype, "--overwrite")
-    if is_encoder:
+    if is_encoder(source):
         return check_encoder(binary, dense, out, name)
     prompt = AutoTokenizer.from_pretrained(source)(PROMPT)["input_ids"]
     reference = AutoModelForCausalLM.from_pretrained(dense, dtype=torch.float32).eval()
     expected, logits, gaps = greedy(reference, prompt)
     theirs = AutoModelForCausalLM.from_pretrained(out, dtype="auto", device_map="cpu").eval()
-    footprint = theirs.get_memory_footprint()
+    sizes = footprints(binary, theirs, out)
     weights_equal = equal_weights(reference, theirs)
     found, their_logits, _ = greedy(theirs, prompt)
-    ours = json.loads(lowbit(binary, "generate", out, "--device", "cpu", "--prompt", PROMPT, "--max-new-tokens", NEW, "--ignore-eos",
-                             "--temperature", 0, "--json"))["token_ids"]
+    ours = our_tokens(binary, out)
     _, rounded, _ = greedy(reference.to(torch.bfloat16), prompt)
-    difference, of_bf16 = (float((some - logits).abs().max() / logits.abs().max()) for some in (their_logits, rounded))
-    bound = max(1e-2, 2 * of_bf16, 1e-1 if name == "int8" else 0)
+    difference, of_bf16 = (apart(some, logits) for some in (their_logits, rounded))
+    bound = bound_of(name, of_bf16)
     row = {"model": source.name, "checkpoint": name, "weights_equal": weights_equal, "our_tokens": agree(expected, ours, gaps, of_bf16),
-           "their_tokens": agree(expected, found, gaps, bound), "relative_difference": difference, "of_bf16_products": of_bf16,
-           "footprint": footprint,
-           "inspect": json.loads(lowbit(binary, "inspect", out, "--json"))["memory"]["footprint_bytes"]}
+           "their_tokens": agree(expected, found, gaps, bound), "relative_difference": difference, "of_bf16_products": of_bf16} | sizes
     print(json.dumps(row), flush=True)
-    return weights_equal and row["our_tokens"] and row["their_tokens"] and difference < bound and footprint == row["inspect"]
+    return weights_equal and row["our_tokens"] and row["their_tokens"] and difference < bound and row["footprint"] == row["inspect"]
 
 
 if __name__ == "__main__":

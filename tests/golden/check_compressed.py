@@ -18,9 +18,9 @@ import compressed_tensors
 import torch
 import transformers
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from peer_check import NEW, PROMPT, agree, greedy, lowbit, run
+from peer_check import PROMPT, agree, apart, greedy, is_encoder, lowbit, our_tokens, run
 
 STATIC = ["--activations", "int8-static"]
 VARIANTS = {
@@ -63,14 +63,13 @@ def check_encoder(source, name, dense, out, tensors, ids, bound):
         expected, found = (model(input_ids=ids).last_hidden_state for model in (reference, theirs))
     matrices = sum(name.endswith(".weight_scale") for name in tensors)
     row = {"model": source.name, "checkpoint": name, "matrices": matrices,
-           "relative_difference": float((found - expected).abs().max() / expected.abs().max())}
+           "relative_difference": apart(found, expected)}
     print(json.dumps(row), flush=True)
     return matrices > 0 and row["relative_difference"] < bound
 
 
 def check(binary, source, name, options, work, text):
-    is_encoder = AutoConfig.from_pretrained(source).architectures == ["BertModel"]
-    if is_encoder and "--smooth-alpha" in options:
+    if is_encoder(source) and "--smooth-alpha" in options:
         print(json.dumps({"model": source.name, "checkpoint": name, "skipped": "no norm or product before its linears is theirs alone"}))
         return True
     out, dense = work / f"{source.name}-{name}", work / f"{source.name}-{name}-dense"
@@ -82,16 +81,15 @@ def check(binary, source, name, options, work, text):
     bound = 5e-2 if name == "w8a8-dynamic" else 1e-3
     prompt = AutoTokenizer.from_pretrained(source)(PROMPT)["input_ids"]
     tensors = load_file(out / "model.safetensors")
-    if is_encoder:
+    if is_encoder(source):
         return check_encoder(source, name, dense, out, tensors, torch.tensor([prompt]), bound)
     reference = AutoModelForCausalLM.from_pretrained(dense, dtype=torch.float32).eval()
     round_inputs(reference, tensors, name == "w8a8-dynamic")
     expected, logits, gaps = greedy(reference, prompt)
     theirs = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32, device_map="cpu").eval()
     found, their_logits, _ = greedy(theirs, prompt)
-    ours = json.loads(lowbit(binary, "generate", out, "--device", "cpu", "--prompt", PROMPT, "--max-new-tokens", NEW, "--ignore-eos",
-                             "--temperature", 0, "--kv-cache-dtype", "float32", "--json"))["token_ids"]
-    difference = float((their_logits - logits).abs().max() / logits.abs().max())
+    ours = our_tokens(binary, out, "--kv-cache-dtype", "float32")
+    difference = apart(their_logits, logits)
     row = {"model": source.name, "checkpoint": name, "our_tokens": agree(expected, ours, gaps, 1e-2),
            "their_tokens": agree(expected, found, gaps, bound), "relative_difference": difference}
     print(json.dumps(row), flush=True)

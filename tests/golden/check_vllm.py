@@ -8,14 +8,13 @@ Prints one JSON line per checkpoint; exits 1 where one does not load or differs.
 
 import json
 import os
-import subprocess
 import sys
 
 os.environ.update(HF_HUB_OFFLINE="1", VLLM_LOGGING_LEVEL="ERROR", VLLM_CPU_KVCACHE_SPACE="1", VLLM_CPU_OMP_THREADS_BIND="nobind")
 
 import vllm
 
-PROMPT, NEW = "The bank says that", 12
+from peer_check import NEW, PROMPT, our_tokens
 
 
 def tokens_of_vllm(checkpoint):
@@ -24,18 +23,12 @@ def tokens_of_vllm(checkpoint):
     return list(found[0].outputs[0].token_ids)
 
 
-def tokens_of_lowbit(binary, checkpoint):
-    command = [binary, "generate", checkpoint, "--device", "cpu", "--kv-cache-dtype", "float32", "--prompt", PROMPT, "--max-new-tokens", str(NEW),
-               "--ignore-eos", "--temperature", "0", "--json"]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["token_ids"]
-
-
 if __name__ == "__main__":  # vLLM starts processes that read this file again
     good = True
     for checkpoint in sys.argv[2:]:
         row = {"checkpoint": os.path.basename(checkpoint), "vllm": vllm.__version__}
         try:
-            theirs, ours = tokens_of_vllm(checkpoint), tokens_of_lowbit(sys.argv[1], checkpoint)
+            theirs, ours = tokens_of_vllm(checkpoint), our_tokens(sys.argv[1], checkpoint, "--kv-cache-dtype", "float32")
             row |= {"same": theirs == ours, "theirs": theirs, "ours": ours}
         except Exception as error:  # a refusal is a result here
             row |= {"same": False, "error": f"{type(error).__name__}: {str(error)[:200]}"}

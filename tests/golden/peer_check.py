@@ -1,7 +1,8 @@
-"""What the check_*.py scripts share, which load in the peers what lowbit wrote: the program, greedy tokens by full forward passes, and the
-loop over models and kinds of checkpoint."""
+"""What the check_*.py scripts share, which load in the peers what lowbit wrote: the program and its greedy tokens, those of a model in torch
+by full forward passes, and the loop over models and kinds of checkpoint."""
 
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -15,6 +16,19 @@ def lowbit(binary, *arguments):
     if done.returncode != 0:
         raise RuntimeError(f"lowbit {' '.join(map(str, arguments))}: {done.stderr.strip()[-300:]}")
     return done.stdout
+
+
+def our_tokens(binary, checkpoint, *options):
+    return json.loads(lowbit(binary, "generate", checkpoint, "--device", "cpu", "--prompt", PROMPT, "--max-new-tokens", NEW, "--ignore-eos",
+                             "--temperature", 0, *options, "--json"))["token_ids"]
+
+
+def is_encoder(folder):
+    return json.loads((pathlib.Path(folder) / "config.json").read_text()).get("architectures") == ["BertModel"]
+
+
+def apart(some, expected):
+    return float((some - expected).abs().max() / expected.abs().max())
 
 
 def greedy(model, prompt):
