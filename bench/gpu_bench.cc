@@ -408,31 +408,40 @@ void print_attention() {
   }
 }
 
-// Weights that share x, as a layer holds them: BF16 or int8 rows, of any numbers.
-std::vector<Weight> random_weights(GpuQueue& queue, std::span<const int64_t> outs, int64_t in, DType dtype,
-                                   ActivationFormat activations, float threshold) {
+// How a layer holds weights for prompts, and what it does with their inputs.
+struct PromptKind {
+  const char* name;
+  Coding coding;
+  ActivationFormat activations = ActivationFormat::kNone;
+  float threshold = 0;
+};
+
+// Weights that share x, of any numbers.
+std::vector<Weight> random_weights(GpuQueue& queue, std::span<const int64_t> outs, int64_t in,
+                                   const PromptKind& kind) {
   std::vector<Weight> weights;
   const auto fill = [&](Tensor tensor) {
     gpu_fill_bf16(tensor.mutable_data<uint16_t>(), static_cast<int64_t>(tensor.byte_count() / 2),
                   static_cast<uint32_t>(weights.size() + 1), queue.stream());
     return tensor;
   };
+  const Coding& coding = kind.coding;
   for (int64_t out : outs) {
-    if (dtype == DType::kBF16) {
-      weights.emplace_back(fill(Tensor::allocate_on(&queue, dtype, {out, in})));
+    if (coding.bits == 16) {
+      weights.emplace_back(fill(Tensor::allocate_on(&queue, DType::kBF16, {out, in})));
       continue;
     }
     QuantizedTensor weight{
-        .format = Format::kInt8, .bits = 8, .group_size = in, .out_features = out, .in_features = in};
-    const int64_t tiles = tile_count(out);
-    weight.group_size = kept_group_size(in, in);
-    weight.codes = fill(Tensor::allocate_on(&queue, DType::kI32, {tiles, piece_count(in, 8), kPieceBytes / 4})
-                            .part(0, DType::kBF16, {tiles * piece_count(in, 8) * kPieceBytes / 2}));
+        .format = coding.format, .bits = coding.bits, .out_features = out, .in_features = in};
+    const int64_t tiles = tile_count(out), words = piece_count(in, coding.bits) * kPieceBytes / 4;
+    weight.group_size = kept_group_size(in, coding.group_size, has_codebook(coding.format));
+    weight.codes = fill(
+        Tensor::allocate_on(&queue, DType::kI32, {tiles, words}).part(0, DType::kBF16, {tiles * words * 2}));
     weight.scales =
         Tensor::allocate_on(&queue, DType::kF16, {tiles, kept_groups(in, weight.group_size), kTileOutputs});
     check(cudaMemset(weight.scales.mutable_bytes(), 0x1c, weight.scales.byte_count()));
-    weight.activations = activations;
-    weight.outlier_threshold = threshold;
+    weight.activations = kind.activations;
+    weight.outlier_threshold = kind.threshold;
     weights.emplace_back(std::move(weight));
   }
   return weights;
@@ -445,16 +454,14 @@ void print_prompts() {
   Workspace workspace(queue);
   const OpContext context{.workspace = &workspace, .gpu = &queue, .libraries = &libraries};
   const double limit = measure_matrix_rate(queue, libraries);
-  struct Variant {
-    const char* name;
-    DType dtype = DType::kI8;
-    ActivationFormat activations = ActivationFormat::kNone;
-    float threshold = 0;
-  };
-  const Variant variants[] = {{"bf16", DType::kBF16},
-                              {"int8, inputs bf16"},
-                              {"int8, inputs int8", DType::kI8, ActivationFormat::kInt8Dynamic},
-                              {"the same, 6 outliers", DType::kI8, ActivationFormat::kInt8Dynamic, 6}};
+  const Coding rows_of_int8{"int8", 8, 128, Format::kInt8};
+  const PromptKind kinds[] = {{"bf16", {"bf16", 16}},
+                              {"int4", {"int4", 4}},
+                              {"nf4", {"nf4", 4, 64, Format::kNf4}},
+                              {"fp8", {"fp8", 8, 64, Format::kFp8}},
+                              {"int8, inputs bf16", rows_of_int8},
+                              {"int8, inputs int8", rows_of_int8, ActivationFormat::kInt8Dynamic},
+                              {"the same, 6 outliers", rows_of_int8, ActivationFormat::kInt8Dynamic, 6}};
   std::printf("\nproducts of prompts; those of BF16 %.0f TFLOP/s\n%-18s %6s %-22s %10s %10s %10s\n", limit,
               "weights", "rows", "kind", "us", "TFLOP/s", "of bf16");
   const std::pair<const char*, std::pair<std::vector<int64_t>, int64_t>> layers[] = {
@@ -464,16 +471,15 @@ void print_prompts() {
       {"down", {{1536}, 8960}}};
   for (const auto& [name, shape] : layers) {
     const auto& [outs, in] = shape;
-    for (int64_t rows : {2048, 16384}) {
+    for (int64_t rows : {64, 128, 512, 1024, 2048, 16384}) {
       void* const x = allocate(rows * in * 2);
       gpu_fill_bf16(static_cast<uint16_t*>(x), rows * in, 9, queue.stream());
       for (int64_t column = 0; column < 6; ++column) {
         const uint16_t outlier = 0x4120;  // 10
         check(cudaMemcpy(static_cast<uint16_t*>(x) + column * 200 + 7, &outlier, 2, cudaMemcpyHostToDevice));
       }
-      for (const Variant& variant : variants) {
-        const auto weights =
-            random_weights(queue, outs, in, variant.dtype, variant.activations, variant.threshold);
+      for (const PromptKind& kind : kinds) {
+        const auto weights = random_weights(queue, outs, in, kind);
         std::vector<MatmulOutput> outputs;
         int64_t all = 0;
         for (const Weight& weight : weights) {
@@ -493,7 +499,7 @@ void print_prompts() {
         queue.wait("prompts");
         const double rate = 2 * static_cast<double>(rows * all * in) / us * 1e-6;
         std::printf("%-18s %6lld %-22s %10.1f %10.0f %9.0f%%\n", name, static_cast<long long>(rows),
-                    variant.name, us, rate, limit > 0 ? 100 * rate / limit : 0.0);
+                    kind.name, us, rate, limit > 0 ? 100 * rate / limit : 0.0);
         for (const MatmulOutput& output : outputs) check(cudaFree(output.y.data));
       }
       check(cudaFree(x));

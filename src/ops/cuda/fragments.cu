@@ -3,6 +3,7 @@
 #include "ops/cuda/fragments_gpu.h"
 
 #include <algorithm>
+#include <bit>
 
 namespace lowbit {
 namespace {
@@ -237,69 +238,94 @@ __global__ void __launch_bounds__(256) encode_rows_kernel(const GpuEncodeArgs ar
   }
 }
 
-// A thread per 16 bytes of fragments: of each block of 32 inputs it has eight of two rows, which go to `to`
-// together. kWhole: groups and rows are cut at multiples of eight columns, and columns are in their own
-// order.
-template <int kBits, bool kWhole, bool kTable>
+// The codes of a thread's 16 bytes: of pair i of a step the first or the second.
+template <int kBits, bool kTable>
+__device__ inline uint32_t code_of_step(const uint32_t (&words)[4], int step, int pair, int second) {
+  if constexpr (kBits == 8) return words[step * 2 + second] >> (8 * pair) & 0xffu;
+  if constexpr (kTable) return code_in_word(words[step], 2 * pair + second);
+  return words[step] >> (4 * (second * 4 + pair)) & 0xfu;
+}
+
+// A thread per 16 bytes of fragments, any groups and order of columns.
+template <int kBits, bool kTable>
 __global__ void unpack_kernel(const GpuUnpackArgs args, const FloatTable<kBits> codebook, int64_t count) {
+  follow_predecessor();
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (index >= count) return;
+  const int64_t pieces = piece_count(args.in, kBits), groups = kept_groups(args.in, args.group_size);
+  const int thread = static_cast<int>(index % 32);
+  const int64_t piece = index / 32 % pieces, tile = index / 32 / pieces;
+  const uint4 data = static_cast<const uint4*>(args.fragments)[index];
+  const uint32_t words[4] = {data.x, data.y, data.z, data.w};
+  for (int i = 0; i < piece_inputs(kBits) / 2; ++i) {  // eight of each block of 32 inputs, of two rows
+    const int upper = i / 8 % 2, block = i / 16, in_block = i % 8;
+    const int64_t n = tile * kTileOutputs + thread / 4 + upper * 8,
+                  k = piece * piece_inputs(kBits) + block * kBlockInputs + thread % 4 * 8 + in_block;
+    if (n >= args.out || k >= args.in) continue;
+    const uint32_t code = code_of_step<kBits, kTable>(words, block * 2 + in_block / 4,
+                                                      upper + in_block % 4 / 2 * 2, in_block % 2);
+    const int64_t at = group_place(n, k / args.group_size, groups);
+    const int zero =
+        args.zero_points ? static_cast<const uint16_t*>(args.zero_points)[at] : 1 << (args.bits - 1);
+    const float unscaled = kTable ? codebook.value[code] : static_cast<float>(static_cast<int>(code) - zero);
+    args.to[n * args.in + (args.column_order ? args.column_order[k] : k)] =
+        f32_to_bf16(__half2float(static_cast<const __half*>(args.scales)[at]) * unscaled);
+  }
+}
+
+constexpr int kUnpackWarps = 8;  // of a block, each with a piece of a tile
+
+// The same for groups of 32 or more and columns in their own order, of which a thread writes eight together:
+// every prompt waits for this.
+template <int kBits, bool kTable>
+__global__ void __launch_bounds__(kUnpackWarps * 32)
+    unpack_groups_kernel(const GpuUnpackArgs args, const FloatTable<kBits> codebook, int group_shift) {
   follow_predecessor();
   __shared__ float values[1 << kBits];
   if constexpr (kTable) {
     if (threadIdx.x < 1 << kBits) values[threadIdx.x] = codebook.value[threadIdx.x];
     __syncthreads();
   }
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (index >= count) return;
-  const int in = static_cast<int>(args.in), out = static_cast<int>(args.out),
-            group_size = static_cast<int>(args.group_size);
-  const unsigned pieces = static_cast<unsigned>(piece_count(args.in, kBits));
-  const int groups = static_cast<int>(kept_groups(args.in, args.group_size)), middle = 1 << (args.bits - 1);
-  const int thread = static_cast<int>(index % 32);
-  const unsigned warp = static_cast<unsigned>(index / 32);
-  const int piece = static_cast<int>(warp % pieces), tile = static_cast<int>(warp / pieces);
-  const uint4 data = static_cast<const uint4*>(args.fragments)[index];
+  const int in = static_cast<int>(args.in), out = static_cast<int>(args.out);
+  const int pieces = static_cast<int>(piece_count(args.in, kBits)),
+            groups = static_cast<int>(padded_inputs(args.in)) >> group_shift;
+  const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, c = lane % 4;
+  const int piece = static_cast<int>(blockIdx.x) * kUnpackWarps + static_cast<int>(threadIdx.x) / 32,
+            tile = static_cast<int>(blockIdx.y);
+  if (piece >= pieces) return;
+  const uint4 data =
+      static_cast<const uint4*>(args.fragments)[(static_cast<int64_t>(tile) * pieces + piece) * 32 + lane];
   const uint32_t words[4] = {data.x, data.y, data.z, data.w};
-  auto group_at = [&](int n, int k) {
-    return (static_cast<int64_t>(tile) * groups + k / group_size) * kTileOutputs + n % 8 * 2 + n % 16 / 8;
-  };
-  auto zero_at = [&](int64_t at) {
-    return args.zero_points ? static_cast<int>(static_cast<const uint16_t*>(args.zero_points)[at]) : middle;
-  };
 #pragma unroll
   for (int block = 0; block < piece_inputs(kBits) / kBlockInputs; ++block) {
-    const int k = piece * piece_inputs(kBits) + block * kBlockInputs + thread % 4 * 8;
+    const int first = piece * piece_inputs(kBits) + block * kBlockInputs, k = first + c * 8;
+    if (k >= in) continue;
+    const int64_t at =
+        (static_cast<int64_t>(tile) * groups + (first >> group_shift)) * (kTileOutputs / 2) + g;
+    const float2 scales = __half22float2(static_cast<const __half2*>(args.scales)[at]);
+    const uint32_t zeros =
+        args.zero_points ? static_cast<const uint32_t*>(args.zero_points)[at] : 0x10001u << (args.bits - 1);
 #pragma unroll
     for (int upper = 0; upper < 2; ++upper) {
-      const int n = tile * kTileOutputs + thread / 4 + upper * 8;
-      if (n >= out || k >= in) continue;
-      int64_t at = group_at(n, k);
-      float scale = __half2float(static_cast<const __half*>(args.scales)[at]);
-      int zero = zero_at(at);
+      const int n = tile * kTileOutputs + g + upper * 8;
+      if (n >= out) continue;
+      const float scale = upper ? scales.y : scales.x;
+      // 2^23 + code is a float, less this
+      const float offset = 8388608.0f + static_cast<float>(upper ? zeros >> 16 : zeros & 0xffffu);
       uint32_t pairs[4];
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const int step = block * 2 + i / 4, pair = upper + i % 4 / 2 * 2, second = i % 2;
-        const uint32_t code = kBits == 8 ? words[step * 2 + second] >> (8 * pair) & 0xffu
-                              : kTable   ? code_in_word(words[step], 2 * pair + second)
-                                         : words[step] >> (4 * (second * 4 + pair)) & 0xfu;
-        if (!kWhole) {
-          at = group_at(n, min(k + i, in - 1));
-          scale = __half2float(static_cast<const __half*>(args.scales)[at]);
-          zero = zero_at(at);
+      for (int i = 0; i < 4; ++i) {
+        float two[2];
+#pragma unroll
+        for (int second = 0; second < 2; ++second) {
+          const uint32_t code =
+              code_of_step<kBits, kTable>(words, block * 2 + i / 2, upper + i % 2 * 2, second);
+          two[second] = scale * (kTable ? values[code] : __uint_as_float(code | 0x4b000000u) - offset);
         }
-        const float unscaled = kTable ? values[code] : static_cast<float>(static_cast<int>(code) - zero);
-        const uint32_t value = f32_to_bf16(scale * unscaled);
-        if (kWhole) {
-          pairs[i / 2] = second ? pairs[i / 2] | value << 16 : value;
-        } else if (k + i < in) {
-          args.to[static_cast<int64_t>(n) * in + (args.column_order ? args.column_order[k + i] : k + i)] =
-              static_cast<uint16_t>(value);
-        }
+        pairs[i] = bf16_pair(two[0], two[1]);
       }
-      if (kWhole) {
-        *reinterpret_cast<uint4*>(args.to + static_cast<int64_t>(n) * in + k) =
-            make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
-      }
+      *reinterpret_cast<uint4*>(args.to + static_cast<int64_t>(n) * in + k) =
+          make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
     }
   }
 }
@@ -332,14 +358,21 @@ void gpu_pack_fragments(const GpuPackArgs& args, void* stream) {
 
 void gpu_unpack_fragments(const GpuUnpackArgs& args, void* stream) {
   const int bits = fragment_bits(args.bits);
-  const int64_t count = fragment_bytes(args.out, args.in, bits) / 16;
-  const bool is_whole = !args.column_order && args.in % 8 == 0 && args.group_size % 8 == 0;
+  const auto group = static_cast<unsigned>(args.group_size);
+  const int64_t count = fragment_bytes(args.out, args.in, bits) / 16, tiles = tile_count(args.out);
+  const bool is_whole = !args.column_order && args.in % 8 == 0 && std::has_single_bit(group) &&
+                        args.group_size >= kBlockInputs && args.group_size <= kUnitInputs && tiles < 65536;
   auto queue = [&]<int kBits, bool kTable>() {
     FloatTable<kBits> table{};
     for (size_t i = 0; i < std::min<size_t>(args.codebook.size(), 1 << kBits); ++i)
       table.value[i] = args.codebook[i] / args.scale_factor;
-    launch(is_whole ? unpack_kernel<kBits, true, kTable> : unpack_kernel<kBits, false, kTable>,
-           blocks_for(count), dim3(kThreads), 0, stream, args, table, count);
+    if (!is_whole)
+      return launch(unpack_kernel<kBits, kTable>, blocks_for(count), dim3(kThreads), 0, stream, args, table,
+                    count);
+    const int64_t columns = (piece_count(args.in, kBits) + kUnpackWarps - 1) / kUnpackWarps;
+    launch(unpack_groups_kernel<kBits, kTable>,
+           dim3(static_cast<unsigned>(columns), static_cast<unsigned>(tiles)), dim3(kUnpackWarps * 32), 0,
+           stream, args, table, std::countr_zero(group));
   };
   const bool has_table = !args.codebook.empty();
   if (bits == 8)

@@ -7,10 +7,9 @@
 //
 // A slot has 128 bytes of each of 128 rows of x and 192 of w: 128 codes, summed as integers; or, behind
 // those, 64 outlier columns in BF16, summed as floats in the registers that the integers have left.
-#include "ops/cuda/device.cuh"
 #include "ops/cuda/matmul_int8.h"
 #include "ops/cuda/multiprocessors.h"
-#include "ops/cuda/wgmma.cuh"
+#include "ops/cuda/prompt_tiles.cuh"
 
 #include <algorithm>
 
@@ -19,39 +18,14 @@ namespace {
 
 constexpr int kOutputs = kInt8TileOutputs, kRows = kInt8TileRows;
 constexpr int kSums = kOutputs / 2;  // a thread's: 64 x 192 by 128 threads
-constexpr int kRowBlocks = kRows / kInt8BlockRows, kOutputBlocks = kOutputs / kInt8BlockRows;
-constexpr int kSlotBytes = (kRowBlocks + kOutputBlocks) * kInt8BlockBytes;
+constexpr int kRowBlocks = kRows / kBlockRows, kOutputBlocks = kOutputs / kBlockRows;
+constexpr int kSlotBytes = (kRowBlocks + kOutputBlocks) * kOperandBytes;
 constexpr int kSlots = 5;
 constexpr int kSharedBytes = kSlots * kSlotBytes + 1024;  // slots begin at a multiple of 1024
 constexpr int kThreads = 3 * kWarpgroup, kMultipliers = 2;
-// Tiles of so many rows' tiles are taken before the next ones: their x and the outputs' w stay in the
-// second-level cache.
-constexpr int kRowTilesTogether = 16;
 
-struct Control {
-  uint64_t filled[kSlots], emptied[kSlots];
-};
-
-// Where a tile is.
-struct Place {
-  int matrix;
-  int64_t row, n;        // first ones
-  int64_t output_block;  // of the matrix's blocks
-};
-struct Tiles {
-  int row_tiles, output_tiles[kMostMatrices], all_outputs;
-  int matrices;
-
-  __host__ __device__ int count() const { return row_tiles * all_outputs; }
-  __device__ Place at(int index) const {
-    const int together = kRowTilesTogether * all_outputs, first = index / together * kRowTilesTogether;
-    const int rows = min(kRowTilesTogether, row_tiles - first), rest = index % together;
-    int output = rest / rows, matrix = 0;
-    while (matrix + 1 < matrices && output >= output_tiles[matrix]) output -= output_tiles[matrix++];
-    return {matrix, static_cast<int64_t>(first + rest % rows) * kRows,
-            static_cast<int64_t>(output) * kOutputs, static_cast<int64_t>(output) * kOutputBlocks};
-  }
-};
+using Tiles = TileList<kRows, kOutputs>;
+using Control = RingBarriers<kSlots>;
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
@@ -93,63 +67,40 @@ __device__ inline void pin(int (&values)[kSums]) {
   for (int i = 0; i < kSums; ++i) asm volatile("" : "+r"(values[i])::"memory");
 }
 
-__device__ inline void expect_copies(uint64_t* barrier, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
-               "r"(bytes)
-               : "memory");
-}
-__device__ inline void copy_bulk(uint32_t to, const void* from, int bytes, uint64_t* barrier) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
-      "l"(from), "r"(bytes), "r"(shared_address(barrier))
-      : "memory");
-}
-// Slots in turn.
-struct Ring {
-  int slot = 0;
-  uint32_t parity = 0;
-
-  __device__ void advance() {
-    if (++slot < kSlots) return;
-    slot = 0;
-    parity ^= 1;
-  }
-};
-
 // By one thread. Neighbouring blocks along the columns are `blocks` apart from those of the next 64 rows.
 __device__ inline void fetch(uint32_t to, const char* x, const char* w, int64_t blocks, uint64_t* filled) {
   expect_copies(filled, kSlotBytes);
 #pragma unroll
   for (int i = 0; i < kRowBlocks; ++i)
-    copy_bulk(to + i * kInt8BlockBytes, x + i * blocks * kInt8BlockBytes, kInt8BlockBytes, filled);
-  to += kRowBlocks * kInt8BlockBytes;
+    copy_bulk(to + i * kOperandBytes, x + i * blocks * kOperandBytes, kOperandBytes, filled);
+  to += kRowBlocks * kOperandBytes;
 #pragma unroll
   for (int i = 0; i < kOutputBlocks; ++i)
-    copy_bulk(to + i * kInt8BlockBytes, w + i * blocks * kInt8BlockBytes, kInt8BlockBytes, filled);
+    copy_bulk(to + i * kOperandBytes, w + i * blocks * kOperandBytes, kOperandBytes, filled);
 }
 
 __device__ inline void fetch_tiles(const GpuInt8Product& args, const Tiles& tiles, int outlier_blocks,
                                    uint32_t slots, Control& control) {
   const int64_t code_blocks = padded_inputs(args.x.in) / 128, room = args.capacity / 64;
-  Ring ring;
+  Ring<kSlots> ring;
   auto fetch_next = [&](const char* x, const char* w, int64_t blocks) {
     wait_for_phase(&control.emptied[ring.slot], ring.parity ^ 1);
     fetch(slots + ring.slot * kSlotBytes, x, w, blocks, &control.filled[ring.slot]);
     ring.advance();
   };
   for (int tile = static_cast<int>(blockIdx.x); tile < tiles.count(); tile += static_cast<int>(gridDim.x)) {
-    const Place place = tiles.at(tile);
+    const Tiles::Place place = tiles.at(tile);
     const GpuInt8Matrix& matrix = args.matrix[place.matrix];
-    const int64_t x_block = place.row / kInt8BlockRows;
-    const char* x = reinterpret_cast<const char*>(args.x.codes) + x_block * code_blocks * kInt8BlockBytes;
-    const char* w =
-        reinterpret_cast<const char*>(matrix.codes) + place.output_block * code_blocks * kInt8BlockBytes;
+    const int64_t x_block = place.row_tile * kRowBlocks;
+    const int64_t output_block = place.output_tile * kOutputBlocks;
+    const char* x = reinterpret_cast<const char*>(args.x.codes) + x_block * code_blocks * kOperandBytes;
+    const char* w = reinterpret_cast<const char*>(matrix.codes) + output_block * code_blocks * kOperandBytes;
     for (int64_t block = 0; block < code_blocks; ++block)
-      fetch_next(x + block * kInt8BlockBytes, w + block * kInt8BlockBytes, code_blocks);
-    x = reinterpret_cast<const char*>(args.x_outliers) + x_block * room * kInt8BlockBytes;
-    w = reinterpret_cast<const char*>(matrix.outliers) + place.output_block * room * kInt8BlockBytes;
+      fetch_next(x + block * kOperandBytes, w + block * kOperandBytes, code_blocks);
+    x = reinterpret_cast<const char*>(args.x_outliers) + x_block * room * kOperandBytes;
+    w = reinterpret_cast<const char*>(matrix.outliers) + output_block * room * kOperandBytes;
     for (int64_t block = 0; block < outlier_blocks; ++block)
-      fetch_next(x + block * kInt8BlockBytes, w + block * kInt8BlockBytes, room);
+      fetch_next(x + block * kOperandBytes, w + block * kOperandBytes, room);
   }
 }
 
@@ -158,22 +109,6 @@ struct Mine {
   int64_t row;  // and row + 8
   int n;        // and n + 1, and those 8 i further
 };
-
-// Four words of each of four neighbouring lanes: word i goes to lane i of them.
-__device__ inline void transpose(uint32_t (&words)[4]) {
-  const int lane = static_cast<int>(threadIdx.x) % 4;
-#pragma unroll
-  for (int distance = 1; distance < 4; distance *= 2) {
-    const bool is_upper = (lane & distance) != 0;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (i & distance) continue;
-      uint32_t &low = words[i], &high = words[i | distance];
-      const uint32_t other = __shfl_xor_sync(0xffffffffu, is_upper ? low : high, distance);
-      (is_upper ? low : high) = other;
-    }
-  }
-}
 
 __device__ inline float2 two(const float* from) { return *reinterpret_cast<const float2*>(from); }
 
@@ -227,25 +162,21 @@ __device__ inline void write(const GpuInt8Product& args, const GpuInt8Matrix& ma
   }
 }
 
-__device__ inline void release(uint64_t* emptied) {
-  if (threadIdx.x % 32 == 0) arrive(emptied);
-}
-
 __device__ inline void multiply_tiles(const GpuInt8Product& args, const Tiles& tiles, int outlier_blocks,
                                       uint32_t slots, Control& control) {
   const int group = static_cast<int>(threadIdx.x) / kWarpgroup - 1,
             warp = static_cast<int>(threadIdx.x) / 32 % 4;
   const int g = static_cast<int>(threadIdx.x) % 32 / 4, c = static_cast<int>(threadIdx.x) % 4;
   const int code_blocks = static_cast<int>(padded_inputs(args.x.in) / 128);
-  Ring ring;
+  Ring<kSlots> ring;
   auto operands = [&](uint64_t& a, uint64_t& b) {
     wait_for_phase(&control.filled[ring.slot], ring.parity);
     const uint32_t slot = slots + ring.slot * kSlotBytes;
-    a = panel_descriptor(slot + group * kInt8BlockBytes, 0);
-    b = panel_descriptor(slot + kRowBlocks * kInt8BlockBytes, 0);
+    a = panel_descriptor(slot + group * kOperandBytes, 0);
+    b = panel_descriptor(slot + kRowBlocks * kOperandBytes, 0);
   };
   for (int tile = static_cast<int>(blockIdx.x); tile < tiles.count(); tile += static_cast<int>(gridDim.x)) {
-    const Place place = tiles.at(tile);
+    const Tiles::Place place = tiles.at(tile);
     const GpuInt8Matrix& matrix = args.matrix[place.matrix];
     int sums[kSums];
     uint64_t a, b;
@@ -257,15 +188,15 @@ __device__ inline void multiply_tiles(const GpuInt8Product& args, const Tiles& t
       commit_products();
       if (block > 0) {
         wait_for_products<1>();
-        release(&control.emptied[ring.slot == 0 ? kSlots - 1 : ring.slot - 1]);
+        release(&control.emptied[ring.before()]);
       }
       ring.advance();
     }
     wait_for_products<0>();
     pin(sums);
-    release(&control.emptied[ring.slot == 0 ? kSlots - 1 : ring.slot - 1]);
+    release(&control.emptied[ring.before()]);
 
-    const Mine mine = {place.row + group * 64 + warp * 16 + g, static_cast<int>(place.n) + 2 * c};
+    const Mine mine = {place.row() + group * 64 + warp * 16 + g, static_cast<int>(place.n()) + 2 * c};
     const float scale = mine.row < args.x.rows ? args.x.scales[mine.row] : 0.0f;
     const float scale8 = mine.row + 8 < args.x.rows ? args.x.scales[mine.row + 8] : 0.0f;
     float values[kSums];
@@ -300,11 +231,11 @@ __device__ void add_other_outliers(const GpuInt8Product& args, const Tiles& tile
   const GpuInt8Rows& x = args.x;
   wait_at(1, kMultipliers * kWarpgroup);  // what is added to was written by other threads
   for (int tile = static_cast<int>(blockIdx.x); tile < tiles.count(); tile += static_cast<int>(gridDim.x)) {
-    const Place place = tiles.at(tile);
+    const Tiles::Place place = tiles.at(tile);
     const GpuInt8Matrix& matrix = args.matrix[place.matrix];
     for (int i = static_cast<int>(threadIdx.x) - kWarpgroup; i < kRows * kOutputs;
          i += kMultipliers * kWarpgroup) {
-      const int64_t row = place.row + i / kOutputs, n = place.n + i % kOutputs;
+      const int64_t row = place.row() + i / kOutputs, n = place.n() + i % kOutputs;
       if (row >= x.rows || n >= matrix.out) continue;
       float sum = 0;
       for (int j = static_cast<int>(args.capacity); j < listed; ++j) {
@@ -336,13 +267,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   extern __shared__ char shared[];
   __shared__ Control control;
   const uint32_t slots = (shared_address(shared) + 1023) / 1024 * 1024;
-  if (threadIdx.x == 0) {
-    for (int slot = 0; slot < kSlots; ++slot) {
-      make_barrier(&control.filled[slot], 1);
-      make_barrier(&control.emptied[slot], 4 * kMultipliers);
-    }
-    show_to_products();
-  }
+  if (threadIdx.x == 0) control.make(4 * kMultipliers);
   __syncthreads();
   follow_predecessor();
   const int listed = args.x.threshold > 0 ? *args.x.outlier_count : 0;
@@ -363,13 +288,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 bool has_int8_product() { return has_own_code<int8_product_kernel>(); }
 
 void gpu_int8_product(const GpuInt8Product& args, void* stream) {
-  Tiles tiles = {};
-  tiles.row_tiles = static_cast<int>((args.x.rows + kInt8TileRows - 1) / kInt8TileRows);
-  tiles.matrices = args.matrices;
-  for (int i = 0; i < args.matrices; ++i) {
-    tiles.output_tiles[i] = static_cast<int>((args.matrix[i].out + kOutputs - 1) / kOutputs);
-    tiles.all_outputs += tiles.output_tiles[i];
-  }
+  const Tiles tiles(args.x.rows, args.matrix, args.matrices);
   allow_shared_memory<int8_product_kernel>(kSharedBytes);
   launch(int8_product_kernel, dim3(static_cast<unsigned>(std::min(tiles.count(), multiprocessors()))),
          dim3(kThreads), kSharedBytes, stream, args, tiles);

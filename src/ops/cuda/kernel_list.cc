@@ -3,6 +3,7 @@
 #include "ops/cuda/attention_gpu.h"
 #include "ops/cuda/matmul_batch.h"
 #include "ops/cuda/matmul_decode.h"
+#include "ops/cuda/matmul_prompt.h"
 
 #include <fmt/format.h>
 
@@ -17,8 +18,13 @@ std::vector<GpuKernelListing> list_gpu_kernels(GpuLibraries& libraries) {
       {"matmul", "batch decode",
        fmt::format("two to {} rows on compute capability 9.0; above 16 by wgmma", kDecodeRows),
        has_gpu_batch()},
-      {"matmul", "cublaslt", fmt::format("prompts of more than {} rows; codes become BF16 once", kDecodeRows),
-       has_gemm},
+      {"matmul", "wgmma",
+       fmt::format("prompts of {} to {} rows by codes on compute capability 9.0, in the groups of decoding; "
+                   "up to {} where three matrices share them",
+                   kDecodeRows + 1, most_prompt_rows(1), most_prompt_rows(3)),
+       has_gemm && has_prompt_product()},
+      {"matmul", "cublaslt",
+       fmt::format("all other prompts of more than {} rows; codes become BF16 once", kDecodeRows), has_gemm},
       {"matmul", "plain", few + "; every other shape, slow"},
       {"matmul_normed", "tensor-core decode",
        has_gpu_batch() ? "norm and product in one for one row; of more the product before norms"

@@ -3,6 +3,7 @@
 
 #include "ops/cuda/cluster.cuh"
 #include "ops/cuda/matmul_fetch.cuh"
+#include "ops/cuda/wgmma.cuh"
 
 namespace lowbit {
 namespace {
@@ -95,25 +96,18 @@ Room room_of(int64_t in, const Split& split, int slots) {
 // as they are, more in four pieces for each half of each of the two steps of fragments.h.
 
 // By bulk copies, of rows that lie so; lanes of a warp. `barrier` counts the bytes.
-__device__ inline void copy_bulk(void* to, const void* from, int bytes, uint64_t* barrier) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-          shared_address(to)),
-      "l"(from), "r"(bytes), "r"(shared_address(barrier))
-      : "memory");
-}
 template <class K>
 __device__ inline void copy_x(const GpuDecodeArgs& args, int first, int units, char* x, uint64_t* barrier) {
   const int in = static_cast<int>(args.in), lane = threadIdx.x % 32;
   if constexpr (K::kPieces) {
     constexpr int kBytes = kUnitInputs * K::kRows * 2;  // of a unit
     for (int unit = lane; unit < units; unit += 32)
-      copy_bulk(x + unit * kBytes, reinterpret_cast<const char*>(args.kept.x) + (first + unit) * kBytes,
-                kBytes, barrier);
+      copy_bulk(shared_address(x + unit * kBytes),
+                reinterpret_cast<const char*>(args.kept.x) + (first + unit) * kBytes, kBytes, barrier);
   } else if (lane < static_cast<int>(args.rows)) {
     const uint16_t* const from = (args.kept.x ? args.kept.x : args.x) + lane * args.in + first * kUnitInputs;
-    copy_bulk(x + lane * row_stride(units) * 2, from, min(units * kUnitInputs, in - first * kUnitInputs) * 2,
-              barrier);
+    copy_bulk(shared_address(x + lane * row_stride(units) * 2), from,
+              min(units * kUnitInputs, in - first * kUnitInputs) * 2, barrier);
   }
 }
 template <class K>

@@ -8,6 +8,7 @@
 #include "ops/cuda/libraries.h"
 #include "ops/cuda/matmul_decode.h"
 #include "ops/cuda/matmul_int8.h"
+#include "ops/cuda/matmul_prompt.h"
 #include "tensor/half.h"
 
 #include <algorithm>
@@ -133,6 +134,21 @@ void multiply_few(const OpContext& context, const uint16_t* x, int64_t tokens, i
   }
 }
 
+// A prompt's rows: codes that become BF16 on the way. False where there is no kernel for it.
+bool multiply_prompt(const OpContext& context, const uint16_t* x, int64_t tokens, int64_t in,
+                     std::span<const MatmulOutput> outputs, const GpuWeightKind& kind) {
+  if (kind.bits == 16 || tokens > most_prompt_rows(outputs.size()) || !has_prompt_product()) return false;
+  GpuDecodeArgs args = args_of(tokens, in, outputs, kind);
+  args.x = x;
+  args.column_order = kind.column_order;
+  if (!fits_prompt_product(args)) return false;
+  for (const MatmulOutput& output : outputs)
+    if (output.kept) output.kept->forget();
+  const Scratch blocks = context.workspace->take(static_cast<size_t>(prompt_block_bytes(tokens, in)));
+  gpu_prompt_product(args, blocks.as<void>(), context.gpu->stream());
+  return true;
+}
+
 // Many rows: the weight as BF16, which the library multiplies.
 void multiply_many(const OpContext& context, const uint16_t* x, int64_t tokens, int64_t in,
                    const MatmulOutput& output, const GpuWeightKind& kind) {
@@ -236,7 +252,7 @@ int64_t matmul_weight_bytes(const Weight& weight) {
   if (std::holds_alternative<Tensor>(weight)) return 0;
   const int64_t out = out_features(weight), in = in_features(weight), unpacked = out * in * 2;
   const QuantizedTensor* rounding = rounding_inputs(weight);
-  if (!rounding) return unpacked;
+  if (!rounding) return std::max(unpacked, prompt_block_bytes(most_prompt_rows(kMostMatrices), in));
   int64_t blocks = int8_code_bytes(out, in, kInt8TileOutputs) + out * 4;
   if (rounding->outlier_threshold > 0)
     blocks += int8_outlier_bytes(out, outlier_capacity(in), kInt8TileOutputs);
@@ -284,7 +300,7 @@ void matmul_on_gpu(const OpContext& context, ConstActivations given, int64_t tok
     }
     if (is_few) {
       multiply_few(context, multiplied, tokens, in, some, kind);
-    } else {
+    } else if (!multiply_prompt(context, multiplied, tokens, in, some, kind)) {
       for (const MatmulOutput& output : some) multiply_many(context, multiplied, tokens, in, output, kind);
     }
   }

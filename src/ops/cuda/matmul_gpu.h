@@ -18,8 +18,8 @@ bool matmul_gated_on_gpu(const OpContext& context, const NormedRows& x, int64_t 
 bool gated_mlp_on_gpu(const OpContext& context, const NormedRows& x, int64_t tokens, const MatmulOutput& gate,
                       const MatmulOutput& up, const MatmulOutput& down, MatmulMode mode);
 
-// Of the workspace that a prompt's product takes: for the weight, as BF16 or as blocks of codes; for rows
-// that are rounded to int8.
+// Of the workspace that a prompt's product takes: for the weight, as BF16 or as blocks of codes, or instead
+// for the rows of a short one; for rows that are rounded to int8.
 int64_t matmul_weight_bytes(const Weight& weight);
 int64_t matmul_rows_bytes(const Weight& weight, int64_t rows);
 

@@ -160,8 +160,21 @@ __device__ inline void arrive_after_copies(uint64_t* barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier))
                : "memory");
 }
+// By one thread, which arrives: the phase is over when so many bytes have come by bulk copies too.
+__device__ inline void expect_copies(uint64_t* barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+               "r"(bytes)
+               : "memory");
+}
+__device__ inline void copy_bulk(uint32_t to, const void* from, int bytes, uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+      "l"(from), "r"(bytes), "r"(shared_address(barrier))
+      : "memory");
+}
 __device__ inline void wait_for_all_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-__device__ inline void wait_for_phase(uint64_t* barrier, uint32_t parity) {
+// Returns what is not 0, which only the machine knows.
+__device__ inline uint32_t wait_for_phase(uint64_t* barrier, uint32_t parity) {
   uint32_t is_over = 0;
   while (!is_over)
     asm volatile(
@@ -170,6 +183,7 @@ __device__ inline void wait_for_phase(uint64_t* barrier, uint32_t parity) {
         : "=r"(is_over)
         : "r"(shared_address(barrier)), "r"(parity)
         : "memory");
+  return is_over;
 }
 
 // Barriers 1 to 15 of a block, of whole warps: all wait, or some only arrive.

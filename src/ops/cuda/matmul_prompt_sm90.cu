@@ -1,0 +1,542 @@
+// A block of four warpgroups makes a tile of 192 outputs x 64 or 128 rows of x: one fetches slots of 64
+// inputs to a ring in shared memory; three multiply, each 64 outputs, whose codes become BF16 in registers.
+// (A warp waits while its products begin, so it is the other warpgroups' operands that are made meanwhile.) A
+// weight is the product's first operand, so a thread has one output's sums of many rows; they go to y by way
+// of shared memory, whole lines at a time.
+//
+// Where tiles are few, the blocks of a cluster share a tile's inputs, and then each adds up some of its rows.
+//
+//   slot: x, a panel of wgmma.cuh | of each of 12 tiles of 16 outputs the pieces, the scales, the zero points
+//
+// The products read their registers until the wait, which the assembler does not always know. Operands are
+// therefore written under a condition that only the machine knows to be true (`is_ready`): what was there
+// before stays alive until then, and nothing else gets its registers.
+#include "ops/cuda/cluster.cuh"
+#include "ops/cuda/matmul_prompt.h"
+#include "ops/cuda/matmul_units.cuh"
+#include "ops/cuda/multiprocessors.h"
+#include "ops/cuda/prompt_tiles.cuh"
+
+#include <algorithm>
+#include <cassert>
+#include <limits>
+
+namespace lowbit {
+namespace {
+
+constexpr int kMultipliers = 3, kThreads = (1 + kMultipliers) * kWarpgroup;
+constexpr int kOutputs = kMultipliers * 64, kOutputTiles = kOutputs / kTileOutputs, kSlotInputs = 64;
+constexpr int kGroupBytes = kTileOutputs * 2;                         // scales or zero points of a tile
+constexpr double kHalfTileCost = 0.65, kTileCost = 2, kJoinCost = 2;  // see best_cut
+// Where a warpgroup's sums of 64 rows wait to be written: F32 [64][64], rows so far apart that the lanes of a
+// warp write to as many banks.
+constexpr int kStagedRows = 64, kStagedStride = 68, kStagedBytes = kStagedRows * kStagedStride * 4;
+constexpr int kTileCopies = kOutputTiles / 4;  // tiles that a fetching warp copies
+
+template <Codes kCodes_, int kBits_, int kRows_>
+struct Prompt {
+  static constexpr Codes kCodes = kCodes_;
+  static constexpr int kBits = kBits_, kRows = kRows_;
+  static constexpr int kSums = kRows / 2;  // a thread's: 64 outputs x kRows by 128 threads
+  static constexpr bool kTable = kCodes == Codes::kTable, kFloats = kCodes == Codes::kFloats;
+  static constexpr bool kValues = kTable || kFloats;  // no zero points
+  static constexpr int kGroupInputs = kCodes == Codes::kFine   ? 32
+                                      : kCodes == Codes::kWide ? 128
+                                                               : kTableGroup;
+  // Of a slot:
+  static constexpr int kGroups = kCodes == Codes::kFine ? 2 : 1, kPieces = kSlotInputs / piece_inputs(kBits);
+  static constexpr int kCodesAt = kRows * kPanelRowBytes,
+                       kScalesAt = kCodesAt + kOutputTiles * kPieces * kPieceBytes,
+                       kZerosAt = kScalesAt + kOutputTiles * kGroups * kGroupBytes,
+                       kEnd = kZerosAt + (kValues ? 0 : kOutputTiles * kGroups * kGroupBytes);
+  static constexpr int kSlotBytes = (kEnd + 1023) / 1024 * 1024;
+  static constexpr int kTableBytes = kTable ? PairTable::kBytes : 0;
+  static constexpr int kOtherBytes = kTableBytes + kMultipliers * kStagedBytes;
+  static constexpr int kSlots = std::min(8, (224 * 1024 - kOtherBytes) / kSlotBytes);
+  static constexpr int kSharedBytes = 1024 + kSlots * kSlotBytes + kOtherBytes;
+  using Tiles = TileList<kRows, kOutputs>;
+};
+
+struct Arguments {
+  GpuDecodeArgs product;
+  const char* x;  // arranged
+  int parts;  // blocks of a cluster: each has its part of a tile's inputs. More than one: of a single tile
+};
+// A block's, in slots.
+struct Span {
+  int begin, end;
+};
+__device__ inline int first_tile(const Arguments& args) { return static_cast<int>(blockIdx.x) / args.parts; }
+__device__ inline Span span_of(const Arguments& args) {
+  const int units = static_cast<int>(padded_inputs(args.product.in) / kUnitInputs),
+            rank = static_cast<int>(blockIdx.x) % args.parts;
+  constexpr int kSlots = kUnitInputs / kSlotInputs;
+  return {rank * units / args.parts * kSlots, (rank + 1) * units / args.parts * kSlots};
+}
+
+// A thread per 32 inputs of a row. tile_rows: of a tile.
+__global__ void __launch_bounds__(256) arrange_kernel(const GpuDecodeArgs args, int tile_rows, char* to) {
+  follow_predecessor();
+  const int64_t padded = padded_inputs(args.in), blocks = padded / kBlockInputs;
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int64_t row = index / blocks, first = index % blocks * kBlockInputs;
+  if (row >= args.rows) return;
+  const uint16_t* const x = args.x + row * args.in;
+  uint32_t words[4][4] = {};
+#pragma unroll
+  for (int c = 0; c < 4; ++c) {
+    const int at = static_cast<int>(first) + 8 * c;
+    if (at >= args.in) continue;
+    const uint2 low = read_four(x, args.column_order, at), high = read_four(x, args.column_order, at + 4);
+    words[0][c] = low.x, words[1][c] = low.y, words[2][c] = high.x, words[3][c] = high.y;
+  }
+  const int64_t panel = row / tile_rows * (padded / kSlotInputs) + first / kSlotInputs;
+  to += panel * tile_rows * kPanelRowBytes;
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+    *reinterpret_cast<uint4*>(
+        to + panel_place(static_cast<int>(row % tile_rows), static_cast<int>(first % kSlotInputs) / 8 + i)) =
+        make_uint4(words[i][0], words[i][1], words[i][2], words[i][3]);
+}
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+#define LOWBIT_8_SUMS(i)                                                                                  \
+  "+f"(sum[i]), "+f"(sum[i + 1]), "+f"(sum[i + 2]), "+f"(sum[i + 3]), "+f"(sum[i + 4]), "+f"(sum[i + 5]), \
+      "+f"(sum[i + 6]), "+f"(sum[i + 7])
+#define LOWBIT_32_SUMS(i) LOWBIT_8_SUMS(i), LOWBIT_8_SUMS(i + 8), LOWBIT_8_SUMS(i + 16), LOWBIT_8_SUMS(i + 24)
+#define LOWBIT_32_NAMES                                                                            \
+  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25," \
+  "%26,%27,%28,%29,%30,%31"
+#define LOWBIT_64_NAMES                                                                           \
+  LOWBIT_32_NAMES                                                                                 \
+  ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54," \
+  "%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define LOWBIT_MULTIPLY(rows, names, a, b, adds)                                              \
+  "{ .reg .pred adds; setp.ne.b32 adds, " adds ", 0;\nwgmma.mma_async.sync.aligned.m64n" rows \
+  "k16.f32.bf16.bf16 {" names "}, {" a "}, " b ", adds, 1, 1, 0; }"
+#define LOWBIT_OPERANDS "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(adds)
+
+// sum = a b^T, plus sum where adds is not 0: 64 x 64 or 128, over 16 columns of the panels of b; a: as
+// of mma.m16n8k16 for each warp.
+__device__ inline void multiply(float (&sum)[32], const uint32_t (&a)[4], uint64_t b, int adds) {
+  asm volatile(LOWBIT_MULTIPLY("64", LOWBIT_32_NAMES, "%32,%33,%34,%35", "%36", "%37")
+               : LOWBIT_32_SUMS(0)
+               : LOWBIT_OPERANDS);
+}
+__device__ inline void multiply(float (&sum)[64], const uint32_t (&a)[4], uint64_t b, int adds) {
+  asm volatile(LOWBIT_MULTIPLY("128", LOWBIT_64_NAMES, "%64,%65,%66,%67", "%68", "%69")
+               : LOWBIT_32_SUMS(0), LOWBIT_32_SUMS(32)
+               : LOWBIT_OPERANDS);
+}
+// By a warpgroup: x by one bulk copy, the rest by 16 bytes a thread.
+template <class K>
+__device__ inline void fetch_tiles(const Arguments& args, const typename K::Tiles& tiles, uint32_t slots,
+                                   RingBarriers<K::kSlots>& barriers) {
+  const GpuDecodeArgs& product = args.product;
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
+  const int64_t count = padded_inputs(product.in) / kSlotInputs, pieces = piece_count(product.in, K::kBits),
+                groups = kept_groups(product.in, product.group_size);
+  // Of scales a thread copies half of a tile's in a group.
+  const Span span = span_of(args);
+  const int group_tile = thread / (2 * K::kGroups), group = thread / 2 % K::kGroups;
+  const bool copies_groups = group_tile < kOutputTiles;
+  const uint32_t group_at = (group_tile * K::kGroups + group) * kGroupBytes + thread % 2 * 16;
+  Ring<K::kSlots> ring;
+  for (int tile = first_tile(args); tile < tiles.count(); tile += static_cast<int>(gridDim.x)) {
+    const auto place = tiles.at(tile);
+    const GpuMatrix& matrix = product.matrix[place.matrix];
+    // Behind the last tile comes the last one again, whose sums nobody writes.
+    auto tile_of = [&](int i) {
+      return min(static_cast<int64_t>(place.output_tile) * kOutputTiles + i, tile_count(matrix.out) - 1);
+    };
+    const char* const x = args.x + place.row_tile * count * K::kCodesAt;
+    const char* codes[kTileCopies];
+#pragma unroll
+    for (int i = 0; i < kTileCopies; ++i)
+      codes[i] =
+          static_cast<const char*>(matrix.weight) + tile_of(warp + 4 * i) * pieces * kPieceBytes + lane * 16;
+    const int64_t first_group = (tile_of(group_tile) * groups + group) * kGroupBytes + thread % 2 * 16;
+    const char* const scales = static_cast<const char*>(matrix.scales) + first_group;
+    const char* const zeros =
+        matrix.zero_points ? static_cast<const char*>(matrix.zero_points) + first_group : nullptr;
+    for (int64_t slot = span.begin; slot < span.end; ++slot) {
+      uint64_t* const filled = &barriers.filled[ring.slot];
+      const uint32_t to = slots + ring.slot * K::kSlotBytes;
+      wait_for_phase(&barriers.emptied[ring.slot], ring.parity ^ 1);
+      if (thread == 0) {
+        expect_copies(filled, K::kCodesAt);
+        copy_bulk(to, x + slot * K::kCodesAt, K::kCodesAt, filled);
+      }
+#pragma unroll
+      for (int i = 0; i < kTileCopies; ++i) {
+#pragma unroll
+        for (int j = 0; j < K::kPieces; ++j)
+          copy_16(to + K::kCodesAt + ((warp + 4 * i) * K::kPieces + j) * kPieceBytes + lane * 16,
+                  codes[i] + (slot * K::kPieces + j) * kPieceBytes, true);
+      }
+      if (copies_groups) {
+        const int64_t from = slot * kSlotInputs / K::kGroupInputs * kGroupBytes;
+        copy_16(to + K::kScalesAt + group_at, scales + from, true);
+        if (!K::kValues && zeros) copy_16(to + K::kZerosAt + group_at, zeros + from, true);
+      }
+      arrive_after_copies(filled);
+      ring.advance();
+    }
+  }
+  wait_for_all_copies();
+}
+
+// BF16 pairs are words here, too.
+__device__ inline __nv_bfloat162 as_pair(uint32_t bits) {
+  __nv_bfloat162 pair;
+  memcpy(&pair, &bits, 4);
+  return pair;
+}
+__device__ inline uint32_t as_word(__nv_bfloat162 pair) {
+  uint32_t bits;
+  memcpy(&bits, &pair, 4);
+  return bits;
+}
+
+// The scale of a row in a group and what codes lose for its zero point. F16 has three bits more than BF16:
+// the scale is a sum of two BF16, and with codes that BF16 holds exactly so is the rounded product
+// (round(code * upper + code * lower), the last product being exact).
+struct RowGrid {
+  uint32_t upper, lower;     // twice each
+  uint32_t offset;           // 4 bits: of codes plus 128, in BF16, twice
+  float scale, wide_offset;  // 8 bits: of codes plus 2^23
+};
+template <class K>
+__device__ inline RowGrid grid_of(float scale, uint32_t zero) {
+  RowGrid grid = {};
+  grid.scale = scale;
+  if constexpr (K::kBits == 8 && !K::kFloats) {
+    grid.wide_offset = 8388608.0f + static_cast<float>(zero);
+  } else {
+    grid.upper = bf16_pair(scale, scale);
+    const float lower = scale - low_bf16(grid.upper);
+    grid.lower = bf16_pair(lower, lower);
+    if constexpr (!K::kValues) grid.offset = 0x43004300u | zero | zero << 16;
+  }
+  return grid;
+}
+
+// values * scale, rounded, to an operand. is_ready: not 0. See above.
+__device__ inline void set_scaled(uint32_t& to, uint32_t values, const RowGrid& grid, uint32_t is_ready) {
+  const uint32_t rest = as_word(__hmul2(as_pair(values), as_pair(grid.lower)));
+  asm volatile("{ .reg .pred ready; setp.ne.b32 ready, %4, 0; @ready fma.rn.bf16x2 %0, %1, %2, %3; }"
+               : "+r"(to)
+               : "r"(values), "r"(grid.upper), "r"(rest), "r"(is_ready));
+}
+__device__ inline void set_pair(uint32_t& to, float first, float second, uint32_t is_ready) {
+  asm volatile("{ .reg .pred ready; setp.ne.b32 ready, %3, 0; @ready cvt.rn.bf16x2.f32 %0, %2, %1; }"
+               : "+r"(to)
+               : "f"(first), "f"(second), "r"(is_ready));
+}
+
+// The weights of a step. word, other: its codes, of 8 bits first and second elements.
+template <class K>
+__device__ inline void make_operand(uint32_t word, uint32_t other, const RowGrid (&grids)[2],
+                                    const PairTable& table, const CodeTable& floats, uint32_t is_ready,
+                                    uint32_t (&to)[4]) {
+  uint32_t pairs[4] = {};
+  if constexpr (K::kTable) look_up(word, table, pairs);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const RowGrid& grid = grids[i % 2];
+    if constexpr (K::kBits == 8 && !K::kFloats) {
+      const uint32_t place = 0x7440u + i;
+      const float first = __uint_as_float(__byte_perm(word, 0x4b000000u, place)) - grid.wide_offset,
+                  second = __uint_as_float(__byte_perm(other, 0x4b000000u, place)) - grid.wide_offset;
+      set_pair(to[i], first * grid.scale, second * grid.scale, is_ready);
+      continue;
+    }
+    if constexpr (K::kFloats) pairs[i] = floats_of(word, other, i, floats);
+    if constexpr (!K::kValues) {
+      uint32_t codes;
+      asm("lop3.b32 %0, %1, 0x000f000f, %2, 0xea;" : "=r"(codes) : "r"(word >> (4 * i)), "r"(0x43004300u));
+      pairs[i] = as_word(__hsub2(as_pair(codes), as_pair(grid.offset)));
+    }
+    set_scaled(to[i], pairs[i], grid, is_ready);
+  }
+}
+
+// Eight of a thread's sums to its warpgroup's room: of 16 rows of x, of which the first is `row` there.
+__device__ inline void stage(const float (&sum)[8], int row, float* room) {
+  const int c = static_cast<int>(threadIdx.x) % 4, g = static_cast<int>(threadIdx.x) % 32 / 4;
+  room += (row + 2 * c) * kStagedStride + static_cast<int>(threadIdx.x) / 32 % 4 * kTileOutputs + g;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) room[(i / 4 * 8 + i % 2) * kStagedStride + i % 4 / 2 * 8] = sum[i];
+}
+// The room's first `count` rows to where they go, by a warpgroup. row, n: of x and of outputs the first.
+__device__ inline void write_staged(const GpuDecodeArgs& args, const GpuMatrix& matrix, int64_t row,
+                                    int64_t n, int count, const float* room) {
+  const int group = static_cast<int>(threadIdx.x) / kWarpgroup,
+            thread = static_cast<int>(threadIdx.x) % kWarpgroup;
+  const bool is_packed = !matrix.add_to && matrix.y.dtype == DType::kBF16;
+  float* const sums = matrix.add_to ? matrix.add_to : static_cast<float*>(matrix.y.data);
+  wait_at(group, kWarpgroup);
+  // A thread has the same eight outputs of each of its rows.
+  n += thread % 8 * 8;
+  const float* from = room + thread / 8 * kStagedStride + thread % 8 * 8;
+  float bias[8] = {};
+  if (matrix.bias && n < matrix.out) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) bias[i] = matrix.bias[n + i];
+  }
+  for (int i = thread / 8; i < count; i += kWarpgroup / 8, from += kWarpgroup / 8 * kStagedStride) {
+    if (row + i >= args.rows || n >= matrix.out) break;
+    float values[8];
+#pragma unroll
+    for (int j = 0; j < 8; j += 4) {
+      const float4 four = *reinterpret_cast<const float4*>(from + j);
+      values[j] = four.x + bias[j], values[j + 1] = four.y + bias[j + 1];
+      values[j + 2] = four.z + bias[j + 2], values[j + 3] = four.w + bias[j + 3];
+    }
+    const int64_t at = (row + i) * matrix.out + n;
+    if (is_packed) {
+      *reinterpret_cast<uint4*>(static_cast<uint16_t*>(matrix.y.data) + at) =
+          make_uint4(bf16_pair(values[0], values[1]), bf16_pair(values[2], values[3]),
+                     bf16_pair(values[4], values[5]), bf16_pair(values[6], values[7]));
+      continue;
+    }
+#pragma unroll
+    for (int j = 0; j < 8; j += 4) {
+      float4* const to = reinterpret_cast<float4*>(sums + at + j);
+      const float4 before = matrix.add_to ? *to : float4{};
+      *to = {before.x + values[j], before.y + values[j + 1], before.z + values[j + 2],
+             before.w + values[j + 3]};
+    }
+  }
+  wait_at(group, kWarpgroup);
+}
+
+constexpr int kMultiplying = kMultipliers * kWarpgroup;
+
+// A thread's sums to its block's shared memory; then those of the cluster's blocks for some rows, added up.
+template <class K>
+__device__ inline void leave_sums(const float (&sum)[K::kSums], float* to) {
+  wait_at(1 + kMultipliers, kMultiplying);  // nothing there is read by products any more
+#pragma unroll
+  for (int i = 0; i < K::kSums; ++i) to[i * kMultiplying] = sum[i];
+}
+__device__ inline void add_left_sums(const float* own, int first, int parts, float (&sum)[8]) {
+  uint32_t from[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    from[i] = shared_address(own + (first + i) * kMultiplying);
+    sum[i] = 0;
+  }
+  for (int part = 0; part < parts; ++part) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      float value;
+      asm volatile(
+          "{ .reg .u32 there; mapa.shared::cluster.u32 there, %1, %2; ld.shared::cluster.f32 %0, [there]; }"
+          : "=f"(value)
+          : "r"(from[i]), "r"(part)
+          : "memory");
+      sum[i] += value;
+    }
+  }
+}
+
+template <class K>
+__device__ inline void multiply_tiles(const Arguments& args, const typename K::Tiles& tiles, uint32_t slots,
+                                      char* room, float* staged, const PairTable& table,
+                                      RingBarriers<K::kSlots>& barriers) {
+  const GpuDecodeArgs& product = args.product;
+  const int warp = static_cast<int>(threadIdx.x) / 32 - 4, lane = static_cast<int>(threadIdx.x) % 32;
+  const Span span = span_of(args);
+  const int count = span.end - span.begin;
+  const uint32_t middle = 0x10001u << (product.bits - 1);
+  Ring<K::kSlots> ring;
+  uint32_t a[2][4][4] = {};
+  for (int tile = first_tile(args); tile < tiles.count(); tile += static_cast<int>(gridDim.x)) {
+    const auto place = tiles.at(tile);
+    const GpuMatrix& matrix = product.matrix[place.matrix];
+    const bool has_zeros = !K::kValues && matrix.zero_points;
+    float sum[K::kSums];
+    auto make_ready = [&](uint32_t(&to)[4][4]) {
+      const uint32_t is_ready = wait_for_phase(&barriers.filled[ring.slot], ring.parity);
+      const char* const slot = room + ring.slot * K::kSlotBytes;
+      uint4 data[K::kPieces];
+#pragma unroll
+      for (int i = 0; i < K::kPieces; ++i)
+        data[i] = *reinterpret_cast<const uint4*>(slot + K::kCodesAt + (warp * K::kPieces + i) * kPieceBytes +
+                                                  lane * 16);
+      RowGrid grids[2];
+#pragma unroll
+      for (int step = 0; step < 4; ++step) {
+        if (step % (4 / K::kGroups) == 0) {
+          const int at = (warp * K::kGroups + step * K::kGroups / 4) * kGroupBytes + lane / 4 * 4;
+          const float2 scales = __half22float2(*reinterpret_cast<const __half2*>(slot + K::kScalesAt + at));
+          const uint32_t zeros =
+              has_zeros ? *reinterpret_cast<const uint32_t*>(slot + K::kZerosAt + at) : middle;
+          grids[0] = grid_of<K>(scales.x, zeros & 0xffffu);
+          grids[1] = grid_of<K>(scales.y, zeros >> 16);
+        }
+        const int word = step * K::kPieces;
+        make_operand<K>(word_of(data[word / 4], word % 4),
+                        word_of(data[(word + K::kPieces - 1) / 4], (word + K::kPieces - 1) % 4), grids, table,
+                        product.table, is_ready, to[step]);
+      }
+    };
+    auto multiply_slot = [&](const uint32_t(&weights)[4][4], int adds) {
+      const uint64_t b = panel_descriptor(slots + ring.slot * K::kSlotBytes, 0);
+      begin_products();
+#pragma unroll
+      for (int step = 0; step < 4; ++step) multiply(sum, weights[step], moved(b, 32 * step), adds + step);
+      commit_products();
+      ring.advance();
+    };
+    make_ready(a[0]);
+    for (int i = 0; i < count; i += 2) {
+      multiply_slot(a[0], i);
+      make_ready(a[1]);
+      multiply_slot(a[1], 1);
+      wait_for_products<1>();
+      release(&barriers.emptied[ring.before(2)]);
+      if (i + 2 < count) make_ready(a[0]);
+      wait_for_products<0>();
+      pin(sum);
+      release(&barriers.emptied[ring.before(1)]);
+    }
+    const int64_t n = place.n() + warp / 4 * 64;
+    if (args.parts == 1) {
+#pragma unroll
+      for (int first = 0; first < K::kSums; first += kStagedRows / 2) {
+#pragma unroll
+        for (int i = 0; i < kStagedRows / 2; i += 8) {
+          float eight[8];
+#pragma unroll
+          for (int j = 0; j < 8; ++j) eight[j] = sum[first + i + j];
+          stage(eight, 2 * i, staged);
+        }
+        write_staged(product, matrix, place.row() + 2 * first, n, kStagedRows, staged);
+      }
+      continue;
+    }
+    float* const left = reinterpret_cast<float*>(room) + threadIdx.x - kWarpgroup;
+    leave_sums<K>(sum, left);
+    arrive_in_cluster();
+    wait_for_cluster();
+    for (int i = static_cast<int>(blockIdx.x) % args.parts * 8; i < K::kSums; i += 8 * args.parts) {
+      float eight[8];
+      add_left_sums(left, i, args.parts, eight);
+      stage(eight, 0, staged);
+      write_staged(product, matrix, place.row() + 2 * i, n, 16, staged);
+    }
+  }
+}
+
+#endif
+
+template <class K>
+__global__ void __launch_bounds__(kThreads, 1)
+    prompt_kernel(const __grid_constant__ Arguments args, const __grid_constant__ typename K::Tiles tiles) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  extern __shared__ char shared[];
+  __shared__ RingBarriers<K::kSlots> barriers;
+  const uint32_t begin = shared_address(shared), slots = (begin + 1023) / 1024 * 1024;
+  char* const room = shared + (slots - begin);
+  char* const behind = room + K::kSlots * K::kSlotBytes;
+  const PairTable table{behind};
+  if (threadIdx.x == 0) barriers.make(4 * kMultipliers, 1 + kWarpgroup);
+  if constexpr (K::kTable) PairTable::fill(behind, args.product.table);
+  __syncthreads();
+  follow_predecessor();
+  if (threadIdx.x < kWarpgroup) {
+    give_registers<40>();
+    fetch_tiles<K>(args, tiles, slots, barriers);
+    if (args.parts > 1) {
+      arrive_in_cluster();
+      wait_for_cluster();
+    }
+  } else {
+    take_registers<152>();
+    multiply_tiles<K>(
+        args, tiles, slots, room,
+        reinterpret_cast<float*>(behind + K::kTableBytes + (threadIdx.x / kWarpgroup - 1) * kStagedBytes),
+        table, barriers);
+  }
+  if (args.parts > 1) {  // until nobody reads this block's shared memory any more
+    arrive_in_cluster();
+    wait_for_cluster();
+  }
+#endif
+}
+
+template <class K>
+void launch_product(const Arguments& args, void* stream) {
+  const typename K::Tiles tiles(args.product.rows, args.product.matrix, args.product.matrices);
+  const int64_t count = args.product.rows * (padded_inputs(args.product.in) / kBlockInputs);
+  launch(arrange_kernel, dim3(static_cast<unsigned>((count + 255) / 256)), dim3(256), 0, stream, args.product,
+         K::kRows, const_cast<char*>(args.x));
+  allow_shared_memory<prompt_kernel<K>>(K::kSharedBytes);
+  const int blocks = args.parts > 1 ? tiles.count() * args.parts : std::min(tiles.count(), multiprocessors());
+  launch_clusters(prompt_kernel<K>, dim3(static_cast<unsigned>(blocks)), static_cast<unsigned>(args.parts),
+                  dim3(kThreads), K::kSharedBytes, stream, args, tiles);
+}
+
+// How a product is cut, and what it takes, about, in the time of 64 inputs of a tile of 128 rows.
+struct Cut {
+  int rows, parts;
+  double cost;
+};
+Cut best_cut(const GpuDecodeArgs& product) {
+  const int64_t units = padded_inputs(product.in) / kUnitInputs;
+  Cut best{0, 0, std::numeric_limits<double>::infinity()};
+  for (const int rows : {128, 64}) {
+    int64_t tiles = 0;
+    for (int i = 0; i < product.matrices; ++i) tiles += (product.matrix[i].out + kOutputs - 1) / kOutputs;
+    tiles *= (product.rows + rows - 1) / rows;
+    for (int parts = 1; parts <= std::min<int64_t>(8, units); parts *= 2) {
+      // Not all multiprocessors have room for a large cluster.
+      if (parts > 1 && tiles * parts > (parts == 2 ? multiprocessors() : multiprocessors() * 9 / 10)) break;
+      const int64_t rounds = (tiles * parts + multiprocessors() - 1) / multiprocessors();
+      // Half of the rows take more than half of the time: their weights become BF16 all the same.
+      const double slot = rows == 64 ? kHalfTileCost : 1,
+                   own = static_cast<double>((units + parts - 1) / parts * 2);
+      const double cost =
+          static_cast<double>(rounds) * (own * slot + kTileCost) + (parts > 1 ? kJoinCost : 0);
+      if (cost < best.cost) best = {rows, parts, cost};
+    }
+  }
+  return best;
+}
+
+template <Codes kCodes, int kBits>
+void launch_best(Arguments args, void* stream) {
+  const Cut cut = best_cut(args.product);
+  args.parts = cut.parts;
+  if (cut.rows == 64) return launch_product<Prompt<kCodes, kBits, 64>>(args, stream);
+  launch_product<Prompt<kCodes, kBits, 128>>(args, stream);
+}
+
+}  // namespace
+
+bool has_prompt_product() { return has_own_code<prompt_kernel<Prompt<Codes::kWide, 4, 128>>>(); }
+
+bool fits_prompt_product(const GpuDecodeArgs& args) {
+  if (args.bits == 16 || args.in % 8 != 0) return false;
+  for (int i = 0; i < args.matrices; ++i)
+    if (args.matrix[i].out % 8 != 0) return false;
+  if (args.has_table) return args.group_size == kTableGroup && (args.bits == 4 || args.bits == 8);
+  return args.group_size == 32 || args.group_size == kUnitInputs;
+}
+
+void gpu_prompt_product(const GpuDecodeArgs& args, void* arranged, void* stream) {
+  assert(fits_prompt_product(args));
+  const Arguments all = {.product = args, .x = static_cast<const char*>(arranged)};
+  const bool is_fine = args.group_size == 32, is_wide = fragment_bits(args.bits) == 8;
+  const auto multiply = args.has_table
+                            ? (is_wide ? launch_best<Codes::kFloats, 8> : launch_best<Codes::kTable, 4>)
+                        : is_fine ? (is_wide ? launch_best<Codes::kFine, 8> : launch_best<Codes::kFine, 4>)
+                        : is_wide ? launch_best<Codes::kWide, 8>
+                                  : launch_best<Codes::kWide, 4>;
+  multiply(all, stream);
+}
+
+}  // namespace lowbit

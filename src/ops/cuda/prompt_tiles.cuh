@@ -1,0 +1,104 @@
+// What the products of prompts on Hopper share: which tiles of y a block makes, the ring of slots in shared
+// memory through which the operands come, and how a thread's outputs become whole pieces of a row.
+#pragma once
+
+#include "ops/cuda/device.cuh"
+#include "ops/cuda/wgmma.cuh"
+
+#include <cstdint>
+
+namespace lowbit {
+namespace {
+
+// Tiles of so many rows' tiles are taken before the next ones: their x and the outputs' w stay in the
+// second-level cache.
+constexpr int kRowTilesTogether = 16;
+// Operands in shared memory are blocks of 64 rows x 128 bytes (matmul_int8.h), as panels of wgmma.cuh.
+constexpr int kBlockRows = 64, kOperandBytes = kBlockRows * kPanelRowBytes;
+
+// A tile of y: kRows x kOutputs of one of the matrices that share x. Blocks take tiles in turn.
+template <int kRows, int kOutputs>
+struct TileList {
+  struct Place {
+    int matrix, row_tile, output_tile;
+    __device__ int64_t row() const { return static_cast<int64_t>(row_tile) * kRows; }
+    __device__ int64_t n() const { return static_cast<int64_t>(output_tile) * kOutputs; }
+  };
+  int row_tiles = 0, output_tiles[kMostMatrices] = {}, all_outputs = 0, matrices = 0;
+
+  template <class Matrix>
+  TileList(int64_t rows, const Matrix* matrix, int count)
+      : row_tiles(static_cast<int>((rows + kRows - 1) / kRows)), matrices(count) {
+    for (int i = 0; i < count; ++i) {
+      output_tiles[i] = static_cast<int>((matrix[i].out + kOutputs - 1) / kOutputs);
+      all_outputs += output_tiles[i];
+    }
+  }
+  __host__ __device__ int count() const { return row_tiles * all_outputs; }
+  __device__ Place at(int index) const {
+    const int together = kRowTilesTogether * all_outputs, first = index / together * kRowTilesTogether;
+    const int rows = min(kRowTilesTogether, row_tiles - first), rest = index % together;
+    int output = rest / rows, matrix = 0;
+    while (matrix + 1 < matrices && output >= output_tiles[matrix]) output -= output_tiles[matrix++];
+    return {matrix, first + rest % rows, output};
+  }
+};
+
+// Where 16 bytes of a row lie in blocks of rows of so many bytes (a multiple of 128).
+__device__ inline int64_t place_in_blocks(int64_t row, int64_t byte, int64_t row_bytes) {
+  const int64_t block = row / kBlockRows * (row_bytes / kPanelRowBytes) + byte / kPanelRowBytes;
+  return block * kOperandBytes +
+         panel_place(static_cast<int>(row % kBlockRows), static_cast<int>(byte % kPanelRowBytes / 16)) +
+         byte % 16;
+}
+
+// Slots in turn: `filled` counts the bytes that come, `emptied` the warps that have read them.
+template <int kSlots>
+struct RingBarriers {
+  uint64_t filled[kSlots], emptied[kSlots];
+
+  // By one thread.
+  __device__ void make(int readers, int fillers = 1) {
+    for (int slot = 0; slot < kSlots; ++slot) {
+      make_barrier(&filled[slot], fillers);
+      make_barrier(&emptied[slot], readers);
+    }
+    show_to_products();
+  }
+};
+template <int kSlots>
+struct Ring {
+  int slot = 0;
+  uint32_t parity = 0;
+
+  __device__ void advance() {
+    if (++slot < kSlots) return;
+    slot = 0;
+    parity ^= 1;
+  }
+  __device__ int before(int count = 1) const { return slot < count ? slot + kSlots - count : slot - count; }
+};
+
+// A warp has read a slot.
+__device__ inline void release(uint64_t* emptied) {
+  if (threadIdx.x % 32 == 0) arrive(emptied);
+}
+
+// Four words of each of four neighbouring lanes: word i goes to lane i of them.
+__device__ inline void transpose(uint32_t (&words)[4]) {
+  const int lane = static_cast<int>(threadIdx.x) % 4;
+#pragma unroll
+  for (int distance = 1; distance < 4; distance *= 2) {
+    const bool is_upper = (lane & distance) != 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (i & distance) continue;
+      uint32_t &low = words[i], &high = words[i | distance];
+      const uint32_t other = __shfl_xor_sync(0xffffffffu, is_upper ? low : high, distance);
+      (is_upper ? low : high) = other;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lowbit
