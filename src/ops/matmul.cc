@@ -387,8 +387,11 @@ void run_jobs(const OpContext& context, std::span<const Job> jobs, MatmulMode mo
   };
   int64_t columns = 0;
   for (const Job& job : jobs) columns += padded_columns(job);
-  const int64_t chunk = mode == MatmulMode::kDecode ? decode_columns_at_a_time(columns, threads)
-                                                    : prefill_columns_at_a_time(columns, threads);
+  const int64_t weights = jobs[0].args.gated ? 2 : 1;  // a gated column is one of each
+  const int64_t chunk =
+      mode == MatmulMode::kDecode
+          ? decode_columns_at_a_time(columns, threads)
+          : round_up(prefill_columns_at_a_time(columns * weights, threads) / weights, kColumnUnit);
   context.threads->parallel_for(columns, chunk, run_columns, [&] {
     if (!is_small) return;
     for_each_part(jobs, 0, chunk, ask_for_first_rows);
@@ -437,6 +440,35 @@ void matmul(const OpContext& given, ConstActivations x, int64_t tokens, std::spa
                [&] { fill_x(context, leader.form, leader.args, plain, prepare_bf16_tiles); });
     }
   }
+}
+
+bool matmul_gated_together(const OpContext& context, ConstActivations x, int64_t tokens,
+                           const MatmulOutput& gate, const MatmulOutput& up, Activations out,
+                           MatmulMode mode) {
+  if (context.gpu || !context.threads || !context.workspace || mode != MatmulMode::kPrefill) return false;
+  MatmulOutput outputs[] = {gate, up};
+  Job jobs[2];
+  for (size_t i = 0; i < 2; ++i) {
+    outputs[i].y = out;
+    outputs[i].add_to = nullptr;
+    jobs[i] = make_job(context, floats(x), tokens, outputs[i], mode);
+  }
+  auto& [first, second] = jobs;
+  const auto run = first.kernel->run;
+  const MatmulArgs &a = first.args, &b = second.args;
+  if ((run != matmul_int8_amx && run != matmul_prefill_amx) || second.kernel->run != run ||
+      a.kind != b.kind || a.in != b.in || a.out != b.out || a.in == 0 || a.in > kMostGatedColumns ||
+      !share_x(first, second))
+    return false;
+  std::optional<Scratch> gathered;
+  if (first.order) gathered.emplace(gather_columns(context, first.order, first.args));
+  const float* const plain = first.args.x;
+  const Scratch prepared = place_x(context, first.form, first.args);
+  copy_x(first.args, second.args);
+  first.args.gated = &second.args;
+  run_jobs(context, std::span(jobs, 1), mode,
+           [&] { fill_x(context, first.form, first.args, plain, prepare_bf16_tiles); });
+  return true;
 }
 
 std::vector<KernelListing> matmul_kernels() {

@@ -42,6 +42,13 @@ inline void matmul(const OpContext& context, ConstActivations x, int64_t tokens,
   matmul(context, x, tokens, std::span(&output, 1), mode);
 }
 
+// out = silu(gate(x)) * up(x), [tokens, out_features], by a kernel that has both products in a cache and
+// nowhere else: the same bits as one after the other. False where there is none: prompts, AMX, in at most
+// kMostGatedColumns. y and add_to of gate and up are not used.
+bool matmul_gated_together(const OpContext& context, ConstActivations x, int64_t tokens,
+                           const MatmulOutput& gate, const MatmulOutput& up, Activations out,
+                           MatmulMode mode);
+
 std::vector<KernelListing> matmul_kernels();
 
 }  // namespace lowbit

@@ -69,7 +69,12 @@ struct MatmulArgs {
   float input_scale = 0;
   int input_zero_point = 0;
   const int32_t* input_offsets = nullptr;  // [out] or null: input_zero_point * sum of the row's codes
+
+  // AMX prefill, `in` at most kMostGatedColumns: another weight of this size and the same x (its y is not
+  // used), and y = silu(x W^T) * (x gated->W^T), which never lie in memory whole.
+  const MatmulArgs* gated = nullptr;
 };
+constexpr int64_t kMostGatedColumns = 1536;
 
 // Columns whose products with codes of 8 bits and x_bytes still have a sum of 32 bits, at -128 and 127; and
 // with x_bytes less a zero point, at -128 and 255.

@@ -4,8 +4,10 @@
 #include "format/codebook.h"
 #include "format/int8.h"
 #include "ops/cpu/prepare_kernels.h"
+#include "ops/elementwise.h"
 #include "ops/kernel_table.h"
 #include "ops/matmul_prepare.h"
+#include "ops/ops_test_support.h"
 #include "support.h"
 #include "tensor/half.h"
 
@@ -517,6 +519,53 @@ TEST_F(Matmul, OutputsThatShareXEqualSeparateCalls) {
       }
     }
   }
+}
+
+// silu(gate) * up by a kernel that has both at once.
+TEST_F(Matmul, GatedTogetherHasTheBitsOfTheProductsApart) {
+  const Case cases[] = {
+      {.dtype = DType::kBF16, .in = 896, .out = 1100},
+      {.dtype = DType::kBF16, .in = 1536, .out = 80},
+      {.dtype = DType::kBF16, .in = 40, .out = 7},
+      {.bits = 4, .sym = false, .in = 1024, .out = 600},
+      {.bits = 8, .in = 640, .out = 33, .is_reordered = true},
+      {.bits = 4, .group_size = 64, .in = 896, .out = 528, .format = Format::kNf4},
+      {.bits = 8, .group_size = 0, .in = 896, .out = 1100, .format = Format::kInt8, .threshold = 0.0f},
+      {.bits = 8, .group_size = 0, .in = 1500, .out = 345, .format = Format::kInt8, .threshold = 2.5f},
+      {.bits = 8,
+       .group_size = 0,
+       .in = 100,
+       .out = 16,
+       .format = Format::kInt8,
+       .grid = InputGrid{.scale = 0.03f, .zero_point = -5}}};
+  std::mt19937 random(12);
+  bool is_any = false;
+  for (const Case& c : cases) {
+    Case second = c;
+    const Weight gate = random_weight(c, random);
+    Weight up = random_weight(second, random);
+    if (c.is_reordered)
+      std::get<QuantizedTensor>(up).column_order = std::get<QuantizedTensor>(gate).column_order;
+    const Tensor bias = random_dense(DType::kF32, {c.out}, random, 0.1f);
+    for (int64_t rows : {1, 16, 31, 70, 130}) {
+      const std::vector<float> x = random_rows(rows, c.in, random);
+      for (int threads : {1, 3}) {
+        testing::Bench bench("", threads);
+        const OpContext context = bench.context();
+        std::vector<float> together(static_cast<size_t>(rows * c.out), -1), apart(together), other(together);
+        if (!matmul_gated_together(context, x.data(), rows, {.weight = &gate, .bias = &bias}, {.weight = &up},
+                                   together.data(), MatmulMode::kPrefill))
+          continue;
+        is_any = true;
+        const MatmulOutput outputs[] = {{.weight = &gate, .bias = &bias, .y = apart.data()},
+                                        {.weight = &up, .y = other.data()}};
+        matmul(context, x.data(), rows, outputs, MatmulMode::kPrefill);
+        swiglu(context, apart.data(), other.data(), rows * c.out, apart.data());
+        EXPECT_TRUE(testing::same_bits(together, apart)) << c.text() << ", " << rows << " rows, " << threads;
+      }
+    }
+  }
+  if (!is_any) GTEST_SKIP() << "this processor has no kernel for it: AMX";
 }
 
 TEST_F(Matmul, WrongArgumentsAreNamed) {

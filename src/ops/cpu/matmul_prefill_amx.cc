@@ -4,6 +4,7 @@
 // columns][2]. Affine codes come in just this shape: a shifted and masked word row is a pair of codes for
 // each lane (ops/cpu/affine_codes.inc), so dequantizing needs no shuffle; x stands in the same order of
 // columns (XForm::kBf16Tiles). A panel of W is converted once and stays in L2 while all rows of x pass.
+// Gated, it has strips of both weights in turn, and the sums of 32 rows become y where they are.
 #include "ops/cpu/matmul_kernels.h"
 
 #include <immintrin.h>
@@ -17,6 +18,8 @@ namespace {
 namespace {
 #include "ops/cpu/affine_codes.inc"
 #include "ops/cpu/amx.inc"
+#include "ops/cpu/exp.inc"
+#include "ops/cpu/gated_row.inc"
 #include "ops/cpu/parts.inc"
 #include "ops/cpu/start_rows.inc"
 
@@ -188,10 +191,10 @@ inline void multiply(const uint16_t* x0, const uint16_t* x1, const uint16_t* w0,
 // What a thread works on: a panel of W that spans tiles [k, k + depth) of x and output columns [n, n +
 // width).
 struct Panel {
-  const uint16_t* tiles;  // [strip][depth]
-  int64_t k, depth, n, width;
-  float* sums;   // [kEdge, kPanel] of the rows at hand
-  float* block;  // [kEdge, kEdge], for blocks that y has only a part of
+  const uint16_t* tiles;       // [strip][depth]
+  int64_t k, depth, n, width;  // width: gated, of both weights
+  float* sums;                 // [kEdge, kPanel] of the rows at hand
+  float* block;                // [kEdge, kEdge], for blocks that y has only a part of
 };
 
 // Sums of one slice for one block: the first slice starts from the bias (or from y, when the panel is not the
@@ -200,7 +203,7 @@ void multiply_block(const MatmulArgs& args, const Panel& panel, int64_t row, int
                     int64_t slice_depth) {
   const int64_t rows = smaller(args.rows - row, kEdge), columns = smaller(panel.width - column, kEdge);
   const bool is_whole = columns == kEdge && rows % 16 == 0;
-  const bool is_first = slice == 0, is_last = slice + slice_depth == panel.depth;
+  const bool is_first = slice == 0, is_last = !args.gated && slice + slice_depth == panel.depth;
   const size_t bytes = static_cast<size_t>(columns) * sizeof(float);
   float* y = args.y + row * args.out + panel.n + column;
   const Place sums = {panel.sums + column, kPanel};
@@ -208,6 +211,16 @@ void multiply_block(const MatmulArgs& args, const Panel& panel, int64_t row, int
   if (is_first && panel.k > 0) {
     from = is_whole ? Place{y, args.out} : Place{panel.block, kEdge};
     for (int64_t r = 0; !is_whole && r < rows; ++r) memcpy(panel.block + r * kEdge, y + r * args.out, bytes);
+  } else if (is_first && args.gated) {
+    from = {nullptr, 0};
+    if (args.bias || args.gated->bias) {
+      const int64_t n = panel.n + column / 2;
+      const size_t part = static_cast<size_t>(smaller(args.out - n, 16)) * sizeof(float);
+      memset(panel.block, 0, kEdge * sizeof(float));
+      if (args.bias) memcpy(panel.block, args.bias + n, part);
+      if (args.gated->bias) memcpy(panel.block + 16, args.gated->bias + n, part);
+      from = {panel.block, 0};
+    }
   } else if (is_first && args.bias) {
     memcpy(panel.block, args.bias + panel.n + column, bytes);
     from = {panel.block, 0};
@@ -236,19 +249,30 @@ void pack_tiles(const MatmulArgs& args, const Panel& panel, int64_t strips, int6
                 uint16_t* tiles) {
   for (int64_t strip = 0; strip < strips; ++strip) {
     uint16_t* to = tiles + (strip * panel.depth + tile) * kTile;
-    const int64_t lanes = smaller(panel.width - strip * 16, 16);
+    const MatmulArgs& source = args.gated && strip % 2 ? *args.gated : args;
+    const int64_t n = panel.n + (args.gated ? strip / 2 : strip) * 16;
+    const int64_t lanes = smaller(args.gated ? args.out - n : panel.n + panel.width - n, 16);
     if (lanes > 0) {
-      pack_strip(args, panel.n + strip * 16, lanes, (panel.k + tile) * 32, depth, to);
+      pack_strip(source, n, lanes, (panel.k + tile) * 32, depth, to);
     } else {
       memset(to, 0, static_cast<size_t>(depth * kTile) * sizeof(uint16_t));
     }
   }
 }
 
+// The sums of both weights' strips to y.
+void gate_rows(const MatmulArgs& args, const Panel& panel, int64_t row, int64_t end) {
+  for (int64_t r = 0; r < smaller(args.rows - row, kEdge); ++r) {
+    const float* sums = panel.sums + r * kPanel;
+    for (int64_t n = panel.n; n < end && n < panel.n + panel.width / 2; n += 16, sums += kEdge)
+      gate_row(sums, sums + 16, smaller(end - n, 16), args.y + (row + r) * args.out + n);
+  }
+}
+
 }  // namespace
 
 void matmul_prefill_amx(const MatmulArgs& args, int64_t begin, int64_t end, void* scratch) noexcept {
-  if (args.in == 0) return start_rows(args, begin, end);
+  if (args.in == 0) return start_rows(args, begin, end);  // gated: never
   uint16_t* tiles = static_cast<uint16_t*>(scratch);
   Panel panel;
   panel.tiles = tiles;
@@ -257,10 +281,11 @@ void matmul_prefill_amx(const MatmulArgs& args, int64_t begin, int64_t end, void
   // Like parts, so that no slice is so short that moving its sums would cost more than its products.
   const int64_t most_depth = even_part(args.x_depth, kDepth);
   const int64_t room = smaller(kPanel, kPanelTiles / most_depth * 16 / kEdge * kEdge);
-  const int64_t most_width = (even_part(end - begin, room) + kEdge - 1) / kEdge * kEdge;
+  const int64_t weights = args.gated ? 2 : 1;
+  const int64_t most_width = (even_part((end - begin) * weights, room) + kEdge - 1) / kEdge * kEdge;
   _tile_loadconfig(&kTiles);
-  for (panel.n = begin; panel.n < end; panel.n += most_width) {
-    panel.width = smaller(end - panel.n, most_width);
+  for (panel.n = begin; panel.n < end; panel.n += most_width / weights) {
+    panel.width = smaller(args.gated ? (end - panel.n + 15) / 16 * kEdge : end - panel.n, most_width);
     const int64_t strips = (panel.width + kEdge - 1) / kEdge * 2;
     for (panel.k = 0; panel.k < args.x_depth; panel.k += most_depth) {
       panel.depth = smaller(args.x_depth - panel.k, most_depth);
@@ -278,6 +303,7 @@ void matmul_prefill_amx(const MatmulArgs& args, int64_t begin, int64_t end, void
             multiply_block(args, panel, row, column, slice, slice_depth);
           }
         }
+        if (args.gated) gate_rows(args, panel, row, end);
       }
     }
   }
