@@ -7,15 +7,11 @@
 // Where tiles are few, the blocks of a cluster share a tile's inputs, and then each adds up some of its rows.
 //
 //   slot: x, a panel of wgmma.cuh | of each of 12 tiles of 16 outputs the pieces, the scales, the zero points
-//
-// The products read their registers until the wait, which the assembler does not always know. Operands are
-// therefore written under a condition that only the machine knows to be true (`is_ready`): what was there
-// before stays alive until then, and nothing else gets its registers.
 #include "ops/cuda/cluster.cuh"
 #include "ops/cuda/matmul_prompt.h"
-#include "ops/cuda/matmul_units.cuh"
 #include "ops/cuda/multiprocessors.h"
 #include "ops/cuda/prompt_tiles.cuh"
+#include "ops/cuda/prompt_weights.cuh"
 
 #include <algorithm>
 #include <cassert>
@@ -101,34 +97,6 @@ __global__ void __launch_bounds__(256) arrange_kernel(const GpuDecodeArgs args, 
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-#define LOWBIT_8_SUMS(i)                                                                                  \
-  "+f"(sum[i]), "+f"(sum[i + 1]), "+f"(sum[i + 2]), "+f"(sum[i + 3]), "+f"(sum[i + 4]), "+f"(sum[i + 5]), \
-      "+f"(sum[i + 6]), "+f"(sum[i + 7])
-#define LOWBIT_32_SUMS(i) LOWBIT_8_SUMS(i), LOWBIT_8_SUMS(i + 8), LOWBIT_8_SUMS(i + 16), LOWBIT_8_SUMS(i + 24)
-#define LOWBIT_32_NAMES                                                                            \
-  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25," \
-  "%26,%27,%28,%29,%30,%31"
-#define LOWBIT_64_NAMES                                                                           \
-  LOWBIT_32_NAMES                                                                                 \
-  ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54," \
-  "%55,%56,%57,%58,%59,%60,%61,%62,%63"
-#define LOWBIT_MULTIPLY(rows, names, a, b, adds)                                              \
-  "{ .reg .pred adds; setp.ne.b32 adds, " adds ", 0;\nwgmma.mma_async.sync.aligned.m64n" rows \
-  "k16.f32.bf16.bf16 {" names "}, {" a "}, " b ", adds, 1, 1, 0; }"
-#define LOWBIT_OPERANDS "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(adds)
-
-// sum = a b^T, plus sum where adds is not 0: 64 x 64 or 128, over 16 columns of the panels of b; a: as
-// of mma.m16n8k16 for each warp.
-__device__ inline void multiply(float (&sum)[32], const uint32_t (&a)[4], uint64_t b, int adds) {
-  asm volatile(LOWBIT_MULTIPLY("64", LOWBIT_32_NAMES, "%32,%33,%34,%35", "%36", "%37")
-               : LOWBIT_32_SUMS(0)
-               : LOWBIT_OPERANDS);
-}
-__device__ inline void multiply(float (&sum)[64], const uint32_t (&a)[4], uint64_t b, int adds) {
-  asm volatile(LOWBIT_MULTIPLY("128", LOWBIT_64_NAMES, "%64,%65,%66,%67", "%68", "%69")
-               : LOWBIT_32_SUMS(0), LOWBIT_32_SUMS(32)
-               : LOWBIT_OPERANDS);
-}
 // By a warpgroup: x by one bulk copy, the rest by 16 bytes a thread.
 template <class K>
 __device__ inline void fetch_tiles(const Arguments& args, const typename K::Tiles& tiles, uint32_t slots,
@@ -185,81 +153,6 @@ __device__ inline void fetch_tiles(const Arguments& args, const typename K::Tile
     }
   }
   wait_for_all_copies();
-}
-
-// BF16 pairs are words here, too.
-__device__ inline __nv_bfloat162 as_pair(uint32_t bits) {
-  __nv_bfloat162 pair;
-  memcpy(&pair, &bits, 4);
-  return pair;
-}
-__device__ inline uint32_t as_word(__nv_bfloat162 pair) {
-  uint32_t bits;
-  memcpy(&bits, &pair, 4);
-  return bits;
-}
-
-// The scale of a row in a group and what codes lose for its zero point. F16 has three bits more than BF16:
-// the scale is a sum of two BF16, and with codes that BF16 holds exactly so is the rounded product
-// (round(code * upper + code * lower), the last product being exact).
-struct RowGrid {
-  uint32_t upper, lower;     // twice each
-  uint32_t offset;           // 4 bits: of codes plus 128, in BF16, twice
-  float scale, wide_offset;  // 8 bits: of codes plus 2^23
-};
-template <class K>
-__device__ inline RowGrid grid_of(float scale, uint32_t zero) {
-  RowGrid grid = {};
-  grid.scale = scale;
-  if constexpr (K::kBits == 8 && !K::kFloats) {
-    grid.wide_offset = 8388608.0f + static_cast<float>(zero);
-  } else {
-    grid.upper = bf16_pair(scale, scale);
-    const float lower = scale - low_bf16(grid.upper);
-    grid.lower = bf16_pair(lower, lower);
-    if constexpr (!K::kValues) grid.offset = 0x43004300u | zero | zero << 16;
-  }
-  return grid;
-}
-
-// values * scale, rounded, to an operand. is_ready: not 0. See above.
-__device__ inline void set_scaled(uint32_t& to, uint32_t values, const RowGrid& grid, uint32_t is_ready) {
-  const uint32_t rest = as_word(__hmul2(as_pair(values), as_pair(grid.lower)));
-  asm volatile("{ .reg .pred ready; setp.ne.b32 ready, %4, 0; @ready fma.rn.bf16x2 %0, %1, %2, %3; }"
-               : "+r"(to)
-               : "r"(values), "r"(grid.upper), "r"(rest), "r"(is_ready));
-}
-__device__ inline void set_pair(uint32_t& to, float first, float second, uint32_t is_ready) {
-  asm volatile("{ .reg .pred ready; setp.ne.b32 ready, %3, 0; @ready cvt.rn.bf16x2.f32 %0, %2, %1; }"
-               : "+r"(to)
-               : "f"(first), "f"(second), "r"(is_ready));
-}
-
-// The weights of a step. word, other: its codes, of 8 bits first and second elements.
-template <class K>
-__device__ inline void make_operand(uint32_t word, uint32_t other, const RowGrid (&grids)[2],
-                                    const PairTable& table, const CodeTable& floats, uint32_t is_ready,
-                                    uint32_t (&to)[4]) {
-  uint32_t pairs[4] = {};
-  if constexpr (K::kTable) look_up(word, table, pairs);
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const RowGrid& grid = grids[i % 2];
-    if constexpr (K::kBits == 8 && !K::kFloats) {
-      const uint32_t place = 0x7440u + i;
-      const float first = __uint_as_float(__byte_perm(word, 0x4b000000u, place)) - grid.wide_offset,
-                  second = __uint_as_float(__byte_perm(other, 0x4b000000u, place)) - grid.wide_offset;
-      set_pair(to[i], first * grid.scale, second * grid.scale, is_ready);
-      continue;
-    }
-    if constexpr (K::kFloats) pairs[i] = floats_of(word, other, i, floats);
-    if constexpr (!K::kValues) {
-      uint32_t codes;
-      asm("lop3.b32 %0, %1, 0x000f000f, %2, 0xea;" : "=r"(codes) : "r"(word >> (4 * i)), "r"(0x43004300u));
-      pairs[i] = as_word(__hsub2(as_pair(codes), as_pair(grid.offset)));
-    }
-    set_scaled(to[i], pairs[i], grid, is_ready);
-  }
 }
 
 // Eight of a thread's sums to its warpgroup's room: of 16 rows of x, of which the first is `row` there.
@@ -352,13 +245,13 @@ __device__ inline void multiply_tiles(const Arguments& args, const typename K::T
   const int count = span.end - span.begin;
   const uint32_t middle = 0x10001u << (product.bits - 1);
   Ring<K::kSlots> ring;
-  uint32_t a[2][4][4] = {};
+  Operand a[2][4] = {};
   for (int tile = first_tile(args); tile < tiles.count(); tile += static_cast<int>(gridDim.x)) {
     const auto place = tiles.at(tile);
     const GpuMatrix& matrix = product.matrix[place.matrix];
     const bool has_zeros = !K::kValues && matrix.zero_points;
     float sum[K::kSums];
-    auto make_ready = [&](uint32_t(&to)[4][4]) {
+    auto make_ready = [&](Operand(&to)[4]) {
       const uint32_t is_ready = wait_for_phase(&barriers.filled[ring.slot], ring.parity);
       const char* const slot = room + ring.slot * K::kSlotBytes;
       uint4 data[K::kPieces];
@@ -383,7 +276,7 @@ __device__ inline void multiply_tiles(const Arguments& args, const typename K::T
                         product.table, is_ready, to[step]);
       }
     };
-    auto multiply_slot = [&](const uint32_t(&weights)[4][4], int adds) {
+    auto multiply_slot = [&](const Operand(&weights)[4], int adds) {
       const uint64_t b = panel_descriptor(slots + ring.slot * K::kSlotBytes, 0);
       begin_products();
 #pragma unroll

@@ -125,6 +125,24 @@ __device__ inline void multiply_rows(float (&sum)[32], const Operand& a, uint64_
       : "r"(a.pair[0]), "r"(a.pair[1]), "r"(a.pair[2]), "r"(a.pair[3]), "l"(b));
 }
 
+// sum = a b^T, plus sum where `adds` is not 0: 64 x 64 or 64 x 128, over 16 columns of the panels of b.
+__device__ inline void multiply(float (&sum)[32], const Operand& a, uint64_t b, int adds) {
+  asm volatile(
+      "{ .reg .pred adds; setp.ne.b32 adds, %37, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" LOWBIT_32_NAMES
+      "}, {%32,%33,%34,%35}, %36, adds, 1, 1, 0; }"
+      : LOWBIT_32_SUMS(sum, 0)
+      : "r"(a.pair[0]), "r"(a.pair[1]), "r"(a.pair[2]), "r"(a.pair[3]), "l"(b), "r"(adds));
+}
+__device__ inline void multiply(float (&sum)[64], const Operand& a, uint64_t b, int adds) {
+  asm volatile(
+      "{ .reg .pred adds; setp.ne.b32 adds, %69, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" LOWBIT_64_NAMES
+      "}, {%64,%65,%66,%67}, %68, adds, 1, 1, 0; }"
+      : LOWBIT_32_SUMS(sum, 0), LOWBIT_32_SUMS(sum, 32)
+      : "r"(a.pair[0]), "r"(a.pair[1]), "r"(a.pair[2]), "r"(a.pair[3]), "l"(b), "r"(adds));
+}
+
 // sum = a b, or plus sum where `adds` is 1 and not 0: 64 x 32, over 16 columns of the rows of b, in pieces;
 // a: as of mma.m16n8k16 for each warp. sum: [block of eight][j].
 __device__ inline void multiply_few(float (&sum)[4][4], const Operand& a, uint64_t b, int adds) {
