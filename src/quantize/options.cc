@@ -221,7 +221,8 @@ Fields option_fields(InputOptions& options) {
   return {
       {"observer", &options.observer,
        "of int8-static, how ranges are chosen from the calibration data: minmax, moving (average of the "
-       "samples'), histogram (least squares, as torch.ao), percentile, mse or entropy (as TensorRT)"},
+       "samples'), histogram (least squares, as torch.ao), percentile, mse or entropy (as TensorRT); "
+       "which is best depends on the model"},
       {"observer_percentile", &options.observer_percentile,
        "of magnitudes that observer percentile covers, above 50, at most 100"},
       {"activations_sym", &options.activations_sym,
