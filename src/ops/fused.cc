@@ -31,22 +31,21 @@ void matmul_gated(const OpContext& context, const NormedRows& x, int64_t tokens,
   if constexpr (kHasCuda) {
     if (context.gpu && matmul_gated_on_gpu(context, x, tokens, gate, up, out, mode)) return;
   }
-  const auto multiply_apart = [&](const auto& multiply) {
-    const int64_t count = tokens * out_features(*gate.weight);
-    const ActivationScratch second(context, count);
-    const MatmulOutput outputs[] = {{gate.weight, gate.bias, out}, {up.weight, up.bias, second.rows()}};
-    multiply(outputs);
-    swiglu(context, out, second.rows(), count, out);
-  };
-  if (context.gpu) {
-    return multiply_apart(
-        [&](std::span<const MatmulOutput> outputs) { matmul_normed(context, x, tokens, outputs, mode); });
+  std::optional<ActivationScratch> normed;
+  if (!context.gpu) {
+    normed.emplace(context, tokens * x.weight->element_count());
+    rms_norm(context, x.hidden, tokens, *x.weight, x.epsilon, normed->rows());
+    if (matmul_gated_together(context, normed->rows(), tokens, gate, up, out, mode)) return;
   }
-  const ActivationScratch normed(context, tokens * x.weight->element_count());
-  rms_norm(context, x.hidden, tokens, *x.weight, x.epsilon, normed.rows());
-  if (matmul_gated_together(context, normed.rows(), tokens, gate, up, out, mode)) return;
-  multiply_apart(
-      [&](std::span<const MatmulOutput> outputs) { matmul(context, normed.rows(), tokens, outputs, mode); });
+  const int64_t count = tokens * out_features(*gate.weight);
+  const ActivationScratch second(context, count);
+  const MatmulOutput outputs[] = {{gate.weight, gate.bias, out}, {up.weight, up.bias, second.rows()}};
+  if (normed) {
+    matmul(context, normed->rows(), tokens, outputs, mode);
+  } else {
+    matmul_normed(context, x, tokens, outputs, mode);
+  }
+  swiglu(context, out, second.rows(), count, out);
 }
 
 void gated_mlp(const OpContext& context, const NormedRows& x, int64_t tokens, const MatmulOutput& gate,

@@ -400,6 +400,18 @@ void run_jobs(const OpContext& context, std::span<const Job> jobs, MatmulMode mo
   });
 }
 
+// Prepares the x that all of `jobs` share, and runs the first `count` of them.
+void prepare_and_run(const OpContext& context, std::span<Job> jobs, size_t count, MatmulMode mode) {
+  Job& leader = jobs[0];
+  std::optional<Scratch> gathered;
+  if (leader.order) gathered.emplace(gather_columns(context, leader.order, leader.args));
+  const float* const plain = leader.args.x;
+  const Scratch prepared = place_x(context, leader.form, leader.args);
+  for (Job& job : jobs.subspan(1)) copy_x(leader.args, job.args);
+  run_jobs(context, jobs.first(count), mode,
+           [&] { fill_x(context, leader.form, leader.args, plain, prepare_bf16_tiles); });
+}
+
 }  // namespace
 
 void matmul(const OpContext& given, ConstActivations x, int64_t tokens, std::span<const MatmulOutput> outputs,
@@ -429,15 +441,8 @@ void matmul(const OpContext& given, ConstActivations x, int64_t tokens, std::spa
       }
     }
     for (size_t begin = 0, end = 0; begin < some.size(); begin = end) {
-      Job& leader = jobs[begin];
-      std::optional<Scratch> gathered;
-      if (leader.order) gathered.emplace(gather_columns(context, leader.order, leader.args));
-      const float* const plain = leader.args.x;
-      const Scratch prepared = place_x(context, leader.form, leader.args);
-      for (end = begin + 1; end < some.size() && share_x(leader, jobs[end]); ++end)
-        copy_x(leader.args, jobs[end].args);
-      run_jobs(context, std::span(jobs + begin, end - begin), mode,
-               [&] { fill_x(context, leader.form, leader.args, plain, prepare_bf16_tiles); });
+      for (end = begin + 1; end < some.size() && share_x(jobs[begin], jobs[end]);) ++end;
+      prepare_and_run(context, std::span(jobs + begin, end - begin), end - begin, mode);
     }
   }
 }
@@ -460,14 +465,8 @@ bool matmul_gated_together(const OpContext& context, ConstActivations x, int64_t
       a.kind != b.kind || a.in != b.in || a.out != b.out || a.in == 0 || a.in > kMostGatedColumns ||
       !share_x(first, second))
     return false;
-  std::optional<Scratch> gathered;
-  if (first.order) gathered.emplace(gather_columns(context, first.order, first.args));
-  const float* const plain = first.args.x;
-  const Scratch prepared = place_x(context, first.form, first.args);
-  copy_x(first.args, second.args);
   first.args.gated = &second.args;
-  run_jobs(context, std::span(jobs, 1), mode,
-           [&] { fill_x(context, first.form, first.args, plain, prepare_bf16_tiles); });
+  prepare_and_run(context, jobs, 1, mode);
   return true;
 }
 

@@ -541,9 +541,8 @@ TEST_F(Matmul, GatedTogetherHasTheBitsOfTheProductsApart) {
   std::mt19937 random(12);
   bool is_any = false;
   for (const Case& c : cases) {
-    Case second = c;
     const Weight gate = random_weight(c, random);
-    Weight up = random_weight(second, random);
+    Weight up = random_weight(c, random);
     if (c.is_reordered)
       std::get<QuantizedTensor>(up).column_order = std::get<QuantizedTensor>(gate).column_order;
     const Tensor bias = random_dense(DType::kF32, {c.out}, random, 0.1f);

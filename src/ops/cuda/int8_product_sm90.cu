@@ -18,8 +18,8 @@ namespace {
 
 constexpr int kOutputs = kInt8TileOutputs, kRows = kInt8TileRows;
 constexpr int kSums = kOutputs / 2;  // a thread's: 64 x 192 by 128 threads
-constexpr int kRowBlocks = kRows / kBlockRows, kOutputBlocks = kOutputs / kBlockRows;
-constexpr int kSlotBytes = (kRowBlocks + kOutputBlocks) * kOperandBytes;
+constexpr int kRowBlocks = kRows / kInt8BlockRows, kOutputBlocks = kOutputs / kInt8BlockRows;
+constexpr int kSlotBytes = (kRowBlocks + kOutputBlocks) * kInt8BlockBytes;
 constexpr int kSlots = 5;
 constexpr int kSharedBytes = kSlots * kSlotBytes + 1024;  // slots begin at a multiple of 1024
 constexpr int kThreads = 3 * kWarpgroup, kMultipliers = 2;
@@ -72,11 +72,11 @@ __device__ inline void fetch(uint32_t to, const char* x, const char* w, int64_t 
   expect_copies(filled, kSlotBytes);
 #pragma unroll
   for (int i = 0; i < kRowBlocks; ++i)
-    copy_bulk(to + i * kOperandBytes, x + i * blocks * kOperandBytes, kOperandBytes, filled);
-  to += kRowBlocks * kOperandBytes;
+    copy_bulk(to + i * kInt8BlockBytes, x + i * blocks * kInt8BlockBytes, kInt8BlockBytes, filled);
+  to += kRowBlocks * kInt8BlockBytes;
 #pragma unroll
   for (int i = 0; i < kOutputBlocks; ++i)
-    copy_bulk(to + i * kOperandBytes, w + i * blocks * kOperandBytes, kOperandBytes, filled);
+    copy_bulk(to + i * kInt8BlockBytes, w + i * blocks * kInt8BlockBytes, kInt8BlockBytes, filled);
 }
 
 __device__ inline void fetch_tiles(const GpuInt8Product& args, const Tiles& tiles, int outlier_blocks,
@@ -93,14 +93,15 @@ __device__ inline void fetch_tiles(const GpuInt8Product& args, const Tiles& tile
     const GpuInt8Matrix& matrix = args.matrix[place.matrix];
     const int64_t x_block = place.row_tile * kRowBlocks;
     const int64_t output_block = place.output_tile * kOutputBlocks;
-    const char* x = reinterpret_cast<const char*>(args.x.codes) + x_block * code_blocks * kOperandBytes;
-    const char* w = reinterpret_cast<const char*>(matrix.codes) + output_block * code_blocks * kOperandBytes;
+    const char* x = reinterpret_cast<const char*>(args.x.codes) + x_block * code_blocks * kInt8BlockBytes;
+    const char* w =
+        reinterpret_cast<const char*>(matrix.codes) + output_block * code_blocks * kInt8BlockBytes;
     for (int64_t block = 0; block < code_blocks; ++block)
-      fetch_next(x + block * kOperandBytes, w + block * kOperandBytes, code_blocks);
-    x = reinterpret_cast<const char*>(args.x_outliers) + x_block * room * kOperandBytes;
-    w = reinterpret_cast<const char*>(matrix.outliers) + output_block * room * kOperandBytes;
+      fetch_next(x + block * kInt8BlockBytes, w + block * kInt8BlockBytes, code_blocks);
+    x = reinterpret_cast<const char*>(args.x_outliers) + x_block * room * kInt8BlockBytes;
+    w = reinterpret_cast<const char*>(matrix.outliers) + output_block * room * kInt8BlockBytes;
     for (int64_t block = 0; block < outlier_blocks; ++block)
-      fetch_next(x + block * kOperandBytes, w + block * kOperandBytes, room);
+      fetch_next(x + block * kInt8BlockBytes, w + block * kInt8BlockBytes, room);
   }
 }
 
@@ -109,6 +110,22 @@ struct Mine {
   int64_t row;  // and row + 8
   int n;        // and n + 1, and those 8 i further
 };
+
+// Four words of each of four neighbouring lanes: word i goes to lane i of them.
+__device__ inline void transpose(uint32_t (&words)[4]) {
+  const int lane = static_cast<int>(threadIdx.x) % 4;
+#pragma unroll
+  for (int distance = 1; distance < 4; distance *= 2) {
+    const bool is_upper = (lane & distance) != 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (i & distance) continue;
+      uint32_t &low = words[i], &high = words[i | distance];
+      const uint32_t other = __shfl_xor_sync(0xffffffffu, is_upper ? low : high, distance);
+      (is_upper ? low : high) = other;
+    }
+  }
+}
 
 __device__ inline float2 two(const float* from) { return *reinterpret_cast<const float2*>(from); }
 
@@ -172,8 +189,8 @@ __device__ inline void multiply_tiles(const GpuInt8Product& args, const Tiles& t
   auto operands = [&](uint64_t& a, uint64_t& b) {
     wait_for_phase(&control.filled[ring.slot], ring.parity);
     const uint32_t slot = slots + ring.slot * kSlotBytes;
-    a = panel_descriptor(slot + group * kOperandBytes, 0);
-    b = panel_descriptor(slot + kRowBlocks * kOperandBytes, 0);
+    a = panel_descriptor(slot + group * kInt8BlockBytes, 0);
+    b = panel_descriptor(slot + kRowBlocks * kInt8BlockBytes, 0);
   };
   for (int tile = static_cast<int>(blockIdx.x); tile < tiles.count(); tile += static_cast<int>(gridDim.x)) {
     const Tiles::Place place = tiles.at(tile);

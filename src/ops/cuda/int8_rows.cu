@@ -1,7 +1,8 @@
 // What comes before a product of int8: rows of x to codes, which columns have outliers, and both operands to
 // the blocks of matmul_int8.h.
+#include "ops/cuda/device.cuh"
 #include "ops/cuda/matmul_int8.h"
-#include "ops/cuda/prompt_tiles.cuh"
+#include "ops/cuda/wgmma.cuh"
 
 #include <algorithm>
 #include <limits>
@@ -11,6 +12,13 @@ namespace {
 
 constexpr int kThreads = 256, kRowsOfBlock = kThreads / 32, kChunk = 16;
 constexpr float kLeastMagnitude = 1e-30f;  // rows below it are rows of zeros, see ops/cpu/prepare_kernels.h
+
+__device__ inline int64_t place_in_blocks(int64_t row, int64_t byte, int64_t row_bytes) {
+  const int64_t block = row / kInt8BlockRows * (row_bytes / kPanelRowBytes) + byte / kPanelRowBytes;
+  return block * kInt8BlockBytes +
+         panel_place(static_cast<int>(row % kInt8BlockRows), static_cast<int>(byte % kPanelRowBytes / 16)) +
+         byte % 16;
+}
 
 // 16 values from column `at` on, zeros behind the row.
 __device__ inline void load_chunk(const uint16_t* row, int at, int in, float (&to)[kChunk]) {

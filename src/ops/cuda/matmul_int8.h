@@ -13,6 +13,7 @@
 
 namespace lowbit {
 
+constexpr int64_t kInt8BlockRows = 64, kInt8BlockBytes = kInt8BlockRows * 128;
 constexpr int64_t kInt8TileRows = 128, kInt8TileOutputs = 192;  // of a product's tile
 // Columns of x with an outlier in any row that are multiplied fast; others are slow.
 constexpr int64_t kInt8OutlierColumns = 512;

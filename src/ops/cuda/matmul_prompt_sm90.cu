@@ -20,7 +20,8 @@
 namespace lowbit {
 namespace {
 
-constexpr int kMultipliers = 3, kThreads = (1 + kMultipliers) * kWarpgroup;
+constexpr int kMultipliers = 3, kMultiplying = kMultipliers * kWarpgroup,
+              kThreads = kWarpgroup + kMultiplying;
 constexpr int kOutputs = kMultipliers * 64, kOutputTiles = kOutputs / kTileOutputs, kSlotInputs = 64;
 constexpr int kGroupBytes = kTileOutputs * 2;                         // scales or zero points of a tile
 constexpr double kHalfTileCost = 0.65, kTileCost = 2, kJoinCost = 2;  // see best_cut
@@ -105,8 +106,8 @@ __device__ inline void fetch_tiles(const Arguments& args, const typename K::Tile
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   const int64_t count = padded_inputs(product.in) / kSlotInputs, pieces = piece_count(product.in, K::kBits),
                 groups = kept_groups(product.in, product.group_size);
-  // Of scales a thread copies half of a tile's in a group.
   const Span span = span_of(args);
+  // Of scales a thread copies half of a tile's in a group.
   const int group_tile = thread / (2 * K::kGroups), group = thread / 2 % K::kGroups;
   const bool copies_groups = group_tile < kOutputTiles;
   const uint32_t group_at = (group_tile * K::kGroups + group) * kGroupBytes + thread % 2 * 16;
@@ -204,8 +205,6 @@ __device__ inline void write_staged(const GpuDecodeArgs& args, const GpuMatrix& 
   }
   wait_at(group, kWarpgroup);
 }
-
-constexpr int kMultiplying = kMultipliers * kWarpgroup;
 
 // A thread's sums to its block's shared memory; then those of the cluster's blocks for some rows, added up.
 template <class K>
@@ -381,22 +380,20 @@ struct Cut {
 Cut best_cut(const GpuDecodeArgs& product) {
   const int64_t units = padded_inputs(product.in) / kUnitInputs;
   Cut best{0, 0, std::numeric_limits<double>::infinity()};
-  for (const int rows : {128, 64}) {
-    int64_t tiles = 0;
-    for (int i = 0; i < product.matrices; ++i) tiles += (product.matrix[i].out + kOutputs - 1) / kOutputs;
-    tiles *= (product.rows + rows - 1) / rows;
+  auto consider = [&]<int kRows>(double slot_cost) {
+    const int tiles = TileList<kRows, kOutputs>(product.rows, product.matrix, product.matrices).count();
     for (int parts = 1; parts <= std::min<int64_t>(8, units); parts *= 2) {
       // Not all multiprocessors have room for a large cluster.
       if (parts > 1 && tiles * parts > (parts == 2 ? multiprocessors() : multiprocessors() * 9 / 10)) break;
-      const int64_t rounds = (tiles * parts + multiprocessors() - 1) / multiprocessors();
-      // Half of the rows take more than half of the time: their weights become BF16 all the same.
-      const double slot = rows == 64 ? kHalfTileCost : 1,
-                   own = static_cast<double>((units + parts - 1) / parts * 2);
-      const double cost =
-          static_cast<double>(rounds) * (own * slot + kTileCost) + (parts > 1 ? kJoinCost : 0);
-      if (cost < best.cost) best = {rows, parts, cost};
+      const int rounds = (tiles * parts + multiprocessors() - 1) / multiprocessors();
+      const auto slots = static_cast<double>((units + parts - 1) / parts * 2);
+      const double cost = rounds * (slots * slot_cost + kTileCost) + (parts > 1 ? kJoinCost : 0);
+      if (cost < best.cost) best = {kRows, parts, cost};
     }
-  }
+  };
+  consider.operator()<128>(1);
+  // Half of the rows take more than half of the time: their weights become BF16 all the same.
+  consider.operator()<64>(kHalfTileCost);
   return best;
 }
 

@@ -1,5 +1,5 @@
-// What the products of prompts on Hopper share: which tiles of y a block makes, the ring of slots in shared
-// memory through which the operands come, and how a thread's outputs become whole pieces of a row.
+// What the products of prompts on Hopper share: which tiles of y a block makes, and the ring of slots in
+// shared memory through which the operands come.
 #pragma once
 
 #include "ops/cuda/device.cuh"
@@ -13,8 +13,6 @@ namespace {
 // Tiles of so many rows' tiles are taken before the next ones: their x and the outputs' w stay in the
 // second-level cache.
 constexpr int kRowTilesTogether = 16;
-// Operands in shared memory are blocks of 64 rows x 128 bytes (matmul_int8.h), as panels of wgmma.cuh.
-constexpr int kBlockRows = 64, kOperandBytes = kBlockRows * kPanelRowBytes;
 
 // A tile of y: kRows x kOutputs of one of the matrices that share x. Blocks take tiles in turn.
 template <int kRows, int kOutputs>
@@ -43,14 +41,6 @@ struct TileList {
     return {matrix, first + rest % rows, output};
   }
 };
-
-// Where 16 bytes of a row lie in blocks of rows of so many bytes (a multiple of 128).
-__device__ inline int64_t place_in_blocks(int64_t row, int64_t byte, int64_t row_bytes) {
-  const int64_t block = row / kBlockRows * (row_bytes / kPanelRowBytes) + byte / kPanelRowBytes;
-  return block * kOperandBytes +
-         panel_place(static_cast<int>(row % kBlockRows), static_cast<int>(byte % kPanelRowBytes / 16)) +
-         byte % 16;
-}
 
 // Slots in turn: `filled` counts the bytes that come, `emptied` the warps that have read them.
 template <int kSlots>
@@ -82,22 +72,6 @@ struct Ring {
 // A warp has read a slot.
 __device__ inline void release(uint64_t* emptied) {
   if (threadIdx.x % 32 == 0) arrive(emptied);
-}
-
-// Four words of each of four neighbouring lanes: word i goes to lane i of them.
-__device__ inline void transpose(uint32_t (&words)[4]) {
-  const int lane = static_cast<int>(threadIdx.x) % 4;
-#pragma unroll
-  for (int distance = 1; distance < 4; distance *= 2) {
-    const bool is_upper = (lane & distance) != 0;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (i & distance) continue;
-      uint32_t &low = words[i], &high = words[i | distance];
-      const uint32_t other = __shfl_xor_sync(0xffffffffu, is_upper ? low : high, distance);
-      (is_upper ? low : high) = other;
-    }
-  }
 }
 
 }  // namespace
