@@ -4,7 +4,8 @@
 // columns][2]. Affine codes come in just this shape: a shifted and masked word row is a pair of codes for
 // each lane (ops/cpu/affine_codes.inc), so dequantizing needs no shuffle; x stands in the same order of
 // columns (XForm::kBf16Tiles). A panel of W is converted once and stays in L2 while all rows of x pass.
-// Gated, it has strips of both weights in turn, and the sums of 32 rows become y where they are.
+// Gated, it has strips of both weights in turn, and the sums of a block become y while the next block's tiles
+// are multiplied: the vector units have nothing else to do then.
 #include "ops/cpu/matmul_kernels.h"
 
 #include <immintrin.h>
@@ -151,10 +152,12 @@ struct Place {
   int64_t stride;  // elements
 };
 
-// to = from + two row blocks of x (or one) times two strips of W
-template <bool kTwoRowBlocks>
+// to = from + two row blocks of x (or one) times two strips of W. between(): what else there is to do, after
+// each tile.
+template <bool kTwoRowBlocks, class Between>
 inline void multiply(const uint16_t* x0, const uint16_t* x1, const uint16_t* w0, const uint16_t* w1,
-                     int64_t depth, Place from, Place to) {
+                     int64_t depth, Place from, Place to, const Between& between) {
+  memory_barrier();
   if (from.data) {
     _tile_loadd(0, from.data, from.stride * 4);
     _tile_loadd(1, from.data + 16, from.stride * 4);
@@ -179,13 +182,16 @@ inline void multiply(const uint16_t* x0, const uint16_t* x1, const uint16_t* w0,
       _tile_dpbf16ps(0, 4, 6);
       _tile_dpbf16ps(1, 4, 7);
     }
+    between();
   }
+  memory_barrier();
   _tile_stored(0, to.data, to.stride * 4);
   _tile_stored(1, to.data + 16, to.stride * 4);
   if constexpr (kTwoRowBlocks) {
     _tile_stored(2, to.data + 16 * to.stride, to.stride * 4);
     _tile_stored(3, to.data + 16 * to.stride + 16, to.stride * 4);
   }
+  memory_barrier();
 }
 
 // What a thread works on: a panel of W that spans tiles [k, k + depth) of x and output columns [n, n +
@@ -195,12 +201,25 @@ struct Panel {
   int64_t k, depth, n, width;  // width: gated, of both weights
   float* sums;                 // [kEdge, kPanel] of the rows at hand
   float* block;                // [kEdge, kEdge], for blocks that y has only a part of
+  int64_t end;                 // of the output columns that the thread has
 };
+
+// The rows of a gated block whose sums are complete, as far as they are not yet y.
+struct Ungated {
+  float *sums, *y;
+  int64_t next, rows, columns;
+};
+inline void gate_next(const MatmulArgs& args, Ungated& left) {
+  const float* const sums = left.sums + left.next * kPanel;
+  float* const y = left.y + left.next++ * args.out;
+  if (left.columns < 16) return gate_row(sums, sums + 16, left.columns, y);
+  store(y, mul(silu_of(load(sums)), load(sums + 16)));
+}
 
 // Sums of one slice for one block: the first slice starts from the bias (or from y, when the panel is not the
 // first of its columns), the last one ends in y, and between slices they stay in panel.sums.
 void multiply_block(const MatmulArgs& args, const Panel& panel, int64_t row, int64_t column, int64_t slice,
-                    int64_t slice_depth) {
+                    int64_t slice_depth, Ungated& left) {
   const int64_t rows = smaller(args.rows - row, kEdge), columns = smaller(panel.width - column, kEdge);
   const bool is_whole = columns == kEdge && rows % 16 == 0;
   const bool is_first = slice == 0, is_last = !args.gated && slice + slice_depth == panel.depth;
@@ -232,13 +251,19 @@ void multiply_block(const MatmulArgs& args, const Panel& panel, int64_t row, int
   const uint16_t* x1 = x0 + args.x_depth * kTile;
   const uint16_t* w0 = panel.tiles + (column / 16 * panel.depth + slice) * kTile;
   const uint16_t* w1 = w0 + panel.depth * kTile;
-  memory_barrier();
+  const int64_t share = (kEdge + slice_depth - 1) / slice_depth;
+  auto gate_some = [&] {
+    for (int64_t i = 0; i < share && left.next < left.rows; ++i) gate_next(args, left);
+  };
   if (rows > 16) {
-    multiply<true>(x0, x1, w0, w1, slice_depth, from, to);
+    multiply<true>(x0, x1, w0, w1, slice_depth, from, to, gate_some);
   } else {
-    multiply<false>(x0, x1, w0, w1, slice_depth, from, to);
+    multiply<false>(x0, x1, w0, w1, slice_depth, from, to, gate_some);
   }
-  memory_barrier();
+  if (args.gated && slice + slice_depth == panel.depth) {
+    const int64_t n = panel.n + column / 2;
+    left = {sums.data, args.y + row * args.out + n, 0, rows, smaller(panel.end - n, 16)};
+  }
   if (is_last && !is_whole) {
     for (int64_t r = 0; r < rows; ++r) memcpy(y + r * args.out, panel.block + r * kEdge, bytes);
   }
@@ -260,15 +285,6 @@ void pack_tiles(const MatmulArgs& args, const Panel& panel, int64_t strips, int6
   }
 }
 
-// The sums of both weights' strips to y.
-void gate_rows(const MatmulArgs& args, const Panel& panel, int64_t row, int64_t end) {
-  for (int64_t r = 0; r < smaller(args.rows - row, kEdge); ++r) {
-    const float* sums = panel.sums + r * kPanel;
-    for (int64_t n = panel.n; n < end && n < panel.n + panel.width / 2; n += 16, sums += kEdge)
-      gate_row(sums, sums + 16, smaller(end - n, 16), args.y + (row + r) * args.out + n);
-  }
-}
-
 }  // namespace
 
 void matmul_prefill_amx(const MatmulArgs& args, int64_t begin, int64_t end, void* scratch) noexcept {
@@ -278,6 +294,7 @@ void matmul_prefill_amx(const MatmulArgs& args, int64_t begin, int64_t end, void
   panel.tiles = tiles;
   panel.sums = reinterpret_cast<float*>(static_cast<uint8_t*>(scratch) + kPanelBytes);
   panel.block = panel.sums + kEdge * kPanel;
+  panel.end = end;
   // Like parts, so that no slice is so short that moving its sums would cost more than its products.
   const int64_t most_depth = even_part(args.x_depth, kDepth);
   const int64_t room = smaller(kPanel, kPanelTiles / most_depth * 16 / kEdge * kEdge);
@@ -296,15 +313,16 @@ void matmul_prefill_amx(const MatmulArgs& args, int64_t begin, int64_t end, void
         pack_tiles(args, panel, strips, tile, smaller(step, panel.depth - tile), tiles);
       }
       const int64_t most_slice = even_part(panel.depth, kSlice);
+      Ungated left = {};
       for (int64_t row = 0; row < args.rows; row += kEdge) {
         for (int64_t slice = 0; slice < panel.depth; slice += most_slice) {
           const int64_t slice_depth = smaller(panel.depth - slice, most_slice);
           for (int64_t column = 0; column < panel.width; column += kEdge) {
-            multiply_block(args, panel, row, column, slice, slice_depth);
+            multiply_block(args, panel, row, column, slice, slice_depth, left);
           }
         }
-        if (args.gated) gate_rows(args, panel, row, end);
       }
+      while (left.next < left.rows) gate_next(args, left);
     }
   }
   _tile_release();

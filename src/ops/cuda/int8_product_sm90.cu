@@ -170,9 +170,12 @@ __device__ inline void write(const GpuInt8Product& args, const GpuInt8Matrix& ma
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         if (!is_row || n + 8 * i >= out) continue;
-        float2* const to = reinterpret_cast<float2*>(sums + row * out + n + 8 * i);
-        const float2 before = matrix.add_to ? *to : float2{};
-        *to = {before.x + y[i].x, before.y + y[i].y};
+        float* const to = sums + row * out + n + 8 * i;
+        if (matrix.add_to) {
+          add_in_memory(to, y[i]);
+        } else {
+          *reinterpret_cast<float2*>(to) = y[i];
+        }
       }
     }
     asm volatile("" ::: "memory");

@@ -197,10 +197,12 @@ __device__ inline void write_staged(const GpuDecodeArgs& args, const GpuMatrix& 
     }
 #pragma unroll
     for (int j = 0; j < 8; j += 4) {
-      float4* const to = reinterpret_cast<float4*>(sums + at + j);
-      const float4 before = matrix.add_to ? *to : float4{};
-      *to = {before.x + values[j], before.y + values[j + 1], before.z + values[j + 2],
-             before.w + values[j + 3]};
+      const float4 four = {values[j], values[j + 1], values[j + 2], values[j + 3]};
+      if (matrix.add_to) {
+        add_in_memory(sums + at + j, four);
+      } else {
+        *reinterpret_cast<float4*>(sums + at + j) = four;
+      }
     }
   }
   wait_at(group, kWarpgroup);

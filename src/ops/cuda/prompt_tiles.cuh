@@ -74,5 +74,16 @@ __device__ inline void release(uint64_t* emptied) {
   if (threadIdx.x % 32 == 0) arrive(emptied);
 }
 
+// *to += values, where nobody waits for what was there: the second-level cache adds (and takes denormal
+// numbers for zeros).
+__device__ inline void add_in_memory(float* to, float2 values) {
+  asm volatile("red.global.add.v2.f32 [%0], {%1,%2};" ::"l"(to), "f"(values.x), "f"(values.y) : "memory");
+}
+__device__ inline void add_in_memory(float* to, float4 values) {
+  asm volatile("red.global.add.v4.f32 [%0], {%1,%2,%3,%4};" ::"l"(to), "f"(values.x), "f"(values.y),
+               "f"(values.z), "f"(values.w)
+               : "memory");
+}
+
 }  // namespace
 }  // namespace lowbit
