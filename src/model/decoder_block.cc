@@ -158,16 +158,24 @@ void DecoderBlock::activate_up(const StepInput& step, ConstActivations input, Ac
     matmul(*step.ops, input, step.tokens, first.weight, bias_of(first), out, step.mode);
     return activate(*step.ops, activation_, out, count, out);
   }
+  const bool is_one = up().size() == 1;
+  MatmulOutput gate{&first.weight, bias_of(first), out}, other;
+  if (!is_one) {
+    other = {&up()[1].weight, bias_of(up()[1])};
+    if (activation_ == Activation::kSilu &&
+        matmul_gated_together(*step.ops, input, step.tokens, gate, other, out, step.mode))
+      return;
+  }
   const ActivationScratch scratch(*step.ops, count);
   const Activations second = scratch.rows();
-  if (up().size() == 1) {
+  if (is_one) {
     const ActivationScratch product(*step.ops, 2 * count);
     matmul(*step.ops, input, step.tokens, first.weight, bias_of(first), product.rows(), step.mode);
     const ColumnPart parts[] = {{intermediate_size_, out}, {intermediate_size_, second}};
     split_columns(*step.ops, product.rows(), step.tokens, 1, parts);
   } else {
-    const MatmulOutput outputs[] = {{&first.weight, bias_of(first), out},
-                                    {&up()[1].weight, bias_of(up()[1]), second}};
+    other.y = second;
+    const MatmulOutput outputs[] = {gate, other};
     matmul(*step.ops, input, step.tokens, outputs, step.mode);
   }
   activate_gated(*step.ops, activation_, out, second, count, out);

@@ -31,20 +31,10 @@ void matmul_gated(const OpContext& context, const NormedRows& x, int64_t tokens,
   if constexpr (kHasCuda) {
     if (context.gpu && matmul_gated_on_gpu(context, x, tokens, gate, up, out, mode)) return;
   }
-  std::optional<ActivationScratch> normed;
-  if (!context.gpu) {
-    normed.emplace(context, tokens * x.weight->element_count());
-    rms_norm(context, x.hidden, tokens, *x.weight, x.epsilon, normed->rows());
-    if (matmul_gated_together(context, normed->rows(), tokens, gate, up, out, mode)) return;
-  }
   const int64_t count = tokens * out_features(*gate.weight);
   const ActivationScratch second(context, count);
   const MatmulOutput outputs[] = {{gate.weight, gate.bias, out}, {up.weight, up.bias, second.rows()}};
-  if (normed) {
-    matmul(context, normed->rows(), tokens, outputs, mode);
-  } else {
-    matmul_normed(context, x, tokens, outputs, mode);
-  }
+  matmul_normed(context, x, tokens, outputs, mode);
   swiglu(context, out, second.rows(), count, out);
 }
 
