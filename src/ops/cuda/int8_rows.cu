@@ -10,7 +10,7 @@
 namespace lowbit {
 namespace {
 
-constexpr int kThreads = 256, kRowsOfBlock = kThreads / 32, kChunk = 16;
+constexpr int kThreads = 256, kChunk = 16;
 constexpr float kLeastMagnitude = 1e-30f;  // rows below it are rows of zeros, see ops/cpu/prepare_kernels.h
 
 __device__ inline int64_t place_in_blocks(int64_t row, int64_t byte, int64_t row_bytes) {
@@ -20,90 +20,157 @@ __device__ inline int64_t place_in_blocks(int64_t row, int64_t byte, int64_t row
          byte % 16;
 }
 
-// 16 values from column `at` on, zeros behind the row.
-__device__ inline void load_chunk(const uint16_t* row, int at, int in, float (&to)[kChunk]) {
+// 16 values of BF16 in pairs.
+struct Chunk {
+  uint32_t pairs[kChunk / 2];
+
+  __device__ float operator[](int i) const {
+    return i % 2 ? high_bf16(pairs[i / 2]) : low_bf16(pairs[i / 2]);
+  }
+};
+// From column `at` on, zeros behind the row.
+__device__ inline Chunk load_chunk(const uint16_t* row, int at, int in) {
+  Chunk chunk = {};
   if (in % 8 != 0) {  // rows begin anywhere
 #pragma unroll
-    for (int i = 0; i < kChunk; ++i) to[i] = at + i < in ? bf16_to_f32(row[at + i]) : 0.0f;
-    return;
+    for (int i = 0; i < kChunk; ++i)
+      if (at + i < in) chunk.pairs[i / 2] |= static_cast<uint32_t>(row[at + i]) << 16 * (i % 2);
+    return chunk;
   }
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    uint4 eight = {};
-    if (at + 8 * half < in) eight = *reinterpret_cast<const uint4*>(row + at + 8 * half);
-    const uint32_t pairs[4] = {eight.x, eight.y, eight.z, eight.w};
+    if (at + 8 * half >= in) continue;
+    const uint4 eight = *reinterpret_cast<const uint4*>(row + at + 8 * half);
+    chunk.pairs[4 * half] = eight.x, chunk.pairs[4 * half + 1] = eight.y;
+    chunk.pairs[4 * half + 2] = eight.z, chunk.pairs[4 * half + 3] = eight.w;
+  }
+  return chunk;
+}
+
+// What a row is rounded with.
+struct Rounding {
+  float scale, factor, zero_point, least;
+  bool is_finite;
+};
+// The roundings are those of encode_int8 and encode_input (format/int8.h).
+__device__ inline Rounding rounding_of(const GpuInt8Rows& args, float largest, bool is_finite) {
+  const bool is_static = args.input_scale > 0;
+  if (!is_finite || largest < kLeastMagnitude) largest = 0;
+  return {!is_finite  ? __int_as_float(0x7fffffff)
+          : is_static ? args.input_scale
+                      : __fdiv_rn(largest, 127.0f),
+          is_static     ? __frcp_rn(args.input_scale)
+          : largest > 0 ? __fmul_rn(127.0f, __frcp_rn(largest))
+                        : 0.0f,
+          is_static ? static_cast<float>(args.input_zero_point) : 0.0f, is_static ? -128.0f : -127.0f,
+          is_finite};
+}
+
+template <bool kCodes>
+__device__ inline void round_chunk(const GpuInt8Rows& args, const Rounding& by, float limit, int64_t row,
+                                   int at, const Chunk& values) {
+  const int in = static_cast<int>(args.in);
+  uint32_t outliers = 0;
+  int codes[kChunk];
 #pragma unroll
-    for (int i = 0; i < 8; ++i) to[8 * half + i] = i % 2 ? high_bf16(pairs[i / 2]) : low_bf16(pairs[i / 2]);
+  for (int i = 0; i < kChunk; ++i) {
+    const bool is_code = by.is_finite && fabsf(values[i]) < limit && at + i < in;
+    const float level = rintf(__fmul_rn(values[i], by.factor)) + by.zero_point;
+    codes[i] = is_code ? static_cast<int>(fminf(fmaxf(level, by.least), 127.0f)) : 0;
+    if (by.is_finite && at + i < in && !is_code) outliers |= 1u << i;
+  }
+  if constexpr (kCodes) {
+    uint32_t packed[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      packed[i] = (codes[4 * i] & 0xff) | (codes[4 * i + 1] & 0xff) << 8 | (codes[4 * i + 2] & 0xff) << 16 |
+                  static_cast<uint32_t>(codes[4 * i + 3]) << 24;
+    *reinterpret_cast<uint4*>(args.codes + place_in_blocks(row, at, padded_inputs(args.in))) =
+        make_uint4(packed[0], packed[1], packed[2], packed[3]);
+    if (outliers) atomicOr(args.mask + at / 32, outliers << at % 32);
+  } else {
+    uint16_t* const to = args.rounded + row * args.in + at;
+    float rounded[kChunk];
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i)
+      rounded[i] = outliers >> i & 1 ? values[i] : by.scale * (static_cast<float>(codes[i]) - by.zero_point);
+#pragma unroll
+    for (int i = 0; i < kChunk; i += 8) {
+      if (in % 8 == 0 && at + i < in)
+        *reinterpret_cast<uint4*>(to + i) =
+            make_uint4(bf16_pair(rounded[i], rounded[i + 1]), bf16_pair(rounded[i + 2], rounded[i + 3]),
+                       bf16_pair(rounded[i + 4], rounded[i + 5]), bf16_pair(rounded[i + 6], rounded[i + 7]));
+#pragma unroll
+      for (int j = i; in % 8 != 0 && j < i + 8; ++j)
+        if (at + j < in) to[j] = f32_to_bf16(rounded[j]);
+    }
   }
 }
 
-// A warp a row. The roundings are those of encode_int8 and encode_input (format/int8.h).
+// So many threads a row, whole warps, that each has few chunks, which it reads once and keeps.
+constexpr int kKept = 4;
+int row_threads(int64_t in) {
+  int threads = 32;
+  while (threads < kThreads && threads * kKept * kChunk < in) threads *= 2;
+  return threads;
+}
+
 template <bool kCodes>
-__global__ void __launch_bounds__(kThreads) round_kernel(const GpuInt8Rows args) {
+__global__ void __launch_bounds__(kThreads) round_kernel(const GpuInt8Rows args, int row_threads) {
+  __shared__ float largest_of[kThreads / 32];
+  __shared__ int finite_of[kThreads / 32];
   follow_predecessor();
-  const int in = static_cast<int>(args.in);
-  const bool is_static = args.input_scale > 0;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * kRowsOfBlock + threadIdx.x / 32;
-  if (row >= args.rows) return;
+  const int in = static_cast<int>(args.in), stride = row_threads * kChunk;
+  const int thread = static_cast<int>(threadIdx.x) % row_threads, warp = static_cast<int>(threadIdx.x) / 32;
+  const int64_t row =
+      static_cast<int64_t>(blockIdx.x) * (kThreads / row_threads) + static_cast<int>(threadIdx.x) / row_threads;
+  const bool is_row = row < args.rows;
   const uint16_t* const x = args.x + row * args.in;
   const float limit = args.threshold > 0 ? args.threshold : INFINITY;
-  float largest = 0, values[kChunk];
+  float largest = 0;
   bool is_finite = true;
-  for (int at = lane * kChunk; at < in; at += 32 * kChunk) {
-    load_chunk(x, at, in, values);
+  auto look_at = [&](const Chunk& values) {
 #pragma unroll
-    for (const float value : values) {
-      const float size = fabsf(value);
+    for (int i = 0; i < kChunk; ++i) {
+      const float size = fabsf(values[i]);
       is_finite = is_finite && size < INFINITY;
       if (size < limit) largest = fmaxf(largest, size);
     }
+  };
+  Chunk kept[kKept] = {};
+#pragma unroll
+  for (int i = 0; i < kKept; ++i) {
+    const int at = thread * kChunk + i * stride;
+    if (is_row && at < in) kept[i] = load_chunk(x, at, in);
   }
+#pragma unroll
+  for (int i = 0; i < kKept; ++i) look_at(kept[i]);
+  const int beyond = thread * kChunk + kKept * stride;
+  for (int at = beyond; is_row && at < in; at += stride) look_at(load_chunk(x, at, in));
 #pragma unroll
   for (int distance = 16; distance > 0; distance /= 2)
     largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, distance));
   is_finite = __all_sync(0xffffffffu, is_finite);
-  if (!is_finite || largest < kLeastMagnitude) largest = 0;
-  const float scale = !is_finite  ? __int_as_float(0x7fffffff)
-                      : is_static ? args.input_scale
-                                  : __fdiv_rn(largest, 127.0f);
-  const float factor = is_static     ? __frcp_rn(args.input_scale)
-                       : largest > 0 ? __fmul_rn(127.0f, __frcp_rn(largest))
-                                     : 0.0f;
-  const float zero_point = is_static ? static_cast<float>(args.input_zero_point) : 0.0f;
-  const float least = is_static ? -128.0f : -127.0f;
-  if (kCodes && lane == 0) args.scales[row] = scale;
-
-  const int end = kCodes ? static_cast<int>(padded_inputs(args.in)) : in;
-  for (int at = lane * kChunk; at < end; at += 32 * kChunk) {
-    load_chunk(x, at, in, values);
-    uint32_t outliers = 0;
-    int codes[kChunk];
-#pragma unroll
-    for (int i = 0; i < kChunk; ++i) {
-      const bool is_code = is_finite && fabsf(values[i]) < limit && at + i < in;
-      const float level = rintf(__fmul_rn(values[i], factor)) + zero_point;
-      codes[i] = is_code ? static_cast<int>(fminf(fmaxf(level, least), 127.0f)) : 0;
-      if (is_finite && at + i < in && !is_code) outliers |= 1u << i;
-    }
-    if constexpr (kCodes) {
-      uint32_t packed[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        packed[i] = (codes[4 * i] & 0xff) | (codes[4 * i + 1] & 0xff) << 8 | (codes[4 * i + 2] & 0xff) << 16 |
-                    static_cast<uint32_t>(codes[4 * i + 3]) << 24;
-      *reinterpret_cast<uint4*>(args.codes + place_in_blocks(row, at, padded_inputs(args.in))) =
-          make_uint4(packed[0], packed[1], packed[2], packed[3]);
-      if (outliers) atomicOr(args.mask + at / 32, outliers << at % 32);
-    } else {
-#pragma unroll
-      for (int i = 0; i < kChunk; ++i) {
-        if (at + i >= in) continue;
-        const float value = scale * (static_cast<float>(codes[i]) - zero_point);
-        args.rounded[row * args.in + at + i] = f32_to_bf16(outliers >> i & 1 ? values[i] : value);
-      }
+  if (row_threads > 32) {
+    if (threadIdx.x % 32 == 0) largest_of[warp] = largest, finite_of[warp] = is_finite;
+    __syncthreads();
+    const int first = warp - thread / 32;
+    for (int i = first; i < first + row_threads / 32; ++i) {
+      largest = fmaxf(largest, largest_of[i]);
+      is_finite = is_finite && finite_of[i];
     }
   }
+  if (!is_row) return;
+  const Rounding rounding = rounding_of(args, largest, is_finite);
+  if (kCodes && thread == 0) args.scales[row] = rounding.scale;
+  const int end = kCodes ? static_cast<int>(padded_inputs(args.in)) : in;
+#pragma unroll
+  for (int i = 0; i < kKept; ++i) {
+    const int at = thread * kChunk + i * stride;
+    if (at < end) round_chunk<kCodes>(args, rounding, limit, row, at, kept[i]);
+  }
+  for (int at = beyond; at < end; at += stride)
+    round_chunk<kCodes>(args, rounding, limit, row, at, load_chunk(x, at, in));
 }
 
 // The columns of the mask, ascending, by a warp; returns how many, of which no more than `most` are written,
@@ -203,9 +270,9 @@ __global__ void __launch_bounds__(kThreads) blocks_kernel(const GpuInt8Product a
 }  // namespace
 
 void gpu_round_to_int8(const GpuInt8Rows& args, void* stream) {
+  const int threads = row_threads(args.in), rows = kThreads / threads;
   launch(args.rounded ? round_kernel<false> : round_kernel<true>,
-         dim3(static_cast<unsigned>((args.rows + kRowsOfBlock - 1) / kRowsOfBlock)), dim3(kThreads), 0,
-         stream, args);
+         dim3(static_cast<unsigned>((args.rows + rows - 1) / rows)), dim3(kThreads), 0, stream, args, threads);
 }
 
 void gpu_int8_weights(const GpuInt8Product& args, void* stream) {

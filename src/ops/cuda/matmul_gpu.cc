@@ -237,7 +237,8 @@ void multiply_codes(const OpContext& context, GpuInt8Rows rows, std::span<const 
 }
 
 bool fits_codes(int64_t tokens, std::span<const MatmulOutput> outputs, const GpuWeightKind& kind) {
-  return tokens > kDecodeRows && !kind.column_order && has_int8_product() &&
+  return tokens > (has_prompt_product() ? kMostRoundedRows : kDecodeRows) && !kind.column_order &&
+         has_int8_product() &&
          std::ranges::all_of(outputs, [](const MatmulOutput& y) { return out_features(*y.weight) % 8 == 0; });
 }
 
@@ -252,11 +253,12 @@ int64_t matmul_weight_bytes(const Weight& weight) {
   if (std::holds_alternative<Tensor>(weight)) return 0;
   const int64_t out = out_features(weight), in = in_features(weight), unpacked = out * in * 2;
   const QuantizedTensor* rounding = rounding_inputs(weight);
-  if (!rounding) return std::max(unpacked, prompt_block_bytes(most_prompt_rows(kMostMatrices), in));
+  const int64_t others = std::max(unpacked, prompt_block_bytes(most_prompt_rows(kMostMatrices), in));
+  if (!rounding) return others;
   int64_t blocks = int8_code_bytes(out, in, kInt8TileOutputs) + out * 4;
   if (rounding->outlier_threshold > 0)
     blocks += int8_outlier_bytes(out, outlier_capacity(in), kInt8TileOutputs);
-  return std::max(unpacked, blocks);
+  return std::max(others, blocks);
 }
 
 int64_t matmul_rows_bytes(const Weight& weight, int64_t rows) {

@@ -79,18 +79,19 @@ TEST_F(GpuInt8Matmul, PromptsAreTheReference) {
   if (!has_int8_product()) GTEST_SKIP() << "compute capability 9.0 alone has these kernels";
   Numbers numbers(3);
   const Case cases[] = {
-      {33, 64, {16}},
-      {128, 576, {576, 192, 192}},
-      {200, 1536, {1536, 256, 256}},
+      {513, 64, {16}},
+      {640, 576, {576, 192, 192}},
+      {600, 1536, {1536, 256, 256}},
       {700, 200, {8, 200}},
-      {40, 8960, {200}},
+      {552, 8960, {200}},
+      {520, 18000, {64}},
       {2100, 256, {4000, 392}},
-      {300, 600, {72}, 0, 0, {.scale = 0.03f}},
-      {150, 128, {64, 128, 200}, 0, 0, {.scale = 0.02f, .zero_point = -17}},
-      {128, 576, {576, 192, 192}, 6, 0},
-      {200, 1536, {1536, 256, 256}, 6, 6},
-      {333, 1000, {336}, 6, 150},
-      {100, 1536, {128, 64}, 0.5f, 0},  // nearly all columns: more than there is room for
+      {556, 600, {72}, 0, 0, {.scale = 0.03f}},
+      {662, 128, {64, 128, 200}, 0, 0, {.scale = 0.02f, .zero_point = -17}},
+      {640, 576, {576, 192, 192}, 6, 0},
+      {600, 1536, {1536, 256, 256}, 6, 6},
+      {845, 1000, {336}, 6, 150},
+      {612, 1536, {128, 64}, 0.5f, 0},  // nearly all columns: more than there is room for
   };
   for (const Case& c : cases) {
     const std::string what =
@@ -148,7 +149,13 @@ TEST_F(GpuInt8Matmul, FewRowsAreNearTheReference) {
                         {31, 1536, {256}, 6, 6},
                         {9, 99, {7}, 6, 3},
                         {60, 576, {100}, 6, 6},
-                        {20, 128, {64}, 0, 0, {.scale = 0.02f, .zero_point = 9}}};
+                        {20, 128, {64}, 0, 0, {.scale = 0.02f, .zero_point = 9}},
+                        {33, 8960, {200}},
+                        {200, 1536, {264}, 6, 6},
+                        {256, 600, {72}, 0, 0, {.scale = 0.03f}},
+                        {300, 128, {128}, 0, 0, {.scale = 0.02f, .zero_point = -17}},
+                        {512, 18000, {64}},
+                        {100, 1536, {128}, 0.5f, 0}};
   for (const Case& c : cases) {
     std::vector<float> x = make_x(c, numbers);
     Tensor x_there = rounded(x);
