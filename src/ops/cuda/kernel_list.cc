@@ -3,6 +3,7 @@
 #include "ops/cuda/attention_gpu.h"
 #include "ops/cuda/matmul_batch.h"
 #include "ops/cuda/matmul_decode.h"
+#include "ops/cuda/matmul_int8.h"
 #include "ops/cuda/matmul_prompt.h"
 
 #include <fmt/format.h>
@@ -23,6 +24,10 @@ std::vector<GpuKernelListing> list_gpu_kernels(GpuLibraries& libraries) {
                    "up to {} where three matrices share them",
                    kDecodeRows + 1, most_prompt_rows(1), most_prompt_rows(3)),
        has_gemm && has_prompt_product()},
+      {"matmul", "wgmma int8",
+       fmt::format("prompts of more than {} rows whose inputs are rounded to int8, on compute capability 9.0",
+                   kMostRoundedRows),
+       has_int8_product()},
       {"matmul", "cublaslt",
        fmt::format("all other prompts of more than {} rows; codes become BF16 once", kDecodeRows), has_gemm},
       {"matmul", "plain", few + "; every other shape, slow"},
