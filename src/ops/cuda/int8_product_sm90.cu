@@ -17,17 +17,19 @@ namespace lowbit {
 namespace {
 
 constexpr int kOutputs = kInt8TileOutputs, kRows = kInt8TileRows;
-constexpr int kSums = kOutputs / 2;  // a thread's: 64 x 192 by 128 threads
 constexpr int kRowBlocks = kRows / kInt8BlockRows, kOutputBlocks = kOutputs / kInt8BlockRows;
 constexpr int kSlotBytes = (kRowBlocks + kOutputBlocks) * kInt8BlockBytes;
 constexpr int kSlots = 5;
 constexpr int kSharedBytes = kSlots * kSlotBytes + 1024;  // slots begin at a multiple of 1024
-constexpr int kThreads = 3 * kWarpgroup, kMultipliers = 2;
+constexpr int kThreads = 3 * kWarpgroup;
 
 using Tiles = TileList<kRows, kOutputs>;
 using Control = RingBarriers<kSlots>;
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+constexpr int kMultipliers = 2;      // warpgroups
+constexpr int kSums = kOutputs / 2;  // a thread's: 64 x 192 by 128 threads
 
 #define LOWBIT_8_SUMS(kind, s, i)                                                             \
   kind(s[i]), kind(s[i + 1]), kind(s[i + 2]), kind(s[i + 3]), kind(s[i + 4]), kind(s[i + 5]), \
