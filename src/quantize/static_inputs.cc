@@ -82,8 +82,9 @@ class InputObserver {
         rules_(proposed_rules(options.inputs)),
         samples_(samples),
         meter_(meter),
-        states_(source.model, ops, samples, {.batch_size = options.calibration.batch_size}, meter),
         log_(log) {
+    states_.emplace(source.model, ops, samples,
+                    CalibrationStates::Options{.batch_size = options.calibration.batch_size}, meter);
     if (!options.inputs.smooth_alpha.empty()) alpha_ = parse_smooth_alpha(options.inputs.smooth_alpha);
   }
 
@@ -96,6 +97,7 @@ class InputObserver {
         visit_stage(layer, block, static_cast<int>(stage));
       log_.report({"observe", layer + 1, model.layer_count(), ""});
     }
+    states_.reset();  // the largest thing in memory
     if (is_static_) take_grids(model);
     return std::move(result_);
   }
@@ -145,7 +147,7 @@ class InputObserver {
     std::vector<float> divisors;
     if (!linears.empty() && alpha_) divisors = smooth(layer, block, stage, before);
     if (!linears.empty() && is_static_) propose_grids(block, stage, linears, divisors);
-    states_.advance(block, stage);
+    states_->advance(block, stage);
     for (size_t i = 0; i < all.size(); ++i) block.linears()[static_cast<size_t>(all[i])].weight = before[i];
   }
 
@@ -161,9 +163,9 @@ class InputObserver {
   // The samples' rows, divided column by column.
   void visit(const Block& block, int stage, const std::vector<float>& divisors,
              const CalibrationStates::VisitSample& body) {
-    if (divisors.empty()) return states_.visit_input(block, stage, body);
+    if (divisors.empty()) return states_->visit_input(block, stage, body);
     std::vector<float> divided;
-    states_.visit_input(block, stage, [&](const float* rows, int64_t tokens) {
+    states_->visit_input(block, stage, [&](const float* rows, int64_t tokens) {
       divided.assign(rows, rows + tokens * static_cast<int64_t>(divisors.size()));
       divide_columns(divisors, divided);
       body(divided.data(), tokens);
@@ -267,7 +269,7 @@ class InputObserver {
 
   InputSample sample_of(const Block& block, int stage, const std::string& module) {
     const int64_t width = block.stages()[static_cast<size_t>(stage)].input_width;
-    const int64_t step = (states_.tokens() + kSampleRows - 1) / kSampleRows;
+    const int64_t step = (states_->tokens() + kSampleRows - 1) / kSampleRows;
     InputSample result;
     result.sizes.resize(static_cast<size_t>(width));
     int64_t row = 0, sample = 0;
@@ -275,7 +277,7 @@ class InputObserver {
       result.rows.insert(result.rows.end(), values, values + width);
       ++result.row_count;
     };
-    states_.visit_input(block, stage, [&](const float* rows, int64_t tokens) {
+    states_->visit_input(block, stage, [&](const float* rows, int64_t tokens) {
       const float* farthest = rows;
       float most = 0;
       for (int64_t token = 0; token < tokens; ++token, ++row, rows += width) {
@@ -425,7 +427,7 @@ class InputObserver {
   std::optional<SmoothAlpha> alpha_;
   const std::vector<std::vector<int32_t>>& samples_;
   MemoryMeter& meter_;
-  CalibrationStates states_;
+  std::optional<CalibrationStates> states_;
   const Log& log_;
   std::map<std::string, std::vector<InputReport>> proposals_;  // of each module, as rules_
   ObservedInputs result_;
