@@ -14,7 +14,7 @@ namespace {
 // Enough to tell proposals apart; each costs about as long as observing so many tokens.
 constexpr int64_t kTokens = 2048, kSampleTokens = 512;
 
-// Spread over the data, cut.
+// Spread over the data, cut: kTokens or more where there are as many, less than twice that.
 std::vector<std::vector<int32_t>> trial_samples(const std::vector<std::vector<int32_t>>& samples) {
   const auto cut = [](const std::vector<int32_t>& ids) {
     return std::min(kSampleTokens, static_cast<int64_t>(ids.size()));
