@@ -42,10 +42,12 @@ struct CalibrationOptions {
 // Of format int8 in dialect compressed-tensors, whose inputs are rounded to int8.
 struct InputOptions {
   std::string observer =
-      "mse";  // of int8-static, how ranges are chosen: "minmax", "moving" (average of the samples'),
-              // "histogram" (least squares, as torch.ao), "percentile", "mse", "entropy" (as TensorRT)
-  float observer_percentile = 99.99f;  // of magnitudes that "percentile" covers; above 50, at most 100
-  bool activations_sym = true;         // of int8-static: no zero point
+      "auto";  // of int8-static, how ranges are chosen: "minmax", "moving" (average of the samples'),
+               // "histogram" (least squares, as torch.ao), "percentile", "mse", "entropy" (as TensorRT);
+               // "auto": moving or mse for each kind of layer, by the KL of some calibration samples
+  float observer_percentile = 99.99f;   // of magnitudes that "percentile" covers; above 50, at most 100
+  std::optional<bool> activations_sym;  // of int8-static: no zero point; unset: what observer "auto" finds
+                                        // best, with the other observers true
   // "": no; "auto" (searched for each layer), or 0 to 1: how much of the ranges of inputs moves into the
   // weights, as s_j = max|x_j|^alpha / max|w_j|^(1 - alpha). Of linears behind a norm of their own (q, k, v;
   // gate, up) and of down in a gated MLP; o stays as it is. Xiao et al., SmoothQuant, arXiv 2211.10438.
@@ -97,6 +99,8 @@ struct InputReport {
   int zero_point = 0;
   double clipped = 0;         // share of the values that lie outside the range
   double relative_error = 0;  // |x - rounded x|_F / |x|_F
+  std::string observer;       // that chose the range, to both sides of 0 alike or not
+  bool is_symmetric = true;
 };
 
 struct ModuleReport {

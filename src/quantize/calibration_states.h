@@ -76,6 +76,8 @@ class CalibrationStates {
   // their order. On the CPU.
   using VisitSample = std::function<void(const float* rows, int64_t tokens)>;
   void visit_input(const Block& block, int stage, const VisitSample& visit);
+  // F32 [tokens, hidden_size], sample by sample. On the CPU; of all layers that have been passed.
+  const Tensor& hidden_states() const { return hidden_; }
   // Runs the stage's linears and what follows them.
   void advance(const Block& block, int stage);
   void advance_all(const Block& block);

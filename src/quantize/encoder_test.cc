@@ -145,6 +145,14 @@ TEST(QuantizeEncoder, WithoutAHeadTheResultIsSavedUnchecked) {
     others += double{after.values[i]} * double{after.values[i]};
   }
   EXPECT_GT(dot / std::sqrt(squares * others), 0.99);
+  // Observer auto compares what models without a head leave.
+  QuantizeOptions inputs = options_of("rtn", 8);
+  inputs.affine = {};
+  inputs.format = "int8";
+  inputs.activations = "int8-static";
+  const QuantizeResult rounded =
+      quantize_tokens(bare, folder.path() / "static", inputs, random_calibration(400, 48));
+  for (const ModuleReport& report : rounded.modules) EXPECT_LT(report.input->relative_error, 0.05);
   QuantizeOptions head = options_of("rtn", 8);
   head.lm_head = true;
   EXPECT_NE(

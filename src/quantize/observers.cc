@@ -303,9 +303,11 @@ std::optional<Observer> find_observer(std::string_view name) {
   return std::nullopt;
 }
 
+std::string_view observer_name(Observer observer) { return row_of(observer).name; }
+
 std::string observer_names() {
-  std::string names;
-  for (const ObserverRow& row : kObservers) names += fmt::format("{}{}", names.empty() ? "" : ", ", row.name);
+  std::string names(kAutoObserver);
+  for (const ObserverRow& row : kObservers) names += fmt::format(", {}", row.name);
   return names;
 }
 

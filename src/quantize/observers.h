@@ -16,7 +16,10 @@ namespace lowbit {
 
 enum class Observer : uint8_t { kMinmax, kMoving, kHistogram, kPercentile, kMse, kEntropy };
 std::optional<Observer> find_observer(std::string_view name);
-std::string observer_names();  // "minmax", "moving", ..., for messages
+std::string_view observer_name(Observer observer);
+std::string observer_names();  // "auto", "minmax", "moving", ..., for messages
+// Of the option, beside the names of observers: which of them is best is measured for each layer.
+inline constexpr std::string_view kAutoObserver = "auto";
 
 struct ObserverRule {
   Observer observer = Observer::kMinmax;

@@ -337,7 +337,7 @@ TEST(Observers, NothingSeenIsAnErrorAndZerosAreNot) {
 }
 
 TEST(Observers, AreFoundByName) {
-  EXPECT_EQ(observer_names(), "minmax, moving, histogram, percentile, mse, entropy");
+  EXPECT_EQ(observer_names(), "auto, minmax, moving, histogram, percentile, mse, entropy");
   EXPECT_EQ(find_observer("entropy"), Observer::kEntropy);
   EXPECT_EQ(find_observer("none"), std::nullopt);
 }

@@ -64,7 +64,7 @@ std::string chosen_dialect(const QuantizeOptions& options, Format format) {
 void validate_inputs(const QuantizeOptions& options) {
   const InputOptions &inputs = options.inputs, defaults;
   const bool is_static = options.activations == "int8-static";
-  if (!find_observer(inputs.observer)) {
+  if (inputs.observer != kAutoObserver && !find_observer(inputs.observer)) {
     fail(ErrorCode::kInvalidArgument, "observer is \"{}\", expected one of {}", inputs.observer,
          observer_names());
   }
@@ -77,8 +77,7 @@ void validate_inputs(const QuantizeOptions& options) {
     fail(ErrorCode::kInvalidArgument, "observer_percentile is about observer percentile, not about {}",
          inputs.observer);
   }
-  if (!is_static &&
-      (inputs.observer != defaults.observer || inputs.activations_sym != defaults.activations_sym)) {
+  if (!is_static && (inputs.observer != defaults.observer || inputs.activations_sym)) {
     fail(ErrorCode::kInvalidArgument,
          "observer and activations_sym are about activations int8-static, but activations is \"{}\"",
          options.activations);
@@ -221,12 +220,13 @@ Fields option_fields(InputOptions& options) {
   return {
       {"observer", &options.observer,
        "of int8-static, how ranges are chosen from the calibration data: minmax, moving (average of the "
-       "samples'), histogram (least squares, as torch.ao), percentile, mse or entropy (as TensorRT); "
-       "which is best depends on the model"},
+       "samples'), histogram (least squares, as torch.ao), percentile, mse or entropy (as TensorRT); auto: "
+       "moving or mse for each kind of layer, whichever costs the model less on some of the samples"},
       {"observer_percentile", &options.observer_percentile,
        "of magnitudes that observer percentile covers, above 50, at most 100"},
       {"activations_sym", &options.activations_sym,
-       "of int8-static: ranges reach as far on both sides of 0; off: inputs have a zero point"},
+       "of int8-static: ranges reach as far on both sides of 0; off: inputs have a zero point (default: what "
+       "observer auto finds better, on with the others)"},
       {"smooth_alpha", &options.smooth_alpha,
        "SmoothQuant: how much of the inputs' ranges moves into the weights, 0 to 1, or auto (searched for "
        "each layer); of linears behind a norm and of down in a gated MLP; empty: no"}};
@@ -379,6 +379,8 @@ QuantizeOptions settled(const QuantizeOptions& options) {
   if (result.activations.empty())
     result.activations =
         options.format == "int8" && result.dialect == "bitsandbytes" ? "int8-dynamic" : "none";
+  if (result.activations == "int8-static" && result.inputs.observer != kAutoObserver)
+    result.inputs.activations_sym = result.inputs.activations_sym.value_or(true);
   if (result.gptq.desc_act) result.gptq.act_group_aware = false;
   if (const std::optional<int> bits = bits_of(format)) result.affine.bits = *bits;
   if (result.dialect == "bitsandbytes") result.affine.group_size = kBnbGroupSize;

@@ -190,7 +190,7 @@ MatrixTensors rounded_tensors(const RoundedMatrix& matrix, std::span<const float
   const int64_t out = matrix.out_features, in = matrix.in_features;
   const Format format = *find_format(options.format);
   if (options.dialect == "compressed-tensors") {
-    const CompressedMatrix compressed = compressed_matrix(matrix, options);
+    const CompressedMatrix compressed = compressed_matrix(matrix);
     return {compressed_codes(compressed, out), compressed_tensors_beside(compressed, scales)};
   }
   if (format == Format::kInt8)
@@ -205,9 +205,9 @@ MatrixTensors rounded_tensors(const RoundedMatrix& matrix, std::span<const float
                                                                          scales)};
 }
 
-CompressedMatrix compressed_matrix(const RoundedMatrix& matrix, const QuantizeOptions& options) {
+CompressedMatrix compressed_matrix(const RoundedMatrix& matrix) {
   return {matrix.module,      matrix.activations, matrix.dtype,
-          matrix.in_features, matrix.input_grid,  !options.inputs.activations_sym};
+          matrix.in_features, matrix.input_grid,  matrix.has_zero_point};
 }
 
 std::vector<OutputTensor> output_layout(const SourceModel& source, const QuantizationSettings& settings,
@@ -224,10 +224,14 @@ std::vector<OutputTensor> output_layout(const SourceModel& source, const Quantiz
     if (is_rounded(options)) {
       const int64_t in = module->in_features, out = module->out_features;
       const int64_t scales = format == Format::kInt8 ? out : (out * in + kBnbGroupSize - 1) / kBnbGroupSize;
-      MatrixTensors parts =
-          rounded_tensors({module->module, entry.tensor.dtype(), out, in,
-                           module->rounds_inputs ? input_format(options) : ActivationFormat::kNone},
-                          std::vector<float>(static_cast<size_t>(scales)), options);
+      MatrixTensors parts = rounded_tensors(
+          {.module = module->module,
+           .dtype = entry.tensor.dtype(),
+           .out_features = out,
+           .in_features = in,
+           .activations = module->rounds_inputs ? input_format(options) : ActivationFormat::kNone,
+           .has_zero_point = !options.inputs.activations_sym.value_or(false)},
+          std::vector<float>(static_cast<size_t>(scales)), options);
       tensors = std::move(parts.beside);
       tensors.push_back(std::move(parts.codes));
     } else {

@@ -32,6 +32,7 @@ struct RoundedMatrix {
   int64_t out_features = 0, in_features = 0;
   ActivationFormat activations = ActivationFormat::kNone;  // of format int8
   InputGrid input_grid = {};                               // of kInt8Static
+  bool has_zero_point = false;
 };
 struct MatrixTensors {
   NamedTensor codes;
@@ -39,7 +40,7 @@ struct MatrixTensors {
 };
 MatrixTensors rounded_tensors(const RoundedMatrix& matrix, std::span<const float> scales,
                               const QuantizeOptions& options);
-CompressedMatrix compressed_matrix(const RoundedMatrix& matrix, const QuantizeOptions& options);
+CompressedMatrix compressed_matrix(const RoundedMatrix& matrix);
 
 using QuantizedModules = std::map<std::string, QuantizedTensor, std::less<>>;
 

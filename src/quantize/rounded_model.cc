@@ -34,7 +34,7 @@ class RoundedRun {
         log_(log),
         format_(*find_format(options.format)),
         is_compressed_(options.dialect == "compressed-tensors"),
-        inputs_{input_format(options), options.inputs.activations_sym},
+        inputs_{input_format(options)},
         kernels_(parse_kernel_choice(options.kernel)),
         threads_(options.threads),
         source_(load_source(model)) {
@@ -85,6 +85,8 @@ class RoundedRun {
                           calibration_->held_back.size()));
     if (!observes_inputs(options_)) return;
     observed_ = observe_inputs(source_, ops(), settings_, options_, calibration_->samples, meter_, log_);
+    for (const auto& [module, inputs] : observed_.modules)
+      inputs_.is_symmetric = inputs_.is_symmetric && (!inputs.report || inputs.report->is_symmetric);
     workspace_.release();
   }
 
@@ -175,6 +177,7 @@ class RoundedRun {
                          matrix.activations};
     if (matrix.inputs.report)
       result.input_grid = {matrix.inputs.report->scale, matrix.inputs.report->zero_point};
+    result.has_zero_point = !inputs_.is_symmetric;
     return result;
   }
 
@@ -195,7 +198,7 @@ class RoundedRun {
       const Int8Rows rows =
           encode_int8_rows(ops(), dense, is_compressed_ ? matrix.source.dtype() : DType::kF32);
       error = rounding_error(ops(), dense, rows);
-      return is_compressed_ ? compressed_code_bytes(compressed_matrix(written(matrix), options_), rows.codes)
+      return is_compressed_ ? compressed_code_bytes(compressed_matrix(written(matrix)), rows.codes)
                             : rows.codes;
     }
     const FlatEncoded flat = encode_flat(ops(), dense, format_, kGroupSize);

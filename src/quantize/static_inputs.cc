@@ -3,6 +3,7 @@
 #include "base/fail.h"
 #include "ops/encode.h"
 #include "ops/parallel.h"
+#include "quantize/grid_trials.h"
 #include "quantize/observers.h"
 #include "quantize/smooth.h"
 
@@ -43,24 +44,47 @@ struct Distortion {
     values += count;
   }
 
-  InputReport report(const InputGrid& grid) const {
-    return {grid.scale, grid.zero_point, static_cast<double>(clipped) / static_cast<double>(values),
-            size > 0 ? std::sqrt(error / size) : 0};
+  InputReport report(const InputGrid& grid, const ObserverRule& rule) const {
+    return {grid.scale,
+            grid.zero_point,
+            static_cast<double>(clipped) / static_cast<double>(values),
+            size > 0 ? std::sqrt(error / size) : 0,
+            std::string(observer_name(rule.observer)),
+            rule.is_symmetric};
   }
 };
+
+// One, or those that `auto` chooses from: both are best for some layers of some model (docs/quality.md).
+std::vector<ObserverRule> proposed_rules(const InputOptions& options) {
+  if (options.observer != kAutoObserver) {
+    return {{*find_observer(options.observer), options.observer_percentile,
+             options.activations_sym.value_or(true)}};
+  }
+  std::vector<ObserverRule> rules;
+  for (const Observer observer : {Observer::kMoving, Observer::kMse}) {
+    for (const bool is_symmetric : {true, false}) {
+      if (options.activations_sym.value_or(is_symmetric) == is_symmetric)
+        rules.push_back({.observer = observer, .is_symmetric = is_symmetric});
+    }
+  }
+  return rules;
+}
 
 class InputObserver {
  public:
   InputObserver(SourceModel& source, const OpContext& ops, const QuantizationSettings& settings,
-                const QuantizeOptions& options, CalibrationStates& states, const Log& log)
+                const QuantizeOptions& options, const std::vector<std::vector<int32_t>>& samples,
+                MemoryMeter& meter, const Log& log)
       : source_(source),
         ops_(ops),
         settings_(settings),
         is_static_(options.activations == "int8-static"),
-        rule_{*find_observer(options.inputs.observer), options.inputs.observer_percentile,
-              options.inputs.activations_sym},
-        states_(states),
+        rules_(proposed_rules(options.inputs)),
+        samples_(samples),
+        meter_(meter),
         log_(log) {
+    states_.emplace(source.model, ops, samples,
+                    CalibrationStates::Options{.batch_size = options.calibration.batch_size}, meter);
     if (!options.inputs.smooth_alpha.empty()) alpha_ = parse_smooth_alpha(options.inputs.smooth_alpha);
   }
 
@@ -73,6 +97,8 @@ class InputObserver {
         visit_stage(layer, block, static_cast<int>(stage));
       log_.report({"observe", layer + 1, model.layer_count(), ""});
     }
+    states_.reset();  // the largest thing in memory
+    if (is_static_) take_grids(model);
     return std::move(result_);
   }
 
@@ -120,8 +146,8 @@ class InputObserver {
     // What the stage's input is to be divided by, where a norm does not do it already.
     std::vector<float> divisors;
     if (!linears.empty() && alpha_) divisors = smooth(layer, block, stage, before);
-    if (!linears.empty() && is_static_) choose_grids(block, stage, linears, divisors);
-    states_.advance(block, stage);
+    if (!linears.empty() && is_static_) propose_grids(block, stage, linears, divisors);
+    states_->advance(block, stage);
     for (size_t i = 0; i < all.size(); ++i) block.linears()[static_cast<size_t>(all[i])].weight = before[i];
   }
 
@@ -137,9 +163,9 @@ class InputObserver {
   // The samples' rows, divided column by column.
   void visit(const Block& block, int stage, const std::vector<float>& divisors,
              const CalibrationStates::VisitSample& body) {
-    if (divisors.empty()) return states_.visit_input(block, stage, body);
+    if (divisors.empty()) return states_->visit_input(block, stage, body);
     std::vector<float> divided;
-    states_.visit_input(block, stage, [&](const float* rows, int64_t tokens) {
+    states_->visit_input(block, stage, [&](const float* rows, int64_t tokens) {
       divided.assign(rows, rows + tokens * static_cast<int64_t>(divisors.size()));
       divide_columns(divisors, divided);
       body(divided.data(), tokens);
@@ -152,34 +178,69 @@ class InputObserver {
     }
   }
 
-  void choose_grids(const Block& block, int stage, const std::vector<Linear*>& linears,
-                    const std::vector<float>& divisors) {
+  void propose_grids(const Block& block, int stage, const std::vector<Linear*>& linears,
+                     const std::vector<float>& divisors) {
     const int64_t width = block.stages()[static_cast<size_t>(stage)].input_width;
-    Observation seen;
+    std::vector<Observation> seen(rules_.size());
     int64_t sample = 0;
     visit(block, stage, divisors, [&](const float* rows, int64_t tokens) {
-      if (!observe(*ops_.threads, rule_, rows, tokens * width, seen)) refuse(linears[0]->module, sample);
+      for (size_t i = 0; i < rules_.size(); ++i) {
+        if (!observe(*ops_.threads, rules_[i], rows, tokens * width, seen[i]))
+          refuse(linears[0]->module, sample);
+      }
       ++sample;
     });
-    const InputGrid chosen = choose_grid(rule_, seen);
+    std::vector<InputGrid> grids;
+    for (size_t i = 0; i < rules_.size(); ++i) grids.push_back(choose_grid(rules_[i], seen[i]));
     // Nearly always all weights have one type.
-    std::map<DType, InputReport> reports;
+    std::map<DType, std::vector<InputReport>> reports;
     for (Linear* linear : linears) {
       const DType dtype = source_dtype(linear->module);
-      if (!reports.contains(dtype))
-        reports[dtype] = measured(block, stage, divisors, rounded(chosen, dtype, linear->module));
-      result_.modules[linear->module].report = reports[dtype];
+      if (!reports.contains(dtype)) {
+        std::vector<InputGrid> kept;
+        for (const InputGrid& grid : grids) kept.push_back(rounded(grid, dtype, linear->module));
+        reports[dtype] = measured(block, stage, divisors, kept);
+      }
+      proposals_[linear->module] = reports[dtype];
     }
   }
 
-  InputReport measured(const Block& block, int stage, const std::vector<float>& divisors,
-                       const InputGrid& grid) {
+  std::vector<InputReport> measured(const Block& block, int stage, const std::vector<float>& divisors,
+                                    const std::vector<InputGrid>& grids) {
     const int64_t width = block.stages()[static_cast<size_t>(stage)].input_width;
-    Distortion distortion;
+    std::vector<Distortion> distortions(grids.size());
     visit(block, stage, divisors, [&](const float* rows, int64_t tokens) {
-      distortion.add(*ops_.threads, grid, rows, tokens * width);
+      for (size_t i = 0; i < grids.size(); ++i)
+        distortions[i].add(*ops_.threads, grids[i], rows, tokens * width);
     });
-    return distortion.report(grid);
+    std::vector<InputReport> reports;
+    for (size_t i = 0; i < grids.size(); ++i) reports.push_back(distortions[i].report(grids[i], rules_[i]));
+    return reports;
+  }
+
+  // Of what is proposed.
+  void take_grids(Model& model) {
+    StageChoice choice;
+    if (rules_.size() > 1) {
+      const GridProposals proposals{rules_,
+                                    [&](const Linear& linear) {
+                                      return smoothed_weight(ops_, std::get<Tensor>(linear.weight),
+                                                             result_.modules[linear.module]);
+                                    },
+                                    [&](const std::string& module, size_t rule) {
+                                      const InputReport& report = proposals_.at(module)[rule];
+                                      return InputGrid{report.scale, report.zero_point};
+                                    }};
+      choice = choose_grids(source_, ops_, settings_, proposals, samples_, meter_, log_);
+    }
+    for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
+      Block& block = model.block(layer);
+      for (size_t stage = 0; stage < block.stages().size(); ++stage) {
+        for (const Linear* linear : rounded_linears(layer, block, static_cast<int>(stage)))
+          result_.modules[linear->module].report =
+              proposals_.at(linear->module)[choice[std::string(block.stages()[stage].name)]];
+      }
+    }
   }
 
   DType source_dtype(const std::string& module) const {
@@ -208,7 +269,7 @@ class InputObserver {
 
   InputSample sample_of(const Block& block, int stage, const std::string& module) {
     const int64_t width = block.stages()[static_cast<size_t>(stage)].input_width;
-    const int64_t step = (states_.tokens() + kSampleRows - 1) / kSampleRows;
+    const int64_t step = (states_->tokens() + kSampleRows - 1) / kSampleRows;
     InputSample result;
     result.sizes.resize(static_cast<size_t>(width));
     int64_t row = 0, sample = 0;
@@ -216,7 +277,7 @@ class InputObserver {
       result.rows.insert(result.rows.end(), values, values + width);
       ++result.row_count;
     };
-    states_.visit_input(block, stage, [&](const float* rows, int64_t tokens) {
+    states_->visit_input(block, stage, [&](const float* rows, int64_t tokens) {
       const float* farthest = rows;
       float most = 0;
       for (int64_t token = 0; token < tokens; ++token, ++row, rows += width) {
@@ -331,7 +392,7 @@ class InputObserver {
     std::vector<float> rows = sample.rows;
     divide_columns(factors, rows);
     Observation seen;
-    if (!observe(*ops_.threads, rule_, rows.data(), static_cast<int64_t>(rows.size()), seen))
+    if (!observe(*ops_.threads, rules_.back(), rows.data(), static_cast<int64_t>(rows.size()), seen))
       return std::numeric_limits<double>::infinity();
     double total = 0;
     for (const Tensor& weight : weights) {
@@ -339,7 +400,7 @@ class InputObserver {
       const Int8Rows codes = encode_int8_rows(ops_, rescaled(ops_, weight, factors), weight.dtype());
       QuantizedTensor rounded = from_int8_rows(codes.codes.data<int8_t>(), codes.scales, width);
       rounded.activations = ActivationFormat::kInt8Dynamic;
-      if (is_static_) set_static_inputs(rounded, choose_grid(rule_, seen));
+      if (is_static_) set_static_inputs(rounded, choose_grid(rules_.back(), seen));
       std::vector<float> expected(static_cast<size_t>(sample.row_count * out)), found(expected.size());
       matmul(ops_, sample.rows.data(), sample.row_count, Weight(weight), nullptr, expected.data(),
              MatmulMode::kPrefill);
@@ -362,10 +423,13 @@ class InputObserver {
   const OpContext& ops_;
   const QuantizationSettings& settings_;
   const bool is_static_;
-  const ObserverRule rule_;
+  const std::vector<ObserverRule> rules_;  // that propose grids; of smoothed inputs the last counts
   std::optional<SmoothAlpha> alpha_;
-  CalibrationStates& states_;
+  const std::vector<std::vector<int32_t>>& samples_;
+  MemoryMeter& meter_;
+  std::optional<CalibrationStates> states_;
   const Log& log_;
+  std::map<std::string, std::vector<InputReport>> proposals_;  // of each module, as rules_
   ObservedInputs result_;
 };
 
@@ -382,8 +446,7 @@ ObservedInputs observe_inputs(SourceModel& source, const OpContext& ops, const Q
                               const Log& log) {
   if (samples.empty())
     fail(ErrorCode::kInvalidArgument, "the calibration data hold no sample: inputs cannot be observed");
-  CalibrationStates states(source.model, ops, samples, {.batch_size = options.calibration.batch_size}, meter);
-  return InputObserver(source, ops, settings, options, states, log).run();
+  return InputObserver(source, ops, settings, options, samples, meter, log).run();
 }
 
 }  // namespace lowbit

@@ -148,7 +148,7 @@ TEST(StaticInputs, TheReportAndTheFileSayWhatTheInputsAre) {
 }
 
 TEST(StaticInputs, EveryObserverGivesASoundFileForAnyNumberOfThreads) {
-  for (const char* observer : {"minmax", "moving", "histogram", "percentile", "mse", "entropy"}) {
+  for (const char* observer : {"auto", "minmax", "moving", "histogram", "percentile", "mse", "entropy"}) {
     SCOPED_TRACE(observer);
     Tiny tiny;
     QuantizeOptions options = static_options(observer);
@@ -163,11 +163,55 @@ TEST(StaticInputs, EveryObserverGivesASoundFileForAnyNumberOfThreads) {
   }
 }
 
+TEST(StaticInputs, TheReportSaysWhichObserverAutoTookAndSymmetryIsRespected) {
+  for (const std::optional<bool> asked : {std::optional<bool>(), {true}, {false}}) {
+    Tiny tiny;
+    QuantizeOptions options = static_options("auto");
+    options.inputs.activations_sym = asked;
+    const QuantizeResult result = tiny.quantized(options);
+    EXPECT_TRUE(result.checked && result.passed);
+    const bool is_symmetric = result.modules[0].input->is_symmetric;
+    EXPECT_EQ(is_symmetric, asked.value_or(is_symmetric));
+    const Checkpoint made = read_checkpoint(tiny.out);
+    std::map<std::string, std::string> by_stage;
+    for (const ModuleReport& report : result.modules) {
+      SCOPED_TRACE(report.module);
+      EXPECT_TRUE(report.input->observer == "mse" || report.input->observer == "moving");
+      EXPECT_EQ(report.input->is_symmetric, is_symmetric);
+      EXPECT_TRUE(!is_symmetric || report.input->zero_point == 0);
+      EXPECT_EQ(weight_of(made, report.module).input_grid,
+                (InputGrid{report.input->scale, report.input->zero_point}));
+      const std::string& name = by_stage[report.module.substr(report.module.rfind('.'))];
+      EXPECT_TRUE(name.empty() || name == report.input->observer);
+      by_stage[report.module.substr(report.module.rfind('.'))] = report.input->observer;
+    }
+    EXPECT_EQ(made.quantization->config.get("config_groups")
+                  .get("group_0")
+                  .get("input_activations")
+                  .get("symmetric")
+                  .as_bool(),
+              is_symmetric);
+    EXPECT_NE(result.report_json.find("\"observer\": \"m"), std::string::npos);
+    // The grids are those of the observers that are named.
+    for (const char* observer : {"mse", "moving"}) {
+      QuantizeOptions fixed = static_options(observer);
+      fixed.inputs.activations_sym = is_symmetric;
+      const QuantizeResult alone = tiny.quantized(fixed);
+      for (size_t i = 0; i < alone.modules.size(); ++i) {
+        EXPECT_EQ(alone.modules[i].input->observer, observer);
+        if (result.modules[i].input->observer != observer) continue;
+        EXPECT_EQ(alone.modules[i].input->scale, result.modules[i].input->scale);
+        EXPECT_EQ(alone.modules[i].input->clipped, result.modules[i].input->clipped);
+      }
+    }
+  }
+}
+
 // In the models's own words: what the rounded model computes from a file is what its report promises.
 TEST(StaticInputs, InputsOfLaterLayersComeFromTheDenseModel) {
   Tiny tiny;
-  const QuantizeResult all = tiny.quantized(static_options());
-  QuantizeOptions some = static_options();
+  const QuantizeResult all = tiny.quantized(static_options("mse"));
+  QuantizeOptions some = static_options("mse");
   some.dynamic = {R"(-:model\.layers\.[01]\.)"};
   const QuantizeResult last = tiny.quantized(some);
   const std::string module = "model.layers.2.mlp.down_proj";
@@ -249,7 +293,7 @@ TEST(StaticInputs, OptionsThatDoNotGoTogetherAreRefused) {
   };
   using O = QuantizeOptions;
   const std::pair<const char*, std::function<void(O&)>> cases[] = {
-      {"expected one of minmax", [](O& o) { o.inputs.observer = "median"; }},
+      {"expected one of auto, minmax", [](O& o) { o.inputs.observer = "median"; }},
       {"observer_percentile is 40",
        [](O& o) { o.inputs.observer = "percentile", o.inputs.observer_percentile = 40; }},
       {"observer_percentile is nan",
@@ -259,6 +303,8 @@ TEST(StaticInputs, OptionsThatDoNotGoTogetherAreRefused) {
        [](O& o) { o.activations = "int8-dynamic", o.inputs.observer = "minmax"; }},
       {"about activations int8-static",
        [](O& o) { o.activations = "int8-dynamic", o.inputs.activations_sym = false; }},
+      {"about activations int8-static",
+       [](O& o) { o.activations = "int8-dynamic", o.inputs.activations_sym = true; }},
       {"smooth_alpha is \"2\"", [](O& o) { o.inputs.smooth_alpha = "2"; }},
       {"smooth_alpha goes with", [](O& o) { o.activations = "none", o.inputs.smooth_alpha = "auto"; }},
       {"smooth_alpha goes with",
@@ -330,6 +376,19 @@ void expect_equivalent(const fs::path& folder, const std::vector<std::vector<int
       states.advance(block, static_cast<int>(stage));
     }
   }
+}
+
+TEST(StaticInputs, AutoGoesWithSmoothing) {
+  Tiny tiny;
+  QuantizeOptions options = static_options("auto");
+  options.inputs.smooth_alpha = "0.5";
+  const QuantizeResult result = tiny.quantized(options);
+  EXPECT_TRUE(result.checked && result.passed);
+  EXPECT_LT(result.mean_kl, 0.5);
+  const std::string bytes = read_file(tiny.out / "model.safetensors");
+  options.threads = 3;
+  tiny.quantized(options);
+  EXPECT_TRUE(read_file(tiny.out / "model.safetensors") == bytes);
 }
 
 TEST(StaticInputs, ASmoothedModelComputesWhatItDid) {

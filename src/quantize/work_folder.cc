@@ -123,6 +123,8 @@ Json to_json(const ModuleReport& report) {
   if (report.input) {
     json.set("input", Json::Object{{"scale", double{report.input->scale}},
                                    {"zero_point", report.input->zero_point},
+                                   {"observer", report.input->observer},
+                                   {"symmetric", report.input->is_symmetric},
                                    {"clipped", report.input->clipped},
                                    {"relative_error", report.input->relative_error}});
   }

@@ -25,7 +25,7 @@ from peer_check import PROMPT, agree, apart, greedy, is_encoder, lowbit, our_tok
 STATIC = ["--activations", "int8-static"]
 VARIANTS = {
     "w8a8-dynamic": ["--activations", "int8-dynamic"],
-    "w8a8-static": STATIC,
+    "w8a8-static": [*STATIC, "--activations-sym"],
     "w8a8-static-asymmetric": [*STATIC, "--no-activations-sym"],
     "w8a8-static-smooth": [*STATIC, "--smooth-alpha", "0.5"],
     "w8a8-static-mixed": [*STATIC, "--dynamic", r".*\.(down_proj|intermediate\.dense)=activations:none"],

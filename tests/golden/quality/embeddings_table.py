@@ -27,7 +27,7 @@ VARIANTS = {
     "int8 rows, W8A16": [*INT8, "none"],
     "int8 rows, W8A8 dynamic": [*INT8, "int8-dynamic"],
     **{f"int8 rows, W8A8 static, {observer}": [*INT8, "int8-static", "--observer", observer]
-       for observer in ("minmax", "moving", "histogram", "percentile", "mse", "entropy")},
+       for observer in ("auto", "minmax", "moving", "histogram", "percentile", "mse", "entropy")},
     **{f"int8 rows, W8A8 static, {observer}, asymmetric": [*INT8, "int8-static", "--observer", observer, "--no-activations-sym"]
        for observer in ("minmax", "mse")},
 }
