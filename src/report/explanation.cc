@@ -65,7 +65,8 @@ std::string explanation_text(std::string_view explain_json) {
   out += picture(json) + "\n" + values_table(json);
   const double rows = static_cast<double>(array_of(json, "first").size());
   if (rows < values) out += fmt::format("... {} more\n", count_text(static_cast<int64_t>(values - rows)));
-  out += "\n" + objects_table(json, "groups", {"first", "scale", "zero_point", "largest_error"});
+  out += '\n';
+  out += objects_table(json, "groups", {"first", "scale", "zero_point", "largest_error"});
   const double shown = static_cast<double>(array_of(json, "groups").size());
   if (shown < groups) out += fmt::format("... {} more\n", count_text(static_cast<int64_t>(groups - shown)));
   return out + fmt::format("\nmean error {:.4g}, largest {:.4g}, relative error {:.4g}\n",
