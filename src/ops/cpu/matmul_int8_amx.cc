@@ -177,9 +177,9 @@ void multiply_rows(const MatmulArgs& args, const Panel& panel, int64_t row, Room
                    });
     if (panel.is_last) {
       left = {reinterpret_cast<float*>(room), 0, rows, panel.n + column, columns};
-      char* const finished = room;
+      char* const done = room;
       room = other;
-      other = finished;
+      other = done;
     } else if (!is_whole) {
       for (int64_t r = 0; r < rows; ++r) memcpy(y + r * args.out * 4, room + r * kEdge * 4, bytes);
     }
