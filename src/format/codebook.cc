@@ -95,6 +95,45 @@ float limit_of(Format format, const Levels& levels, int below) {
   fail(ErrorCode::kInternal, "format {} has no codebook", format_name(format));
 }
 
+// The level of x: how many limits it lies above.
+int level_of(const Levels& levels, float x) {
+  int level = 0;
+  for (int step = 128; step > 0; step /= 2) level += x > levels.limits[level + step - 1] ? step : 0;
+  return level;
+}
+
+int32_t magnitude_bits(float x) { return std::bit_cast<int32_t>(x) & 0x7fffffff; }
+
+// The widest buckets of which none has two limits.
+void set_buckets(Levels& levels) {
+  constexpr int kMantissa = 23, kInfinity = 0x7f800000;
+  int32_t least = kInfinity, most = 0;
+  for (int i = 0; i + 1 < levels.count; ++i) {
+    const int32_t bits = magnitude_bits(levels.limits[i]);
+    if (bits > 0) least = std::min(least, bits);
+    most = std::max(most, bits);
+  }
+  for (int shift = kMantissa; shift > 0; --shift) {
+    const int first = least >> shift, buckets = (most >> shift) - first + 1;
+    if (buckets > kMostBuckets) return;
+    bool are_fine = true;
+    for (int i = 0; i < 2 * buckets && are_fine; ++i) {
+      const bool is_negative = i >= buckets;
+      const int bucket = i % buckets, key = first + bucket;
+      const int32_t begin = bucket == 0 ? 0 : key << shift,
+                    end = bucket == buckets - 1 ? kInfinity : ((key + 1) << shift) - 1;
+      const float a = std::bit_cast<float>(begin), b = std::bit_cast<float>(end);
+      levels.starts[i] = level_of(levels, is_negative ? -b : a);
+      are_fine = level_of(levels, is_negative ? -a : b) <= levels.starts[i] + 1;
+    }
+    if (!are_fine) continue;
+    levels.bucket_shift = shift;
+    levels.first_bucket = first;
+    levels.buckets = buckets;
+    return;
+  }
+}
+
 Levels make_levels(Format format, Codebook codebook) {
   Levels levels;
   std::copy(codebook.begin(), codebook.end(), levels.by_code);
@@ -121,20 +160,25 @@ Levels make_levels(Format format, Codebook codebook) {
     levels.limits[i] =
         i + 1 < levels.count ? limit_of(format, levels, i) : std::numeric_limits<float>::infinity();
   }
+  if (levels.count > 16) set_buckets(levels);
   return levels;
 }
 
 // Which level each x is nearest to, count: kAtOnce at most. Of few levels the limits that it lies above are
-// counted, one at a time over values side by side, so that the compiler takes several at once. NaN lies above
-// nothing.
+// counted, one at a time over values side by side, so that the compiler takes several at once. NaN: any level.
 constexpr int64_t kAtOnce = 64;
 void nearest_levels(const Levels& levels, const float* x, int64_t count, int32_t* above) {
-  if (levels.count > 16) {
+  if (levels.buckets > 0) {
     for (int64_t i = 0; i < count; ++i) {
-      int level = 0;
-      for (int step = 128; step > 0; step /= 2) level += x[i] > levels.limits[level + step - 1] ? step : 0;
-      above[i] = level;
+      const int key = (magnitude_bits(x[i]) >> levels.bucket_shift) - levels.first_bucket;
+      const int bucket = std::clamp(key, 0, levels.buckets - 1) + (std::signbit(x[i]) ? levels.buckets : 0);
+      const int32_t level = levels.starts[bucket];
+      above[i] = level + (x[i] > levels.limits[level] ? 1 : 0);
     }
+    return;
+  }
+  if (levels.count > 16) {
+    for (int64_t i = 0; i < count; ++i) above[i] = level_of(levels, x[i]);
     return;
   }
   std::fill_n(above, count, 0);

@@ -162,6 +162,30 @@ TEST(Levels, NoOtherValueIsNearer) {
   }
 }
 
+// Of floats of all exponents, and beside all limits: as many limits lie below as the search says.
+TEST(Levels, TheSearchByBucketsCountsTheLimitsBelow) {
+  int found_by_buckets = 0;
+  for (const Named& named : all_levels()) {
+    const Levels& levels = named.levels;
+    if (levels.count <= 16) continue;
+    found_by_buckets += levels.buckets > 0;
+    std::vector<float> xs = {INFINITY, -INFINITY, 0.0f, -0.0f};
+    for (uint64_t bits = 0; bits < 0x100000000; bits += 99991) {
+      const float x = std::bit_cast<float>(static_cast<uint32_t>(bits));
+      if (!std::isnan(x)) xs.push_back(x);
+    }
+    for (int i = 0; i + 1 < levels.count; ++i) {
+      const float limit = levels.limits[i];
+      xs.insert(xs.end(), {limit, std::nextafter(limit, -INFINITY), std::nextafter(limit, INFINITY)});
+    }
+    for (const float x : xs) {
+      const auto below = std::lower_bound(levels.limits, levels.limits + levels.count - 1, x) - levels.limits;
+      ASSERT_EQ(nearest_code(levels, x), levels.codes[below]) << named.name << " at " << x;
+    }
+  }
+  EXPECT_GT(found_by_buckets, 15);
+}
+
 TEST(Levels, TiesGoToTheEvenCodeWithFp8AndToTheSmallerMagnitudeWithLog2) {
   int64_t ties = 0;
   for (const Named& named : all_levels()) {
