@@ -165,7 +165,8 @@ Levels make_levels(Format format, Codebook codebook) {
 }
 
 // Which level each x is nearest to, count: kAtOnce at most. Of few levels the limits that it lies above are
-// counted, one at a time over values side by side, so that the compiler takes several at once. NaN: any level.
+// counted, one at a time over values side by side, so that the compiler takes several at once. NaN: any
+// level.
 constexpr int64_t kAtOnce = 64;
 void nearest_levels(const Levels& levels, const float* x, int64_t count, int32_t* above) {
   if (levels.buckets > 0) {

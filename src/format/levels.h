@@ -20,9 +20,9 @@ struct Levels {
   int fp8_mantissa = 0;      // 3 or 2: these are the values of fp8 E4M3 or E5M2
 
   // More than 16: where a search begins. Magnitudes with the same upper bits, (bits of |x|) >> bucket_shift,
-  // less first_bucket, are a bucket; the first and the last have all beyond them; those of values below 0 stand
-  // behind the others. A value's level is its bucket's start, or the next one. buckets 0: they would be too
-  // many.
+  // less first_bucket, are a bucket; the first and the last have all beyond them; those of values below 0
+  // stand behind the others. A value's level is its bucket's start, or the next one. buckets 0: they would be
+  // too many.
   int bucket_shift = 0, first_bucket = 0, buckets = 0;  // of each sign
   int32_t starts[2 * kMostBuckets] = {};
 };

@@ -57,8 +57,7 @@ struct TileBlocks {
   // 16 dimensions of one value.
   static __m256i load_value(const AttentionArgs& args, const void* cache, int64_t index) {
     if (!args.bf16_cache) return bf16_row(load(static_cast<const float*>(cache) + index));
-    return _mm256_loadu_si256(
-        reinterpret_cast<const __m256i*>(static_cast<const uint16_t*>(cache) + index));
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(static_cast<const uint16_t*>(cache) + index));
   }
 
   static void pack_keys(const AttentionArgs& args, const void* cache, int64_t base, int64_t count, char* to) {
@@ -159,13 +158,13 @@ struct TileBlocks {
   if (padded_rows > 48) what(3)
 #define LOWBIT_LOAD(i) _tile_loadd(i, out + 16 * i * place.width, place.width * 4)
 #define LOWBIT_STORE(i) _tile_stored(i, out + 16 * i * place.width, place.width * 4)
-#define LOWBIT_MULTIPLY(i)                                                                \
-  {                                                                                       \
-    const uint16_t* const weights = place.weights + 16 * i * kAttentionKeys;              \
-    _tile_loadd(4, weights, kAttentionKeys * 2);                                          \
-    _tile_loadd(5, weights + 32, kAttentionKeys * 2);                                     \
-    _tile_dpbf16ps(i, 4, 6);                                                              \
-    _tile_dpbf16ps(i, 5, 7);                                                              \
+#define LOWBIT_MULTIPLY(i)                                                   \
+  {                                                                          \
+    const uint16_t* const weights = place.weights + 16 * i * kAttentionKeys; \
+    _tile_loadd(4, weights, kAttentionKeys * 2);                             \
+    _tile_loadd(5, weights + 32, kAttentionKeys * 2);                        \
+    _tile_dpbf16ps(i, 4, 6);                                                 \
+    _tile_dpbf16ps(i, 5, 7);                                                 \
   }
       LOWBIT_EACH_ROW_TILE(LOWBIT_LOAD);
       LOWBIT_EACH_ROW_TILE(LOWBIT_MULTIPLY);

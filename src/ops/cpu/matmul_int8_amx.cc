@@ -22,9 +22,9 @@ namespace {
 #include "ops/cpu/parts.inc"
 
 constexpr int64_t kTileBytes = 1024;
-constexpr int64_t kEdge = 32;       // rows and output columns of a block of 2 x 2 tiles
-constexpr int64_t kDepth = 16;      // tiles of a panel: 1,024 columns of x, of which 32 rows stay in L1
-constexpr int64_t kWidth = 1024;    // output columns of a panel
+constexpr int64_t kEdge = 32;     // rows and output columns of a block of 2 x 2 tiles
+constexpr int64_t kDepth = 16;    // tiles of a panel: 1,024 columns of x, of which 32 rows stay in L1
+constexpr int64_t kWidth = 1024;  // output columns of a panel
 template <bool kGated>
 constexpr int64_t kBlockColumns = kGated ? 16 : kEdge;  // of y
 constexpr size_t kPanelBytes = kWidth / 16 * kDepth * kTileBytes;
@@ -125,8 +125,7 @@ inline void finish_next(const MatmulArgs& args, int64_t first_row, const Finish*
   const int64_t row = first_row + left.next++;
   float* const y = args.y + row * args.out + left.n;
   const bool is_plain = finish.is_last && finish.count == 0;
-  if (!is_plain || left.columns < kBlockColumns<kGated>)
-    return finish_rest(args, row, finish, left, sums, y);
+  if (!is_plain || left.columns < kBlockColumns<kGated>) return finish_rest(args, row, finish, left, sums, y);
   const Vec first = finished(args, finish, load_i32(sums), left.n);
   if constexpr (kGated) {
     store(y, mul(silu_of(first), finished(*args.gated, finish, load_i32(sums + 16), left.n)));
@@ -169,9 +168,8 @@ void multiply_rows(const MatmulArgs& args, const Panel& panel, int64_t row, Room
     }
     if (!panel.is_last && is_whole) to = in_y;
     const uint8_t* const first = panel.strips + column / 16 * strip;
-    multiply<kTwo>(x, args.x_stride,
-                   {first, kGated ? panel.second + column / 16 * strip : first + strip}, panel.depth, from, to,
-                   [&] {
+    multiply<kTwo>(x, args.x_stride, {first, kGated ? panel.second + column / 16 * strip : first + strip},
+                   panel.depth, from, to, [&] {
                      for (int64_t i = 0; i < share && left.next < left.rows; ++i)
                        finish_next<kGated>(args, row, rooms.finishes, left);
                    });

@@ -122,8 +122,8 @@ __global__ void __launch_bounds__(kThreads) round_kernel(const GpuInt8Rows args,
   follow_predecessor();
   const int in = static_cast<int>(args.in), stride = row_threads * kChunk;
   const int thread = static_cast<int>(threadIdx.x) % row_threads, warp = static_cast<int>(threadIdx.x) / 32;
-  const int64_t row =
-      static_cast<int64_t>(blockIdx.x) * (kThreads / row_threads) + static_cast<int>(threadIdx.x) / row_threads;
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * (kThreads / row_threads) +
+                      static_cast<int>(threadIdx.x) / row_threads;
   const bool is_row = row < args.rows;
   const uint16_t* const x = args.x + row * args.in;
   const float limit = args.threshold > 0 ? args.threshold : INFINITY;
@@ -272,7 +272,8 @@ __global__ void __launch_bounds__(kThreads) blocks_kernel(const GpuInt8Product a
 void gpu_round_to_int8(const GpuInt8Rows& args, void* stream) {
   const int threads = row_threads(args.in), rows = kThreads / threads;
   launch(args.rounded ? round_kernel<false> : round_kernel<true>,
-         dim3(static_cast<unsigned>((args.rows + rows - 1) / rows)), dim3(kThreads), 0, stream, args, threads);
+         dim3(static_cast<unsigned>((args.rows + rows - 1) / rows)), dim3(kThreads), 0, stream, args,
+         threads);
 }
 
 void gpu_int8_weights(const GpuInt8Product& args, void* stream) {

@@ -17,9 +17,9 @@ constexpr int64_t kInt8BlockRows = 64, kInt8BlockBytes = kInt8BlockRows * 128;
 constexpr int64_t kInt8TileRows = 128, kInt8TileOutputs = 192;  // of a product's tile
 // Columns of x with an outlier in any row that are multiplied fast; others are slow.
 constexpr int64_t kInt8OutlierColumns = 512;
-// Up to so many rows of a prompt, BF16 of the rounded values (exact but for the last of eight bits) are faster,
-// with weights that become BF16 in registers (matmul_prompt.h): laying out the blocks takes as long for 50 rows
-// as for 5,000.
+// Up to so many rows of a prompt, BF16 of the rounded values (exact but for the last of eight bits) are
+// faster, with weights that become BF16 in registers (matmul_prompt.h): laying out the blocks takes as long
+// for 50 rows as for 5,000.
 constexpr int64_t kMostRoundedRows = 512;
 
 constexpr int64_t int8_code_bytes(int64_t rows, int64_t in, int64_t tile) {
