@@ -12,6 +12,7 @@
 #include "runtime/forward.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <map>
@@ -69,11 +70,13 @@ class PeakMemory {
   PeakMemory() : at_first_(process_memory().anonymous_bytes), peak_(at_first_) {
     thread_ = std::jthread([this](const std::stop_token& stop) {
       std::unique_lock lock(mutex_);
-      while (
-          !wakes_.wait_for(lock, stop, std::chrono::milliseconds(5), [&] { return stop.stop_requested(); }))
+      while (!wakes_.wait_for(lock, stop, std::chrono::milliseconds(period_.load()),
+                              [&] { return stop.stop_requested(); }))
         peak_ = std::max(peak_, process_memory().anonymous_bytes);
     });
   }
+  // While speed is measured: looking takes a few percent of a processor.
+  void look_seldom() { period_ = 100; }
   uint64_t stop() {
     thread_.request_stop();
     thread_.join();
@@ -82,6 +85,7 @@ class PeakMemory {
 
  private:
   uint64_t at_first_, peak_;
+  std::atomic<int> period_ = 5;  // ms
   std::mutex mutex_;
   std::condition_variable_any wakes_;
   std::jthread thread_;
@@ -142,6 +146,7 @@ void run_round(const BenchModel& named, const BenchOptions& options, const Log& 
   const LanguageModel model = LanguageModel::load(named.folder, named.runtime, log);
   const double load_seconds = seconds_since(start);
   rounds.load.add(load_seconds);
+  peak.look_seldom();
   if (rounds.row.device.empty()) {
     rounds.row.device = model.device();
     if (model.state().gpu) rounds.gpu = model.state().gpu->gpu();
