@@ -19,7 +19,7 @@ import subprocess
 
 GPTQ, RTN = ["--method", "gptq"], ["--method", "rtn"]
 BNB, CT, OWN = ["--dialect", "bitsandbytes"], ["--dialect", "compressed-tensors"], ["--dialect", "lowbit"]
-STATIC = ["--activations", "int8-static", "--observer", "mse"]
+STATIC = ["--activations", "int8-static"]
 ROUNDED = {  # what needs a checkpoint: name, options of `quantize`
     f"affine, {bits} bits in groups of {group}, {method[1]}": ["--bits", str(bits), "--group-size", str(group), *method]
     for bits, group in ((8, 128), (4, 128), (4, 64), (3, 128), (2, 32)) for method in (RTN, GPTQ)
