@@ -155,7 +155,9 @@ class GridTrials {
       if (model_.has_head()) {
         add_divergences(states, row, rows, sums);
       } else {
-        for (size_t i = 0; i < sums.size(); ++i) sums[i] += relative_error(states[i], row, rows);
+        for (size_t i = 0; i < sums.size(); ++i)
+          sums[i] += add_row_errors(0, row_of(expected_, row), row_of(states[i].hidden_states(), row), rows,
+                                    model_.config().hidden_size);
       }
       row += tokens;
       counted += rows;
@@ -189,21 +191,6 @@ class GridTrials {
     }
   }
 
-  double relative_error(const CalibrationStates& states, int64_t first, int64_t count) const {
-    double sum = 0;
-    for (int64_t row = first; row < first + count; ++row) {
-      const float *const expected = row_of(expected_, row), *const found =
-                                                                row_of(states.hidden_states(), row);
-      double error = 0, size = 0;
-      for (int64_t j = 0; j < model_.config().hidden_size; ++j) {
-        error += std::pow(double{found[j]} - expected[j], 2);
-        size += std::pow(double{expected[j]}, 2);
-      }
-      sum += size > 0 ? error / size : 0;
-    }
-    return sum;
-  }
-
   Model& model_;
   const OpContext& ops_;
   const QuantizationSettings& settings_;
@@ -217,6 +204,18 @@ class GridTrials {
 };
 
 }  // namespace
+
+double add_row_errors(double sum, const float* expected, const float* found, int64_t rows, int64_t width) {
+  for (int64_t row = 0; row < rows; ++row, expected += width, found += width) {
+    double error = 0, size = 0;
+    for (int64_t i = 0; i < width; ++i) {
+      error += std::pow(double{found[i]} - expected[i], 2);
+      size += std::pow(double{expected[i]}, 2);
+    }
+    sum += size > 0 ? error / size : 0;
+  }
+  return sum;
+}
 
 StageChoice choose_grids(SourceModel& source, const OpContext& ops, const QuantizationSettings& settings,
                          const GridProposals& proposals, const std::vector<std::vector<int32_t>>& samples,

@@ -32,4 +32,8 @@ StageChoice choose_grids(SourceModel& source, const OpContext& ops, const Quanti
                          const GridProposals& proposals, const std::vector<std::vector<int32_t>>& samples,
                          MemoryMeter& meter, const Log& log);
 
+// sum, plus |found - expected|^2 / |expected|^2 of each row of [rows, width]: each counts alike, for some are
+// a hundred times as large as others.
+double add_row_errors(double sum, const float* expected, const float* found, int64_t rows, int64_t width);
+
 }  // namespace lowbit

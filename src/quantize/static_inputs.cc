@@ -431,15 +431,7 @@ class InputObserver {
              MatmulMode::kPrefill);
       matmul(ops_, rows.data(), sample.row_count, Weight(rounded), nullptr, found.data(),
              MatmulMode::kPrefill);
-      // Each row counts alike: some are a hundred times as large as others.
-      for (size_t row = 0; row < found.size(); row += static_cast<size_t>(out)) {
-        double error = 0, size = 0;
-        for (size_t i = row; i < row + static_cast<size_t>(out); ++i) {
-          error += std::pow(double{found[i]} - expected[i], 2);
-          size += std::pow(double{expected[i]}, 2);
-        }
-        total += size > 0 ? error / size : 0;
-      }
+      total = add_row_errors(total, expected.data(), found.data(), sample.row_count, out);
     }
     return total;
   }

@@ -124,14 +124,14 @@ inline void finish_next(const MatmulArgs& args, int64_t first_row, const Finish*
   const Finish& finish = finishes[left.next];
   const int64_t row = first_row + left.next++;
   float* const y = args.y + row * args.out + left.n;
-  const bool is_plain = finish.is_last && finish.count == 0;
-  if (!is_plain || left.columns < kBlockColumns<kGated>) return finish_rest(args, row, finish, left, sums, y);
-  const Vec first = finished(args, finish, load_i32(sums), left.n);
+  if (!is_plain(finish) || left.columns < kBlockColumns<kGated>)
+    return finish_rest(args, row, finish, left, sums, y);
+  const Vec first = product_of<true>(args, finish, sums, left.n, kLanes);
   if constexpr (kGated) {
-    store(y, mul(silu_of(first), finished(*args.gated, finish, load_i32(sums + 16), left.n)));
+    store(y, mul(silu_of(first), product_of<true>(*args.gated, finish, sums + 16, left.n, kLanes)));
   } else {
     store(y, first);
-    store(y + 16, finished(args, finish, load_i32(sums + 16), left.n + 16));
+    store(y + 16, product_of<true>(args, finish, sums + 16, left.n + 16, kLanes));
   }
 }
 
@@ -197,15 +197,15 @@ void matmul_int8_amx(const MatmulArgs& args, int64_t begin, int64_t end, void* s
   const int64_t most_depth = args.gated ? tiles : kDepth;
   const int64_t most_width =
       args.gated ? smaller(kWidth / 2, kWidth / 2 * kDepth / tiles / kEdge * kEdge) : kWidth;
-  Panel panel = {.strips = strips, .second = strips + most_width / 16 * tiles * kTileBytes};
+  uint8_t* const second = strips + most_width / 16 * tiles * kTileBytes;
+  Panel panel = {.strips = strips, .second = second};
   for (panel.n = begin; panel.n < end; panel.n += most_width) {
     panel.width = smaller(end - panel.n, most_width);
     for (panel.tile = 0; panel.tile < tiles; panel.tile += most_depth) {
       panel.depth = smaller(tiles - panel.tile, most_depth);
       panel.is_last = panel.tile + panel.depth == tiles;
       pack(args, panel.n, panel.width, 16 * panel.tile, panel.depth, strips);
-      if (args.gated)
-        pack(*args.gated, panel.n, panel.width, 0, panel.depth, strips + (panel.second - panel.strips));
+      if (args.gated) pack(*args.gated, panel.n, panel.width, 0, panel.depth, second);
       for (int64_t row = 0; row < args.rows; row += kEdge) {
         const bool are_two = args.rows - row > 16;
         const auto multiply = args.gated ? (are_two ? multiply_rows<true, true> : multiply_rows<false, true>)
