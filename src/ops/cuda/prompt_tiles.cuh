@@ -69,8 +69,9 @@ struct Ring {
   __device__ int before(int count = 1) const { return slot < count ? slot + kSlots - count : slot - count; }
 };
 
-// A warp has read a slot.
+// A warp has read a slot: all of its lanes, which the first one's arrival alone would not say.
 __device__ inline void release(uint64_t* emptied) {
+  __syncwarp();
   if (threadIdx.x % 32 == 0) arrive(emptied);
 }
 
