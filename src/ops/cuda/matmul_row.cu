@@ -93,6 +93,58 @@ __device__ inline void wait_for_team(const Team& team) {
   }
 }
 
+// A row of x is the operand's first column, which these lanes hold. The others, whose sums nobody reads, need
+// not ask for theirs.
+__device__ inline bool holds_row() { return threadIdx.x % 32 < 4; }
+
+// A unit of codes that point into a table, one of its groups after the other, which takes few registers.
+// x: where the thread's part begins; now_x: of a group, zeros where the lane holds none. What such a product
+// waits for is shared memory, which gives a warp 32 words a cycle; so the first of a group's four words is
+// looked up in registers meanwhile. (More of them, or another one, and it is slower.)
+template <class K>
+__device__ inline void multiply_looked_up(const char* slot, const uint4* x, const PairTable& pairs,
+                                          const CodeTable& codes, uint4 (&now_x)[K::kBlocks],
+                                          float (&total)[K::kTiles][1][4]) {
+  static_assert(K::kTable && K::kOneRow && K::kGroups == K::kLoads);
+  const int lane = threadIdx.x % 32;
+  const char *pieces = slot + lane * 16, *scales = slot + K::kLoads * 512 + lane * 4;
+#pragma unroll 1
+  for (int group = 0; group < K::kGroups; ++group) {
+    if (holds_row()) {
+#pragma unroll
+      for (int block = 0; block < K::kGroupBlocks; ++block) now_x[block] = x[block * (kBlockInputs / 8)];
+    }
+    uint4 data[K::kTiles];
+    uint32_t scale[K::kTiles];
+#pragma unroll
+    for (int t = 0; t < K::kTiles; ++t) {
+      data[t] = *reinterpret_cast<const uint4*>(pieces + t * K::kUnitBytes);
+      scale[t] = *reinterpret_cast<const uint32_t*>(scales + t * K::kUnitBytes);
+    }
+    float sum[K::kTiles][4] = {};
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+#pragma unroll
+      for (int t = 0; t < K::kTiles; ++t) {
+        Operand a;
+        if (step == 0) {
+          look_up(word_of(data[t], step), codes, a.pair);
+        } else {
+          look_up(word_of(data[t], step), pairs, a.pair);
+        }
+        const uint4& some = now_x[step / 2];
+        multiply_add(sum[t], a, step % 2 ? some.z : some.x, step % 2 ? some.w : some.y);
+      }
+    }
+    constexpr float kNoSums[2] = {};
+#pragma unroll
+    for (int t = 0; t < K::kTiles; ++t) fold<K>(total[t][0], sum[t], kNoSums, scale[t], 0);
+    x += K::kGroupBlocks * (kBlockInputs / 8);
+    pieces += 512;
+    scales += K::kGroupWords * 128;
+  }
+}
+
 // Where an output of a group goes, and what is added to it.
 struct Output {
   char* to = nullptr;  // null: it is none
@@ -203,6 +255,7 @@ __global__ void __launch_bounds__(kBound<K, kPlain>, 1)
   }
   __syncthreads();
 
+  X<K> now_x = {};
   char* slot = fetcher.ring;
   int turn = 0;
   const uint32_t middle = 0x10001u << (args.bits - 1);
@@ -216,24 +269,25 @@ __global__ void __launch_bounds__(kBound<K, kPlain>, 1)
     const float* sums_at = to.sums + share.begin * K::kGroups;
 #pragma unroll 1
     for (int unit = share.begin; unit < share.end; ++unit) {
-      X<K> now_x;
+      wait_for_copies<K::kAhead - 1>();
+      if constexpr (K::kTable) {
+        multiply_looked_up<K>(slot, x_at, PairTable{shared}, args.table, now_x.data[0], total);
+      } else {
+        if (!K::kFloats || holds_row()) {
 #pragma unroll
-      for (int block = 0; block < K::kBlocks; ++block)
-        now_x.data[0][block] = x_at[block * (kBlockInputs / 8)];
-      if constexpr (K::kSums) {
+          for (int block = 0; block < K::kBlocks; ++block)
+            now_x.data[0][block] = x_at[block * (kBlockInputs / 8)];
+        }
+        if constexpr (K::kSums) {
 #pragma unroll
-        for (int i = 0; i < K::kGroups; ++i) now_x.sums[0][i][0] = now_x.sums[0][i][1] = sums_at[i];
+          for (int i = 0; i < K::kGroups; ++i) now_x.sums[0][i][0] = now_x.sums[0][i][1] = sums_at[i];
+        }
+        Loaded<K> now[K::kTiles];
+        fetcher.read(slot, has_zeros, middle, now);
+        multiply_unit<K>(now, now_x, args.table, total);
       }
       x_at += K::kInputs / 8;
       sums_at += K::kGroups;
-      wait_for_copies<K::kAhead - 1>();
-      Loaded<K> now[K::kTiles];
-      fetcher.read(slot, has_zeros, middle, now);
-      if constexpr (K::kTable) {
-        multiply_unit<K>(now, now_x, PairTable{shared}, total);
-      } else {
-        multiply_unit<K>(now, now_x, args.table, total);
-      }
       fetcher.next();
       slot = fetcher.following(slot);
     }

@@ -184,9 +184,9 @@ __device__ inline uint32_t floats_of(uint32_t first, uint32_t second, int i, con
 // The operand of step `step` (0 to 2 * kBlocks - 1). A table's: its values. 4 bits: 128 + code, which is
 // 0x4300 | code in BF16; the 128 and the zero point are taken off the sums. 8 bits: code - zero point: 2^23 +
 // code is 0x4b000000 | code in F32.
-template <class K, class Table>
+template <class K>
 __device__ inline Operand operand(const uint4 (&data)[K::kLoads], int step, float zero, float zero8,
-                                  const Table& table) {
+                                  const CodeTable& table) {
   if constexpr (K::kBits == 16) {
     const uint4 &row = data[step / 2 * 2], &row8 = data[step / 2 * 2 + 1];
     const int half = step % 2 * 2;
@@ -249,8 +249,8 @@ struct X {
   float sums[K::kRowBlocks][K::kGroups + 1][2];
 };
 
-template <class K, class Table>
-__device__ inline void multiply_unit(const Loaded<K> (&now)[K::kTiles], const X<K>& x, const Table& table,
+template <class K>
+__device__ inline void multiply_unit(const Loaded<K> (&now)[K::kTiles], const X<K>& x, const CodeTable& table,
                                      float (&total)[K::kTiles][K::kRowBlocks][4]) {
   constexpr int kGroupSteps = 2 * K::kGroupBlocks;
 #pragma unroll
