@@ -471,7 +471,7 @@ void print_prompts() {
       {"down", {{1536}, 8960}}};
   for (const auto& [name, shape] : layers) {
     const auto& [outs, in] = shape;
-    for (int64_t rows : {64, 128, 512, 1024, 2048, 16384}) {
+    for (int64_t rows : {64, 128, 256, 512, 1024, 2048, 16384}) {
       void* const x = allocate(rows * in * 2);
       gpu_fill_bf16(static_cast<uint16_t*>(x), rows * in, 9, queue.stream());
       for (int64_t column = 0; column < 6; ++column) {

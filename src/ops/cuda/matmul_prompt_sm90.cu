@@ -4,7 +4,8 @@
 // weight is the product's first operand, so a thread has one output's sums of many rows; they go to y by way
 // of shared memory, whole lines at a time.
 //
-// Where tiles are few, the blocks of a cluster share a tile's inputs, and then each adds up some of its rows.
+// Where tiles are few, and for those that would be a last round of few, the blocks of a cluster share a
+// tile's inputs, and then each adds up some of its rows.
 //
 //   slot: x, a panel of wgmma.cuh | of each of 12 tiles of 16 outputs the pieces, the scales, the zero points
 #include "ops/cuda/cluster.cuh"
@@ -14,6 +15,7 @@
 #include "ops/cuda/prompt_weights.cuh"
 
 #include <algorithm>
+#include <array>
 #include <cassert>
 #include <limits>
 
@@ -23,8 +25,9 @@ namespace {
 constexpr int kMultipliers = 3, kMultiplying = kMultipliers * kWarpgroup,
               kThreads = kWarpgroup + kMultiplying;
 constexpr int kOutputs = kMultipliers * 64, kOutputTiles = kOutputs / kTileOutputs, kSlotInputs = 64;
+constexpr int kMostParts = 8;
 constexpr int kGroupBytes = kTileOutputs * 2;                         // scales or zero points of a tile
-constexpr double kHalfTileCost = 0.65, kTileCost = 2, kJoinCost = 2;  // see best_cut
+constexpr double kHalfTileCost = 0.65, kTileCost = 2, kJoinCost = 2;  // see consider
 // Where a warpgroup's sums of 64 rows wait to be written: F32 [64][64], rows so far apart that the lanes of a
 // warp write to as many banks.
 constexpr int kStagedRows = 64, kStagedStride = 68, kStagedBytes = kStagedRows * kStagedStride * 4;
@@ -57,13 +60,16 @@ struct Prompt {
 struct Arguments {
   GpuDecodeArgs product;
   const char* x;  // arranged
+  int first_tile, end_tile;
   int parts;  // blocks of a cluster: each has its part of a tile's inputs. More than one: of a single tile
 };
 // A block's, in slots.
 struct Span {
   int begin, end;
 };
-__device__ inline int first_tile(const Arguments& args) { return static_cast<int>(blockIdx.x) / args.parts; }
+__device__ inline int first_tile(const Arguments& args) {
+  return args.first_tile + static_cast<int>(blockIdx.x) / args.parts;
+}
 __device__ inline Span span_of(const Arguments& args) {
   const int units = static_cast<int>(padded_inputs(args.product.in) / kUnitInputs),
             rank = static_cast<int>(blockIdx.x) % args.parts;
@@ -73,7 +79,7 @@ __device__ inline Span span_of(const Arguments& args) {
 
 // A thread per 32 inputs of a row. tile_rows: of a tile.
 __global__ void __launch_bounds__(256) arrange_kernel(const GpuDecodeArgs args, int tile_rows, char* to) {
-  follow_predecessor();
+  begin_at_once();
   const int64_t padded = padded_inputs(args.in), blocks = padded / kBlockInputs;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   const int64_t row = index / blocks, first = index % blocks * kBlockInputs;
@@ -98,57 +104,75 @@ __global__ void __launch_bounds__(256) arrange_kernel(const GpuDecodeArgs args, 
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-// By a warpgroup: x by one bulk copy, the rest by 16 bytes a thread.
+// Where a tile's slots come from, and how: x by one bulk copy, weights by 16 bytes a thread of a warpgroup.
 template <class K>
-__device__ inline void fetch_tiles(const Arguments& args, const typename K::Tiles& tiles, uint32_t slots,
-                                   RingBarriers<K::kSlots>& barriers) {
-  const GpuDecodeArgs& product = args.product;
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
-  const int64_t count = padded_inputs(product.in) / kSlotInputs, pieces = piece_count(product.in, K::kBits),
-                groups = kept_groups(product.in, product.group_size);
-  const Span span = span_of(args);
+struct TileSource {
+  const char *x, *codes[kTileCopies], *scales, *zeros;  // of the first slot; a thread's
+
+  __device__ static bool copies_groups() { return group_tile() < kOutputTiles; }
   // Of scales a thread copies half of a tile's in a group.
-  const int group_tile = thread / (2 * K::kGroups), group = thread / 2 % K::kGroups;
-  const bool copies_groups = group_tile < kOutputTiles;
-  const uint32_t group_at = (group_tile * K::kGroups + group) * kGroupBytes + thread % 2 * 16;
-  Ring<K::kSlots> ring;
-  for (int tile = first_tile(args); tile < tiles.count(); tile += static_cast<int>(gridDim.x)) {
+  __device__ static int group_tile() { return static_cast<int>(threadIdx.x) / (2 * K::kGroups); }
+  __device__ static int group() { return static_cast<int>(threadIdx.x) / 2 % K::kGroups; }
+
+  __device__ TileSource(const Arguments& args, const typename K::Tiles& tiles, int tile) {
+    const GpuDecodeArgs& product = args.product;
     const auto place = tiles.at(tile);
     const GpuMatrix& matrix = product.matrix[place.matrix];
+    const int64_t pieces = piece_count(product.in, K::kBits),
+                  groups = kept_groups(product.in, product.group_size);
+    const int thread = static_cast<int>(threadIdx.x);
     // Behind the last tile comes the last one again, whose sums nobody writes.
     auto tile_of = [&](int i) {
       return min(static_cast<int64_t>(place.output_tile) * kOutputTiles + i, tile_count(matrix.out) - 1);
     };
-    const char* const x = args.x + place.row_tile * count * K::kCodesAt;
-    const char* codes[kTileCopies];
+    x = args.x + place.row_tile * (padded_inputs(product.in) / kSlotInputs) * K::kCodesAt;
 #pragma unroll
     for (int i = 0; i < kTileCopies; ++i)
-      codes[i] =
-          static_cast<const char*>(matrix.weight) + tile_of(warp + 4 * i) * pieces * kPieceBytes + lane * 16;
-    const int64_t first_group = (tile_of(group_tile) * groups + group) * kGroupBytes + thread % 2 * 16;
-    const char* const scales = static_cast<const char*>(matrix.scales) + first_group;
-    const char* const zeros =
-        matrix.zero_points ? static_cast<const char*>(matrix.zero_points) + first_group : nullptr;
-    for (int64_t slot = span.begin; slot < span.end; ++slot) {
+      codes[i] = static_cast<const char*>(matrix.weight) +
+                 tile_of(thread / 32 + 4 * i) * pieces * kPieceBytes + thread % 32 * 16;
+    const int64_t first_group = (tile_of(group_tile()) * groups + group()) * kGroupBytes + thread % 2 * 16;
+    scales = static_cast<const char*>(matrix.scales) + first_group;
+    zeros = matrix.zero_points ? static_cast<const char*>(matrix.zero_points) + first_group : nullptr;
+  }
+  __device__ void copy_weights(int slot, uint32_t to) const {
+    const int thread = static_cast<int>(threadIdx.x);
+#pragma unroll
+    for (int i = 0; i < kTileCopies; ++i) {
+#pragma unroll
+      for (int j = 0; j < K::kPieces; ++j)
+        copy_16(to + K::kCodesAt + ((thread / 32 + 4 * i) * K::kPieces + j) * kPieceBytes + thread % 32 * 16,
+                codes[i] + (slot * K::kPieces + j) * kPieceBytes, true);
+    }
+    if (!copies_groups()) return;
+    const int from = slot * kSlotInputs / K::kGroupInputs * kGroupBytes;
+    const uint32_t at = (group_tile() * K::kGroups + group()) * kGroupBytes + thread % 2 * 16;
+    copy_16(to + K::kScalesAt + at, scales + from, true);
+    if (!K::kValues && zeros) copy_16(to + K::kZerosAt + at, zeros + from, true);
+  }
+  __device__ void copy_x(int slot, uint32_t to, uint64_t* filled) const {
+    expect_copies(filled, K::kCodesAt);
+    copy_bulk(to, x + static_cast<int64_t>(slot) * K::kCodesAt, K::kCodesAt, filled);
+  }
+};
+
+// By a warpgroup. The weights of the first slots come before the predecessor has ended.
+template <class K>
+__device__ inline void fetch_tiles(const Arguments& args, const typename K::Tiles& tiles, uint32_t slots,
+                                   RingBarriers<K::kSlots>& barriers) {
+  const Span span = span_of(args);
+  const int begin = first_tile(args), early = min(K::kSlots, span.end - span.begin);
+  TileSource<K> source(args, tiles, begin);
+  for (int i = 0; i < early; ++i) source.copy_weights(span.begin + i, slots + i * K::kSlotBytes);
+  follow_predecessor();
+  Ring<K::kSlots> ring;
+  for (int tile = begin; tile < args.end_tile; tile += static_cast<int>(gridDim.x)) {
+    if (tile != begin) source = TileSource<K>(args, tiles, tile);
+    for (int slot = span.begin; slot < span.end; ++slot) {
       uint64_t* const filled = &barriers.filled[ring.slot];
       const uint32_t to = slots + ring.slot * K::kSlotBytes;
       wait_for_phase(&barriers.emptied[ring.slot], ring.parity ^ 1);
-      if (thread == 0) {
-        expect_copies(filled, K::kCodesAt);
-        copy_bulk(to, x + slot * K::kCodesAt, K::kCodesAt, filled);
-      }
-#pragma unroll
-      for (int i = 0; i < kTileCopies; ++i) {
-#pragma unroll
-        for (int j = 0; j < K::kPieces; ++j)
-          copy_16(to + K::kCodesAt + ((warp + 4 * i) * K::kPieces + j) * kPieceBytes + lane * 16,
-                  codes[i] + (slot * K::kPieces + j) * kPieceBytes, true);
-      }
-      if (copies_groups) {
-        const int64_t from = slot * kSlotInputs / K::kGroupInputs * kGroupBytes;
-        copy_16(to + K::kScalesAt + group_at, scales + from, true);
-        if (!K::kValues && zeros) copy_16(to + K::kZerosAt + group_at, zeros + from, true);
-      }
+      if (threadIdx.x == 0) source.copy_x(slot, to, filled);
+      if (tile != begin || slot >= span.begin + early) source.copy_weights(slot, to);
       arrive_after_copies(filled);
       ring.advance();
     }
@@ -222,16 +246,26 @@ __device__ inline void add_left_sums(const float* own, int first, int parts, flo
     from[i] = shared_address(own + (first + i) * kMultiplying);
     sum[i] = 0;
   }
-  for (int part = 0; part < parts; ++part) {
+  // Another block's shared memory takes long to answer: several are asked before the first has.
+  constexpr int kTogether = 4;
+  for (int part = 0; part < parts; part += kTogether) {
+    float values[kTogether][8];
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      float value;
-      asm volatile(
-          "{ .reg .u32 there; mapa.shared::cluster.u32 there, %1, %2; ld.shared::cluster.f32 %0, [there]; }"
-          : "=f"(value)
-          : "r"(from[i]), "r"(part)
-          : "memory");
-      sum[i] += value;
+    for (int p = 0; p < kTogether; ++p) {
+      if (part + p >= parts) break;
+#pragma unroll
+      for (int i = 0; i < 8; ++i)
+        asm volatile(
+            "{ .reg .u32 there; mapa.shared::cluster.u32 there, %1, %2; ld.shared::cluster.f32 %0, [there]; }"
+            : "=f"(values[p][i])
+            : "r"(from[i]), "r"(part + p)
+            : "memory");
+    }
+#pragma unroll
+    for (int p = 0; p < kTogether; ++p) {
+      if (part + p >= parts) break;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) sum[i] += values[p][i];
     }
   }
 }
@@ -247,7 +281,7 @@ __device__ inline void multiply_tiles(const Arguments& args, const typename K::T
   const uint32_t middle = 0x10001u << (product.bits - 1);
   Ring<K::kSlots> ring;
   Operand a[2][4] = {};
-  for (int tile = first_tile(args); tile < tiles.count(); tile += static_cast<int>(gridDim.x)) {
+  for (int tile = first_tile(args); tile < args.end_tile; tile += static_cast<int>(gridDim.x)) {
     const auto place = tiles.at(tile);
     const GpuMatrix& matrix = product.matrix[place.matrix];
     const bool has_zeros = !K::kValues && matrix.zero_points;
@@ -340,7 +374,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) barriers.make(4 * kMultipliers, 1 + kWarpgroup);
   if constexpr (K::kTable) PairTable::fill(behind, args.product.table);
   __syncthreads();
-  follow_predecessor();
   if (threadIdx.x < kWarpgroup) {
     give_registers<40>();
     fetch_tiles<K>(args, tiles, slots, barriers);
@@ -350,6 +383,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   } else {
     take_registers<152>();
+    follow_predecessor();
     multiply_tiles<K>(
         args, tiles, slots, room,
         reinterpret_cast<float*>(behind + K::kTableBytes + (threadIdx.x / kWarpgroup - 1) * kStagedBytes),
@@ -362,49 +396,83 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
 }
 
+// Clusters of so many blocks that run at once.
 template <class K>
-void launch_product(const Arguments& args, void* stream) {
-  const typename K::Tiles tiles(args.product.rows, args.product.matrix, args.product.matrices);
-  const int64_t count = args.product.rows * (padded_inputs(args.product.in) / kBlockInputs);
-  launch(arrange_kernel, dim3(static_cast<unsigned>((count + 255) / 256)), dim3(256), 0, stream, args.product,
-         K::kRows, const_cast<char*>(args.x));
-  allow_shared_memory<prompt_kernel<K>>(K::kSharedBytes);
-  const int blocks = args.parts > 1 ? tiles.count() * args.parts : std::min(tiles.count(), multiprocessors());
+int clusters_at_once(int parts) {
+  static const auto found = [] {
+    std::array<int, kMostParts + 1> clusters = {0, multiprocessors()};
+    allow_shared_memory<prompt_kernel<K>>(K::kSharedBytes);
+    for (int blocks = 2; blocks <= kMostParts; ++blocks) {
+      cudaLaunchAttribute attribute;
+      attribute.id = cudaLaunchAttributeClusterDimension;
+      attribute.val.clusterDim = {static_cast<unsigned>(blocks), 1, 1};
+      cudaLaunchConfig_t config = {};
+      config.gridDim = dim3(static_cast<unsigned>(blocks));
+      config.blockDim = dim3(kThreads);
+      config.dynamicSmemBytes = K::kSharedBytes;
+      config.attrs = &attribute;
+      config.numAttrs = 1;
+      if (cudaOccupancyMaxActiveClusters(&clusters[static_cast<size_t>(blocks)], prompt_kernel<K>, &config) !=
+          cudaSuccess)
+        clusters[static_cast<size_t>(blocks)] = 0;
+    }
+    return clusters;
+  }();
+  return found[static_cast<size_t>(parts)];
+}
+
+// How a product is cut, and what it takes, about, in the time of 64 inputs of a tile of 128 rows: the tiles
+// before `whole` by a block each, in turn; the others by a cluster of `parts` each.
+struct Cut {
+  int rows = 0, whole = 0, parts = 1;
+  double cost = std::numeric_limits<double>::infinity();
+};
+template <class K>
+void consider(const GpuDecodeArgs& product, double slot_cost, Cut& best) {
+  const int tiles = typename K::Tiles(product.rows, product.matrix, product.matrices).count();
+  const auto units = static_cast<int>(padded_inputs(product.in) / kUnitInputs);
+  const int blocks = multiprocessors(), rounds = tiles / blocks, rest = tiles % blocks;
+  auto cost_of = [&](int parts) {
+    constexpr int kSlots = kUnitInputs / kSlotInputs;
+    return (units + parts - 1) / parts * kSlots * slot_cost + kTileCost + (parts > 1 ? kJoinCost : 0);
+  };
+  const double before = rounds * cost_of(1);
+  for (int parts = 1; parts <= std::min(kMostParts, units); ++parts) {
+    if (rest > clusters_at_once<K>(parts)) continue;
+    const double cost = before + (rest > 0 ? cost_of(parts) : 0);
+    if (cost < best.cost) best = {K::kRows, parts == 1 ? tiles : tiles - rest, parts, cost};
+  }
+}
+
+template <class K>
+void launch_tiles(const Arguments& args, const typename K::Tiles& tiles, void* stream) {
+  const int count = args.end_tile - args.first_tile;
+  if (count == 0) return;
+  const int blocks = args.parts > 1 ? count * args.parts : std::min(count, multiprocessors());
   launch_clusters(prompt_kernel<K>, dim3(static_cast<unsigned>(blocks)), static_cast<unsigned>(args.parts),
                   dim3(kThreads), K::kSharedBytes, stream, args, tiles);
 }
-
-// How a product is cut, and what it takes, about, in the time of 64 inputs of a tile of 128 rows.
-struct Cut {
-  int rows, parts;
-  double cost;
-};
-Cut best_cut(const GpuDecodeArgs& product) {
-  const int64_t units = padded_inputs(product.in) / kUnitInputs;
-  Cut best{0, 0, std::numeric_limits<double>::infinity()};
-  auto consider = [&]<int kRows>(double slot_cost) {
-    const int tiles = TileList<kRows, kOutputs>(product.rows, product.matrix, product.matrices).count();
-    for (int parts = 1; parts <= std::min<int64_t>(8, units); parts *= 2) {
-      // Not all multiprocessors have room for a large cluster.
-      if (parts > 1 && tiles * parts > (parts == 2 ? multiprocessors() : multiprocessors() * 9 / 10)) break;
-      const int rounds = (tiles * parts + multiprocessors() - 1) / multiprocessors();
-      const auto slots = static_cast<double>((units + parts - 1) / parts * 2);
-      const double cost = rounds * (slots * slot_cost + kTileCost) + (parts > 1 ? kJoinCost : 0);
-      if (cost < best.cost) best = {kRows, parts, cost};
-    }
-  };
-  consider.operator()<128>(1);
-  // Half of the rows take more than half of the time: their weights become BF16 all the same.
-  consider.operator()<64>(kHalfTileCost);
-  return best;
+template <class K>
+void launch_product(const GpuDecodeArgs& product, const Cut& cut, void* arranged, void* stream) {
+  const int64_t count = product.rows * (padded_inputs(product.in) / kBlockInputs);
+  launch(arrange_kernel, dim3(static_cast<unsigned>((count + 255) / 256)), dim3(256), 0, stream, product,
+         K::kRows, static_cast<char*>(arranged));
+  const typename K::Tiles tiles(product.rows, product.matrix, product.matrices);
+  const char* const x = static_cast<const char*>(arranged);
+  launch_tiles<K>({product, x, 0, cut.whole, 1}, tiles, stream);
+  launch_tiles<K>({product, x, cut.whole, tiles.count(), cut.parts}, tiles, stream);
 }
 
 template <Codes kCodes, int kBits>
-void launch_best(Arguments args, void* stream) {
-  const Cut cut = best_cut(args.product);
-  args.parts = cut.parts;
-  if (cut.rows == 64) return launch_product<Prompt<kCodes, kBits, 64>>(args, stream);
-  launch_product<Prompt<kCodes, kBits, 128>>(args, stream);
+void launch_best(const GpuDecodeArgs& product, void* arranged, void* stream) {
+  using Wide = Prompt<kCodes, kBits, 128>;
+  using Narrow = Prompt<kCodes, kBits, 64>;
+  Cut cut;
+  consider<Wide>(product, 1, cut);
+  // Half of the rows take more than half of the time: their weights become BF16 all the same.
+  consider<Narrow>(product, kHalfTileCost, cut);
+  if (cut.rows == 64) return launch_product<Narrow>(product, cut, arranged, stream);
+  launch_product<Wide>(product, cut, arranged, stream);
 }
 
 }  // namespace
@@ -421,14 +489,13 @@ bool fits_prompt_product(const GpuDecodeArgs& args) {
 
 void gpu_prompt_product(const GpuDecodeArgs& args, void* arranged, void* stream) {
   assert(fits_prompt_product(args));
-  const Arguments all = {.product = args, .x = static_cast<const char*>(arranged)};
   const bool is_fine = args.group_size == 32, is_wide = fragment_bits(args.bits) == 8;
   const auto multiply = args.has_table
                             ? (is_wide ? launch_best<Codes::kFloats, 8> : launch_best<Codes::kTable, 4>)
                         : is_fine ? (is_wide ? launch_best<Codes::kFine, 8> : launch_best<Codes::kFine, 4>)
                         : is_wide ? launch_best<Codes::kWide, 8>
                                   : launch_best<Codes::kWide, 4>;
-  multiply(all, stream);
+  multiply(args, arranged, stream);
 }
 
 }  // namespace lowbit
