@@ -35,6 +35,7 @@ LanguageModel load(Arguments& arguments, const std::string& model, int64_t batch
 LanguageModel load_reference(const Arguments& arguments, int64_t batch, int64_t length, const Log& log) {
   Arguments plain = arguments;
   plain.runtime.load_in_4bit = plain.runtime.load_in_8bit = plain.runtime.bnb_4bit_use_double_quant = false;
+  plain.runtime.bnb_4bit_compute_dtype = RuntimeOptions{}.bnb_4bit_compute_dtype;
   plain.runtime.llm_int8_threshold = RuntimeOptions{}.llm_int8_threshold;
   plain.runtime.llm_int8_skip_modules.clear();
   return load(plain, arguments.reference, batch, length, log);

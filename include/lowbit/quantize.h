@@ -70,6 +70,10 @@ struct QuantizeOptions {
       6;  // of int8 in dialect "bitsandbytes": inputs of this magnitude or more stay floats; 0: none do
   bool bnb_4bit_use_double_quant =
       false;  // with dialect "bitsandbytes": scales are encoded in 8 bits themselves
+  // Of nf4 and fp4 in dialect "bitsandbytes", for transformers: "bfloat16", "float16" or "float32" that it
+  // computes in, empty: the source's; and what the codes' bytes are called, "uint8" or one of these, which
+  // FSDP shards together with dense weights of that type.
+  std::string bnb_4bit_compute_dtype, bnb_4bit_quant_storage = "uint8";
   AffineOptions affine;
   InputOptions inputs;
   GptqOptions gptq;

@@ -37,7 +37,8 @@ struct BnbSettings {
   Format format = Format::kNf4;       // or kFp4, kInt8
   float llm_int8_threshold = 6;       // of kInt8: inputs of this magnitude or more stay floats; 0: none
   bool use_double_quant = false;      // of 4 bits
-  DType compute_dtype = DType::kF32;  // of 4 bits
+  DType compute_dtype = DType::kF32;  // of 4 bits: what transformers computes in
+  DType quant_storage = DType::kU8;   // of 4 bits: what the codes' bytes are called, see bnb_codes_shape
 };
 // Checks it. Errors name `where`: kCorruptFile for wrong types and for both widths at once, kUnsupported for
 // llm_int8_has_fp16_weight, with which there are no codes.
@@ -61,6 +62,9 @@ struct BnbMatrix {
   DType dtype = DType::kBF16;
   std::optional<NestedRounding> nested;  // of its scales; none: they are F32
 };
+// Of the codes of a matrix, two a byte, whose bytes are called numbers of `storage` (FSDP shards those of one
+// type alone). kUnsupported where they do not fill the last of them.
+Shape bnb_codes_shape(const BnbMatrix& matrix, DType storage);
 std::vector<NamedTensor> bnb_tensors_beside(const BnbMatrix& matrix, std::span<const float> scales);
 
 // The same for 8 bits; sizes: the largest magnitude of each row.

@@ -25,6 +25,18 @@ Tensor vector_of(DType dtype, std::span<const T> values) {
 
 }  // namespace
 
+Shape bnb_codes_shape(const BnbMatrix& matrix, DType storage) {
+  const int64_t bytes = (matrix.out_features * matrix.in_features + 1) / 2,
+                element = static_cast<int64_t>(dtype_size(storage));
+  if (bytes % element != 0) {
+    fail(ErrorCode::kUnsupported,
+         "{} [{}, {}] has {} bytes of codes, which bnb_4bit_quant_storage cannot spell as numbers of {} "
+         "bytes: leave it at uint8, or the module out",
+         matrix.module, matrix.out_features, matrix.in_features, bytes, element);
+  }
+  return {bytes / element, 1};
+}
+
 std::vector<NamedTensor> bnb_tensors_beside(const BnbMatrix& matrix, std::span<const float> scales) {
   const std::string weight = matrix.module + ".weight";
   // As Python's json.dumps writes it.
@@ -61,7 +73,8 @@ Json bnb_config_json(const BnbSettings& settings, Json skip_modules) {
   return Json::Object{{"_load_in_4bit", !is_int8},
                       {"_load_in_8bit", is_int8},
                       {"bnb_4bit_compute_dtype", checked_name(settings.compute_dtype)},
-                      {"bnb_4bit_quant_storage", "uint8"},
+                      {"bnb_4bit_quant_storage",
+                       settings.quant_storage == DType::kU8 ? "uint8" : torch_name(settings.quant_storage)},
                       {"bnb_4bit_quant_type", format_name(is_int8 ? Format::kFp4 : settings.format)},
                       {"bnb_4bit_use_double_quant", settings.use_double_quant},
                       {"llm_int8_enable_fp32_cpu_offload", false},

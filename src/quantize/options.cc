@@ -92,6 +92,29 @@ void validate_inputs(const QuantizeOptions& options) {
   }
 }
 
+// The types that 4 bits of bitsandbytes know beside uint8.
+std::optional<DType> torch_float(std::string_view name) {
+  for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32})
+    if (torch_name(dtype) == name) return dtype;
+  return std::nullopt;
+}
+void validate_4bit_types(const QuantizeOptions& options, bool writes_4bit) {
+  const QuantizeOptions usual;
+  for (const auto& [name, value, usual_value] :
+       {std::tuple{"bnb_4bit_compute_dtype", options.bnb_4bit_compute_dtype, usual.bnb_4bit_compute_dtype},
+        std::tuple{"bnb_4bit_quant_storage", options.bnb_4bit_quant_storage, usual.bnb_4bit_quant_storage}}) {
+    if (value == usual_value) continue;
+    if (!torch_float(value)) {
+      fail(ErrorCode::kInvalidArgument, "{} is \"{}\", expected {}bfloat16, float16 or float32", name, value,
+           usual_value.empty() ? "" : usual_value + ", ");
+    }
+    if (!writes_4bit) {
+      fail(ErrorCode::kInvalidArgument, "{} is about nf4 and fp4 in dialect bitsandbytes, not about {} in {}",
+           name, options.format, options.dialect);
+    }
+  }
+}
+
 void validate_int8(const QuantizeOptions& options, Format format) {
   expect_one_of("activations", options.activations, {"", "none", "int8-dynamic", "int8-static"});
   const bool is_int8 = format == Format::kInt8, is_llm_int8 = is_int8 && options.dialect == "bitsandbytes";
@@ -149,6 +172,7 @@ void validate_format(QuantizeOptions options) {
          "bnb_4bit_use_double_quant is about nf4 and fp4 in dialect bitsandbytes, not about {} in {}",
          options.format, options.dialect);
   }
+  validate_4bit_types(options, is_bnb && format != Format::kInt8);
   const bool is_compressed = options.dialect == "compressed-tensors",
              has_dense_head = is_bnb || is_compressed;
   if (is_compressed && format == Format::kAffine && options.affine.bits == 3) {
@@ -261,6 +285,13 @@ Fields option_fields(QuantizeOptions& options) {
        "of int8 in dialect bitsandbytes: inputs of this magnitude or more stay floats; 0: none do"},
       {"bnb_4bit_use_double_quant", &options.bnb_4bit_use_double_quant,
        "of dialect bitsandbytes: encode scales in 8 bits, 4.13 bits per weight instead of 4.5"},
+      {"bnb_4bit_compute_dtype", &options.bnb_4bit_compute_dtype,
+       "of nf4 and fp4 in dialect bitsandbytes: what transformers shall compute in, bfloat16, float16 or "
+       "float32; empty: the source's type"},
+      {"bnb_4bit_quant_storage", &options.bnb_4bit_quant_storage,
+       "of nf4 and fp4 in dialect bitsandbytes: what the codes' bytes are called, uint8, bfloat16, float16 "
+       "or "
+       "float32 (FSDP shards tensors of one type together)"},
       {"dynamic", &options.dynamic,
        "\"REGEX=bits:8,group_size:64\" overrides options of matching modules, \"-:REGEX\" "
        "leaves them unquantized, \"REGEX=activations:none\" leaves inputs of int8 weights as they are; may "
@@ -346,6 +377,13 @@ void require_calibration(const QuantizeOptions& options) {
 
 bool observes_inputs(const QuantizeOptions& options) {
   return options.activations == "int8-static" || !options.inputs.smooth_alpha.empty();
+}
+
+DType bnb_compute_dtype(const QuantizeOptions& options, DType source) {
+  return torch_float(options.bnb_4bit_compute_dtype).value_or(source);
+}
+DType bnb_quant_storage(const QuantizeOptions& options) {
+  return torch_float(options.bnb_4bit_quant_storage).value_or(DType::kU8);
 }
 
 std::optional<NestedRounding> nested_rounding(const QuantizeOptions& options) {

@@ -26,6 +26,9 @@ bool observes_inputs(const QuantizeOptions& options);
 std::string cpu_only_option(const QuantizeOptions& options);
 
 // How scales are encoded themselves; nothing where they are not.
+// Of dialect bitsandbytes. source: the type of the matrices.
+DType bnb_compute_dtype(const QuantizeOptions& options, DType source);
+DType bnb_quant_storage(const QuantizeOptions& options);
 std::optional<NestedRounding> nested_rounding(const QuantizeOptions& options);
 
 // What products of the result do with their inputs, but for modules that `dynamic` takes out.

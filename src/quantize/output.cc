@@ -107,18 +107,18 @@ Json gptq_config(const QuantizationSettings& settings, const QuantizeOptions& op
 
 // dtype: of the weight before.
 std::vector<NamedTensor> bnb_tensors(const std::string& module, const QuantizedTensor& weight, DType dtype,
-                                     std::optional<NestedRounding> nested) {
-  const int64_t bytes = weight.out_features * weight.in_features / 2;
-  std::vector<NamedTensor> tensors = {{module + ".weight",
-                                       Tensor::borrow(nullptr, nullptr, DType::kU8, {bytes, 1}),
-                                       [weight] { return flat_bytes(weight); }}};
+                                     const QuantizeOptions& options) {
   const BnbMatrix matrix{.module = module,
                          .format = weight.format,
                          .group_size = weight.group_size,
                          .out_features = weight.out_features,
                          .in_features = weight.in_features,
                          .dtype = dtype,
-                         .nested = nested};
+                         .nested = nested_rounding(options)};
+  const DType storage = bnb_quant_storage(options);
+  const Shape shape = bnb_codes_shape(matrix, storage);
+  std::vector<NamedTensor> tensors = {{module + ".weight", Tensor::borrow(nullptr, nullptr, storage, shape),
+                                       [=] { return flat_bytes(weight).part(0, storage, shape); }}};
   for (NamedTensor& tensor : bnb_tensors_beside(matrix, flat_scales(weight)))
     tensors.push_back(std::move(tensor));
   return tensors;
@@ -145,7 +145,7 @@ Json lowbit_config(const QuantizationSettings& settings, const QuantizeOptions& 
 std::vector<NamedTensor> tensors_of(const std::string& module, const QuantizedTensor& weight, DType dtype,
                                     const QuantizeOptions& options) {
   if (options.dialect == "gptq") return gptq_tensors(module, weight, output_version(options));
-  if (options.dialect == "bitsandbytes") return bnb_tensors(module, weight, dtype, nested_rounding(options));
+  if (options.dialect == "bitsandbytes") return bnb_tensors(module, weight, dtype, options);
   if (options.dialect == "compressed-tensors") return compressed_tensors(module, weight, options.affine.sym);
   if (options.dialect == "lowbit") return lowbit_tensors(module, weight);
   fail(ErrorCode::kInternal, "dialect {} is not known", options.dialect);
@@ -157,7 +157,8 @@ Json quantization_json(const SourceModel& source, const QuantizationSettings& se
   if (options.dialect == "bitsandbytes") {
     return bnb_config_json({.format = *find_format(options.format),
                             .use_double_quant = options.bnb_4bit_use_double_quant,
-                            .compute_dtype = dtype},
+                            .compute_dtype = bnb_compute_dtype(options, dtype),
+                            .quant_storage = bnb_quant_storage(options)},
                            bnb_skipped_modules(source, settings));
   }
   if (options.dialect == "compressed-tensors") {
@@ -195,14 +196,15 @@ MatrixTensors rounded_tensors(const RoundedMatrix& matrix, std::span<const float
   }
   if (format == Format::kInt8)
     return {codes(DType::kI8, {out, in}), bnb_int8_tensors_beside(matrix.module, scales)};
-  return {codes(DType::kU8, {(out * in + 1) / 2, 1}), bnb_tensors_beside({.module = matrix.module,
-                                                                          .format = format,
-                                                                          .group_size = kBnbGroupSize,
-                                                                          .out_features = out,
-                                                                          .in_features = in,
-                                                                          .dtype = matrix.dtype,
-                                                                          .nested = nested_rounding(options)},
-                                                                         scales)};
+  const BnbMatrix written{.module = matrix.module,
+                          .format = format,
+                          .group_size = kBnbGroupSize,
+                          .out_features = out,
+                          .in_features = in,
+                          .dtype = matrix.dtype,
+                          .nested = nested_rounding(options)};
+  const DType storage = bnb_quant_storage(options);
+  return {codes(storage, bnb_codes_shape(written, storage)), bnb_tensors_beside(written, scales)};
 }
 
 CompressedMatrix compressed_matrix(const RoundedMatrix& matrix) {

@@ -168,7 +168,10 @@ class RoundedRun {
     BnbSettings settings{.format = format_,
                          .llm_int8_threshold = options_.llm_int8_threshold,
                          .use_double_quant = options_.bnb_4bit_use_double_quant};
-    if (format_ != Format::kInt8) settings.compute_dtype = dtype_;
+    if (format_ != Format::kInt8) {
+      settings.compute_dtype = bnb_compute_dtype(options_, dtype_);
+      settings.quant_storage = bnb_quant_storage(options_);
+    }
     return settings;
   }
 

@@ -7,6 +7,7 @@
 #include "quantize/test_problem.h"
 #include "support.h"
 
+#include <cstring>
 #include <gtest/gtest.h>
 
 namespace lowbit {
@@ -172,10 +173,49 @@ TEST(RoundedModel, WhatDoesNotGoTogetherIsRefused) {
   options.dialect = "compressed-tensors";
   options.llm_int8_threshold = 3;
   EXPECT_NE(refusal(options).find("llm_int8_threshold"), std::string::npos);
+  options = options_of("int8");
+  options.bnb_4bit_compute_dtype = "float16";
+  EXPECT_NE(refusal(options).find("bnb_4bit_compute_dtype is about nf4 and fp4"), std::string::npos);
+  options = options_of("nf4");
+  options.bnb_4bit_quant_storage = "int4";
+  EXPECT_NE(refusal(options).find("expected uint8, bfloat16"), std::string::npos);
   options = {};
   options.method = "rtn";
   options.bnb_4bit_use_double_quant = true;
   EXPECT_NE(refusal(options).find("bnb_4bit_use_double_quant"), std::string::npos);
+}
+
+// Whatever they are called, the bytes are the same.
+TEST(RoundedModel, CodesAreWrittenUnderTheNameOfOtherTypes) {
+  TemporaryFolder folder;
+  write_tiny_model(folder.path() / "model", {.layers = 1});
+  const std::string module = "model.layers.0.mlp.down_proj.weight";
+  const auto made = [&](const std::string& storage) {
+    QuantizeOptions options = options_of("nf4", true);
+    options.bnb_4bit_quant_storage = storage;
+    options.bnb_4bit_compute_dtype = "float16";
+    options.overwrite = true;
+    quantize(folder.path() / "model", folder.path() / "out", options);
+    return read_checkpoint(folder.path() / "out");
+  };
+  const Checkpoint plain = made("uint8");
+  const Tensor bytes = tensors_of(folder.path() / "out").at(module);
+  ASSERT_EQ(bytes.dtype(), DType::kU8);
+  const std::pair<const char*, DType> kinds[] = {
+      {"bfloat16", DType::kBF16}, {"float16", DType::kF16}, {"float32", DType::kF32}};
+  for (const auto& [storage, dtype] : kinds) {
+    SCOPED_TRACE(storage);
+    const Checkpoint other = made(storage);
+    const Tensor codes = tensors_of(folder.path() / "out").at(module);
+    EXPECT_EQ(codes.dtype(), dtype);
+    EXPECT_EQ(codes.shape(), (Shape{bytes.size(0) / static_cast<int64_t>(dtype_size(dtype)), 1}));
+    ASSERT_EQ(codes.byte_count(), bytes.byte_count());
+    EXPECT_EQ(std::memcmp(codes.bytes(), bytes.bytes(), bytes.byte_count()), 0);
+    EXPECT_EQ(other.quantization->config.get("bnb_4bit_quant_storage").as_string(), storage);
+    EXPECT_EQ(other.quantization->config.get("bnb_4bit_compute_dtype").as_string(), "float16");
+    EXPECT_TRUE(same_bytes(dequantized(std::get<QuantizedTensor>(other.weights.at(module))),
+                           dequantized(std::get<QuantizedTensor>(plain.weights.at(module)))));
+  }
 }
 
 TEST(RoundedModel, ModulesLeftAsTheyAreStandInTheConfig) {

@@ -60,13 +60,6 @@ void read_generation_config(LanguageModel::State& state) {
   if (state.tokenizer && state.tokenizer->eos_id()) state.eos_ids.push_back(*state.tokenizer->eos_id());
 }
 
-std::string cpu_only(const RuntimeOptions& options) {
-  if (!options.kernel.empty()) return fmt::format("kernel \"{}\"", options.kernel);
-  if (options.kv_cache_dtype != "bfloat16")
-    return fmt::format("kv_cache_dtype \"{}\"", options.kv_cache_dtype);
-  return "";
-}
-
 // All, but powers with more codes than a table in registers has.
 bool runs_on_gpu(const QuantizedTensor& weight) { return weight.format != Format::kLog2 || weight.bits <= 4; }
 // The format of a weight for which there are no kernels on a GPU, or "".
@@ -208,7 +201,7 @@ LanguageModel LanguageModel::load(const fs::path& folder, const RuntimeOptions& 
     if (device != kHost) state.reading_library = std::async(std::launch::async, GpuLibraries::read_early);
   }
   state.folder = folder;
-  state.kernels = parse_kernel_choice(options.kernel);
+  state.kernels = kernel_choice(options);
   state.cache_dtype = parse_cache_dtype(options.kv_cache_dtype);
   state.checkpoint = read_checkpoint(folder);
   for (const std::string& note : state.checkpoint.notes) log.info(note);

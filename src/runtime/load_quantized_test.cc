@@ -153,9 +153,8 @@ TEST(LoadQuantized, EveryArchitectureGeneratesWithTheCodesOfItsWeights) {
   }
 }
 
-// The demo's model with channels whose norms are 30 times as large, so that a few inputs of q, k, v, gate and
-// up stand out. Its last logits.
-std::vector<float> logits_with_outliers(const fs::path& folder, RuntimeOptions options) {
+std::vector<float> logits_of(const fs::path& folder, RuntimeOptions options,
+                             MatmulMode mode = MatmulMode::kPrefill) {
   options.device = "cpu";
   options.threads = 2;
   const LanguageModel loaded = LanguageModel::load(folder, options);
@@ -168,8 +167,8 @@ std::vector<float> logits_with_outliers(const fs::path& folder, RuntimeOptions o
   KvCache cache(model.config(), 1, tokens, DType::kF32);
   std::vector<float> hidden(static_cast<size_t>(tokens * width)), logits(static_cast<size_t>(tokens * vocab));
   const std::vector<SequenceTokens> batch = {{0, ids}};
-  forward(model, ops, rope, batch, MatmulMode::kPrefill, cache, hidden.data());
-  model.logits(ops, hidden.data(), tokens, MatmulMode::kPrefill, logits.data());
+  forward(model, ops, rope, batch, mode, cache, hidden.data());
+  model.logits(ops, hidden.data(), tokens, mode, logits.data());
   return logits;
 }
 
@@ -182,6 +181,23 @@ double relative_error(const std::vector<float>& a, const std::vector<float>& b) 
   return std::sqrt(error / size);
 }
 
+TEST(LoadQuantized, InputsStayInFloat32WhereThatIsAskedFor) {
+  const fs::path demo = LOWBIT_SOURCE_DIR "/demo/model";
+  for (const MatmulMode mode : {MatmulMode::kPrefill, MatmulMode::kDecode}) {
+    const auto right = logits_of(demo, {.kernel = "ref", .load_in_4bit = true}, mode);
+    const double usual = relative_error(logits_of(demo, {.load_in_4bit = true}, mode), right),
+                 wide = relative_error(
+                     logits_of(demo, {.load_in_4bit = true, .bnb_4bit_compute_dtype = "float32"}, mode),
+                     right);
+    EXPECT_LT(wide, 1e-5);
+    EXPECT_LE(wide, usual * 1.5);
+    RecordProperty(mode == MatmulMode::kDecode ? "decode" : "prefill",
+                   fmt::format("{:.2g} {:.2g}", wide, usual));
+  }
+}
+
+// The demo's model with channels whose norms are 30 times as large, so that a few inputs of q, k, v, gate and
+// up stand out.
 TEST(LoadQuantized, OutliersInFloatKeepWhatRoundingThemWouldLose) {
   const testing::TemporaryFolder folder;
   const Checkpoint source = read_checkpoint(LOWBIT_SOURCE_DIR "/demo/model");
@@ -194,13 +210,11 @@ TEST(LoadQuantized, OutliersInFloatKeepWhatRoundingThemWouldLose) {
     tensors.push_back({name, changed});
   }
   write_checkpoint(folder.path(), {.source = source.folder, .config = source.config, .tensors = tensors});
-  const auto dense = logits_with_outliers(folder.path(), {});
+  const auto dense = logits_of(folder.path(), {});
   const double with = relative_error(
-                   logits_with_outliers(folder.path(), {.load_in_8bit = true, .llm_int8_threshold = 6}),
-                   dense),
+                   logits_of(folder.path(), {.load_in_8bit = true, .llm_int8_threshold = 6}), dense),
                without = relative_error(
-                   logits_with_outliers(folder.path(), {.load_in_8bit = true, .llm_int8_threshold = 0}),
-                   dense);
+                   logits_of(folder.path(), {.load_in_8bit = true, .llm_int8_threshold = 0}), dense);
   EXPECT_LT(with, 0.5 * without) << with << " " << without;
   EXPECT_GT(with, 1e-3);
   RecordProperty("error_with_outliers_in_float", fmt::format("{:.3g}", with));

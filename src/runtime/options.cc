@@ -27,6 +27,11 @@ Fields option_fields(RuntimeOptions& options) {
       {"bnb_4bit_use_double_quant", &options.bnb_4bit_use_double_quant,
        "with load_in_4bit: scales are rounded to 8 bits themselves, as in a file of bitsandbytes that has "
        "so"},
+      {"bnb_4bit_compute_dtype", &options.bnb_4bit_compute_dtype,
+       "with load_in_4bit: bfloat16, inputs of products are rounded to that on a GPU and where it is faster, "
+       "to 16 bits otherwise; float32: they stay so, on the CPU alone"},
+      {"bnb_4bit_quant_storage", &options.bnb_4bit_quant_storage,
+       "with load_in_4bit: uint8, which codes are in memory; lowbit quantize can write them as other types"},
       {"load_in_8bit", &options.load_in_8bit,
        "round the matrices of the layers to int8 rows while they are loaded, and their inputs token by "
        "token (on a GPU: of prompts), as LLM.int8() does"},
@@ -61,6 +66,38 @@ void validate_llm_int8_threshold(float threshold) {
     fail(ErrorCode::kInvalidArgument, "llm_int8_threshold is {}, expected a number, 0 or more", threshold);
 }
 
+namespace {
+
+bool computes_in_f32(const RuntimeOptions& options) { return options.bnb_4bit_compute_dtype == "float32"; }
+
+void validate_4bit_types(const RuntimeOptions& options) {
+  const std::string& compute = options.bnb_4bit_compute_dtype;
+  if (compute == "float16") {
+    fail(ErrorCode::kInvalidArgument,
+         "bnb_4bit_compute_dtype is \"float16\", whose range the activations of many models leave: expected "
+         "\"bfloat16\" or \"float32\"");
+  }
+  if (compute != "bfloat16" && !computes_in_f32(options)) {
+    fail(ErrorCode::kInvalidArgument,
+         "bnb_4bit_compute_dtype is \"{}\", expected \"bfloat16\" or \"float32\"", compute);
+  }
+  if (options.bnb_4bit_quant_storage != "uint8") {
+    fail(ErrorCode::kInvalidArgument,
+         "bnb_4bit_quant_storage is \"{}\", but codes are \"uint8\" in memory; lowbit quantize --dialect "
+         "bitsandbytes writes them under other types",
+         options.bnb_4bit_quant_storage);
+  }
+  if (!computes_in_f32(options)) return;
+  if (!options.load_in_4bit)
+    fail(ErrorCode::kInvalidArgument, "bnb_4bit_compute_dtype is about load_in_4bit: add load_in_4bit");
+  if (!options.kernel.empty()) {
+    fail(ErrorCode::kInvalidArgument,
+         "kernel and bnb_4bit_compute_dtype \"float32\" both say which kernels run: leave one of them out");
+  }
+}
+
+}  // namespace
+
 void validate(const RuntimeOptions& options) {
   if (options.threads < 0 || options.threads > 1024) {
     fail(ErrorCode::kInvalidArgument, "threads is {}, expected 0 to 1024", options.threads);
@@ -75,6 +112,7 @@ void validate(const RuntimeOptions& options) {
   }
   if (options.bnb_4bit_use_double_quant && !options.load_in_4bit)
     fail(ErrorCode::kInvalidArgument, "bnb_4bit_use_double_quant is about load_in_4bit: add load_in_4bit");
+  validate_4bit_types(options);
   if (options.load_in_4bit && options.load_in_8bit)
     fail(ErrorCode::kInvalidArgument, "load_in_4bit and load_in_8bit are both set: leave one of them out");
   validate_llm_int8_threshold(options.llm_int8_threshold);
@@ -153,6 +191,27 @@ DType parse_cache_dtype(std::string_view name) {
   if (name == "bfloat16") return DType::kBF16;
   if (name == "float32") return DType::kF32;
   fail(ErrorCode::kInvalidArgument, "kv_cache_dtype is \"{}\", expected \"bfloat16\" or \"float32\"", name);
+}
+
+std::string cpu_only(const RuntimeOptions& options) {
+  if (!options.kernel.empty()) return fmt::format("kernel \"{}\"", options.kernel);
+  if (options.kv_cache_dtype != "bfloat16")
+    return fmt::format("kv_cache_dtype \"{}\"", options.kv_cache_dtype);
+  if (computes_in_f32(options))
+    return fmt::format("bnb_4bit_compute_dtype \"{}\"", options.bnb_4bit_compute_dtype);
+  return "";
+}
+
+KernelChoice kernel_choice(const RuntimeOptions& options) {
+  KernelChoice choice = parse_kernel_choice(options.kernel);
+  if (!computes_in_f32(options)) return choice;
+  // Those that are named after their instructions alone keep inputs as they are.
+  const char* const name = isa_available(Isa::kAvx512) ? "avx512"
+                           : isa_available(Isa::kAvx2) ? "avx2"
+                                                       : "ref";
+  for (const char* const op : {"matmul_codebook_decode", "matmul_codebook_prefill"})
+    choice.by_op.emplace_back(op, name);
+  return choice;
 }
 
 KernelChoice parse_kernel_choice(std::string_view text) {

@@ -23,7 +23,10 @@ std::string device_name(int device);  // "cpu", "cuda:1"
 // empty; "auto" then is the CPU, with a line that says so, and a GPU kUnsupported. Otherwise "auto" is the
 // first GPU that can be used, or the CPU. A GPU that cannot be used: kDevice.
 int choose_device(std::string_view name, std::string_view cpu_only, const Log& log);
+// The option that only the CPU can follow, for choose_device, or "".
+std::string cpu_only(const RuntimeOptions& options);
 DType parse_cache_dtype(std::string_view name);           // "bfloat16", "float32"
 KernelChoice parse_kernel_choice(std::string_view text);  // "ref" or "matmul_dense_decode=avx2,attention=ref"
+KernelChoice kernel_choice(const RuntimeOptions& options);
 
 }  // namespace lowbit

@@ -501,6 +501,10 @@ TEST(LoadQuantized, WhatCannotBeIsAnErrorOfTheCommandLine) {
   refused({"--load-in-8bit", "--llm-int8-threshold=-1"}, "llm_int8_threshold is -1");
   refused({"--load-in-4bit", "--bnb-4bit-quant-type", "nf5"}, "\"nf4\" or \"fp4\"");
   refused({"--bnb-4bit-use-double-quant"}, "add load_in_4bit");
+  refused({"--bnb-4bit-compute-dtype", "float32"}, "add load_in_4bit");
+  refused({"--load-in-4bit", "--bnb-4bit-compute-dtype", "float16"}, "\"bfloat16\" or \"float32\"");
+  refused({"--load-in-4bit", "--bnb-4bit-compute-dtype", "float32", "--kernel", "ref"}, "leave one of them");
+  refused({"--load-in-4bit", "--bnb-4bit-quant-storage", "bfloat16"}, "\"uint8\" in memory");
   expect_error({"quantize", model, "-o", "o", "--method", "rtn", "--format", "nf4", "--dialect",
                 "bitsandbytes", "--compat", "bitsandbytes-cpu"},
                2, "add bnb_4bit_use_double_quant");

@@ -29,6 +29,7 @@ VARIANTS = {
     "nf4": ["--format", "nf4", "--method", "rtn"],
     "fp4": ["--format", "fp4", "--method", "rtn"],
     "nf4-double": ["--format", "nf4", "--method", "rtn", "--bnb-4bit-use-double-quant"],
+    "nf4-bfloat16": ["--format", "nf4", "--method", "rtn", "--bnb-4bit-quant-storage", "bfloat16", "--bnb-4bit-compute-dtype", "bfloat16"],
     "nf4-gptq": ["--format", "nf4", "--method", "gptq", "--calibration", TEXT, "--samples", 8, "--max-length", 256],
     "int8": ["--format", "int8", "--method", "rtn"],
 }
