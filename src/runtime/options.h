@@ -27,6 +27,7 @@ int choose_device(std::string_view name, std::string_view cpu_only, const Log& l
 std::string cpu_only(const RuntimeOptions& options);
 DType parse_cache_dtype(std::string_view name);           // "bfloat16", "float32"
 KernelChoice parse_kernel_choice(std::string_view text);  // "ref" or "matmul_dense_decode=avx2,attention=ref"
+// What `kernel` says; for bnb_4bit_compute_dtype "float32" those for codebooks that keep inputs as they are.
 KernelChoice kernel_choice(const RuntimeOptions& options);
 
 }  // namespace lowbit
