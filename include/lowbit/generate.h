@@ -26,8 +26,8 @@ struct RuntimeOptions {
   bool load_in_4bit = false;                // round the layers' matrices to 4 bits while they are loaded
   std::string bnb_4bit_quant_type = "nf4";  // "nf4" or "fp4", in groups of 64
   bool bnb_4bit_use_double_quant = false;   // scales are rounded to 8 bits themselves
-  // Of load_in_4bit's matrices: "bfloat16", so exact at least are the inputs that they meet, however that is
-  // fastest; "float32": inputs stay so, on the CPU alone.
+  // What the products of load_in_4bit's matrices make of their inputs. "bfloat16": BF16 (on a GPU), integers
+  // of 16 bits or nothing, as is fastest; "float32": nothing, on the CPU alone.
   std::string bnb_4bit_compute_dtype = "bfloat16";
   std::string bnb_4bit_quant_storage = "uint8";  // in memory codes are that; QuantizeOptions has more
   bool load_in_8bit = false;     // the same to int8 rows, as LLM.int8(): inputs are rounded too, per token
