@@ -62,10 +62,10 @@ struct BnbMatrix {
   DType dtype = DType::kBF16;
   std::optional<NestedRounding> nested;  // of its scales; none: they are F32
 };
+std::vector<NamedTensor> bnb_tensors_beside(const BnbMatrix& matrix, std::span<const float> scales);
 // Of the codes of a matrix, two a byte, whose bytes are called numbers of `storage` (FSDP shards those of one
 // type alone). kUnsupported where they do not fill the last of them.
 Shape bnb_codes_shape(const BnbMatrix& matrix, DType storage);
-std::vector<NamedTensor> bnb_tensors_beside(const BnbMatrix& matrix, std::span<const float> scales);
 
 // The same for 8 bits; sizes: the largest magnitude of each row.
 std::vector<NamedTensor> bnb_int8_tensors_beside(const std::string& module, std::span<const float> sizes);

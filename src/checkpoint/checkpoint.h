@@ -55,6 +55,8 @@ struct CheckpointFiles {
 
 // As configs name it: "float64", "float32", "float16", "bfloat16". kInternal for others.
 const char* torch_name(DType dtype);
+// "float32", "float16", "bfloat16"; nothing for others.
+std::optional<DType> find_torch_float(std::string_view name);
 
 // The config.json of a model of these tensors: `config` with its keys in their order, torch_dtype (or dtype,
 // where that is the key) set to the type that most dense bytes have, and quantization_config set, or absent

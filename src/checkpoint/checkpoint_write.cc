@@ -86,6 +86,12 @@ const char* torch_name(DType dtype) {
   }
 }
 
+std::optional<DType> find_torch_float(std::string_view name) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16})
+    if (torch_name(dtype) == name) return dtype;
+  return std::nullopt;
+}
+
 Json output_config(Json config, const std::vector<NamedTensor>& tensors, const Json& quantization) {
   // The type of most bytes that are neither codes nor scales.
   uint64_t bytes[4] = {};

@@ -17,13 +17,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::optional<DType> dense_target(std::string_view to) {
-  if (to == "bfloat16") return DType::kBF16;
-  if (to == "float16") return DType::kF16;
-  if (to == "float32") return DType::kF32;
-  return std::nullopt;
-}
-
 double largest_difference(const Tensor& a, const Tensor& b) {
   double most = 0;
   for (int64_t i = 0; i < a.element_count(); ++i) {
@@ -36,7 +29,10 @@ double largest_difference(const Tensor& a, const Tensor& b) {
 class Conversion {
  public:
   Conversion(const fs::path& model, const ConvertOptions& options, const Log& log)
-      : options_(options), log_(log), checkpoint_(read_checkpoint(model)), dense_(dense_target(options.to)) {
+      : options_(options),
+        log_(log),
+        checkpoint_(read_checkpoint(model)),
+        dense_(find_torch_float(options.to)) {
     for (const std::string& note : checkpoint_.notes) log.info(note);
     result_.from = checkpoint_.quantization ? checkpoint_.quantization->declared_version : "dense";
     result_.to = options.to.empty() ? result_.from : options.to;

@@ -92,19 +92,13 @@ void validate_inputs(const QuantizeOptions& options) {
   }
 }
 
-// The types that 4 bits of bitsandbytes know beside uint8.
-std::optional<DType> torch_float(std::string_view name) {
-  for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32})
-    if (torch_name(dtype) == name) return dtype;
-  return std::nullopt;
-}
 void validate_4bit_types(const QuantizeOptions& options, bool writes_4bit) {
   const QuantizeOptions usual;
   for (const auto& [name, value, usual_value] :
        {std::tuple{"bnb_4bit_compute_dtype", options.bnb_4bit_compute_dtype, usual.bnb_4bit_compute_dtype},
         std::tuple{"bnb_4bit_quant_storage", options.bnb_4bit_quant_storage, usual.bnb_4bit_quant_storage}}) {
     if (value == usual_value) continue;
-    if (!torch_float(value)) {
+    if (!find_torch_float(value)) {
       fail(ErrorCode::kInvalidArgument, "{} is \"{}\", expected {}bfloat16, float16 or float32", name, value,
            usual_value.empty() ? "" : usual_value + ", ");
     }
@@ -290,8 +284,7 @@ Fields option_fields(QuantizeOptions& options) {
        "float32; empty: the source's type"},
       {"bnb_4bit_quant_storage", &options.bnb_4bit_quant_storage,
        "of nf4 and fp4 in dialect bitsandbytes: what the codes' bytes are called, uint8, bfloat16, float16 "
-       "or "
-       "float32 (FSDP shards tensors of one type together)"},
+       "or float32 (FSDP shards tensors of one type together)"},
       {"dynamic", &options.dynamic,
        "\"REGEX=bits:8,group_size:64\" overrides options of matching modules, \"-:REGEX\" "
        "leaves them unquantized, \"REGEX=activations:none\" leaves inputs of int8 weights as they are; may "
@@ -379,11 +372,8 @@ bool observes_inputs(const QuantizeOptions& options) {
   return options.activations == "int8-static" || !options.inputs.smooth_alpha.empty();
 }
 
-DType bnb_compute_dtype(const QuantizeOptions& options, DType source) {
-  return torch_float(options.bnb_4bit_compute_dtype).value_or(source);
-}
 DType bnb_quant_storage(const QuantizeOptions& options) {
-  return torch_float(options.bnb_4bit_quant_storage).value_or(DType::kU8);
+  return find_torch_float(options.bnb_4bit_quant_storage).value_or(DType::kU8);
 }
 
 std::optional<NestedRounding> nested_rounding(const QuantizeOptions& options) {

@@ -25,10 +25,9 @@ bool observes_inputs(const QuantizeOptions& options);
 // The option that keeps the run on the CPU, with its value, or empty: for choose_device.
 std::string cpu_only_option(const QuantizeOptions& options);
 
-// How scales are encoded themselves; nothing where they are not.
-// Of dialect bitsandbytes. source: the type of the matrices.
-DType bnb_compute_dtype(const QuantizeOptions& options, DType source);
+// Of dialect bitsandbytes: what the bytes of 4-bit codes are called.
 DType bnb_quant_storage(const QuantizeOptions& options);
+// How scales are encoded themselves; nothing where they are not.
 std::optional<NestedRounding> nested_rounding(const QuantizeOptions& options);
 
 // What products of the result do with their inputs, but for modules that `dynamic` takes out.

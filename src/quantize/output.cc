@@ -155,11 +155,7 @@ Json quantization_json(const SourceModel& source, const QuantizationSettings& se
                        const QuantizeOptions& options, DType dtype, bool act_order) {
   if (options.dialect == "gptq") return gptq_config(settings, options, act_order);
   if (options.dialect == "bitsandbytes") {
-    return bnb_config_json({.format = *find_format(options.format),
-                            .use_double_quant = options.bnb_4bit_use_double_quant,
-                            .compute_dtype = bnb_compute_dtype(options, dtype),
-                            .quant_storage = bnb_quant_storage(options)},
-                           bnb_skipped_modules(source, settings));
+    return bnb_config_json(bnb_settings(options, dtype), bnb_skipped_modules(source, settings));
   }
   if (options.dialect == "compressed-tensors") {
     return compressed_config_json({.format = *find_format(options.format), .affine = options.affine},
@@ -182,6 +178,16 @@ QuantizedTensor empty_weight(const ModuleSettings& module, Format format) {
 }
 
 }  // namespace
+
+BnbSettings bnb_settings(const QuantizeOptions& options, DType source) {
+  BnbSettings settings{.format = *find_format(options.format),
+                       .llm_int8_threshold = options.llm_int8_threshold,
+                       .use_double_quant = options.bnb_4bit_use_double_quant,
+                       .quant_storage = bnb_quant_storage(options)};
+  if (settings.format != Format::kInt8)
+    settings.compute_dtype = find_torch_float(options.bnb_4bit_compute_dtype).value_or(source);
+  return settings;
+}
 
 MatrixTensors rounded_tensors(const RoundedMatrix& matrix, std::span<const float> scales,
                               const QuantizeOptions& options) {

@@ -1,6 +1,7 @@
 // What is written: the tensors of the result, known beforehand to the byte, and its configs.
 #pragma once
 
+#include "checkpoint/bnb.h"
 #include "checkpoint/compressed.h"
 #include "checkpoint/gptq.h"
 #include "quantize/settings.h"
@@ -47,6 +48,9 @@ using QuantizedModules = std::map<std::string, QuantizedTensor, std::less<>>;
 // Everything that write_checkpoint needs. `options` settled.
 CheckpointFiles output_files(const SourceModel& source, const QuantizationSettings& settings,
                              const QuantizedModules& modules, const QuantizeOptions& options);
+
+// Of dialect bitsandbytes. source: the type of the matrices.
+BnbSettings bnb_settings(const QuantizeOptions& options, DType source);
 
 // Names of the modules that stay dense: those that the options leave, and those around the blocks.
 Json dense_modules(const SourceModel& source, const QuantizationSettings& settings);

@@ -140,8 +140,9 @@ class RoundedRun {
     if (!float_inputs.empty()) groups.push_back({.targets = float_inputs});
     files.config = output_config(
         source_.checkpoint.config, files.tensors,
-        is_compressed_ ? compressed_config_json({.groups = groups}, dense_modules(source_, settings_))
-                       : bnb_config_json(bnb_settings(), bnb_skipped_modules(source_, settings_)));
+        is_compressed_
+            ? compressed_config_json({.groups = groups}, dense_modules(source_, settings_))
+            : bnb_config_json(bnb_settings(options_, dtype_), bnb_skipped_modules(source_, settings_)));
     return files;
   }
 
@@ -162,17 +163,6 @@ class RoundedRun {
   // The values that are rounded.
   Tensor values_of(const Matrix& matrix) const {
     return smoothed_weight(ops(), matrix.source, matrix.inputs);
-  }
-
-  BnbSettings bnb_settings() const {
-    BnbSettings settings{.format = format_,
-                         .llm_int8_threshold = options_.llm_int8_threshold,
-                         .use_double_quant = options_.bnb_4bit_use_double_quant};
-    if (format_ != Format::kInt8) {
-      settings.compute_dtype = bnb_compute_dtype(options_, dtype_);
-      settings.quant_storage = bnb_quant_storage(options_);
-    }
-    return settings;
   }
 
   RoundedMatrix written(const Matrix& matrix) const {

@@ -28,8 +28,8 @@ Fields option_fields(RuntimeOptions& options) {
        "with load_in_4bit: scales are rounded to 8 bits themselves, as in a file of bitsandbytes that has "
        "so"},
       {"bnb_4bit_compute_dtype", &options.bnb_4bit_compute_dtype,
-       "with load_in_4bit: bfloat16, inputs of products are rounded to that on a GPU and where it is faster, "
-       "to 16 bits otherwise; float32: they stay so, on the CPU alone"},
+       "with load_in_4bit: bfloat16, inputs of products become that, integers of 16 bits or stay as they "
+       "are, whichever is fastest; float32: they stay as they are, on the CPU alone"},
       {"bnb_4bit_quant_storage", &options.bnb_4bit_quant_storage,
        "with load_in_4bit: uint8, which codes are in memory; lowbit quantize can write them as other types"},
       {"load_in_8bit", &options.load_in_8bit,

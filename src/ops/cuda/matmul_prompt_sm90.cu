@@ -471,7 +471,7 @@ void launch_best(const GpuDecodeArgs& product, void* arranged, void* stream) {
   consider<Wide>(product, 1, cut);
   // Half of the rows take more than half of the time: their weights become BF16 all the same.
   consider<Narrow>(product, kHalfTileCost, cut);
-  if (cut.rows == 64) return launch_product<Narrow>(product, cut, arranged, stream);
+  if (cut.rows == Narrow::kRows) return launch_product<Narrow>(product, cut, arranged, stream);
   launch_product<Wide>(product, cut, arranged, stream);
 }
 
